@@ -1,0 +1,139 @@
+"""Backpropagation through time: the only two loops over time in the library.
+
+    run       forward in time    e = encode(x);  for t:  state, kept[t] = step(e[t], state)
+    run_back  backward in time   for t reversed:  dstate, de[t] = step_back(dstate, ...);  collect
+
+A cell says what one step does and how to undo it; these loops repeat it, hold the states of padded steps, and hand
+the stacked arrays to `collect`, so that every weight gradient is one matrix product over all steps.
+
+Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes first: x is (T, B, D).
+"""
+
+from typing import Any, NamedTuple
+
+from .backend import array_module, empty
+from .checks import float_array
+
+
+class Tape(NamedTuple):
+    """What a run leaves behind: all that `run_back` needs, and all there is to see of the memory.
+
+    x (T, B, D) inputs; e what `encode` made of them; states, the cell's state with T + 1 entries per part;
+    kept, what every step kept, T entries per part; mask (T, B) or None.
+    """
+
+    x: Any
+    e: Any
+    states: Any
+    kept: Any
+    mask: Any
+
+
+def run(cell, params, x, state=None, mask=None, keep=True, **given):
+    """Run `cell` over a sequence.
+
+    x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
+    same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients.
+    keep=False drops the tape (prediction). given: further arrays for `encode`, such as the trace noise of Engram.
+    Returns h (T, B, H), the final state, and the tape (None if not kept).
+    Raises TypeError or ValueError, naming the argument, before any work.
+    """
+    check_run(cell, params, x, state, mask)
+    xp, (steps, batch, _) = array_module(x), x.shape
+    state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
+    e = cell.encode(params, x, mask=mask, **given)
+    if not keep:
+        h = xp.empty((steps, *state.h.shape), x.dtype)
+        for t in range(steps):
+            before = state
+            state, _ = cell.step(params, at(e, t), before)
+            hold(cell, mask, t, state, before)
+            h[t] = state.h
+        return h, state, None
+    states, kept = _blank_tape(cell, state, steps)
+    for t in range(steps):
+        after, _ = cell.step(params, at(e, t), at(states, t), at(kept, t))
+        hold(cell, mask, t, after, at(states, t))
+    return states.h[1:], at(states, steps), Tape(x, e, states, kept, mask)
+
+
+def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
+    """The gradient of a loss through the whole run.
+
+    dh (T, B, H): the loss' gradient at every h, or None. dstate: at the final state (parts may be None), or None.
+    upstream: at other things a step kept, (T, ...) each, such as da at the retrieval weights of Engram.
+    Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
+    """
+    x, e, states, kept, mask = tape
+    xp, steps = array_module(x), len(x)
+    final = at(states, steps)
+    d = type(final)(*(xp.zeros_like(part) for part in final))
+    for part, given in zip(d, dstate or (), strict=False):
+        if given is not None:
+            part += given
+    de = empty(cell.gradient_shapes(x.shape[1]), x, steps)
+    for t in reversed(range(steps)):
+        if dh is not None:
+            # h_t is read twice, by the loss and by the next step: its two gradients add up.
+            d = d._replace(h=d.h + dh[t])
+        d, skipped = release(cell, mask, t, d)
+        extra = {name: value[t] for name, value in upstream.items()}
+        d, _ = cell.step_back(params, d, at(e, t), at(states, t), at(kept, t), at(de, t), **extra)
+        if skipped is not None:
+            d = type(d)(*(part + past for part, past in zip(d, skipped, strict=True)))
+    before = type(states)(*(part[:steps] for part in states))
+    dx, grads = cell.collect(params, x, e, before, kept, de)
+    return dx, d, grads
+
+
+def at(tree, t):
+    """Entry t of every array in a NamedTuple; None stays None."""
+    return type(tree)(*(None if part is None else part[t] for part in tree))
+
+
+def hold(cell, mask, t, after, before):
+    """Where step t is padding, overwrite the state after it by the state before it."""
+    if mask is not None:
+        for live, new, old in zip(_alive(cell, mask, t, after), after, before, strict=True):
+            array_module(new).copyto(new, old, where=~live)
+
+
+def release(cell, mask, t, d):
+    """The mirror of `hold`: the gradient that enters step t, and the one that passes padding by (None if none)."""
+    if mask is None:
+        return d, None
+    alive = list(_alive(cell, mask, t, d))
+    xp = array_module(d.h)
+    entering = [xp.where(live, part, 0) for live, part in zip(alive, d, strict=True)]
+    passing = [xp.where(live, 0, part) for live, part in zip(alive, d, strict=True)]
+    return type(d)(*entering), type(d)(*passing)
+
+
+def _alive(cell, mask, t, state):
+    """For every part of the state a mask that broadcasts: per sample, or "anyone" for what the batch shares."""
+    for name, part in zip(state._fields, state, strict=True):
+        yield mask[t].any() if name in cell.shared else mask[t].reshape(-1, *[1] * (part.ndim - 1))
+
+
+def _blank_tape(cell, state, steps):
+    """States and kept arrays, unwritten but for the initial state. A step keeps its new state in states[t + 1]."""
+    states = empty(type(state)(*(part.shape for part in state)), state.h, steps + 1)
+    for parts, part in zip(states, state, strict=True):
+        parts[0] = part
+    kept = empty(cell.kept_shapes(state), state.h, steps)
+    return states, kept._replace(**{name: getattr(states, name)[1:] for name in states._fields})
+
+
+def check_run(cell, params, x, state=None, mask=None):
+    """Raise TypeError or ValueError, naming the argument, unless `run` can work with these."""
+    W = params[cell.input_weight]
+    float_array("x", x, ("T", "B", W.shape[-2]), W.dtype)
+    batch = x.shape[1]
+    if state is not None:
+        wanted = cell.initial_state(batch, x.dtype)
+        if type(state) is not type(wanted):
+            raise TypeError(f"state: expected {type(wanted).__name__}, got {type(state).__name__}")
+        for name, part, want in zip(wanted._fields, state, wanted, strict=True):
+            float_array(f"state.{name}", part, want.shape, x.dtype)
+    if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != bool):
+        raise ValueError(f"mask: expected bool of shape {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}")

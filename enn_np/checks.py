@@ -1,0 +1,98 @@
+"""Questions asked of every input before any work: the message names the argument, what came and the remedy."""
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+
+from .backend import array_module
+
+
+def float_array(name, value, shape, dtype=None, finite=True):
+    """`value` if it is a finite float array of `shape`, where a letter stands for a size that may be anything >= 1.
+
+    float_array("x", x, ("T", "B", 28)) asks for three axes, the last one 28 wide. `dtype` asks for one precision.
+    Raises TypeError for the kind of array and ValueError for its shape or its contents.
+    """
+    try:
+        xp = array_module(value)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    if value.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"{name}: expected float32 or float64, got {value.dtype}; convert it with {name}.astype('float32')"
+        )
+    if dtype is not None and value.dtype != dtype:
+        raise TypeError(
+            f"{name}: expected {np.dtype(dtype)} as the parameters, got {value.dtype}; precision is never mixed, "
+            f"convert it with {name}.astype('{np.dtype(dtype)}')"
+        )
+    fits = value.ndim == len(shape) and all(
+        n == want if isinstance(want, int) else n > 0 for n, want in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
+        hint = "; an empty array holds nothing to learn from" if 0 in value.shape else ""
+        raise ValueError(f"{name}: expected shape ({wanted}), got {value.shape}{hint}")
+    # On a GPU the question would stall the stream; device data were asked about on the host.
+    if finite and xp is np and not np.isfinite(value).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+        raise ValueError(
+            f"{name}: every entry must be finite, but entry {place} is {value[place]}; remove or replace such values"
+        )
+    return value
+
+
+def class_labels(name, value, shape, classes):
+    """`value` if it is an integer array of `shape` with entries 0 to classes - 1."""
+    value = np.asarray(value)
+    if value.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')"
+        )
+    if value.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, one label a sequence, got {value.shape}")
+    if value.size and (value.min() < 0 or value.max() >= classes):
+        wrong = value.min() if value.min() < 0 else value.max()
+        raise ValueError(
+            f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, got {wrong}; "
+            f"renumber them or build the model with more classes"
+        )
+    return value
+
+
+def number(name, value, low=None, high=None, above=None):
+    """`value` as a Python float, finite, at least `low` (or greater than `above`) and at most `high`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    value = float(value)  # NumPy scalars would upcast float32 arrays
+    wanted = [f"at least {low}"] * (low is not None) + [f"greater than {above}"] * (above is not None)
+    wanted += [f"at most {high}"] * (high is not None)
+    bad = not math.isfinite(value)
+    bad = bad or (low is not None and value < low) or (high is not None and value > high)
+    if bad or (above is not None and value <= above):
+        raise ValueError(f"{name}: expected a finite number {' and '.join(wanted)}, got {value}".replace("  ", " "))
+    return value
+
+
+def count(name, value, low=1):
+    """`value` as a Python int, at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < low:
+        raise ValueError(f"{name}: expected at least {low}, got {value}")
+    return int(value)
+
+
+def choice(name, value, options):
+    """`value` if it is one of `options`."""
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def switch(name, value):
+    """`value` if it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)

@@ -1,0 +1,369 @@
+"""The Engram cell: a recurrent cell with a learned memory bank and a Hebbian trace (arXiv 2507.21474).
+
+    (1) z_t  = LN( ReLU( x_t W_z + b_z ) )                    cue: a code of the input
+    (2) M~_t = M + alpha A_{t-1}                              effective memory: learned bank + trace written so far
+    (3) s_t  = cos( z_t, rows of M~_t )                       how well every slot matches the cue
+    (4) a_t  = softmax( s_t / tau_s )                         retrieval weights, tau_s = tau / (1 + 10 sigma)
+    (5) m_t  = a_t M~_t                                       retrieved engram
+    (6) c_t  = ReLU( [z_t ; m_t ; h_{t-1}] W_c + b_c )        integration, three times as wide
+    (7) h_t  = LN( ReLU( c_t W_h + b_h ) )                    hidden state and output
+    (8) D_t  = mean over the batch of a_t z_t'                what fires together (per sample: no mean)
+    (9) A_t  = clip( (1 - eta) A_{t-1} + eta (D_t + eps_t) )  ... wires together, and fades
+
+Letters: T time, B batch, D inputs, H hidden, N memory slots. The backward pass undoes (9) to (2) in `step_back`,
+and (1) with all weight gradients in `collect`: the cue needs no past, so both happen for all steps at once.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .backend import array_module, empty
+from .checks import choice, count, float_array, number, switch
+from .initial import glorot_uniform, he_normal
+from .ops import (
+    flat,
+    layer_norm,
+    layer_norm_back,
+    linear,
+    linear_back,
+    match,
+    read,
+    relu,
+    relu_back,
+    softmax,
+    softmax_back,
+    sparsemax,
+    sparsemax_back,
+    sum_rows,
+    top_k_softmax,
+    unit,
+    unit_back,
+    write,
+)
+
+
+class EngramState(NamedTuple):
+    """h (B, H), and the Hebbian trace A: (N, H) shared by the batch, or (B, N, H) one per sample."""
+
+    h: Any
+    A: Any
+
+
+class EngramCue(NamedTuple):
+    """All that needs no past. z (B, H) cue; z_unit, z_inv its direction and 1 / length; u (B, 3H) its part of (6);
+    r, r_hat, r_inv from the ReLU and layer norm of (1); noise (N, H) or None; share (B, 1), each sample's part in (8).
+    """
+
+    z: Any
+    z_unit: Any
+    z_inv: Any
+    u: Any
+    r: Any
+    r_hat: Any
+    r_inv: Any
+    noise: Any
+    share: Any
+
+
+class EngramKept(NamedTuple):
+    """New state h, A; M_eff and its unit rows and 1 / lengths (shaped like A); a (B, N); m (B, H); c (B, 3H);
+    r (B, H), r_hat, r_inv from the ReLU and layer norm of (7)."""
+
+    h: Any
+    A: Any
+    M_eff: Any
+    M_unit: Any
+    M_inv: Any
+    a: Any
+    m: Any
+    c: Any
+    r: Any
+    r_hat: Any
+    r_inv: Any
+
+
+class EngramGradient(NamedTuple):
+    """Gradients that `collect` turns into those of weights: at z and z_unit (B, H); before the ReLU of (6), c (B, 3H),
+    and of (7), r (B, H); at h (B, H); at the bank M (N, H)."""
+
+    z: Any
+    z_unit: Any
+    c: Any
+    r: Any
+    h: Any
+    M: Any
+
+
+@dataclass(frozen=True)
+class Engram:
+    """Hyper-parameters of the Engram cell. Defaults are the paper's.
+
+    hidden H and slots N; hebbian_rate eta, 0 freezes the trace; trace_scale alpha, 0 hides it; temperature tau and
+    sparsity sigma, which only divides it; trace_noise, sd of eps_t; trace_clip c, or None; layer_norm on or off.
+    trace: "batch", shared by the batch as published, so that a sample's output depends on its batch mates, or "sample".
+    trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
+    retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
+    l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
+    initial_scale: sd of h_0 and A_0 where they are drawn at random, as the published code does at inference too.
+    """
+
+    hidden: int = 128
+    slots: int = 64
+    hebbian_rate: float = 0.05
+    trace_scale: float = 0.5
+    temperature: float = 1.5
+    sparsity: float = 0.1
+    trace_noise: float = 0.001
+    trace_clip: float | None = 0.1
+    layer_norm: bool = True
+    trace: str = "batch"
+    trace_gradient: bool = True
+    retrieval: str = "softmax"
+    top_k: int = 8
+    l1: float = 0.0
+    entropy: float = 0.0
+    initial_scale: float = 0.01
+
+    input_weight = "W_z"
+
+    def __post_init__(self):
+        checked = {
+            "hidden": count("hidden", self.hidden),
+            "slots": count("slots", self.slots),
+            "hebbian_rate": number("hebbian_rate", self.hebbian_rate, low=0, high=1),
+            "trace_scale": number("trace_scale", self.trace_scale, low=0),
+            "temperature": number("temperature", self.temperature, above=0),
+            "sparsity": number("sparsity", self.sparsity, low=0),
+            "trace_noise": number("trace_noise", self.trace_noise, low=0),
+            "layer_norm": switch("layer_norm", self.layer_norm),
+            "trace": choice("trace", self.trace, ("batch", "sample")),
+            "trace_gradient": switch("trace_gradient", self.trace_gradient),
+            "retrieval": choice("retrieval", self.retrieval, ("softmax", "top_k", "sparsemax")),
+            "top_k": min(count("top_k", self.top_k), self.slots),
+            "l1": number("l1", self.l1, low=0),
+            "entropy": number("entropy", self.entropy, low=0),
+            "initial_scale": number("initial_scale", self.initial_scale, low=0),
+        }
+        if self.trace_clip is not None:
+            checked["trace_clip"] = number("trace_clip", self.trace_clip, above=0)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def shared(self):
+        """The parts of the state that all samples of a batch share."""
+        return ("A",) if self.trace == "batch" else ()
+
+    @property
+    def tau(self):
+        """The temperature of (4), tau / (1 + 10 sigma)."""
+        return self.temperature / (1 + 10 * self.sparsity)
+
+    def init(self, rng, inputs, dtype=np.float32):
+        """Keras' initial values: He normal W_z, W_c, W_h; Glorot uniform M; zero biases. rng: a NumPy Generator."""
+        D, H, N = count("inputs", inputs), self.hidden, self.slots
+        params = {
+            "W_z": he_normal(rng, (D, H)),
+            "b_z": np.zeros(H),
+            "M": glorot_uniform(rng, (N, H)),
+            "W_c": he_normal(rng, (3 * H, 3 * H)),  # rows: z, m, h
+            "b_c": np.zeros(3 * H),
+            "W_h": he_normal(rng, (3 * H, H)),
+            "b_h": np.zeros(H),
+        }
+        if self.layer_norm:
+            params |= {"gamma_z": np.ones(H), "beta_z": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
+        return {name: value.astype(dtype) for name, value in params.items()}
+
+    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+        """h_0 and A_0: zeros, or drawn from N(0, initial_scale^2) by the NumPy Generator `rng`."""
+        one = (self.slots, self.hidden)
+        shapes = (batch, self.hidden), one if self.trace == "batch" else (batch, *one)
+        if rng is None:
+            return EngramState(*(xp.zeros(shape, dtype) for shape in shapes))
+        return EngramState(*(xp.asarray(self.initial_scale * rng.standard_normal(shape), dtype) for shape in shapes))
+
+    def noise(self, rng, steps, dtype=np.float32, xp=np):
+        """eps of (9) for every step, (T, N, H); per-sample traces share it. None where trace_noise is 0."""
+        if self.trace_noise == 0 or self.hebbian_rate == 0:
+            return None
+        return xp.asarray(self.trace_noise * rng.standard_normal((steps, self.slots, self.hidden)), dtype)
+
+    # ------------------------------------------------------------------------------------------------------- forward
+
+    def encode(self, params, x, mask=None, noise=None):
+        """Equation (1), and the part of (6) that the cue alone decides. x (..., B, D); noise (..., N, H) or None."""
+        if noise is not None:
+            float_array("noise", noise, (*x.shape[:-2], self.slots, self.hidden), x.dtype)
+        r = relu(linear(x, params["W_z"], params["b_z"]))  # (..., B, H)
+        z, r_hat, r_inv = self._normalise(params, "z", r)
+        z_unit, z_inv = unit(z)
+        u = linear(z, params["W_c"][: self.hidden], params["b_c"])  # (..., B, 3H)
+        share = None
+        if mask is not None and self.trace == "batch":  # the mean of (8) is over the samples still alive
+            xp = array_module(x)
+            share = (mask / xp.maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
+        return EngramCue(z, z_unit, z_inv, u, r, r_hat, r_inv, noise, share)
+
+    def step(self, params, e, state, k=None):
+        k = k or empty(self.kept_shapes(state), state.h)
+        xp, H = array_module(state.h), self.hidden
+        W_m, W_r = params["W_c"][H : 2 * H], params["W_c"][2 * H :]  # e.u holds the cue's share of (6)
+
+        xp.multiply(state.A, self.trace_scale, out=k.M_eff)
+        xp.add(k.M_eff, params["M"], out=k.M_eff)  # (2) bank + trace
+        unit(k.M_eff, out=(k.M_unit, k.M_inv))
+        s = match(e.z_unit, k.M_unit)  # (B, N) (3) cosine of the cue with every slot
+        k.a[...] = self._retrieve(s / self.tau)  # (B, N) (4) retrieval weights
+        read(k.a, k.M_eff, out=k.m)  # (B, H) (5) retrieved engram
+
+        xp.matmul(k.m, W_m, out=k.c)
+        xp.add(k.c, state.h @ W_r, out=k.c)
+        xp.add(k.c, e.u, out=k.c)
+        relu(k.c, out=k.c)  # (B, 3H) (6) integration
+        xp.matmul(k.c, params["W_h"], out=k.r)
+        xp.add(k.r, params["b_h"], out=k.r)
+        relu(k.r, out=k.r)
+        self._normalise(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
+
+        self._write(k, e, state.A)  # (8), (9)
+        return EngramState(k.h, k.A), k
+
+    def _write(self, k, e, A):
+        """(8) and (9) into k.A. The trace is read before it is written: step t recalls what steps before t wrote."""
+        xp, eta = array_module(A), self.hebbian_rate
+        if eta == 0:
+            k.A[...] = A
+            return
+        D = write(k.a * self._share(e), e.z, self.trace == "batch")  # (8) like A
+        if e.noise is not None:
+            D += e.noise
+        D *= eta
+        xp.multiply(A, 1 - eta, out=k.A)
+        xp.add(k.A, D, out=k.A)
+        if self.trace_clip is not None:
+            xp.clip(k.A, -self.trace_clip, self.trace_clip, out=k.A)  # (9)
+
+    def _share(self, e):
+        """Each sample's part in the mean of (8): 1 / B, unless padding says otherwise; all of it per sample."""
+        if self.trace == "sample":
+            return 1.0
+        return 1 / e.z.shape[-2] if e.share is None else e.share
+
+    def _normalise(self, params, name, r, out=None):
+        """LN of (1) or (7), or a copy where layer norm is off."""
+        if self.layer_norm:
+            return layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
+        if out is None:
+            return r, None, None
+        out[0][...] = r
+        return out
+
+    def _retrieve(self, s):
+        if self.retrieval == "top_k":
+            return top_k_softmax(s, self.top_k)
+        return sparsemax(s) if self.retrieval == "sparsemax" else softmax(s)
+
+    # ------------------------------------------------------------------------------------------------------ backward
+
+    def step_back(self, params, d, e, state, k, de=None, da=None):
+        """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
+        de = de or empty(self.gradient_shapes(len(d.h)), d.h)
+        xp, H = array_module(d.h), self.hidden
+        W_m, W_r = params["W_c"][H : 2 * H], params["W_c"][2 * H :]
+
+        de.h[...] = d.h
+        dr = layer_norm_back(d.h, params["gamma_h"], k.r_hat, k.r_inv) if self.layer_norm else d.h
+        relu_back(dr, k.r, out=de.r)  # (7)
+        relu_back(de.r @ params["W_h"].T, k.c, out=de.c)  # (7) to c, through the ReLU of (6)
+        dh = de.c @ W_r.T  # (6) to h_{t-1}
+        dm = de.c @ W_m.T  # (6) to m_t
+
+        dD, dA = self._write_back(d.A, k.A)  # (9)
+        da = match(dm, k.M_eff) + (0 if da is None else da)  # (5) to a_t, beside the loss' own
+        if dD is None:
+            de.z[...] = 0
+        else:
+            share = self._share(e)
+            da += match(e.z, dD) * share  # (8) to a_t
+            xp.multiply(read(k.a, dD), share, out=de.z)  # (8) to z_t
+        ds = self._retrieve_back(da, k.a)  # (4)
+        ds /= self.tau
+        read(ds, k.M_unit, out=de.z_unit)  # (3) to the direction of z_t
+        shared = self.trace == "batch"
+        dM_eff = unit_back(write(ds, e.z_unit, shared), k.M_unit, k.M_inv)  # (3) to M~
+        dM_eff += write(k.a, dm, shared)  # (5) to M~
+        de.M[...] = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank, read by all samples at every step
+        dM_eff *= self.trace_scale
+        dA += dM_eff  # (2) to A_{t-1}
+        return EngramState(dh, dA), de
+
+    def _write_back(self, dA, A):
+        """Through (9): the gradients at D_t (None if nothing was learned through it) and at A_{t-1}, like A."""
+        xp, eta = array_module(A), self.hebbian_rate
+        if eta == 0 and self.trace_gradient:
+            return None, dA.copy()
+        if not self.trace_gradient:
+            return None, xp.zeros_like(dA)
+        if self.trace_clip is not None:
+            dA = dA * (abs(A) < self.trace_clip)  # on the clip, a small change of the sum changes nothing
+        return eta * dA, (1 - eta) * dA
+
+    def _retrieve_back(self, da, a):
+        return sparsemax_back(da, a) if self.retrieval == "sparsemax" else softmax_back(da, a)
+
+    def collect(self, params, x, e, before, k, de):
+        """Undo (1) for all steps at once; every weight gradient is one product over time and batch."""
+        H, xp = self.hidden, array_module(x)
+        W_c, dc, dr = params["W_c"], flat(de.c), flat(de.r)
+        dW_c = xp.empty_like(W_c)
+        for i, part in enumerate((e.z, k.m, before.h)):  # the three row blocks of W_c
+            xp.matmul(flat(part).T, dc, out=dW_c[i * H : (i + 1) * H])
+        grads = {"W_c": dW_c, "b_c": sum_rows(dc), "W_h": flat(k.c).T @ dr, "b_h": sum_rows(dr)}
+        grads["M"] = de.M.reshape(-1, *params["M"].shape).sum(0)
+
+        dz = unit_back(de.z_unit, e.z_unit, e.z_inv)  # (3)
+        dz += de.z  # (8)
+        dz += (dc @ W_c[:H].T).reshape(dz.shape)  # (6)
+        dr_z = dz
+        if self.layer_norm:
+            grads |= {"gamma_z": sum_rows(dz * e.r_hat), "beta_z": sum_rows(dz)}
+            grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
+            dr_z = layer_norm_back(dz, params["gamma_z"], e.r_hat, e.r_inv)  # (1)
+        dr_z = relu_back(dr_z, e.r)
+        dx, grads["W_z"], grads["b_z"] = linear_back(dr_z, x, params["W_z"])
+        return dx, grads
+
+    def kept_shapes(self, state):
+        """Shapes of what one step keeps, from the shapes of a state."""
+        (B, H), like_A = state.h.shape, state.A.shape
+        r = ((B, H), (B, 1)) if self.layer_norm else (None, None)
+        return EngramKept(
+            (B, H), like_A, like_A, like_A, (*like_A[:-1], 1), (B, self.slots), (B, H), (B, 3 * H), (B, H), *r
+        )
+
+    def gradient_shapes(self, batch):
+        """Shapes of what one step back leaves for `collect`."""
+        row = (batch, self.hidden)
+        return EngramGradient(row, row, (batch, 3 * self.hidden), row, row, (self.slots, self.hidden))
+
+    # ----------------------------------------------------------------------------------------------------- penalties
+
+    def penalty(self, a, mask=None):
+        """Sparsity penalties of the retrieval weights a (T, B, N): mean over live steps and samples of
+
+            l1 * sum_n |a_n|  +  entropy * -sum_n a_n log a_n
+
+        The first is constant for weights that sum to 1, and its gradient dies in the softmax: it cannot sparsify.
+        Returns the value and its gradient da (T, B, N); (0.0, None) where both strengths are 0.
+        """
+        if self.l1 == 0 and self.entropy == 0:
+            return 0.0, None
+        xp = array_module(a)
+        live = xp.ones(a.shape[:2], bool) if mask is None else mask
+        weight = (live / xp.maximum(live.sum(), 1)).astype(a.dtype)[..., None]
+        log_a = xp.log(xp.maximum(a, xp.finfo(a.dtype).tiny))  # 0 log 0 = 0
+        value = (weight * (self.l1 * abs(a) - self.entropy * a * log_a)).sum()
+        return float(value), weight * (self.l1 * xp.sign(a) - self.entropy * (log_a + 1))

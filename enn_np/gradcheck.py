@@ -1,0 +1,114 @@
+"""Is a hand-written gradient right? Ask the loss itself, by central differences in float64.
+
+    (L(p + eps v) - L(p - eps v)) / (2 eps)   against   <dL/dp, v>
+
+`check(cell)` asks this of every parameter, the input and the initial state of any cell that follows the protocol,
+yours too. `compare` asks it of any loss over a dict of arrays.
+
+A function with kinks (ReLU, clip, top-k) has no derivative where a difference steps across one: then the check draws
+its numbers again. It knows by the pattern of exact zeros and clipped entries, never by looking at the answer.
+"""
+
+import numpy as np
+
+from .bptt import run, run_back
+from .checks import count, number
+
+TOLERANCE = 1e-6
+
+
+class Kink(Exception):
+    """The difference stepped over a kink of the loss."""
+
+
+def compare(loss, values, grads, rng, eps=1e-6, every=False):
+    """Relative errors of `grads` against central differences of `loss`, a dict with the keys of `grads`.
+
+    loss: function of a dict of float64 arrays that returns (value, pattern), the pattern a list of arrays that change
+    only across a kink (or None). values: where to look. grads: the gradients there. rng: draws the direction v.
+    every: ask each coordinate by itself, in place of one random direction. The error of one array is the largest
+    |difference - <g, v>| over |g| |v|. Raises Kink where no difference can be trusted.
+    """
+    _, here = loss(values)
+    errors = {}
+    for name, g in grads.items():
+        g = np.asarray(g)
+        if g.shape != values[name].shape:
+            raise ValueError(f"grads[{name!r}]: expected shape {values[name].shape}, got {g.shape}")
+        directions = np.eye(g.size).reshape(-1, *g.shape) if every else [rng.standard_normal(g.shape)]
+        worst = 0.0
+        for v in directions:
+            v = v / np.linalg.norm(v)
+            ends = [loss({**values, name: values[name] + step * v}) for step in (eps, -eps)]
+            if here is not None and any(_differ(here, pattern) for _, pattern in ends):
+                raise Kink(name)
+            difference = (ends[0][0] - ends[1][0]) / (2 * eps)
+            scale = max(np.linalg.norm(g), abs(difference), 1e-3)
+            worst = max(worst, float(abs(difference - (g * v).sum()) / scale))
+        errors[name] = worst
+    return errors
+
+
+def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, eps=1e-6):
+    """Check all gradients of `cell` through `run` and `run_back`: {name: relative error}, to hold below 1e-6.
+
+    Names: the parameters, "x", and "state.<part>" for the initial state. The loss is a random projection of every
+    hidden state and of every part of the final state, plus the cell's penalty. Everything is random, biases too.
+    inputs D, batch B, steps T; masked: with random padding. Redraws at kinks, up to 50 times.
+    """
+    inputs, batch, steps = count("inputs", inputs), count("batch", batch), count("steps", steps)
+    number("eps", eps, above=0)
+    for attempt in range(50):
+        rng = np.random.default_rng([seed, attempt])
+        loss, values, grads = _problem(cell, inputs, batch, steps, masked, rng)
+        try:
+            return compare(loss, values, grads, rng, eps, every)
+        except Kink:
+            continue
+    raise RuntimeError("50 draws in a row lay on a kink; try another seed or smaller sizes")
+
+
+def _problem(cell, inputs, batch, steps, masked, rng):
+    """A random loss over the cell's run, the values it is asked at, and the hand-written gradients there."""
+    values = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, inputs, np.float64).items()}
+    state = cell.initial_state(batch, np.float64)
+    values["x"] = rng.standard_normal((steps, batch, inputs))
+    values |= {f"state.{name}": 0.1 * rng.standard_normal(part.shape) for name, part in _parts(state)}
+    mask = rng.random((steps, batch)) < 0.6 if masked else None
+    noise = cell.noise(rng, steps, np.float64) if hasattr(cell, "noise") else None
+    given = {} if noise is None else {"noise": noise}
+    projection = rng.standard_normal((steps, batch, cell.hidden)) / np.sqrt(steps * batch * cell.hidden)
+    final = type(state)(*(rng.standard_normal(part.shape) / np.sqrt(part.size) for part in state))
+
+    def forward(values):
+        params = {name: value for name, value in values.items() if name != "x" and not name.startswith("state.")}
+        start = type(state)(*(values[f"state.{name}"] for name in state._fields))
+        h, end, tape = run(cell, params, values["x"], start, mask, **given)
+        value = (h * projection).sum() + sum((part * V).sum() for part, V in zip(end, final, strict=True))
+        penalty, da = cell.penalty(tape.kept.a, mask) if hasattr(cell, "penalty") else (0.0, None)
+        return params, tape, value + penalty, da
+
+    params, tape, _, da = forward(values)
+    dx, dstate, grads = run_back(cell, params, tape, projection, final, **({} if da is None else {"da": da}))
+    grads = {**grads, "x": dx, **{f"state.{name}": part for name, part in _parts(dstate)}}
+
+    def loss(values):
+        _, tape, value, _ = forward(values)
+        return value, _pattern(cell, tape)
+
+    return loss, values, grads
+
+
+def _parts(state):
+    return zip(state._fields, state, strict=True)
+
+
+def _pattern(cell, tape):
+    """Where ReLUs are off, slots unread and the trace clipped: changes only when a kink is crossed."""
+    clip = getattr(cell, "trace_clip", None)
+    parts = [part for group in (tape.e, tape.kept) for part in group if part is not None]
+    return [part == 0 for part in parts] + ([] if clip is None else [abs(tape.kept.A) == clip])
+
+
+def _differ(one, other):
+    return any((a != b).any() for a, b in zip(one, other, strict=True))
