@@ -1,3 +1,36 @@
-from .bptt import run, run_back
+"""The Engram Neural Network in plain NumPy, with backpropagation through time written by hand (arXiv 2507.21474).
+
+Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the subject), bptt (the two time loops),
+gradcheck (why to believe them); then models and training. Shapes: time T, batch B, inputs D, hidden H, slots N.
+"""
+
+from .bptt import Tape, run, run_back
 from .cells import GRU, LSTM, RNN
-from .engram import Engram
+from .engram import Engram, EngramState
+from .models import Classifier, Model, Regressor, load
+from .optim import SGD, Adam
+from .training import Callback, EarlyStopping, History, ReduceOnPlateau, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SGD",
+    "Adam",
+    "Callback",
+    "Classifier",
+    "EarlyStopping",
+    "Engram",
+    "EngramState",
+    "History",
+    "Model",
+    "ReduceOnPlateau",
+    "Regressor",
+    "Tape",
+    "fit",
+    "load",
+    "run",
+    "run_back",
+]

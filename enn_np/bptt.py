@@ -11,15 +11,15 @@ Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes f
 
 from typing import Any, NamedTuple
 
-from .backend import array_module, empty
-from .checks import float_array
+from .backend import Workspace, array_module
+from .checks import check_run
 
 
 class Tape(NamedTuple):
     """What a run leaves behind: all that `run_back` needs, and all there is to see of the memory.
 
     x (T, B, D) inputs; e what `encode` made of them; states, the cell's state with T + 1 entries per part;
-    kept, what every step kept, T entries per part; mask (T, B) or None.
+    kept, what every step kept, T entries per part; mask (T, B) or None; workspace, and which of its runs this was.
     """
 
     x: Any
@@ -27,22 +27,24 @@ class Tape(NamedTuple):
     states: Any
     kept: Any
     mask: Any
+    workspace: Any
+    number: int
 
 
-def run(cell, params, x, state=None, mask=None, keep=True, **given):
+def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **given):
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients.
-    keep=False drops the tape (prediction). given: further arrays for `encode`, such as the trace noise of Engram.
-    Returns h (T, B, H), the final state, and the tape (None if not kept).
+    keep=False drops the tape (prediction). workspace: a `Workspace` to reuse. given: further arrays for `encode`, such
+    as the trace noise of Engram. Returns h (T, B, H), the final state, and the tape (None if not kept).
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
-    e = cell.encode(params, x, mask=mask, **given)
     if not keep:
+        e = cell.encode(params, x, mask=mask, **given)
         h = xp.empty((steps, *state.h.shape), x.dtype)
         for t in range(steps):
             before = state
@@ -50,11 +52,20 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
             hold(cell, mask, t, state, before)
             h[t] = state.h
         return h, state, None
-    states, kept = _blank_tape(cell, state, steps)
+    workspace = workspace or Workspace()
+    workspace.runs += 1
+    cue, kept, _ = cell.shapes(batch)
+    e = cell.encode(params, x, mask=mask, out=workspace.empty("cue", cue, x, (steps,)), **given)
+    states = workspace.empty("states", type(state)(*(part.shape for part in state)), x, (steps + 1,))
+    for parts, part in zip(states, state, strict=True):
+        parts[0] = part
+    kept = workspace.empty("kept", kept._replace(**dict.fromkeys(states._fields)), x, (steps,))
+    kept = kept._replace(**{name: parts[1:] for name, parts in zip(states._fields, states, strict=True)})
     for t in range(steps):
         after, _ = cell.step(params, at(e, t), at(states, t), at(kept, t))
         hold(cell, mask, t, after, at(states, t))
-    return states.h[1:], at(states, steps), Tape(x, e, states, kept, mask)
+    final = type(state)(*(parts[steps].copy() for parts in states))
+    return states.h[1:], final, Tape(x, e, states, kept, mask, workspace, workspace.runs)
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
@@ -63,15 +74,17 @@ def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
     dh (T, B, H): the loss' gradient at every h, or None. dstate: at the final state (parts may be None), or None.
     upstream: at other things a step kept, (T, ...) each, such as da at the retrieval weights of Engram.
     Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
+    Raises RuntimeError if the tape's workspace has served another run since.
     """
-    x, e, states, kept, mask = tape
-    xp, steps = array_module(x), len(x)
-    final = at(states, steps)
-    d = type(final)(*(xp.zeros_like(part) for part in final))
+    x, e, states, kept, mask, workspace, number = tape
+    if workspace.runs != number:
+        raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
+    steps, batch, _ = x.shape
+    d = type(states)(*(array_module(x).zeros_like(part[0]) for part in states))
     for part, given in zip(d, dstate or (), strict=False):
         if given is not None:
             part += given
-    de = empty(cell.gradient_shapes(x.shape[1]), x, steps)
+    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
@@ -113,27 +126,3 @@ def _alive(cell, mask, t, state):
     """For every part of the state a mask that broadcasts: per sample, or "anyone" for what the batch shares."""
     for name, part in zip(state._fields, state, strict=True):
         yield mask[t].any() if name in cell.shared else mask[t].reshape(-1, *[1] * (part.ndim - 1))
-
-
-def _blank_tape(cell, state, steps):
-    """States and kept arrays, unwritten but for the initial state. A step keeps its new state in states[t + 1]."""
-    states = empty(type(state)(*(part.shape for part in state)), state.h, steps + 1)
-    for parts, part in zip(states, state, strict=True):
-        parts[0] = part
-    kept = empty(cell.kept_shapes(state), state.h, steps)
-    return states, kept._replace(**{name: getattr(states, name)[1:] for name in states._fields})
-
-
-def check_run(cell, params, x, state=None, mask=None):
-    """Raise TypeError or ValueError, naming the argument, unless `run` can work with these."""
-    W = params[cell.input_weight]
-    float_array("x", x, ("T", "B", W.shape[-2]), W.dtype)
-    batch = x.shape[1]
-    if state is not None:
-        wanted = cell.initial_state(batch, x.dtype)
-        if type(state) is not type(wanted):
-            raise TypeError(f"state: expected {type(wanted).__name__}, got {type(state).__name__}")
-        for name, part, want in zip(wanted._fields, state, wanted, strict=True):
-            float_array(f"state.{name}", part, want.shape, x.dtype)
-    if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != bool):
-        raise ValueError(f"mask: expected bool of shape {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}")

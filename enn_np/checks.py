@@ -47,9 +47,7 @@ def class_labels(name, value, shape, classes):
     """`value` if it is an integer array of `shape` with entries 0 to classes - 1."""
     value = np.asarray(value)
     if value.dtype.kind not in "iu":
-        raise TypeError(
-            f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')"
-        )
+        raise TypeError(f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')")
     if value.shape != tuple(shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, one label a sequence, got {value.shape}")
     if value.size and (value.min() < 0 or value.max() >= classes):
@@ -96,3 +94,41 @@ def switch(name, value):
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
+
+
+def check_run(cell, params, x, state=None, mask=None):
+    """Raise TypeError or ValueError, naming the argument, unless `run` can work with these."""
+    W = params[cell.input_weight]
+    float_array("x", x, ("T", "B", W.shape[-2]), W.dtype)
+    batch = x.shape[1]
+    if state is not None:
+        wanted = cell.initial_state(batch, x.dtype)
+        if type(state) is not type(wanted):
+            raise TypeError(f"state: expected {type(wanted).__name__}, got {type(state).__name__}")
+        for name, part, want in zip(wanted._fields, state, wanted, strict=True):
+            float_array(f"state.{name}", part, want.shape, x.dtype)
+    if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != bool):
+        raise ValueError(f"mask: expected bool of shape {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}")
+
+
+class Settings:
+    """Checks fields of a frozen dataclass in `__post_init__`, and stores them as plain Python numbers."""
+
+    def __init__(self, owner):
+        self.owner = owner
+
+    def _store(self, names, check):
+        for name in names:
+            object.__setattr__(self.owner, name, check(name, getattr(self.owner, name)))
+
+    def counts(self, *names):
+        self._store(names, count)
+
+    def numbers(self, *names, **limits):
+        self._store(names, lambda name, value: number(name, value, **limits))
+
+    def switches(self, *names):
+        self._store(names, switch)
+
+    def choice(self, name, options):
+        self._store([name], lambda name, value: choice(name, value, options))

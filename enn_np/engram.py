@@ -14,86 +14,27 @@ Letters: T time, B batch, D inputs, H hidden, N memory slots. The backward pass 
 and (1) with all weight gradients in `collect`: the cue needs no past, so both happen for all steps at once.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from .backend import array_module, empty
-from .checks import choice, count, float_array, number, switch
+from .checks import Settings, count, float_array
 from .initial import glorot_uniform, he_normal
-from .ops import (
-    flat,
-    layer_norm,
-    layer_norm_back,
-    linear,
-    linear_back,
-    match,
-    read,
-    relu,
-    relu_back,
-    softmax,
-    softmax_back,
-    sparsemax,
-    sparsemax_back,
-    sum_rows,
-    top_k_softmax,
-    unit,
-    unit_back,
-    write,
-)
+from .ops import flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back, softmax
+from .ops import softmax_back, sparsemax, sparsemax_back, sum_rows, top_k_softmax, unit, unit_back, write
 
 
-class EngramState(NamedTuple):
-    """h (B, H), and the Hebbian trace A: (N, H) shared by the batch, or (B, N, H) one per sample."""
-
-    h: Any
-    A: Any
-
-
-class EngramCue(NamedTuple):
-    """All that needs no past. z (B, H) cue; z_unit, z_inv its direction and 1 / length; u (B, 3H) its part of (6);
-    r, r_hat, r_inv from the ReLU and layer norm of (1); noise (N, H) or None; share (B, 1), each sample's part in (8).
-    """
-
-    z: Any
-    z_unit: Any
-    z_inv: Any
-    u: Any
-    r: Any
-    r_hat: Any
-    r_inv: Any
-    noise: Any
-    share: Any
-
-
-class EngramKept(NamedTuple):
-    """New state h, A; M_eff and its unit rows and 1 / lengths (shaped like A); a (B, N); m (B, H); c (B, 3H);
-    r (B, H), r_hat, r_inv from the ReLU and layer norm of (7)."""
-
-    h: Any
-    A: Any
-    M_eff: Any
-    M_unit: Any
-    M_inv: Any
-    a: Any
-    m: Any
-    c: Any
-    r: Any
-    r_hat: Any
-    r_inv: Any
-
-
-class EngramGradient(NamedTuple):
-    """Gradients that `collect` turns into those of weights: at z and z_unit (B, H); before the ReLU of (6), c (B, 3H),
-    and of (7), r (B, H); at h (B, H); at the bank M (N, H)."""
-
-    z: Any
-    z_unit: Any
-    c: Any
-    r: Any
-    h: Any
-    M: Any
+# State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
+EngramState = namedtuple("EngramState", "h A")
+# All that needs no past: cue z (B, H), its direction and 1 / length; u (B, 3H), its part of (6); ReLU r, layer norm
+# r_hat and r_inv of (1); noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8).
+EngramCue = namedtuple("EngramCue", "z z_unit z_inv u r r_hat r_inv noise share")
+# What a step keeps: new state; M~, its unit rows and 1 / lengths; a (B, N); m (B, H); c (B, 3H); ReLU and LN of (7).
+EngramKept = namedtuple("EngramKept", "h A M_eff M_unit M_inv a m c r r_hat r_inv")
+# Gradients for `collect`: at z and its direction; before the ReLUs of (6), c, and (7), r; at h; at the bank M (N, H).
+EngramGradient = namedtuple("EngramGradient", "z z_unit c r h M")
 
 
 @dataclass(frozen=True)
@@ -129,27 +70,16 @@ class Engram:
     input_weight = "W_z"
 
     def __post_init__(self):
-        checked = {
-            "hidden": count("hidden", self.hidden),
-            "slots": count("slots", self.slots),
-            "hebbian_rate": number("hebbian_rate", self.hebbian_rate, low=0, high=1),
-            "trace_scale": number("trace_scale", self.trace_scale, low=0),
-            "temperature": number("temperature", self.temperature, above=0),
-            "sparsity": number("sparsity", self.sparsity, low=0),
-            "trace_noise": number("trace_noise", self.trace_noise, low=0),
-            "layer_norm": switch("layer_norm", self.layer_norm),
-            "trace": choice("trace", self.trace, ("batch", "sample")),
-            "trace_gradient": switch("trace_gradient", self.trace_gradient),
-            "retrieval": choice("retrieval", self.retrieval, ("softmax", "top_k", "sparsemax")),
-            "top_k": min(count("top_k", self.top_k), self.slots),
-            "l1": number("l1", self.l1, low=0),
-            "entropy": number("entropy", self.entropy, low=0),
-            "initial_scale": number("initial_scale", self.initial_scale, low=0),
-        }
-        if self.trace_clip is not None:
-            checked["trace_clip"] = number("trace_clip", self.trace_clip, above=0)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        check = Settings(self)
+        check.counts("hidden", "slots", "top_k")
+        check.numbers("hebbian_rate", low=0, high=1)
+        check.numbers("trace_scale", "sparsity", "trace_noise", "l1", "entropy", "initial_scale", low=0)
+        check.numbers("temperature", *([] if self.trace_clip is None else ["trace_clip"]), above=0)
+        check.switches("layer_norm", "trace_gradient")
+        check.choice("trace", ("batch", "sample"))
+        check.choice("retrieval", ("softmax", "top_k", "sparsemax"))
+        if self.retrieval == "top_k" and self.top_k > self.slots:
+            raise ValueError(f"top_k: expected at most slots = {self.slots}, got {self.top_k}")
 
     @property
     def shared(self):
@@ -174,7 +104,12 @@ class Engram:
             "b_h": np.zeros(H),
         }
         if self.layer_norm:
-            params |= {"gamma_z": np.ones(H), "beta_z": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
+            params |= {
+                "gamma_z": np.ones(H),
+                "beta_z": np.zeros(H),
+                "gamma_h": np.ones(H),
+                "beta_h": np.zeros(H),
+            }
         return {name: value.astype(dtype) for name, value in params.items()}
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
@@ -183,32 +118,31 @@ class Engram:
         shapes = (batch, self.hidden), one if self.trace == "batch" else (batch, *one)
         if rng is None:
             return EngramState(*(xp.zeros(shape, dtype) for shape in shapes))
-        return EngramState(*(xp.asarray(self.initial_scale * rng.standard_normal(shape), dtype) for shape in shapes))
+        return EngramState(*(xp.asarray(self.initial_scale * rng.standard_normal(shape, dtype)) for shape in shapes))
 
     def noise(self, rng, steps, dtype=np.float32, xp=np):
         """eps of (9) for every step, (T, N, H); per-sample traces share it. None where trace_noise is 0."""
         if self.trace_noise == 0 or self.hebbian_rate == 0:
             return None
-        return xp.asarray(self.trace_noise * rng.standard_normal((steps, self.slots, self.hidden)), dtype)
+        return xp.asarray(self.trace_noise * rng.standard_normal((steps, self.slots, self.hidden), dtype))
 
-    # ------------------------------------------------------------------------------------------------------- forward
-
-    def encode(self, params, x, mask=None, noise=None):
+    def encode(self, params, x, mask=None, noise=None, out=None):
         """Equation (1), and the part of (6) that the cue alone decides. x (..., B, D); noise (..., N, H) or None."""
         if noise is not None:
             float_array("noise", noise, (*x.shape[:-2], self.slots, self.hidden), x.dtype)
-        r = relu(linear(x, params["W_z"], params["b_z"]))  # (..., B, H)
-        z, r_hat, r_inv = self._normalise(params, "z", r)
-        z_unit, z_inv = unit(z)
-        u = linear(z, params["W_c"][: self.hidden], params["b_c"])  # (..., B, 3H)
+        e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
+        relu(linear(x, params["W_z"], params["b_z"], out=e.r), out=e.r)
+        self._normalise(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
+        unit(e.z, out=(e.z_unit, e.z_inv))
+        linear(e.z, params["W_c"][: self.hidden], params["b_c"], out=e.u)  # (6) the cue's part
         share = None
         if mask is not None and self.trace == "batch":  # the mean of (8) is over the samples still alive
             xp = array_module(x)
             share = (mask / xp.maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
-        return EngramCue(z, z_unit, z_inv, u, r, r_hat, r_inv, noise, share)
+        return e._replace(noise=noise, share=share)
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.kept_shapes(state), state.h)
+        k = k or empty(self.shapes(len(state.h))[1], state.h)
         xp, H = array_module(state.h), self.hidden
         W_m, W_r = params["W_c"][H : 2 * H], params["W_c"][2 * H :]  # e.u holds the cue's share of (6)
 
@@ -252,25 +186,21 @@ class Engram:
             return 1.0
         return 1 / e.z.shape[-2] if e.share is None else e.share
 
-    def _normalise(self, params, name, r, out=None):
-        """LN of (1) or (7), or a copy where layer norm is off."""
+    def _normalise(self, params, name, r, out):
+        """LN of (1) or (7) into out = (y, r_hat, r_inv), or a copy where layer norm is off."""
         if self.layer_norm:
-            return layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
-        if out is None:
-            return r, None, None
-        out[0][...] = r
-        return out
+            layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
+        else:
+            out[0][...] = r
 
     def _retrieve(self, s):
         if self.retrieval == "top_k":
             return top_k_softmax(s, self.top_k)
         return sparsemax(s) if self.retrieval == "sparsemax" else softmax(s)
 
-    # ------------------------------------------------------------------------------------------------------ backward
-
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
-        de = de or empty(self.gradient_shapes(len(d.h)), d.h)
+        de = de or empty(self.shapes(len(d.h))[2], d.h)
         xp, H = array_module(d.h), self.hidden
         W_m, W_r = params["W_c"][H : 2 * H], params["W_c"][2 * H :]
 
@@ -336,20 +266,15 @@ class Engram:
         dx, grads["W_z"], grads["b_z"] = linear_back(dr_z, x, params["W_z"])
         return dx, grads
 
-    def kept_shapes(self, state):
-        """Shapes of what one step keeps, from the shapes of a state."""
-        (B, H), like_A = state.h.shape, state.A.shape
-        r = ((B, H), (B, 1)) if self.layer_norm else (None, None)
-        return EngramKept(
-            (B, H), like_A, like_A, like_A, (*like_A[:-1], 1), (B, self.slots), (B, H), (B, 3 * H), (B, H), *r
-        )
-
-    def gradient_shapes(self, batch):
-        """Shapes of what one step back leaves for `collect`."""
-        row = (batch, self.hidden)
-        return EngramGradient(row, row, (batch, 3 * self.hidden), row, row, (self.slots, self.hidden))
-
-    # ----------------------------------------------------------------------------------------------------- penalties
+    def shapes(self, batch):
+        """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
+        H, N = self.hidden, self.slots
+        row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
+        norm = (row, one) if self.layer_norm else (None, None)
+        memory = (N, H) if self.trace == "batch" else (batch, N, H)
+        cue = EngramCue(row, row, one, wide, row, *norm, None, None)
+        kept = EngramKept(row, memory, memory, memory, (*memory[:-1], 1), (batch, N), row, wide, row, *norm)
+        return cue, kept, EngramGradient(row, row, wide, row, row, (N, H))
 
     def penalty(self, a, mask=None):
         """Sparsity penalties of the retrieval weights a (T, B, N): mean over live steps and samples of

@@ -17,11 +17,10 @@ def flat(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def linear(x, W, b=None):
-    """x W + b for (..., D) and (D, H)."""
-    y = flat(x) @ W
-    if b is not None:
-        y += b
+def linear(x, W, b, out=None):
+    """x W + b for x (..., D), W (D, H), b (H,), into `out` (..., H) if given."""
+    y = array_module(x).matmul(flat(x), W, out=None if out is None else flat(out))
+    y += b
     return y.reshape(*x.shape[:-1], W.shape[-1])
 
 
@@ -52,9 +51,9 @@ def relu_back(dy, y, out=None):
     return array_module(y).multiply(dy, y > 0, out=out)
 
 
-def sigmoid(x):
+def sigmoid(x, out=None):
     """1 / (1 + exp(-x)), by tanh, which cannot overflow."""
-    y = array_module(x).tanh(0.5 * x)
+    y = array_module(x).tanh(0.5 * x, out=out)
     y *= 0.5
     y += 0.5
     return y

@@ -1,0 +1,325 @@
+"""Models: a stack of cells, a summary of the last layer's hidden states over time, and a linear head.
+
+    x (n, T, D)  ->  cells  ->  last state | mean | attention over time  ->  dropout  ->  W, b  ->  classes or numbers
+
+The same class trains, evaluates and predicts; `fit`, `evaluate` and `predict` work as in Keras and scikit-learn.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from . import cells as baselines
+from . import checkpoint, checks, training
+from .backend import Workspace, array_module, to_device
+from .bptt import run, run_back
+from .engram import Engram
+from .initial import glorot_uniform
+from .losses import cross_entropy, mean_squared_error
+from .ops import dot_rows, softmax, softmax_back, sum_rows
+
+CELLS = {"rnn": baselines.RNN, "gru": baselines.GRU, "lstm": baselines.LSTM, "engram": Engram}
+
+
+class Model:
+    """What classifier and regressor share. Use `Classifier` or `Regressor`.
+
+    cells: one cell or a list, first layer first. inputs D: features of one step. outputs O: width of the head.
+    pooling: "last" (the last state), "mean", or "attention" (the published package's EngramAttentionLayer: weights
+    softmax over time of tanh(h w + b)). dropout: share of pooled features zeroed in training. seed: of the initial
+    values. dtype: "float32" or "float64". random_inference: draw h_0, A_0 and trace noise in prediction too, as the
+    published code does; by default prediction is deterministic.
+    """
+
+    def __init__(
+        self,
+        cells,
+        inputs,
+        outputs,
+        pooling="last",
+        dropout=0.0,
+        seed=0,
+        dtype="float32",
+        random_inference=False,
+    ):
+        self.cells = tuple(cells) if isinstance(cells, list | tuple) else (cells,)
+        if not self.cells or not all(hasattr(cell, "step_back") for cell in self.cells):
+            raise TypeError(f"cells: expected a cell or a list of cells such as Engram(128, 64), got {cells!r}")
+        self.inputs, self.outputs = checks.count("inputs", inputs), checks.count("outputs", outputs)
+        self.pooling = checks.choice("pooling", pooling, ("last", "mean", "attention"))
+        self.dropout = checks.number("dropout", dropout, low=0, high=0.99)
+        self.seed = checks.count("seed", seed, low=0)
+        self.dtype = np.dtype(checks.choice("dtype", str(np.dtype(dtype)), ("float32", "float64")))
+        self.random_inference = checks.switch("random_inference", random_inference)
+        self.params = self._initial_params()
+        self._workspaces = [Workspace() for _ in self.cells]
+
+    def _initial_params(self):
+        rng, width, params = np.random.default_rng(self.seed), self.inputs, {}
+        for i, cell in enumerate(self.cells):
+            params |= {f"{i}.{name}": value for name, value in cell.init(rng, width, self.dtype).items()}
+            width = cell.hidden
+        if self.pooling == "attention":
+            params |= {"pool.w": glorot_uniform(rng, (width, 1)), "pool.b": np.zeros(1)}
+        params |= {"head.W": glorot_uniform(rng, (width, self.outputs)), "head.b": np.zeros(self.outputs)}
+        return {name: value.astype(self.dtype) for name, value in params.items()}
+
+    @property
+    def size(self):
+        """How many numbers are trained."""
+        return sum(value.size for value in self.params.values())
+
+    def to_device(self, device):
+        """Move the parameters to "cpu" or "cuda"; returns the model."""
+        self.params = to_device(self.params, device)
+        return self
+
+    def save(self, path):
+        """Write configuration and parameters to an .npz file, without pickle; `enn_np.load` reads it."""
+        return checkpoint.write(path, self.config(), to_device(self.params, "cpu"))
+
+    def config(self):
+        """Everything needed to build this model again, as plain JSON types."""
+        cells = [{"kind": type(cell).__name__.lower(), **dataclasses.asdict(cell)} for cell in self.cells]
+        return {
+            "model": type(self).__name__.lower(),
+            "cells": cells,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "pooling": self.pooling,
+            "dropout": self.dropout,
+            "seed": self.seed,
+            "dtype": str(self.dtype),
+            "random_inference": self.random_inference,
+        }
+
+    # ------------------------------------------------------------------------------------------------- one batch
+
+    def layer_params(self, i):
+        """The parameters of cell i under the cell's own names."""
+        prefix = f"{i}."
+        return {name[len(prefix) :]: value for name, value in self.params.items() if name.startswith(prefix)}
+
+    def run_cells(self, x, rng=None, mask=None, keep=True, states=None):
+        """All cells over x (T, B, D). rng: draws initial states and trace noise; None means zeros and no noise.
+
+        Returns h (T, B, H) of the last layer, every layer's final state, and every layer's tape.
+        """
+        xp, finals, tapes = array_module(x), [], []
+        for i, cell in enumerate(self.cells):
+            state = states[i] if states else cell.initial_state(x.shape[1], x.dtype, rng, xp)
+            noise = cell.noise(rng, len(x), x.dtype, xp) if rng is not None and hasattr(cell, "noise") else None
+            given = {} if noise is None else {"noise": noise}
+            x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, self._workspaces[i], **given)
+            finals.append(final)
+            tapes.append(tape)
+        return x, finals, tapes
+
+    def forward(self, x, rng=None, mask=None, learning=False):
+        """Head's outputs (B, O) for x (T, B, D), and what `backward` needs (of use where learning is True)."""
+        h, finals, tapes = self.run_cells(x, rng, mask, keep=learning)
+        pooled, weights = self._pool(h, finals[-1].h, mask)
+        drop = None
+        if learning and self.dropout:
+            xp = array_module(x)
+            drop = xp.asarray(rng.random(pooled.shape, x.dtype) >= self.dropout).astype(x.dtype)
+            drop /= 1 - self.dropout
+            pooled = pooled * drop
+        out = pooled @ self.params["head.W"] + self.params["head.b"]
+        return out, (h, pooled, weights, drop, tapes, mask)
+
+    def backward(self, dout, memo):
+        """The penalties of the cells, and the gradients of loss + penalties, from dout (B, O) at the head's outputs."""
+        h, pooled, weights, drop, tapes, mask = memo
+        grads = {"head.W": pooled.T @ dout, "head.b": sum_rows(dout)}
+        dpooled = dout @ self.params["head.W"].T
+        if drop is not None:
+            dpooled *= drop
+        dh, dlast, pool_grads = self._pool_back(dpooled, h, weights, mask)
+        penalty, cell_grads = self._cells_back(tapes, dh, dlast, mask)
+        return penalty, {**cell_grads, **pool_grads, **grads}
+
+    def loss_and_grads(self, x, y, rng, mask=None):
+        """One training batch: x (T, B, D), y its targets. Returns the metrics, with the loss as mean and the others as
+        sums over the batch, and the gradients keyed as `params`. rng draws dropout, initial states and trace noise.
+        """
+        out, memo = self.forward(x, rng, mask, learning=True)
+        loss, dout, metrics = self.loss(out, y)
+        penalty, grads = self.backward(dout, memo)
+        return {"loss": loss + penalty, **metrics}, grads
+
+    def _cells_back(self, tapes, dh, dlast, mask):
+        """Through the stack from the top: each layer's dx is the dh of the layer below."""
+        grads, penalties = {}, 0.0
+        for i in reversed(range(len(self.cells))):
+            cell, upstream = self.cells[i], {}
+            if hasattr(cell, "penalty"):
+                penalty, da = cell.penalty(tapes[i].kept.a, mask)
+                penalties += penalty
+                upstream = {} if da is None else {"da": da}
+            dstate = None if dlast is None else [dlast]  # the state's first part is h
+            dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
+            dlast = None
+            grads |= {f"{i}.{name}": value for name, value in layer.items()}
+        return penalties, grads
+
+    def _pool(self, h, last, mask):
+        """Summary over time (B, H) of h (T, B, H), and the weights (T, B, 1) that made it (None for the last state)."""
+        if self.pooling == "last":
+            return (
+                last,
+                None,
+            )  # a padded step holds the state, so the last state is that of the last real step
+        xp = array_module(h)
+        if self.pooling == "mean":
+            live = xp.ones(h.shape[:2], h.dtype) if mask is None else mask.astype(h.dtype)
+            weights = (live / xp.maximum(live.sum(0), 1))[..., None]
+        else:
+            scores = xp.tanh(h @ self.params["pool.w"] + self.params["pool.b"])[..., 0]  # (T, B)
+            if mask is not None:
+                scores = xp.where(mask, scores, -1e9).astype(h.dtype)
+            weights = softmax(scores.T).T[..., None]
+        return (weights * h).sum(0), weights
+
+    def _pool_back(self, d, h, weights, mask):
+        """dh (T, B, H) or None, gradient at the last state or None, and gradients of the attention."""
+        if self.pooling == "last":
+            return None, d, {}
+        dh = weights * d
+        if self.pooling == "mean":
+            return dh, None, {}
+        dscores = softmax_back(dot_rows(h, d[None])[..., 0].T, weights[..., 0].T).T[..., None]  # (T, B, 1)
+        scores = array_module(h).tanh(h @ self.params["pool.w"] + self.params["pool.b"])
+        ds = dscores * (1 - scores * scores)
+        dh += ds @ self.params["pool.w"].T
+        rows = ds.reshape(-1, 1)
+        return dh, None, {"pool.w": h.reshape(len(rows), -1).T @ rows, "pool.b": rows.sum(0)}
+
+    # --------------------------------------------------------------------------------------------------- data sets
+
+    def fit(self, x, y, **settings):
+        """Train on x (n, T, D) and targets y; see `enn_np.fit` for the settings. Returns the history."""
+        return training.fit(self, x, y, **settings)
+
+    def evaluate(self, x, y, batch_size=128, mask=None):
+        """{"loss", metrics} over a data set, in batches of `batch_size`, in the order given."""
+        x, y, mask = self.check_data(x, y, mask)
+        totals, rng = {}, self._inference_rng()
+        for rows, part in self._batches(x, batch_size, mask):
+            out, _ = self.forward(part, rng, self._mask(mask, rows))
+            loss, _, metrics = self.loss(out, array_module(out).asarray(y[rows]))
+            for name, value in {"loss": loss * len(out), **metrics}.items():
+                totals[name] = totals.get(name, 0) + value
+        return {name: float(value) / len(x) for name, value in totals.items()}
+
+    def predict_outputs(self, x, batch_size=128, mask=None):
+        """The head's outputs (n, O), on the host."""
+        x, _, mask = self.check_data(x, None, mask)
+        rng = self._inference_rng()
+        parts = [
+            self.forward(part, rng, self._mask(mask, rows))[0] for rows, part in self._batches(x, batch_size, mask)
+        ]
+        return np.concatenate([to_device(part, "cpu") for part in parts])
+
+    def _inference_rng(self):
+        return np.random.default_rng(self.seed) if self.random_inference else None
+
+    def _batches(self, x, batch_size, mask):
+        checks.count("batch_size", batch_size)
+        for start in range(0, len(x), batch_size):
+            rows = slice(start, start + batch_size)
+            yield rows, self.time_major(x[rows])
+
+    def _mask(self, mask, rows):
+        return None if mask is None else self.time_major(mask[rows])
+
+    def time_major(self, batch):
+        """(B, T, ...) on the host to (T, B, ...), contiguous, where the parameters live."""
+        return array_module(self.params["head.W"]).asarray(np.ascontiguousarray(batch.swapaxes(0, 1)))
+
+    def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
+        """Raise TypeError or ValueError naming what is wrong with a data set, before any work on it."""
+        x = np.asarray(x)
+        checks.float_array(names[0], x, ("n", "T", self.inputs), self.dtype)
+        if y is not None:
+            y = self.check_targets(names[1], np.asarray(y), len(x))
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.dtype != bool or mask.shape != x.shape[:2]:
+                raise ValueError(
+                    f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
+                    f"got {mask.dtype} of shape {mask.shape}"
+                )
+        return x, y, mask
+
+
+class Classifier(Model):
+    """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
+
+    def __init__(self, cells, inputs, classes, pooling="last", dropout=0.3, **settings):
+        super().__init__(cells, inputs, checks.count("classes", classes, low=2), pooling, dropout, **settings)
+
+    def loss(self, out, y):
+        """Mean cross-entropy, its gradient, and the number of right answers."""
+        loss, dout, right = cross_entropy(out, y)
+        return loss, dout, {"accuracy": right}
+
+    def check_targets(self, name, y, rows):
+        return checks.class_labels(name, y, (rows,), self.outputs)
+
+    def predict_proba(self, x, batch_size=128, mask=None):
+        """Class probabilities (n, classes)."""
+        return softmax(self.predict_outputs(x, batch_size, mask))
+
+    def predict(self, x, batch_size=128, mask=None):
+        """The most probable label of every sequence (n,)."""
+        return self.predict_outputs(x, batch_size, mask).argmax(-1)
+
+
+class Regressor(Model):
+    """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
+
+    def __init__(self, cells, inputs, outputs=1, pooling="last", dropout=0.0, **settings):
+        super().__init__(cells, inputs, outputs, pooling, dropout, **settings)
+
+    def loss(self, out, y):
+        """Mean squared error, its gradient, and the sum over the batch of the mean absolute error."""
+        loss, dout = mean_squared_error(out, y)
+        return loss, dout, {"mae": abs(out - y).mean(-1).sum()}
+
+    def check_targets(self, name, y, rows):
+        y = y[:, None] if y.ndim == 1 else y
+        return checks.float_array(name, y, (rows, self.outputs), self.dtype)
+
+    def predict(self, x, batch_size=128, mask=None):
+        """Predictions (n, outputs)."""
+        return self.predict_outputs(x, batch_size, mask)
+
+
+def build(config):
+    """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument."""
+    config = dict(config)
+    kinds = {"classifier": (Classifier, "classes"), "regressor": (Regressor, "outputs")}
+    kind, head = kinds[checks.choice("model", config.pop("model", None), tuple(kinds))]
+    cells = []
+    for settings in config.pop("cells", ()):
+        settings = dict(settings)
+        cell = CELLS[checks.choice("cell", settings.pop("kind", None), tuple(CELLS))]
+        cells.append(_construct(cell, settings))
+    return _construct(kind, {"cells": cells, head: config.pop("outputs", None), **config})
+
+
+def load(path):
+    """The model that `Model.save` wrote to `path`. Raises FileNotFoundError, or ValueError naming what does not fit."""
+    config, arrays = checkpoint.read(path)
+    model = build(config)
+    checkpoint.check_arrays(path, model.params, arrays)
+    model.params = {name: arrays[name] for name in model.params}
+    return model
+
+
+def _construct(kind, settings):
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None

@@ -1,0 +1,98 @@
+"""Optimizers, as Keras defines them. Parameters, gradients and moments are dicts with the same keys.
+
+Clipping comes first and is one of two things: `clip_norm` shortens each gradient by its own length (Keras' clipnorm,
+and so the paper), `global_clip_norm` all by their common length, which keeps the direction of the whole step.
+"""
+
+import math
+
+from .backend import array_module
+from .checks import number
+
+
+class Optimizer:
+    """Clipping and the loop over parameters; `rule` is the update of one array, in place."""
+
+    moments = ()
+
+    def __init__(self, learning_rate, clip_norm=None, global_clip_norm=None):
+        self.learning_rate = number("learning_rate", learning_rate, above=0)
+        self.clip_norm = clip_norm if clip_norm is None else number("clip_norm", clip_norm, above=0)
+        self.global_clip_norm = (
+            global_clip_norm if global_clip_norm is None else number("global_clip_norm", global_clip_norm, above=0)
+        )
+        self.steps = 0
+        self.state = {name: {} for name in self.moments}
+
+    def update(self, params, grads):
+        """One step: change every array of `params` in place by the array of `grads` (which is overwritten)."""
+        self.steps += 1
+        self.clip(grads)
+        for key, g in grads.items():
+            xp = array_module(g)
+            for moment in self.state.values():
+                if key not in moment:
+                    moment[key] = xp.zeros_like(g)
+            self.rule(xp, params[key], g, *(moment[key] for moment in self.state.values()))
+
+    def clip(self, grads):
+        """Shorten gradients in place: each to `clip_norm`, then all together to `global_clip_norm`."""
+        if self.clip_norm is not None:
+            for g in grads.values():
+                _shorten([g], self.clip_norm)
+        if self.global_clip_norm is not None:
+            _shorten(list(grads.values()), self.global_clip_norm)
+
+
+def _shorten(arrays, limit):
+    """Scale all arrays by limit / max(norm, limit), with no host synchronisation on a GPU."""
+    xp = array_module(arrays[0])
+    norm = xp.sqrt(sum(xp.vdot(g, g) for g in arrays))
+    scale = limit / xp.maximum(norm, limit)
+    for g in arrays:
+        g *= scale.astype(g.dtype)
+
+
+class SGD(Optimizer):
+    """p -= learning_rate * u, with u = momentum * u + g (Keras' sign and scale; momentum 0 is plain descent)."""
+
+    moments = ("velocity",)
+
+    def __init__(self, learning_rate=0.01, momentum=0.0, **clipping):
+        super().__init__(learning_rate, **clipping)
+        self.momentum = number("momentum", momentum, low=0, high=1)
+
+    def rule(self, xp, p, g, u):
+        u *= self.momentum
+        u -= self.learning_rate * g
+        p += u
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015) in Keras' form: eps stands beside the uncorrected root of v.
+
+    m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  p -= lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)
+    """
+
+    moments = ("m", "v")
+
+    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **clipping):
+        super().__init__(learning_rate, **clipping)
+        self.beta_1 = number("beta_1", beta_1, low=0, high=1)
+        self.beta_2 = number("beta_2", beta_2, low=0, high=1)
+        self.epsilon = number("epsilon", epsilon, above=0)
+
+    def rule(self, xp, p, g, m, v):
+        b1, b2 = self.beta_1, self.beta_2
+        m *= b1
+        m += (1 - b1) * g
+        v *= b2
+        g *= g
+        g *= 1 - b2
+        v += g
+        rate = self.learning_rate * math.sqrt(1 - b2**self.steps) / (1 - b1**self.steps)
+        root = xp.sqrt(v, out=g)  # g has served; its memory holds the step
+        root += self.epsilon
+        xp.divide(m, root, out=root)
+        root *= rate
+        p -= root

@@ -1,0 +1,166 @@
+"""The published experiments as commands: which data, which model, how it is trained, and what is written down.
+
+Two protocols. "paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace
+noise at test time too, and a trace that test samples share with their batch. "sound": one trace per sample and
+deterministic prediction, so that a sample's prediction is its own.
+"""
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import checks, datasets
+from .cells import GRU, LSTM, RNN
+from .engram import Engram
+from .models import Classifier
+from .optim import Adam
+from .trace import HebbianTraceMonitor
+from .training import EarlyStopping, ReduceOnPlateau, fit
+
+MODELS = ("engram", "rnn", "gru", "lstm")
+PROTOCOLS = ("paper", "sound")
+TITLES = {"engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
+
+# Reported in arXiv 2507.21474 and its notebooks: one run per model.
+PAPER = {
+    "mnist": {
+        "engram": {"parameters": 210_826, "test_loss": 0.1287, "test_accuracy": 0.9682, "seconds": 557},
+        "rnn": {"parameters": 33_098, "test_loss": 0.0679, "test_accuracy": 0.9806, "seconds": 95},
+        "gru": {"parameters": 98_570, "test_loss": 0.0368, "test_accuracy": 0.9898, "seconds": 282},
+        "lstm": {"parameters": 130_442, "test_loss": 0.0385, "test_accuracy": 0.9890, "seconds": 288},
+    }
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sequences (n, T, D) float32 with labels (n,), to train on, to validate on, and to test on."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def mnist_split(images, validation, seed):
+    """Digits as 28 steps of 28 pixels, scaled per pixel to 0..1 on the training part; `validation` images held out."""
+    train, held = datasets.split(len(images.x_train), (len(images.x_train) - validation, validation), seed)
+    x, x_test = datasets.image_rows(images.x_train), datasets.image_rows(images.x_test)
+    scaling = datasets.MinMax.fit(x[train])
+    return Split(
+        scaling.transform(x[train]),
+        images.y_train[train],
+        scaling.transform(x[held]),
+        images.y_train[held],
+        scaling.transform(x_test),
+        images.y_test,
+    )
+
+
+def classifier(name, inputs, classes, protocol, seed, pooling="last"):
+    """The published network: Engram(128, 64) with dropout 0.3, or two baseline layers 128 -> 64."""
+    checks.choice("model", name, MODELS)
+    checks.choice("protocol", protocol, PROTOCOLS)
+    settings = {"pooling": pooling, "seed": seed, "random_inference": protocol == "paper"}
+    if name == "engram":
+        trace = "batch" if protocol == "paper" else "sample"
+        return Classifier(Engram(128, 64, trace=trace), inputs, classes, dropout=0.3, **settings)
+    kind = {"rnn": RNN, "gru": GRU, "lstm": LSTM}[name]
+    return Classifier([kind(128), kind(64)], inputs, classes, dropout=0.0, **settings)
+
+
+def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progress=True):
+    """Train by the paper's settings and test. Returns the result (see `result`) and the trace monitor, or None.
+
+    Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
+    """
+    monitor = HebbianTraceMonitor(model, data.x_val[:batch_size]) if isinstance(model.cells[0], Engram) else None
+    started = time.perf_counter()
+    history = fit(
+        model,
+        data.x,
+        data.y,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation=(data.x_val, data.y_val),
+        optimizer=Adam(learning_rate, clip_norm=1.0),
+        callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
+        seed=seed,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - started
+    scores = model.evaluate(data.x_test, data.y_test, batch_size)
+    numbers = {
+        "parameters": model.size,
+        "seconds": round(seconds, 2),
+        **{f"test_{name}": round(value, 6) for name, value in scores.items()},
+        "stopped": history.stopped,
+        "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
+        "history": {name: [float(f"{value:.6g}") for value in values] for name, values in history.items()},
+    }
+    if monitor:
+        numbers["trace"] = monitor.statistics
+    return numbers, monitor
+
+
+def run_benchmark(benchmark, name, protocol, seed, out, epochs=None, limit=None, progress=True):
+    """One full run of a benchmark: writes `out`/summary.json, model.npz and (Engram) trace.npz. Returns the summary.
+
+    benchmark: "mnist". epochs: the protocol's own if None. limit: train on so many sequences only.
+    """
+    checks.choice("benchmark", benchmark, tuple(PAPER))
+    model = classifier(name, 28, 10, protocol, seed)
+    epochs = checks.count("epochs", 15 if epochs is None else epochs)
+    data = mnist_split(datasets.load_mnist(), 6_000, seed)
+    if limit is not None:
+        limit = checks.count("limit", limit)
+        data = Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
+    numbers, monitor = train(model, data, epochs, seed, progress=progress)
+    summary = {
+        "benchmark": benchmark,
+        "protocol": protocol,
+        "model": name,
+        "seed": seed,
+        **numbers,
+        "sequences": {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)},
+        "config": model.config(),
+        "machine": machine(),
+    }
+    out = Path(out)
+    model.save(out / "model.npz")
+    if monitor:
+        np.savez(out / "trace.npz", traces=monitor.traces, retrieval=monitor.retrieval[:16], probe=monitor.x[:16])
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def machine():
+    """What the numbers were measured on."""
+    from . import __version__
+
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "enn_np": __version__,
+        "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
+    }
+
+
+def write_json(path, value):
+    """Write `value` as JSON to `path`, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path

@@ -1,0 +1,67 @@
+"""Watching the Hebbian trace: what a fixed probe batch leaves in it, after every epoch of training."""
+
+import numpy as np
+
+from .backend import to_numpy
+from .engram import Engram
+from .training import Callback
+
+
+def trace_statistics(A, clip=None):
+    """Numbers about a trace A (..., N, H): min, max, mean_abs, sd, share_small (|A| < 0.01), share_clipped."""
+    size = abs(A)
+    return {
+        "min": float(A.min()),
+        "max": float(A.max()),
+        "mean_abs": float(size.mean()),
+        "sd": float(A.std()),
+        "share_small": float((size < 0.01).mean()),
+        "share_clipped": 0.0 if clip is None else float((size >= clip).mean()),
+    }
+
+
+def effective_slots(a):
+    """exp(entropy) of retrieval weights a (..., N), averaged: N if all slots are read alike, 1 if only one is."""
+    entropy = -(a * np.log(np.maximum(a, np.finfo(a.dtype).tiny))).sum(-1)
+    return float(np.exp(entropy).mean())
+
+
+class HebbianTraceMonitor(Callback):
+    """After every epoch, run a fixed probe batch x (n, T, D) without noise and note what the trace looks like.
+
+    statistics: one dict per epoch, see `trace_statistics`, with "effective_slots" and "drift", the norm of the change
+    since the epoch before. traces: the traces after the last step, (epochs + 1, N, H), untrained first; where every
+    sample has its own trace, their mean. retrieval (n, T, N): the weights of the probe at the end.
+    """
+
+    def __init__(self, model, x):
+        layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
+        if not layers:
+            raise ValueError("model: expected one with an Engram cell, got none; only Engram has a trace to watch")
+        self.layer, self.cell = layers[0], model.cells[layers[0]]
+        self.x, _, _ = model.check_data(x, None)
+        self.statistics, self._traces = [], []
+        self._note(model)
+
+    @property
+    def traces(self):
+        return np.stack(self._traces)
+
+    def on_epoch_end(self, training, logs):
+        self._note(training.model)
+
+    def on_end(self, training):
+        """The best weights may have come back: look at the model as it is now."""
+        self.retrieval, _ = self._probe(training.model)
+
+    def _note(self, model):
+        self.retrieval, A = self._probe(model)
+        drift = np.linalg.norm(A - self._traces[-1]) if self._traces else 0.0
+        self._traces.append(A)
+        numbers = trace_statistics(A, self.cell.trace_clip)
+        self.statistics.append({**numbers, "effective_slots": effective_slots(self.retrieval), "drift": float(drift)})
+
+    def _probe(self, model):
+        _, finals, tapes = model.run_cells(model.time_major(self.x))
+        A = to_numpy(finals[self.layer].A)
+        return to_numpy(tapes[self.layer].kept.a).swapaxes(0, 1).copy(), (A if A.ndim == 2 else A.mean(0)).copy()
