@@ -1,0 +1,354 @@
+"""Every figure shows the numbers it was given, says what they are, and refuses what it cannot show."""
+
+import re
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from enn_np import plots
+
+rng = np.random.default_rng(0)
+T, B, N, H, K = 7, 3, 5, 6, 4
+A, M, last = rng.normal(size=(N, H)), rng.normal(size=(N, H)), rng.normal(size=(N, H))
+traces = rng.normal(size=(K, N, H))
+a = rng.dirichlet(np.ones(N), size=(T, B))  # (T, B, N) retrieval weights
+image = rng.random((T, 4))
+words = [f"word{t}" for t in range(T)]
+
+
+def history(epochs=3):
+    loss, accuracy = rng.uniform(0.1, 2, epochs), rng.random(epochs)
+    return {"loss": loss, "accuracy": accuracy, "val_loss": loss * 2, "val_accuracy": accuracy / 2}
+
+
+histories = {"Engram": history(), "GRU": history(5)}
+rows = [{"name": "Engram", "ours": 0.977, "paper": 0.968}, {"name": "GRU", "ours": 0.99, "paper": None}]
+y_true, y_pred = rng.integers(0, 3, (2, 40))
+
+# name -> (how to draw it, number of axes it draws into, the name of the argument for them)
+FIGURES = {
+    "learning_curves": (lambda **to: plots.learning_curves(histories, **to), 2, "axes"),
+    "accuracy_against_paper": (lambda **to: plots.accuracy_against_paper(rows, **to), 1, "ax"),
+    "confusion_matrix": (lambda **to: plots.confusion_matrix(y_true, y_pred, **to), 1, "ax"),
+    "trace_heatmap": (lambda **to: plots.trace_heatmap(A, **to), 1, "ax"),
+    "bank_rows": (lambda **to: plots.bank_rows(M, **to), 1, "ax"),
+    "trace_evolution": (lambda **to: plots.trace_evolution(traces, **to), 3, "axes"),
+    "trace_change": (lambda **to: plots.trace_change(A, last, **to), 3, "axes"),
+    "retrieval with image": (lambda **to: plots.retrieval_over_time(a[:, 0], image, **to), 3, "axes"),
+    "retrieval with words": (lambda **to: plots.retrieval_over_time(a[:, 0], words=words, **to), 2, "axes"),
+    "retrieval alone": (lambda **to: plots.retrieval_over_time(a[:, 0], **to), 2, "axes"),
+    "slot_usage": (lambda **to: plots.slot_usage(a, **to), 1, "ax"),
+    "slot_similarity": (lambda **to: plots.slot_similarity(M, **to), 1, "ax"),
+}
+
+
+def images(figure):
+    return [image.get_array() for ax in figure.axes for image in ax.images]
+
+
+def lines(ax):
+    return [np.array(line.get_ydata()) for line in ax.lines]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_draws_into_a_new_figure_with_labels_and_without_pyplot(name):
+    draw, *_ = FIGURES[name]
+    figure = draw()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        if ax.get_label() == "<colorbar>":
+            assert ax.get_ylabel()
+        else:
+            if "index" in ax.get_xlabel():
+                assert not (ax.get_xticks() % 1).any()
+            assert ax.get_title() or ax.get_title(loc="left")
+            assert ax.get_xlabel() or not ax.get_subplotspec().is_last_row()
+    assert figure.axes[0].get_ylabel()
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_draws_into_given_axes(name):
+    draw, count, argument = FIGURES[name]
+    figure = Figure()
+    axes = list(figure.subplots(1, count, squeeze=False).flat)
+    assert draw(**{argument: axes[0] if count == 1 else axes}) is figure
+    assert all(ax.has_data() for ax in axes)
+    with pytest.raises(ValueError, match="axes: expected"):
+        draw(**{argument: axes * 4 if name != "trace_evolution" else axes[0]})
+
+
+@pytest.mark.parametrize("name", ["learning_curves", "trace_evolution", "retrieval with image"])
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_saved_bytes_are_reproducible(name, suffix, tmp_path):
+    draw, *_ = FIGURES[name]
+    figure, paths = draw(), [tmp_path / "new" / f"{i}{suffix}" for i in range(3)]
+    for path, each in zip(paths, (figure, figure, draw()), strict=True):
+        plots.save(each, path)
+    first, again, redrawn = (path.read_bytes() for path in paths)
+    assert first == again == redrawn
+    assert len(first) > 5000
+
+
+def test_save_refuses_other_formats(tmp_path):
+    with pytest.raises(ValueError, match=r"path: expected one that ends in .png or .svg, got .*x\.gif"):
+        plots.save(plots.trace_heatmap(A), tmp_path / "x.gif")
+
+
+def test_learning_curves_show_the_histories():
+    loss, accuracy = plots.learning_curves(histories).axes
+    for ax, key in ((loss, "val_loss"), (accuracy, "val_accuracy")):
+        for drawn, run in zip(lines(ax), histories.values(), strict=True):
+            np.testing.assert_array_equal(drawn, run[key])
+    assert loss.get_yscale() == "log" and "nats" in loss.get_ylabel()
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == list(histories)
+    (only,) = plots.learning_curves(histories, metrics=["accuracy"]).axes
+    assert only.get_title() == "Training accuracy"
+    (zero,) = plots.learning_curves({"RNN": {"loss": [1.0, 0.0]}}, metrics=["loss"]).axes
+    assert zero.get_yscale() == "linear"
+
+
+def test_learning_curves_of_several_runs_show_mean_and_range():
+    runs = [{"loss": [4.0, 2.0, 1.0]}, {"loss": [2.0, 1.0]}]
+    (ax,) = plots.learning_curves({"RNN": runs}, metrics=["loss"]).axes
+    np.testing.assert_allclose(lines(ax)[0], [3.0, 1.5, 1.0])
+    band = ax.collections[0].get_paths()[0].vertices
+    for epoch, low, high in ((1, 2, 4), (2, 1, 2), (3, 1, 1)):
+        at = band[band[:, 0] == epoch, 1]
+        assert (at.min(), at.max()) == (low, high)
+
+
+def test_more_models_than_colours():
+    (ax,) = plots.learning_curves({f"model {i}": {"loss": [2, 1]} for i in range(9)}, metrics=["loss"]).axes
+    assert len(ax.lines) == 9
+
+
+def test_accuracies_are_dots_with_their_values():
+    (ax,) = plots.accuracy_against_paper(rows, labels=("ours, 5k digits", "paper")).axes
+    ours, paper = (line.get_xydata().tolist() for line in ax.lines)
+    assert ours == [[0.977, 0], [0.99, 1]] and paper == [[0.968, 0]]
+    assert [text.get_text() for text in ax.texts] == ["97.7%", "99%", "96.8%"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ours, 5k digits", "paper"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["Engram", "GRU"]
+    assert "does not start at 0" in ax.get_xlabel()
+
+
+def test_accuracies_without_any_of_the_paper():
+    (ax,) = plots.accuracy_against_paper([{"name": "RNN", "ours": 0.5}]).axes
+    assert len(ax.texts) == 1
+
+
+def test_confusion_matrix_counts_and_shares():
+    figure = plots.confusion_matrix([0, 0, 0, 2], [0, 0, 1, 2], names=["cat", "albatross", "owl"])
+    np.testing.assert_allclose(images(figure)[0], [[2 / 3, 1 / 3, 0], [0, 0, 0], [0, 0, 1]])
+    ax = figure.axes[0]
+    assert {text.get_position(): text.get_text() for text in ax.texts} == {
+        (0, 0): "2",
+        (1, 0): "1",
+        (2, 2): "1",
+    }
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["cat", "albatross", "owl"]
+    assert "75.0% of 4 correct" in ax.get_title()
+
+
+def test_confusion_matrix_of_many_classes_prints_no_numbers():
+    ax = plots.confusion_matrix(range(21), range(21)).axes[0]
+    assert not ax.texts and images(ax.figure)[0].shape == (21, 21)
+
+
+@pytest.mark.parametrize("draw", [plots.trace_heatmap, plots.bank_rows])
+def test_heatmaps_centre_their_scale_at_zero(draw):
+    figure = draw(A)
+    np.testing.assert_array_equal(images(figure)[0], A)
+    assert figure.axes[0].images[0].get_clim() == (-abs(A).max(), abs(A).max())
+    assert draw(A, limit=9).axes[0].images[0].get_clim() == (-9, 9)
+    assert draw(A * 0).axes[0].images[0].get_clim() == (-1, 1)
+    assert "no unit" in figure.axes[1].get_ylabel()
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 11])
+def test_trace_evolution_shows_traces_and_their_size(k):
+    shown = {1: [0], 3: [0, 1, 2], 4: [0, 1, 2, 3], 11: [0, 2, 4, 6, 8, 10]}[k]
+    many = rng.normal(size=(k, N, H))
+    figure = plots.trace_evolution(many, labels=[f"e{i}" for i in range(k)], unit="step")
+    np.testing.assert_array_equal(images(figure), many[shown])
+    *maps, size, _bar = figure.axes
+    assert len({ax.images[0].get_clim() for ax in maps}) == 1
+    assert [ax.get_title() for ax in maps] == [f"step e{i}" for i in shown]
+    np.testing.assert_allclose(lines(size), [abs(many).max((1, 2)), abs(many).mean((1, 2))])
+    assert size.get_yscale() == "log"
+
+
+def test_trace_evolution_from_a_zero_trace_has_a_linear_axis():
+    ax = plots.trace_evolution(np.concatenate([traces[:1] * 0, traces])).axes[-2]
+    assert ax.get_yscale() == "linear" and ax.get_ylim()[0] == 0
+
+
+def test_trace_change_shows_the_difference_on_one_scale():
+    figure = plots.trace_change(A, last, labels=("before", "after"))
+    np.testing.assert_array_equal(images(figure), [A, last, last - A])
+    assert len({ax.images[0].get_clim() for ax in figure.axes[:3]}) == 1
+    assert figure.axes[2].get_title() == f"after − before\nnorm {np.linalg.norm(last - A):.3g}"
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_retrieval_beside_the_input(colours):
+    rows = (rng.random((T, 4, 3) if colours else (T, 4)) * 255).astype(np.uint8)
+    figure = plots.retrieval_over_time(a[:, 0], rows)
+    drawn, weights = images(figure)[:2]
+    np.testing.assert_allclose(drawn, rows / 255)
+    np.testing.assert_array_equal(weights, a[:, 0])
+    picture, heat, side, bar = figure.axes
+    assert picture.get_ylim() == heat.get_ylim() == side.get_ylim() == (T - 0.5, -0.5)
+    assert any(np.allclose(line, 1 / N) for line in lines(bar)) and bar.texts[0].get_text() == "1/N"
+    figure.draw_without_rendering()
+    assert picture.get_position().intervaly == pytest.approx(heat.get_position().intervaly)
+
+
+def test_effective_slots_of_one_hot_and_even_weights():
+    weights = np.stack([np.eye(N)[2], np.full(N, 1 / N)])
+    _, side, _ = plots.retrieval_over_time(weights, words=["one", "all"], limits=(0, 1)).axes
+    np.testing.assert_allclose(side.lines[0].get_xdata(), [1, N])
+    assert side.get_title() == f"mean {(1 + N) / 2:.1f}"
+
+
+def test_words_stand_beside_their_steps():
+    heat = plots.retrieval_over_time(a[:, 0], words=words).axes[0]
+    assert [label.get_text() for label in heat.get_yticklabels()] == words
+    assert list(heat.get_yticks()) == list(range(T))
+
+
+def test_even_weights_and_a_single_slot_can_be_drawn():
+    for n in (1, N):
+        plots.retrieval_over_time(np.full((T, n), 1 / n)).draw_without_rendering()
+
+
+def test_slot_usage_is_the_mean_weight():
+    ax = plots.slot_usage(a).axes[0]
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], a.mean((0, 1)))
+    np.testing.assert_allclose(lines(ax)[0], 1 / N)
+
+
+def test_slot_similarity_is_the_cosine():
+    bank = np.array([[3.0, 4.0], [4.0, -3.0], [0.0, 0.0], [-6.0, -8.0]])
+    figure = plots.slot_similarity(bank)
+    expected = [[1, 0, 0, -1], [0, 1, 0, 0], [0, 0, 0, 0], [-1, 0, 0, 1]]
+    np.testing.assert_allclose(images(figure)[0], expected, atol=1e-12)
+    random = plots.slot_similarity(M).axes[0].images[0]
+    assert random.get_clim()[1] == np.sort(abs(np.tril(random.get_array(), -1)), None)[-1] < 1
+
+
+def test_animation_shows_every_trace_in_reproducible_offline_html():
+    pages = []
+    for _ in range(2):
+        animation = plots.trace_animation(traces, labels="abcd", unit="step")
+        pages.append(plots.animation_html(animation))
+    assert pages[0] == pages[1]
+    assert len(re.findall(r"frames\[\d+\] = ", pages[0])) == K
+    assert "http" not in pages[0] and "fa fa-" not in pages[0]
+    for k, trace in enumerate(traces):
+        (image,) = animation._func(k)
+        np.testing.assert_array_equal(image.get_array(), trace)
+        assert image.axes.get_title() == f"Hebbian trace, step {'abcd'[k]}"
+
+
+def test_animation_of_the_papers_size_stays_small():
+    page = plots.animation_html(plots.trace_animation(rng.normal(size=(4, 64, 128))))  # noise packs worst
+    assert len(page) < 2e6 / 7  # a seventh of the 28 steps of a digit
+
+
+nan = np.full((N, H), np.nan)
+one = a[:, 0]
+BAD = {
+    "rank": (lambda: plots.trace_heatmap(A[0]), r"A: expected shape \(N, H\), got \(6,\)"),
+    "scalar": (lambda: plots.bank_rows(1.0), r"M: expected shape \(N, H\), got \(\)"),
+    "empty": (lambda: plots.trace_heatmap(A[:0]), r"A: expected shape \(N, H\), got \(0, 6\)"),
+    "words for numbers": (lambda: plots.trace_heatmap([["a"]]), r"A: expected numbers, got \[\['a'\]\]"),
+    "ragged": (lambda: plots.trace_heatmap([[1, 2], [3]]), "A: expected numbers"),
+    "NaN": (lambda: plots.slot_similarity(nan), "M: every entry must be finite"),
+    "one trace": (lambda: plots.trace_evolution(A), r"traces: expected shape \(K, N, H\), got \(5, 6\)"),
+    "labels": (lambda: plots.trace_animation(traces, labels=[1]), "labels: expected 4, one per trace, got 1"),
+    "change": (lambda: plots.trace_change(A, last[1:]), r"last: expected shape \(5, 6\), got \(4, 6\)"),
+    "negative weights": (lambda: plots.slot_usage([[1.5, -0.5]]), "a: expected weights.*least one of -0.5"),
+    "no weights": (lambda: plots.slot_usage(1.0), r"a: expected shape \(N,\), got \(\)"),
+    "weights' sum": (lambda: plots.retrieval_over_time(one * 2), "a: expected.*sum to 1.*sums from 2 to 2"),
+    "weights' rank": (lambda: plots.retrieval_over_time(a), r"a: expected shape \(T, N\), got \(7, 3, 5\)"),
+    "image rows": (lambda: plots.retrieval_over_time(one, image[1:]), r"image: .* \(7, W\), got \(6, 4\)"),
+    "image row": (lambda: plots.retrieval_over_time(one, image[0]), r"image: .* \(7, W\), got \(4,\)"),
+    "image channels": (lambda: plots.retrieval_over_time(one, np.ones((T, 4, 2))), r"image: .*\(7, 4, 2\)"),
+    "image colours": (
+        lambda: plots.retrieval_over_time(one, np.full((T, 4, 3), 2)),
+        "from 0 to 1, got 2 to 2",
+    ),
+    "words": (lambda: plots.retrieval_over_time(one, words=words[1:]), "words: expected 7 strings.*got 6"),
+    "image and words": (lambda: plots.retrieval_over_time(one, image, words), "words: expected .* no image"),
+    "no models": (lambda: plots.learning_curves({}), "histories, metrics: expected at least one"),
+    "no metrics": (lambda: plots.learning_curves(histories, metrics=()), "expected at least one each"),
+    "no runs": (
+        lambda: plots.learning_curves({"RNN": []}),
+        r"histories\['RNN'\]: .* hold 'val_loss', got \[\]",
+    ),
+    "no epochs": (
+        lambda: plots.learning_curves({"RNN": {"loss": []}}, ["loss"]),
+        r"\['loss'\]: .*got \(0,\)",
+    ),
+    "metric": (
+        lambda: plots.learning_curves({"RNN": {"loss": [1]}}),
+        "'RNN'.* hold 'val_loss', got .*'loss'",
+    ),
+    "NaN loss": (lambda: plots.learning_curves({"RNN": {"loss": [np.nan]}}, ["loss"]), "must be finite"),
+    "no rows": (lambda: plots.accuracy_against_paper([]), "rows: expected dicts with a name and ours"),
+    "row": (
+        lambda: plots.accuracy_against_paper([{"name": "RNN"}]),
+        "rows: expected dicts with a name and ours",
+    ),
+    "per cent": (lambda: plots.accuracy_against_paper([{"name": "RNN", "ours": 97}]), "from 0 to 1, got 97"),
+    "no labels": (lambda: plots.confusion_matrix([], []), "y_true, y_pred: expected at least one label"),
+    "label count": (
+        lambda: plots.confusion_matrix([0, 1], [0]),
+        r"y_pred: expected shape \(2,\).*got \(1,\)",
+    ),
+    "label rank": (
+        lambda: plots.confusion_matrix([[0, 1]], [0, 1]),
+        r"y_true: expected shape \(2,\).*\(1, 2\)",
+    ),
+    "label range": (lambda: plots.confusion_matrix([0, 3], [0, 1], "abc"), "y_true: .*0 to 2 .*got 3"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(name):
+    draw, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_class_labels_must_be_integers():
+    with pytest.raises(TypeError, match="y_true: expected integer class labels, got float64"):
+        plots.confusion_matrix([0.0, 1.0], [0, 1], names="ab")
+
+
+def test_importing_plots_does_not_import_matplotlib():
+    code = "import sys, enn_np, enn_np.plots; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_figure_needs_neither_pyplot_nor_a_backend_and_leaves_settings_alone(tmp_path):
+    code = (
+        "import sys, numpy, matplotlib; from enn_np import plots; before = dict(matplotlib.rcParams)\n"
+        f"plots.save(plots.trace_heatmap(numpy.eye(3)), {str(tmp_path / 'x.png')!r})\n"
+        "assert before == dict(matplotlib.rcParams)\n"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    environment = {
+        "MPLBACKEND": "module://no_such_backend",
+        "PATH": "",
+        "MPLCONFIGDIR": matplotlib.get_configdir(),
+    }
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
