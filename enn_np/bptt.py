@@ -84,6 +84,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
     for part, given in zip(d, dstate or (), strict=False):
         if given is not None:
             part += given
+    turned = {f"{name}'": array_module(x).ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights}
+    params = {**params, **turned}
     de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
         if dh is not None:

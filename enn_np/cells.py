@@ -22,7 +22,7 @@ import numpy as np
 from .backend import array_module, empty
 from .checks import count
 from .initial import glorot_uniform, orthogonal
-from .ops import flat, linear, sigmoid, sum_rows
+from .ops import flat, linear, sigmoid, sum_rows, turned
 
 
 class Baseline:
@@ -33,6 +33,7 @@ class Baseline:
     """
 
     input_weight = "W_x"
+    loop_weights = ("W_h",)  # multiplied at every step
     shared = ()  # no part of the state is shared by the batch
 
     def __post_init__(self):
@@ -103,7 +104,7 @@ class RNN(Baseline):
     def step_back(self, params, d, e, state, k, de=None):
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         array_module(d.h).multiply(d.h, 1 - k.h**2, out=de.s)  # tanh' = 1 - tanh^2
-        return Hidden(de.s @ params["W_h"][0].T), de
+        return Hidden(de.s @ turned(params, "W_h")[0]), de
 
 
 GRUSums = namedtuple("GRUSums", "z r n")  # the input's part of what goes into the gates z, r and the candidate n
@@ -145,8 +146,8 @@ class GRU(Baseline):
         xp.multiply(de.n * k.u, k.r * (1 - k.r), out=de.r)  # n to r, through its sigmoid
         xp.multiply(de.n, k.r, out=de.u)  # n to u
         dh = d.h * k.z  # h_{t-1} is used four times: here and in three products
-        for dg, W in zip((de.z, de.r, de.u), params["W_h"], strict=True):
-            dh += dg @ W.T
+        for dg, W in zip((de.z, de.r, de.u), turned(params, "W_h"), strict=True):
+            dh += dg @ W
         return Hidden(dh), de
 
     def sums_back(self, de):
@@ -199,5 +200,5 @@ class LSTM(Baseline):
         xp.multiply(dc * k.i, 1 - k.g**2, out=de.g)
         xp.multiply(dc * state.c, k.f * (1 - k.f), out=de.f)
         xp.multiply(dc * k.g, k.i * (1 - k.i), out=de.i)
-        dh = sum(dg @ W.T for dg, W in zip(de, params["W_h"], strict=True))
+        dh = sum(dg @ W for dg, W in zip(de, turned(params, "W_h"), strict=True))
         return LSTMState(dh, dc * k.f), de

@@ -28,13 +28,18 @@ def write(path, config, arrays):
 def read(path):
     """(config, arrays) of a file that `write` wrote. FileNotFoundError, or ValueError naming file and fault."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        with open(path, "rb") as file:
+            # np.load takes what is no archive for a pickle, and then advises the reader to load it as one.
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no .npz archive, or its end is missing")
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
         config = json.loads(str(arrays.pop("config")))
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a whole enn_np file ({error}); save it again or use another copy") from None
+    except Exception as error:  # zipfile, zlib and NumPy's header parser raise nearly anything on a damaged file
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: not a whole enn_np file ({what}); save it again or use another copy") from None
     if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
         raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}; was it written by a newer enn_np?")
     return config, arrays

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from . import __version__
-from .download import fetch, status, verify
+from . import __version__, checks
+from .download import SOURCES, data_folder, fetch, status, verify
 
 
 def main(arguments=None):
@@ -23,9 +23,10 @@ def main(arguments=None):
 def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m enn_np",
-        description="The Engram Neural Network in plain NumPy: a recurrent network with a Hebbian memory, its baselines,"
-        " and gradients written by hand.",
-        epilog="Start with `python -m enn_np demo`: four networks on real digits, in a minute or two, with no download.",
+        description="The Engram Neural Network in plain NumPy: a recurrent network with a Hebbian memory, its "
+        "baselines, and gradients written by hand.",
+        epilog="Start with `python -m enn_np demo`: four networks on real digits, in a minute or two, without a "
+        "download.",
     )
     parser.add_argument("--version", action="version", version=f"enn_np {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -53,8 +54,12 @@ def _parser():
     check.set_defaults(command=_gradcheck)
 
     data = commands.add_parser("data", help="list, download and verify data sets")
-    data.add_argument("action", choices=("list", "fetch", "verify"), help="what to do")
-    data.add_argument("name", nargs="?", help="one data set: mnist, cifar10, wikitext-2 or wikitext-103")
+    data.add_argument(
+        "action",
+        choices=("list", "fetch", "verify"),
+        help="show which files are there, download those of one data set, or compare checksums",
+    )
+    data.add_argument("name", nargs="?", help=f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)")
     data.add_argument(
         "--folder",
         metavar="DIR",
@@ -97,6 +102,7 @@ def _train(settings):
 def _gradcheck(settings):
     from .gradcheck import TOLERANCE
 
+    checks.count("seeds", settings.seeds)
     print(f"{'cell':<8}{'switches':<52}{'parameter':<11}{'largest relative error':>22}")
     rows, failed = 0, 0
     for cell, switches, name, error in gradient_table(settings.seeds):
@@ -140,12 +146,40 @@ def gradient_table(seeds):
 
 
 def _data(settings):
+    if settings.name is not None:
+        checks.choice("name", settings.name, tuple(SOURCES))
     if settings.action == "fetch":
         if settings.name is None:
-            raise ValueError("data fetch: expected the name of a data set, such as mnist")
+            raise ValueError(f"name: data fetch expects one of {', '.join(SOURCES)}")
         print(fetch(settings.name, settings.folder))
         return 0
-    rows = status(settings.folder) if settings.action == "list" else verify(settings.name, settings.folder)
+    rows, where = _files(settings.action, settings.name, settings.folder), settings.folder or data_folder()
+    if not rows:
+        print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")
+        return 0
+    print(f"in {where}\n\n" + _files_line("data set", "file", "bytes on disk", "state"))
     for row in rows:
-        print(row)
-    return 0
+        print(_files_line(row.dataset, row.file, f"{row.size:,}" if row.path else "-", _state(row, settings.action)))
+    return 1 if settings.action == "verify" and any(not row.path or row.verified is False for row in rows) else 0
+
+
+def _files(action, name, folder):
+    """Files of one data set, or of all; unless it was named, `verify` leaves out what nobody fetched."""
+    names = SOURCES if name is None else (name,)
+    if action == "list":
+        return [row for row in status(folder) if row.dataset in names]
+    rows = [row for each in names for row in verify(each, folder)]
+    return rows if name else [row for row in rows if row.path]
+
+
+def _files_line(dataset, file, size, state):
+    return f"{dataset:<14}{file:<26}{size:>14}  {state}"
+
+
+def _state(row, action):
+    """What is known of a file, in words."""
+    if row.path is None:
+        return "missing"
+    if action == "list":
+        return f"here, {row.path.name}"
+    return {True: "verified", False: "DAMAGED", None: "here, no published checksum"}[row.verified]

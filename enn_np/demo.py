@@ -4,18 +4,17 @@ The Engram network learns slowly at first, and 3,600 digits are few, so the demo
 ways that its output names: smaller batches, fewer epochs, a higher learning rate, and attention pooling for all four.
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from . import datasets, protocols
+from . import checks, datasets, protocols
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
 
 
 def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
     """Train the four networks, print a table, and write summary.json and figures under `out`. Returns the summary."""
-    out = Path(out)
+    epochs, seed = checks.count("epochs", epochs), checks.count("seed", seed, low=0)
+    out = protocols.folder(out)
     data = protocols.mnist_split(datasets.load_digits(), 400, seed)
     say(f"Engram, RNN, GRU and LSTM on {len(data.x):,} bundled MNIST digits, each read as 28 rows of 28 pixels.")
     say(
@@ -71,9 +70,10 @@ def figures(out, results, watched):
     from . import plots
 
     a, digit = watched.retrieval[0], watched.x[0]
-    drawn = {
-        "learning_curves.png": plots.learning_curves({title: run["history"] for title, run in results.items()}),
-        "trace.png": plots.trace_heatmap(watched.traces[-1], "Hebbian trace after training"),
+    histories = {title: run["history"] for title, run in results.items() if run["history"]}
+    drawn = {"learning_curves.png": plots.learning_curves(histories)} if histories else {}  # none after an early Ctrl-C
+    drawn |= {
+        "trace.png": plots.trace_heatmap(watched.trace, "Hebbian trace after training"),
         "trace_evolution.png": plots.trace_evolution(watched.traces, labels=range(len(watched.traces))),
         "retrieval.png": plots.retrieval_over_time(a, image=np.clip(digit, 0, 1)),
     }

@@ -10,8 +10,8 @@
     (8) D_t  = mean over the batch of a_t z_t'                what fires together (per sample: no mean)
     (9) A_t  = clip( (1 - eta) A_{t-1} + eta (D_t + eps_t) )  ... wires together, and fades
 
-Letters: T time, B batch, D inputs, H hidden, N memory slots. The backward pass undoes (9) to (2) in `step_back`,
-and (1) with all weight gradients in `collect`: the cue needs no past, so both happen for all steps at once.
+Letters: T time, B batch, D inputs, H hidden, N memory slots. `encode` computes (1) for all steps at once, for the cue
+needs no past, `step` the rest; `step_back` undoes (9) to (1), and `collect` sums the weight gradients of all steps.
 """
 
 from collections import namedtuple
@@ -23,18 +23,19 @@ from .backend import array_module, empty
 from .checks import Settings, count, float_array
 from .initial import glorot_uniform, he_normal
 from .ops import flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back, softmax
-from .ops import softmax_back, sparsemax, sparsemax_back, sum_rows, top_k_softmax, unit, unit_back, write
+from .ops import softmax_back, sparsemax, sparsemax_back, sum_rows, top_k_softmax, turned, unit, unit_back, write
 
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
-# All that needs no past: cue z (B, H), its direction and 1 / length; u (B, 3H), its part of (6); ReLU r, layer norm
-# r_hat and r_inv of (1); noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8).
-EngramCue = namedtuple("EngramCue", "z z_unit z_inv u r r_hat r_inv noise share")
-# What a step keeps: new state; M~, its unit rows and 1 / lengths; a (B, N); m (B, H); c (B, 3H); ReLU and LN of (7).
-EngramKept = namedtuple("EngramKept", "h A M_eff M_unit M_inv a m c r r_hat r_inv")
-# Gradients for `collect`: at z and its direction; before the ReLUs of (6), c, and (7), r; at h; at the bank M (N, H).
-EngramGradient = namedtuple("EngramGradient", "z z_unit c r h M")
+# All that needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
+# noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8).
+EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share")
+# What a step keeps: new state; M~, its unit rows and 1 / lengths; a (B, N); zmh = [z ; m ; h_{t-1}] and c (B, 3H); the
+# ReLU r and layer norm r_hat, r_inv of (7).
+EngramKept = namedtuple("EngramKept", "h A M_eff M_unit M_inv a zmh c r r_hat r_inv")
+# Gradients for `collect`: at h and z; before the ReLUs of (1), s, of (6), c, and of (7), r; at the bank M (N, H).
+EngramGradient = namedtuple("EngramGradient", "h z s c r M")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Engram:
     initial_scale: float = 0.01
 
     input_weight = "W_z"
+    loop_weights = ("W_c", "W_h")
 
     def __post_init__(self):
         check = Settings(self)
@@ -127,14 +129,13 @@ class Engram:
         return xp.asarray(self.trace_noise * rng.standard_normal((steps, self.slots, self.hidden), dtype))
 
     def encode(self, params, x, mask=None, noise=None, out=None):
-        """Equation (1), and the part of (6) that the cue alone decides. x (..., B, D); noise (..., N, H) or None."""
+        """Equation (1): the cue needs no past. x (..., B, D); noise (..., N, H) or None."""
         if noise is not None:
             float_array("noise", noise, (*x.shape[:-2], self.slots, self.hidden), x.dtype)
         e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
         relu(linear(x, params["W_z"], params["b_z"], out=e.r), out=e.r)
         self._normalise(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
         unit(e.z, out=(e.z_unit, e.z_inv))
-        linear(e.z, params["W_c"][: self.hidden], params["b_c"], out=e.u)  # (6) the cue's part
         share = None
         if mask is not None and self.trace == "batch":  # the mean of (8) is over the samples still alive
             xp = array_module(x)
@@ -143,25 +144,17 @@ class Engram:
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
-        xp, H = array_module(state.h), self.hidden
-        W_m, W_r = params["W_c"][H : 2 * H], params["W_c"][2 * H :]  # e.u holds the cue's share of (6)
-
+        xp = array_module(state.h)
         xp.multiply(state.A, self.trace_scale, out=k.M_eff)
         xp.add(k.M_eff, params["M"], out=k.M_eff)  # (2) bank + trace
         unit(k.M_eff, out=(k.M_unit, k.M_inv))
         s = match(e.z_unit, k.M_unit)  # (B, N) (3) cosine of the cue with every slot
         k.a[...] = self._retrieve(s / self.tau)  # (B, N) (4) retrieval weights
-        read(k.a, k.M_eff, out=k.m)  # (B, H) (5) retrieved engram
-
-        xp.matmul(k.m, W_m, out=k.c)
-        xp.add(k.c, state.h @ W_r, out=k.c)
-        xp.add(k.c, e.u, out=k.c)
-        relu(k.c, out=k.c)  # (B, 3H) (6) integration
-        xp.matmul(k.c, params["W_h"], out=k.r)
-        xp.add(k.r, params["b_h"], out=k.r)
-        relu(k.r, out=k.r)
+        m = read(k.a, k.M_eff)  # (B, H) (5) retrieved engram
+        xp.concatenate((e.z, m, state.h), axis=1, out=k.zmh)
+        relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H) (6) integration
+        relu(linear(k.c, params["W_h"], params["b_h"], out=k.r), out=k.r)
         self._normalise(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
-
         self._write(k, e, state.A)  # (8), (9)
         return EngramState(k.h, k.A), k
 
@@ -193,41 +186,43 @@ class Engram:
         else:
             out[0][...] = r
 
+    def _normalise_back(self, params, name, dy, kept):
+        """Through LN of (1) or (7), or nothing where layer norm is off."""
+        return layer_norm_back(dy, params[f"gamma_{name}"], kept.r_hat, kept.r_inv) if self.layer_norm else dy
+
     def _retrieve(self, s):
         if self.retrieval == "top_k":
             return top_k_softmax(s, self.top_k)
         return sparsemax(s) if self.retrieval == "sparsemax" else softmax(s)
 
     def step_back(self, params, d, e, state, k, de=None, da=None):
-        """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
+        """Undo (9) to (1). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
         de = de or empty(self.shapes(len(d.h))[2], d.h)
-        xp, H = array_module(d.h), self.hidden
-        W_m, W_r = params["W_c"][H : 2 * H], params["W_c"][2 * H :]
+        xp, H, shared = array_module(d.h), self.hidden, self.trace == "batch"
 
         de.h[...] = d.h
-        dr = layer_norm_back(d.h, params["gamma_h"], k.r_hat, k.r_inv) if self.layer_norm else d.h
-        relu_back(dr, k.r, out=de.r)  # (7)
-        relu_back(de.r @ params["W_h"].T, k.c, out=de.c)  # (7) to c, through the ReLU of (6)
-        dh = de.c @ W_r.T  # (6) to h_{t-1}
-        dm = de.c @ W_m.T  # (6) to m_t
+        dr = self._normalise_back(params, "h", d.h, k)  # (7)
+        relu_back(dr, k.r, out=de.r)
+        relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c, through the ReLU of (6)
+        dzmh = de.c @ turned(params, "W_c")  # (6) to [z ; m ; h_{t-1}]
+        dz, dm, dh = dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
 
         dD, dA = self._write_back(d.A, k.A)  # (9)
         da = match(dm, k.M_eff) + (0 if da is None else da)  # (5) to a_t, beside the loss' own
-        if dD is None:
-            de.z[...] = 0
-        else:
+        if dD is not None:
             share = self._share(e)
             da += match(e.z, dD) * share  # (8) to a_t
-            xp.multiply(read(k.a, dD), share, out=de.z)  # (8) to z_t
+            dz += read(k.a, dD) * share  # (8) to z_t
         ds = self._retrieve_back(da, k.a)  # (4)
         ds /= self.tau
-        read(ds, k.M_unit, out=de.z_unit)  # (3) to the direction of z_t
-        shared = self.trace == "batch"
         dM_eff = unit_back(write(ds, e.z_unit, shared), k.M_unit, k.M_inv)  # (3) to M~
         dM_eff += write(k.a, dm, shared)  # (5) to M~
         de.M[...] = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank, read by all samples at every step
         dM_eff *= self.trace_scale
         dA += dM_eff  # (2) to A_{t-1}
+
+        xp.add(dz, unit_back(read(ds, k.M_unit), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
+        relu_back(self._normalise_back(params, "z", de.z, e), e.r, out=de.s)  # (1)
         return EngramState(dh, dA), de
 
     def _write_back(self, dA, A):
@@ -245,25 +240,14 @@ class Engram:
         return sparsemax_back(da, a) if self.retrieval == "sparsemax" else softmax_back(da, a)
 
     def collect(self, params, x, e, before, k, de):
-        """Undo (1) for all steps at once; every weight gradient is one product over time and batch."""
-        H, xp = self.hidden, array_module(x)
-        W_c, dc, dr = params["W_c"], flat(de.c), flat(de.r)
-        dW_c = xp.empty_like(W_c)
-        for i, part in enumerate((e.z, k.m, before.h)):  # the three row blocks of W_c
-            xp.matmul(flat(part).T, dc, out=dW_c[i * H : (i + 1) * H])
-        grads = {"W_c": dW_c, "b_c": sum_rows(dc), "W_h": flat(k.c).T @ dr, "b_h": sum_rows(dr)}
-        grads["M"] = de.M.reshape(-1, *params["M"].shape).sum(0)
-
-        dz = unit_back(de.z_unit, e.z_unit, e.z_inv)  # (3)
-        dz += de.z  # (8)
-        dz += (dc @ W_c[:H].T).reshape(dz.shape)  # (6)
-        dr_z = dz
+        """Weight gradients, each one product over time and batch."""
+        dx, dW_z, db_z = linear_back(de.s, x, params["W_z"])
+        grads = {"W_z": dW_z, "b_z": db_z, "M": de.M.reshape(-1, *params["M"].shape).sum(0)}
+        grads |= {"W_c": flat(k.zmh).T @ flat(de.c), "b_c": sum_rows(de.c)}
+        grads |= {"W_h": flat(k.c).T @ flat(de.r), "b_h": sum_rows(de.r)}
         if self.layer_norm:
-            grads |= {"gamma_z": sum_rows(dz * e.r_hat), "beta_z": sum_rows(dz)}
+            grads |= {"gamma_z": sum_rows(de.z * e.r_hat), "beta_z": sum_rows(de.z)}
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
-            dr_z = layer_norm_back(dz, params["gamma_z"], e.r_hat, e.r_inv)  # (1)
-        dr_z = relu_back(dr_z, e.r)
-        dx, grads["W_z"], grads["b_z"] = linear_back(dr_z, x, params["W_z"])
         return dx, grads
 
     def shapes(self, batch):
@@ -272,9 +256,9 @@ class Engram:
         row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
         norm = (row, one) if self.layer_norm else (None, None)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        cue = EngramCue(row, row, one, wide, row, *norm, None, None)
-        kept = EngramKept(row, memory, memory, memory, (*memory[:-1], 1), (batch, N), row, wide, row, *norm)
-        return cue, kept, EngramGradient(row, row, wide, row, row, (N, H))
+        cue = EngramCue(row, row, one, row, *norm, None, None)
+        kept = EngramKept(row, memory, memory, memory, (*memory[:-1], 1), (batch, N), wide, wide, row, *norm)
+        return cue, kept, EngramGradient(row, row, row, wide, row, (N, H))
 
     def penalty(self, a, mask=None):
         """Sparsity penalties of the retrieval weights a (T, B, N): mean over live steps and samples of

@@ -43,13 +43,14 @@ class Model:
         random_inference=False,
     ):
         self.cells = tuple(cells) if isinstance(cells, list | tuple) else (cells,)
-        if not self.cells or not all(hasattr(cell, "step_back") for cell in self.cells):
+        # A class has the methods too: Engram in place of Engram(128, 64) would fail much later.
+        if not self.cells or any(isinstance(cell, type) or not hasattr(cell, "step_back") for cell in self.cells):
             raise TypeError(f"cells: expected a cell or a list of cells such as Engram(128, 64), got {cells!r}")
         self.inputs, self.outputs = checks.count("inputs", inputs), checks.count("outputs", outputs)
         self.pooling = checks.choice("pooling", pooling, ("last", "mean", "attention"))
         self.dropout = checks.number("dropout", dropout, low=0, high=0.99)
         self.seed = checks.count("seed", seed, low=0)
-        self.dtype = np.dtype(checks.choice("dtype", str(np.dtype(dtype)), ("float32", "float64")))
+        self.dtype = _float_type(dtype)
         self.random_inference = checks.switch("random_inference", random_inference)
         self.params = self._initial_params()
         self._workspaces = [Workspace() for _ in self.cells]
@@ -165,11 +166,8 @@ class Model:
 
     def _pool(self, h, last, mask):
         """Summary over time (B, H) of h (T, B, H), and the weights (T, B, 1) that made it (None for the last state)."""
-        if self.pooling == "last":
-            return (
-                last,
-                None,
-            )  # a padded step holds the state, so the last state is that of the last real step
+        if self.pooling == "last":  # a padded step holds the state, so the last state is that of the last real step
+            return last, None
         xp = array_module(h)
         if self.pooling == "mean":
             live = xp.ones(h.shape[:2], h.dtype) if mask is None else mask.astype(h.dtype)
@@ -239,22 +237,24 @@ class Model:
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
         """Raise TypeError or ValueError naming what is wrong with a data set, before any work on it."""
-        x = np.asarray(x)
-        checks.float_array(names[0], x, ("n", "T", self.inputs), self.dtype)
+        x = checks.float_array(names[0], _array(names[0], x), ("n", "T", self.inputs), self.dtype)
         if y is not None:
-            y = self.check_targets(names[1], np.asarray(y), len(x))
+            y = self.check_targets(names[1], _array(names[1], y), len(x))
         if mask is not None:
-            mask = np.asarray(mask)
+            mask = _array(names[2], mask)
             if mask.dtype != bool or mask.shape != x.shape[:2]:
+                remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
                 raise ValueError(
                     f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
-                    f"got {mask.dtype} of shape {mask.shape}"
+                    f"got {mask.dtype} of shape {mask.shape}{remedy}"
                 )
         return x, y, mask
 
 
 class Classifier(Model):
     """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
+
+    metrics = ("accuracy",)
 
     def __init__(self, cells, inputs, classes, pooling="last", dropout=0.3, **settings):
         super().__init__(cells, inputs, checks.count("classes", classes, low=2), pooling, dropout, **settings)
@@ -265,6 +265,11 @@ class Classifier(Model):
         return loss, dout, {"accuracy": right}
 
     def check_targets(self, name, y, rows):
+        if y.ndim == 2 and y.shape[1] == self.outputs:
+            raise ValueError(
+                f"{name}: expected labels of shape ({rows},), got shape {y.shape}; one-hot rows become labels by "
+                f"{name}.argmax(-1)"
+            )
         return checks.class_labels(name, y, (rows,), self.outputs)
 
     def predict_proba(self, x, batch_size=128, mask=None):
@@ -278,6 +283,8 @@ class Classifier(Model):
 
 class Regressor(Model):
     """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
+
+    metrics = ("mae",)
 
     def __init__(self, cells, inputs, outputs=1, pooling="last", dropout=0.0, **settings):
         super().__init__(cells, inputs, outputs, pooling, dropout, **settings)
@@ -312,10 +319,30 @@ def build(config):
 def load(path):
     """The model that `Model.save` wrote to `path`. Raises FileNotFoundError, or ValueError naming what does not fit."""
     config, arrays = checkpoint.read(path)
-    model = build(config)
+    try:
+        model = build(config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}") from None
     checkpoint.check_arrays(path, model.params, arrays)
     model.params = {name: arrays[name] for name in model.params}
     return model
+
+
+def _array(name, value):
+    try:
+        return np.asarray(value)
+    except ValueError:  # NumPy's own message names nothing
+        raise ValueError(
+            f"{name}: expected an array, got rows of different lengths; pad them to one length and pass a mask"
+        ) from None
+
+
+def _float_type(dtype):
+    try:
+        name = str(np.dtype(dtype))
+    except TypeError:  # an unknown name
+        name = dtype
+    return np.dtype(checks.choice("dtype", name, ("float32", "float64")))
 
 
 def _construct(kind, settings):

@@ -30,6 +30,12 @@ def linear_back(dy, x, W):
     return dx, flat(x).T @ flat(dy), sum_rows(dy)
 
 
+def turned(params, name):
+    """The transpose of a weight: laid out anew by `run_back`, once for all steps, for BLAS reads that an eighth faster
+    than a transposed view; else the view."""
+    return params.get(name + "'", params[name].swapaxes(-1, -2))
+
+
 def sum_rows(x):
     """Sum of (..., H) over its leading axes. A product with ones is BLAS, and several times x.sum(0)."""
     rows = flat(x)

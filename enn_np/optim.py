@@ -54,7 +54,7 @@ def _shorten(arrays, limit):
 
 
 class SGD(Optimizer):
-    """p -= learning_rate * u, with u = momentum * u + g (Keras' sign and scale; momentum 0 is plain descent)."""
+    """u = momentum * u - learning_rate * g,  p += u, as Keras. Momentum 0 is plain descent."""
 
     moments = ("velocity",)
 
@@ -78,8 +78,9 @@ class Adam(Optimizer):
 
     def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **clipping):
         super().__init__(learning_rate, **clipping)
-        self.beta_1 = number("beta_1", beta_1, low=0, high=1)
-        self.beta_2 = number("beta_2", beta_2, low=0, high=1)
+        below_1 = math.nextafter(1, 0)  # at 1 the moments stay zero, and their correction divides by zero
+        self.beta_1 = number("beta_1", beta_1, low=0, high=below_1)
+        self.beta_2 = number("beta_2", beta_2, low=0, high=below_1)
         self.epsilon = number("epsilon", epsilon, above=0)
 
     def rule(self, xp, p, g, m, v):

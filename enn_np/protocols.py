@@ -24,6 +24,7 @@ from .training import EarlyStopping, ReduceOnPlateau, fit
 
 MODELS = ("engram", "rnn", "gru", "lstm")
 PROTOCOLS = ("paper", "sound")
+MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
 TITLES = {"engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 # Reported in arXiv 2507.21474 and its notebooks: one run per model.
@@ -118,9 +119,10 @@ def run_benchmark(benchmark, name, protocol, seed, out, epochs=None, limit=None,
     checks.choice("benchmark", benchmark, tuple(PAPER))
     model = classifier(name, 28, 10, protocol, seed)
     epochs = checks.count("epochs", 15 if epochs is None else epochs)
-    data = mnist_split(datasets.load_mnist(), 6_000, seed)
+    limit = limit if limit is None else checks.count("limit", limit)
+    out = folder(out)
+    data = mnist_split(datasets.load_mnist(), MNIST_HELD_OUT, seed)
     if limit is not None:
-        limit = checks.count("limit", limit)
         data = Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
     numbers, monitor = train(model, data, epochs, seed, progress=progress)
     summary = {
@@ -133,12 +135,21 @@ def run_benchmark(benchmark, name, protocol, seed, out, epochs=None, limit=None,
         "config": model.config(),
         "machine": machine(),
     }
-    out = Path(out)
     model.save(out / "model.npz")
     if monitor:
         np.savez(out / "trace.npz", traces=monitor.traces, retrieval=monitor.retrieval[:16], probe=monitor.x[:16])
     write_json(out / "summary.json", summary)
     return summary
+
+
+def folder(out):
+    """`out` as a Path to a folder that exists from now on: better found out before training than after it."""
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out: cannot make the folder {out}: {error.strerror}; choose another") from None
+    return out
 
 
 def machine():

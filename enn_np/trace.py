@@ -29,9 +29,10 @@ def effective_slots(a):
 class HebbianTraceMonitor(Callback):
     """After every epoch, run a fixed probe batch x (n, T, D) without noise and note what the trace looks like.
 
-    statistics: one dict per epoch, see `trace_statistics`, with "effective_slots" and "drift", the norm of the change
-    since the epoch before. traces: the traces after the last step, (epochs + 1, N, H), untrained first; where every
-    sample has its own trace, their mean. retrieval (n, T, N): the weights of the probe at the end.
+    statistics: epochs + 1 dicts, untrained first, see `trace_statistics`, with "effective_slots" and "drift", the norm
+    of the change since the epoch before. traces (epochs + 1, N, H): after the last step, untrained first; where every
+    sample has its own trace, their mean. trace (N, H) and retrieval (n, T, N): of the model as it is at the end, which
+    may have its best weights back.
     """
 
     def __init__(self, model, x):
@@ -52,10 +53,11 @@ class HebbianTraceMonitor(Callback):
 
     def on_end(self, training):
         """The best weights may have come back: look at the model as it is now."""
-        self.retrieval, _ = self._probe(training.model)
+        self.retrieval, self.trace = self._probe(training.model)
 
     def _note(self, model):
-        self.retrieval, A = self._probe(model)
+        self.retrieval, self.trace = self._probe(model)
+        A = self.trace
         drift = np.linalg.norm(A - self._traces[-1]) if self._traces else 0.0
         self._traces.append(A)
         numbers = trace_statistics(A, self.cell.trace_clip)

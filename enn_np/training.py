@@ -34,11 +34,15 @@ class History(dict):
 
 @dataclass
 class Training:
-    """A training run as callbacks see it. `stop`: end after this epoch; `restore`: end with the best weights."""
+    """A training run as callbacks see it. names: what can be monitored; monitor: what decides which weights are best.
+
+    `stop`: end after this epoch; `restore`: end with the best weights.
+    """
 
     model: Any
     optimizer: Optimizer
     epochs: int
+    names: tuple
     monitor: str
     rng: Any
     history: History = field(default_factory=History)
@@ -50,24 +54,41 @@ class Training:
     def end_epoch(self, logs, callbacks):
         """Record an epoch, remember its weights if they are the best so far, and ask the callbacks."""
         self.history.add(logs)
-        if logs[self.monitor] < self.best_score:
-            self.best_score = logs[self.monitor]
+        score = _cost(self.monitor, logs)
+        if score < self.best_score:
+            self.best_score = score
             self.history.best_epoch = len(self.history["loss"]) - 1
             self.best_params = {name: value.copy() for name, value in self.model.params.items()}
         for callback in callbacks:
             callback.on_epoch_end(self, logs)
 
+    def check_finite(self, logs):
+        """Raise ValueError, with the best weights given back, if training has left the finite numbers for good."""
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                self.restore_best()
+                raise ValueError(
+                    f"learning_rate: at {self.optimizer.learning_rate:g} {name} became {value} in epoch "
+                    f"{len(self.history.get('loss', ())) + 1}; lower it, or shorten gradients by Adam(clip_norm=1.0)"
+                )
+
     def end(self, callbacks):
         """Give the best weights back if asked for, then tell the callbacks."""
-        if self.restore and self.best_params is not None:
-            for name, value in self.best_params.items():
-                self.model.params[name][...] = value
+        if self.restore:
+            self.restore_best()
         for callback in callbacks:
             callback.on_end(self)
 
+    def restore_best(self):
+        for name, value in (self.best_params or {}).items():
+            self.model.params[name][...] = value
+
 
 class Callback:
-    """Watches a training run: override `on_epoch_end` (logs: this epoch's numbers) and `on_end`."""
+    """Watches a training run: override `on_start`, `on_epoch_end` (logs: this epoch's numbers) and `on_end`."""
+
+    def on_start(self, training):
+        pass
 
     def on_epoch_end(self, training, logs):
         pass
@@ -76,53 +97,71 @@ class Callback:
         pass
 
 
-class EarlyStopping(Callback):
-    """Stop when `monitor` has not fallen by more than min_delta for `patience` epochs; end with the best weights."""
+class Patience(Callback):
+    """Counts epochs in which `monitor` did not improve by more than min_delta; after `patience` of them, `act`.
 
-    def __init__(self, monitor="val_loss", patience=3, min_delta=0.0, restore_best=True):
+    Losses improve by falling and accuracies by rising. A new `fit` starts counting anew.
+    """
+
+    def __init__(self, monitor, patience, min_delta):
         self.monitor, self.patience = monitor, checks.count("patience", patience, low=0)
         self.min_delta = checks.number("min_delta", min_delta, low=0)
-        self.restore_best, self.best, self.wait = restore_best, math.inf, 0
 
-    def on_epoch_end(self, training, logs):
-        training.restore = training.restore or self.restore_best
-        value = _monitored(self.monitor, logs)
-        if value < self.best - self.min_delta:
-            self.best, self.wait = value, 0
-            return
-        self.wait += 1
-        if self.wait >= self.patience:
-            training.stop = True
-
-
-class ReduceOnPlateau(Callback):
-    """Multiply the learning rate by `factor` after `patience` epochs in which `monitor` fell by min_delta or less."""
-
-    def __init__(self, monitor="val_loss", factor=0.5, patience=2, min_delta=1e-4, min_learning_rate=1e-5):
-        self.monitor, self.patience = monitor, checks.count("patience", patience, low=0)
-        self.factor = checks.number("factor", factor, above=0, high=1)
-        self.min_delta = checks.number("min_delta", min_delta, low=0)
-        self.min_learning_rate = checks.number("min_learning_rate", min_learning_rate, low=0)
+    def on_start(self, training):
+        if self.monitor not in training.names:
+            known = ", ".join(map(repr, training.names))
+            raise ValueError(
+                f"monitor: expected one of {known}, got {self.monitor!r}; what begins with val_ needs validation data"
+            )
         self.best, self.wait = math.inf, 0
 
     def on_epoch_end(self, training, logs):
-        value = _monitored(self.monitor, logs)
-        if value < self.best - self.min_delta:
-            self.best, self.wait = value, 0
-            return
+        cost = _cost(self.monitor, logs)
         self.wait += 1
-        if self.wait >= self.patience:
-            rate = training.optimizer.learning_rate * self.factor
-            training.optimizer.learning_rate = max(rate, self.min_learning_rate)
+        if cost < self.best - self.min_delta:
+            self.best, self.wait = cost, 0
+        elif self.wait >= self.patience:
+            self.act(training)
+
+
+class EarlyStopping(Patience):
+    """Stop when `monitor` has not improved by more than min_delta for `patience` epochs.
+
+    restore_best: end with the weights of the epoch where `monitor` was best, stopped early or not.
+    """
+
+    def __init__(self, monitor="val_loss", patience=3, min_delta=0.0, restore_best=True):
+        super().__init__(monitor, patience, min_delta)
+        self.restore_best = checks.switch("restore_best", restore_best)
+
+    def on_start(self, training):
+        super().on_start(training)
+        if self.restore_best:
+            training.monitor, training.restore = self.monitor, True
+
+    def act(self, training):
+        training.stop = True
+
+
+class ReduceOnPlateau(Patience):
+    """Multiply the learning rate by `factor`, but not to below min_learning_rate, after `patience` epochs in which
+    `monitor` improved by min_delta or less."""
+
+    def __init__(self, monitor="val_loss", factor=0.5, patience=2, min_delta=1e-4, min_learning_rate=1e-5):
+        super().__init__(monitor, patience, min_delta)
+        self.factor = checks.number("factor", factor, above=0, high=1)
+        self.min_learning_rate = checks.number("min_learning_rate", min_learning_rate, low=0)
+
+    def act(self, training):
+        rate = training.optimizer.learning_rate
+        if rate > self.min_learning_rate:  # one that began below it is never raised
+            training.optimizer.learning_rate = max(rate * self.factor, self.min_learning_rate)
             self.wait = 0
 
 
-def _monitored(name, logs):
-    if name not in logs:
-        raise ValueError(
-            f"monitor: expected one of {', '.join(sorted(logs))}, got {name!r}; val_* needs validation data"
-        )
-    return logs[name]
+def _cost(name, logs):
+    """The monitored number, turned so that less is better."""
+    return -logs[name] if name.endswith("accuracy") else logs[name]
 
 
 def fit(
@@ -142,17 +181,17 @@ def fit(
     """Train `model` in place and return its `History`.
 
     x (n, T, D) float array of the model's dtype; y (n,) labels or (n, O) targets. validation: (x, y) or (x, y, mask),
-    or a share of the data between 0 and 1, taken from the end as Keras does. optimizer: Adam() by default. mask (n, T)
-    bool. seed: of shuffling, dropout, initial states and trace noise; the same seed on the same machine gives the same
-    weights to the bit. progress: a bar per epoch, shown only on a terminal. Ctrl-C ends training with the best weights
-    so far. Raises TypeError or ValueError naming the argument, before any work.
+    or a share of the data between 0 and 1, taken from the end as Keras does. optimizer: Adam() by default. callbacks:
+    a list of `Callback`. mask (n, T) bool. seed: of shuffling, dropout, initial states and trace noise; the same seed
+    on the same machine gives the same weights to the bit. progress: a bar per epoch, shown only on a terminal. Ctrl-C
+    ends training with the best weights so far. Raises TypeError or ValueError naming the argument, before any work;
+    ValueError also where the loss became infinite or NaN, with the best weights so far given back.
     """
     x, y, mask = model.check_data(x, y, mask)
     epochs, batch_size = checks.count("epochs", epochs), checks.count("batch_size", batch_size)
     x, y, mask, validation = _split_validation(model, x, y, mask, validation)
-    optimizer = Adam() if optimizer is None else optimizer
-    monitor = "loss" if validation is None else "val_loss"
-    training = Training(model, optimizer, epochs, monitor, np.random.default_rng(checks.count("seed", seed, low=0)))
+    rng = np.random.default_rng(checks.count("seed", seed, low=0))
+    training = _training(model, optimizer, epochs, validation is not None, rng, callbacks)
     try:
         for epoch in range(epochs):
             started = time.perf_counter()
@@ -160,7 +199,8 @@ def fit(
             if validation is not None:
                 scores = model.evaluate(*validation[:2], batch_size, validation[2])
                 logs |= {f"val_{name}": value for name, value in scores.items()}
-            logs |= {"learning_rate": optimizer.learning_rate, "seconds": time.perf_counter() - started}
+            training.check_finite(logs)
+            logs |= {"learning_rate": training.optimizer.learning_rate, "seconds": time.perf_counter() - started}
             training.end_epoch(logs, callbacks)
             if training.stop:
                 training.history.stopped = "early"
@@ -170,6 +210,21 @@ def fit(
         training.restore = True
     training.end(callbacks)
     return training.history
+
+
+def _training(model, optimizer, epochs, validated, rng, callbacks):
+    """The run that is about to start, once optimizer and callbacks are known to be usable."""
+    optimizer = Adam() if optimizer is None else optimizer
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: expected one such as Adam(1e-3), got {optimizer!r}")
+    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
+        raise TypeError(f"callbacks: expected a list of Callback objects such as [EarlyStopping()], got {callbacks!r}")
+    names = ("loss", *model.metrics)
+    names += tuple(f"val_{name}" for name in names) if validated else ()
+    training = Training(model, optimizer, epochs, names, "val_loss" if validated else "loss", rng)
+    for callback in callbacks:
+        callback.on_start(training)
+    return training
 
 
 def _train_epoch(training, x, y, mask, batch_size, title, progress):
@@ -199,9 +254,12 @@ def _split_validation(model, x, y, mask, validation):
         names = ("validation x", "validation y", "validation mask")
         return x, y, mask, model.check_data(*validation, names=names)
     share = checks.number("validation", validation, above=0, high=1)
-    cut = len(x) - int(len(x) * share)
+    cut = int(len(x) * (1 - share))
     if not 0 < cut < len(x):
-        raise ValueError(f"validation: a share of {share} leaves {cut} of {len(x)} sequences to train on")
+        raise ValueError(
+            f"validation: a share of {share} leaves {cut} of {len(x)} sequences to train on and {len(x) - cut} to "
+            "validate on, expected at least one each"
+        )
     held = (x[cut:], y[cut:], None if mask is None else mask[cut:])
     return x[:cut], y[:cut], None if mask is None else mask[:cut], held
 

@@ -1,0 +1,427 @@
+"""Where data sets lie and how they get there: a table of public sources, and downloads that survive."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+AGENT = "enn_np/0.1"  # wikitext.smerity.com refuses the default name of Python's clients
+TIMEOUT = (10, 30)  # seconds to connect, seconds between two pieces of data
+TRIES = 20  # per mirror; each but the first continues where a broken connection stopped
+BLOCK = 1 << 16  # bytes
+PACKINGS = (".gz", "", ".xz")  # a file counts as present in any of these forms, looked for in this order
+PACKING_ERRORS = (lzma.LZMAError, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+
+class Item(NamedTuple):
+    """A file: its size in bytes (a mere upper limit where `sha256` is None) and its checksum."""
+
+    name: str
+    size: int
+    sha256: str | None
+
+
+class Source(NamedTuple):
+    """A data set: its folder (inside archives too), mirrors, what to download and the files it unpacks to."""
+
+    folder: str
+    mirrors: tuple[str, ...]
+    downloads: tuple[Item, ...]
+    files: tuple[Item, ...]
+
+
+# One block a data set: name and folder; mirrors; each file's name, bytes and sha256, first those to download
+# (.gz, .zip), then what they unpack to. All are the published values; where no checksum is (a "-"), the bytes
+# are a limit, and the archive's checksum vouches for the file.
+TABLE = """
+mnist mnist/
+https://ossci-datasets.s3.amazonaws.com/mnist/
+https://storage.googleapis.com/cvdf-datasets/mnist/
+train-images-idx3-ubyte.gz 9912422 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609
+train-labels-idx1-ubyte.gz 28881 3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c
+t10k-images-idx3-ubyte.gz 1648877 8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6
+t10k-labels-idx1-ubyte.gz 4542 f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6
+train-images-idx3-ubyte 47040016 ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db
+train-labels-idx1-ubyte 60008 65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5
+t10k-images-idx3-ubyte 7840016 0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7
+t10k-labels-idx1-ubyte 10008 ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2
+
+cifar10 cifar-10-batches-bin/
+https://www.cs.toronto.edu/~kriz/
+cifar-10-binary.tar.gz 170052171 c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd
+data_batch_1.bin 30730000 cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5
+data_batch_2.bin 30730000 a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed
+data_batch_3.bin 30730000 bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67
+data_batch_4.bin 30730000 014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48
+data_batch_5.bin 30730000 755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add
+test_batch.bin 30730000 8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b
+
+wikitext-2 wikitext-2/
+https://wikitext.smerity.com/
+wikitext-2-v1.zip 4475746 92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c
+wiki.train.tokens 10797148 -
+wiki.valid.tokens 1121681 f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8
+wiki.test.tokens 1256449 d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0
+
+wikitext-103 wikitext-103/
+https://wikitext.smerity.com/
+wikitext-103-v1.zip 190229076 242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590
+wiki.train.tokens 560000000 -
+wiki.valid.tokens 1142309 -
+wiki.test.tokens 1281077 -
+"""
+
+
+def _source(block: str) -> tuple[str, Source]:
+    (name, folder), *rows = [line.split() for line in block.splitlines()]
+    mirrors = tuple(row[0] for row in rows if len(row) == 1)
+    items = [Item(row[0], int(row[1]), row[2].strip("-") or None) for row in rows if len(row) == 3]
+    downloads = tuple(item for item in items if item.name.endswith((".gz", ".zip")))
+    return name, Source(folder.rstrip("/"), mirrors, downloads, tuple(items[len(downloads) :]))
+
+
+SOURCES = dict(_source(block) for block in TABLE.strip().split("\n\n"))
+
+
+class DownloadError(OSError):
+    """A download failed: the message names file, folder, each URL with what went wrong, and the remedy."""
+
+
+class DamagedFile(ValueError):
+    """A data file's content is not what it should be: the message names the file and what is wrong."""
+
+    def __init__(self, where: Path | str, what: str):
+        super().__init__(f"{where} is damaged: {what}; delete it and fetch it again")
+
+
+class FileStatus(NamedTuple):
+    """One file of a data set: where it is (None: missing), bytes on disk, and whether its checksum is right
+    (None: not looked at, or none is published)."""
+
+    dataset: str
+    file: str
+    path: Path | None
+    size: int
+    verified: bool | None
+
+
+def data_folder() -> Path:
+    """Folder of the data sets: `$ENN_DATA`, else `data/` of the checkout, else a cache of the user's."""
+    if os.environ.get("ENN_DATA"):
+        return Path(os.environ["ENN_DATA"]).expanduser()
+    checkout = Path(__file__).resolve().parents[1] / "data"
+    if (checkout / "mnist_5k.npz").is_file():
+        return checkout
+    cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "enn_np"
+
+
+def find(name: str, folder: Path | str | None = None) -> dict[str, Path | None]:
+    """Path of each file of a data set, plain, .gz or .xz, in `folder` or its subfolder; None if missing."""
+    places = _places(name, folder)
+    return {
+        file.name: _first(place / (file.name + packing) for place in places for packing in PACKINGS)
+        for file in SOURCES[name].files
+    }
+
+
+def find_archive(name: str, folder: Path | str | None = None) -> Path | None:
+    """Path of a data set's archive as published, in `folder` or its subfolder; None if there is none."""
+    places = _places(name, folder)
+    archives = filter(_is_archive, SOURCES[name].downloads)
+    return _first(place / item.name for item in archives for place in places)
+
+
+def missing(name: str, folder: Path | str | None, reasons: list[str]) -> str:
+    """Message for a data set that is not there: files, folders looked in, `reasons`, and the remedy."""
+    places, source = _places(name, folder), SOURCES[name]
+    files = [file for file, path in find(name, folder).items() if path is None]
+    downloads = ", ".join(item.name for item in source.downloads)
+    remedy = f"remedy: place {downloads} from {source.mirrors[0]} there, or set ENN_DATA to the folder with "
+    found = f"{name}: no good copy of {', '.join(files) or 'its files'} in {' or '.join(map(str, places))}"
+    return "\n  ".join([found, *reasons, f"{remedy}{source.folder}/"])
+
+
+def status(folder: Path | str | None = None) -> list[FileStatus]:
+    """Every file of every known data set, present or not. Reads none of them."""
+    found = ((name, *pair) for name in SOURCES for pair in find(name, folder).items())
+    return [FileStatus(name, file, path, _size(path), None) for name, file, path in found]
+
+
+def verify(name: str, folder: Path | str | None = None) -> list[FileStatus]:
+    """As `status`, for one data set, with the checksums of the files' unpacked bytes compared."""
+    found = zip(find(name, folder).values(), SOURCES[name].files, strict=True)
+    return [FileStatus(name, item.name, path, _size(path), path and _intact(path, item)) for path, item in found]
+
+
+def fetch(name: str, folder: Path | str | None = None, progress: bool | None = None) -> Path:
+    """Download what a data set lacks into a subfolder of `folder` (default `data_folder()`); return its path.
+
+    Files with the right checksum are kept, damaged ones replaced, archives unpacked. A broken transfer goes
+    on where it stopped, at the next call too. `progress`: show a bar; None: only when stderr is a terminal.
+    Raises DownloadError; ValueError for an unknown name.
+    """
+    target = _places(name, folder)[0]
+    if _lacking(name, folder):
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            with _lock(target / ".lock"):
+                # Asked again: another process may have fetched the files while this one waited for the lock.
+                for item in _lacking(name, folder):
+                    if _is_archive(item):
+                        _fetch_archive(name, folder, item, progress)
+                    else:
+                        _download(item, SOURCES[name].mirrors, target, progress)
+        except (DownloadError, ValueError) as error:
+            raise DownloadError(missing(name, folder, str(error).splitlines())) from error
+        except OSError as error:
+            raise DownloadError(missing(name, folder, [f"cannot write to {target}: {error}"])) from error
+    return next(path for path in find(name, folder).values() if path).parent
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what a broken .gz, .xz, .tar or .zip makes the standard library raise into DamagedFile."""
+    try:
+        yield
+    except DamagedFile:
+        raise
+    except (*PACKING_ERRORS, EOFError, OSError, RuntimeError, ValueError) as error:
+        # Of the system's errors only EINVAL is meant: a broken zip sends it to a place before the file's start.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise DamagedFile(path, f"{type(error).__name__}: {error}") from error
+
+
+def open_packed(path: Path) -> BinaryIO:
+    """Open a plain, .gz or .xz file for reading its unpacked bytes."""
+    return {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)(path, "rb")
+
+
+def members(archive: Path, source: Source) -> Iterator[tuple[Item, BinaryIO]]:
+    """Expected files inside a .zip or .tar.gz as (item, stream); ValueError for one that is missing or odd.
+
+    Only exact names are read and none becomes a path, so `../`, absolute names and links lead nowhere.
+    """
+    wanted = {f"{source.folder}/{file.name}": file for file in source.files}
+    kind = _zip_members if archive.suffix == ".zip" else _tar_members
+    for name, regular, size, stream in kind(archive, wanted):
+        item = wanted.pop(name)
+        if not regular or size > item.size:
+            what = f"of {size} bytes" if regular else "a link or folder"
+            raise DamagedFile(archive, f"{name} in it is {what}, expected a file of at most {item.size} bytes")
+        yield item, stream
+    if wanted:
+        raise DamagedFile(archive, f"{', '.join(wanted)} not found in it")
+
+
+def _zip_members(archive: Path, wanted: dict[str, Item]) -> Iterator[tuple[str, bool, int, BinaryIO]]:
+    with zipfile.ZipFile(archive) as file:
+        for name in sorted(wanted.keys() & set(file.namelist())):
+            info = file.getinfo(name)
+            regular = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+            with file.open(info) as stream:  # gives at most file_size bytes, whatever the packed data hold
+                yield name, regular, info.file_size, stream
+
+
+def _tar_members(archive: Path, wanted: dict[str, Item]) -> Iterator[tuple[str, bool, int, BinaryIO]]:
+    skipped, limit = 0, 1 << 20
+    # As a stream, which never seeks, so that every byte is unpacked once.
+    with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as file:
+        for info in file:
+            if info.name in wanted:
+                yield info.name, info.isreg(), info.size, file.extractfile(info) if info.isreg() else None
+            elif (skipped := skipped + info.size) > limit:
+                raise DamagedFile(archive, f"over {limit} bytes of unexpected members, such as {info.name}")
+            if not wanted:
+                return
+
+
+def matches(stream: BinaryIO, item: Item) -> bool | None:
+    """Whether a stream holds exactly `item`; None if that cannot be told. Reads at most a byte too many."""
+    digest, left = hashlib.sha256(), item.size + 1
+    while left and (block := stream.read(min(left, BLOCK))):
+        digest.update(block)
+        left -= len(block)
+    if item.sha256 is None:
+        return None if left else False
+    return digest.hexdigest() == item.sha256
+
+
+def published(path: Path, item: Item) -> bool:
+    """Whether a file, as it lies there, is `item` byte for byte."""
+    with open(path, "rb") as file:
+        return bool(matches(file, item))
+
+
+def _intact(path: Path, item: Item) -> bool | None:
+    try:
+        with readable(path), open_packed(path) as stream:
+            return matches(stream, item)
+    except DamagedFile:
+        return False
+
+
+def _places(name: str, folder: Path | str | None) -> tuple[Path, Path]:
+    """Folders to look in; the first is where downloads go."""
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(SOURCES)}")
+    base = data_folder() if folder is None else Path(folder)
+    return base / SOURCES[name].folder, base
+
+
+def _first(paths: Iterator[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path and path.exists() else 0
+
+
+def _is_archive(item: Item) -> bool:
+    return item.name.endswith((".zip", ".tar.gz"))
+
+
+def _lacking(name: str, folder: Path | str | None) -> list[Item]:
+    """Downloads needed because a file is missing or damaged: the file's own, else the archive of all."""
+    rows = zip(SOURCES[name].files, verify(name, folder), strict=True)
+    bad = {file.name for file, row in rows if row.path is None or row.verified is False}
+    return [item for item in SOURCES[name].downloads if bad and (_is_archive(item) or item.name[:-3] in bad)]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock of the operating system, which ends with its process: a killed one leaves none behind."""
+    with open(path, "ab") as file:
+        if os.name == "nt":  # pragma: no cover
+            import msvcrt
+
+            while True:
+                try:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+                    break
+                except OSError as error:
+                    if error.errno != errno.EDEADLK:  # that one only says: still taken after ten seconds
+                        raise
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch_archive(name: str, folder: Path | str | None, item: Item, progress: bool | None) -> None:
+    """Unpack a data set's archive, after downloading it unless a good one was placed by hand."""
+    source, target = SOURCES[name], _places(name, folder)[0]
+    archive = find_archive(name, folder)
+    by_hand = archive is not None and published(archive, item)
+    if not by_hand:
+        archive = target / item.name
+        _download(item, source.mirrors, target, progress)
+    with readable(archive):
+        for file, stream in members(archive, source):
+            part = target / (file.name + ".part")
+            try:
+                with open(part, "wb") as out:
+                    shutil.copyfileobj(stream, out, BLOCK)
+                if _intact(part, file) is False:
+                    raise DamagedFile(archive, f"{file.name} in it has the wrong checksum")
+                os.replace(part, target / file.name)
+            finally:
+                part.unlink(missing_ok=True)
+    if not by_hand:
+        archive.unlink()
+
+
+def _download(item: Item, mirrors: tuple[str, ...], target: Path, progress: bool | None) -> None:
+    """Try the mirrors in turn until target/item.name is there and right; DownloadError has all reasons."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    part = target / (item.name + ".part")
+    reasons = []
+    with requests.Session() as session:
+        session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
+        for mirror in mirrors:
+            for _ in range(TRIES):
+                before = _size(part)
+                try:
+                    if before < item.size:
+                        _transfer(session, mirror + item.name, part, item, progress)
+                    _check(part, item)
+                except (requests.RequestException, HTTPError, DownloadError) as error:
+                    reason = f"{mirror + item.name}: {_reason(error)}"
+                else:
+                    os.replace(part, target / item.name)
+                    return
+                # The same mirror once more while it brings new bytes, or when an old .part proved useless.
+                if not (_size(part) > before or (before and not _size(part))):
+                    break
+            reasons.append(reason)
+    raise DownloadError("\n".join(reasons))
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause, without the class names that requests and urllib3 wrap around it."""
+    inner = error.args[0] if error.args else None
+    while isinstance(inner, Exception):
+        error = inner
+        inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+    return inner if isinstance(inner, str) else str(error)
+
+
+def _transfer(session, url: str, part: Path, item: Item, progress: bool | None) -> None:
+    """Append to `part` what it lacks of `item`, or write it anew when the server ignores the range."""
+    from tqdm import tqdm
+
+    have = _size(part)
+    wanted = {"Range": f"bytes={have}-"} if have else {}
+    with session.get(url, headers=wanted, stream=True, timeout=TIMEOUT) as reply:
+        have, total = _answer(reply, have, part)
+        if total not in (None, item.size):
+            raise DownloadError(f"offers {total} bytes, expected {item.size}")
+        hidden = None if progress is None else not progress
+        bar = tqdm(total=item.size, initial=have, unit="B", unit_scale=True, desc=item.name, disable=hidden)
+        with open(part, "ab" if have else "wb") as file, bar:
+            # Raw bytes: requests itself would unpack a .gz that a server labels as an encoding.
+            while have <= item.size and (block := reply.raw.read(BLOCK, decode_content=False)):
+                file.write(block)
+                have += len(block)
+                bar.update(len(block))
+
+
+def _answer(reply, have: int, part: Path) -> tuple[int, int | None]:
+    """Where the bytes of a reply begin, and the whole file's size if told; a `part` it cannot extend goes."""
+    if reply.status_code == 200:
+        length = reply.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdecimal() else None
+    answer = reply.headers.get("Content-Range", "")
+    match = re.fullmatch(rf"bytes {have}-\d+/(\d+|\*)", answer)
+    if reply.status_code == 206 and match:
+        return have, None if match[1] == "*" else int(match[1])
+    if reply.status_code in (206, 416):
+        part.unlink(missing_ok=True)
+    raise DownloadError(f"HTTP {reply.status_code} {reply.reason}" + (f", range {answer}" if answer else ""))
+
+
+def _check(part: Path, item: Item) -> None:
+    """Raise DownloadError unless `part` is `item`; one that can never become it is deleted."""
+    if _size(part) < item.size:
+        raise DownloadError(f"connection closed after {_size(part)} of {item.size} bytes")
+    if not published(part, item):
+        part.unlink()
+        raise DownloadError("the bytes are not the published file (wrong size or sha256)")

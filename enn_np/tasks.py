@@ -1,0 +1,119 @@
+"""Generated tasks that ask for memory: nothing to download, a seed decides all.
+
+Every generator takes a NumPy Generator and returns (x, y). n examples, T time steps, D features a step.
+The published results named here, where no other source stands beside them, are those of Bai, Kolter and Koltun,
+"An Empirical Evaluation of Generic Convolutional and Recurrent Networks", arXiv 1803.01271, table 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from enn_np.checks import count
+
+Array = np.ndarray
+
+
+def copy_task(rng: np.random.Generator, n: int, delay: int = 100, length: int = 10, symbols: int = 8):
+    """Remember `length` symbols over `delay` steps, then write them down in order.
+
+    x  (n, T) int64, T = delay + 2 length: the symbols (0 to symbols - 1), delay - 1 blanks (`symbols`), a signal to
+       begin (`symbols` + 1), and `length` more blanks. For one-hot inputs, D = symbols + 2: `np.eye(D)[x]`.
+    y  (n, T) int64: blanks, but for the last `length` steps, which repeat the symbols
+
+    Sizes of Arjovsky et al. 2016: 8 symbols, length 10, delay 100 to 500. Without memory the best mean loss is
+    length ln(symbols) / T, which their LSTM hardly beats and their unitary RNN does. Published, delay 1,000 (0.0204
+    without memory): RNN 0.0202, LSTM 0.0204, GRU 0.0197, convolutional TCN 0.000035.
+    Raises ValueError for sizes below 1.
+    Source: Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio, arXiv 1511.06464, section 4.1.
+    """
+    n, delay, length = count("n", n), count("delay", delay), count("length", length)
+    blank, begin = count("symbols", symbols), symbols + 1
+    x, y = np.full((2, n, delay + 2 * length), blank, np.int64)
+    x[:, :length] = y[:, -length:] = rng.integers(symbols, size=(n, length))
+    x[:, length + delay - 1] = begin
+    return x, y
+
+
+def adding_task(rng: np.random.Generator, n: int, steps: int = 100):
+    """Add the two numbers that are marked in a long row of numbers.
+
+    x  (n, T, 2) float32, T = steps: numbers drawn evenly from [0, 1), and marks: 1 at one step of the first half
+       and at one of the second, else 0
+    y  (n, 1) float32, the sum of the two. A column, because (n, 1) - (n,) would silently be (n, n).
+
+    Always saying 1, the mean, has a mean squared error of 1/6 = 0.167, the variance of the sum: a model that stays
+    there has learned nothing. Sizes: 100, 500, 1,000 (Hochreiter); 150 to 400 (Le), 100 to 750 (Arjovsky). Published,
+    600 steps: RNN 0.177, LSTM 0.164, GRU 0.000053, TCN 0.000058.
+    Raises ValueError for n below 1 or steps below 2.
+    Source: Hochreiter and Schmidhuber 1997, experiment 4 (there from [-1, 1], sum scaled); in this form Le, Jaitly
+    and Hinton, arXiv 1504.00941, and Arjovsky, Shah and Bengio, arXiv 1511.06464, section 4.2.
+    """
+    n, steps = count("n", n), count("steps", steps, low=2)
+    x = np.zeros((n, steps, 2), np.float32)
+    x[:, :, 0] = rng.random((n, steps), np.float32)
+    rows, half = np.arange(n), steps // 2
+    x[rows, rng.integers(half, size=n), 1] = 1
+    x[rows, rng.integers(half, steps, size=n), 1] = 1
+    return x, np.einsum("nt,nt->n", x[:, :, 0], x[:, :, 1])[:, None]
+
+
+def associative_recall(rng: np.random.Generator, n: int, pairs: int = 4, keys: int = 26, values: int = 10):
+    """Read key-value pairs such as c9 k8 j3 f1, then ??c, and say what belonged to c: 9.
+
+    x  (n, T, D) float32 one-hot, T = 2 pairs + 3, D = keys + values + 1: the keys of an example all differ, values
+       may repeat, then come two question marks (the last feature) and one of the keys, each equally likely
+    y  (n,) int64, the value of that key, 0 to values - 1
+
+    Without memory the accuracy is 1 / values. Published error rates of networks with 20 and 50 hidden units: IRNN
+    62.1% and 60.2%, LSTM 60.8% and 1.9%, fast weights, a Hebbian memory of the present sequence, 1.8% and 0%.
+    Raises ValueError for sizes below 1 and for more pairs than keys.
+    Source: Ba, Hinton, Mnih, Leibo and Ionescu, "Using Fast Weights to Attend to the Recent Past",
+    arXiv 1610.06258, section 4.1 and table 1.
+    """
+    n, pairs, keys, values = count("n", n), count("pairs", pairs), count("keys", keys), count("values", values)
+    if pairs > keys:
+        raise ValueError(f"pairs: expected at most keys = {keys}, as keys are distinct, got {pairs}")
+    told = rng.permuted(np.tile(np.arange(keys), (n, 1)), axis=1)[:, :pairs]  # (n, pairs)
+    answers = rng.integers(values, size=(n, pairs))
+    rows, asked = np.arange(n), rng.integers(pairs, size=n)
+    symbols = np.full((n, 2 * pairs + 3), keys + values)  # (n, T) question marks
+    symbols[:, 0 : 2 * pairs : 2] = told
+    symbols[:, 1 : 2 * pairs : 2] = keys + answers
+    symbols[:, -1] = told[rows, asked]
+    x = np.zeros((*symbols.shape, keys + values + 1), np.float32)
+    np.put_along_axis(x, symbols[:, :, None], 1, axis=2)
+    return x, answers[rows, asked]
+
+
+def pixel_permutation(rng: np.random.Generator, pixels: int = 28 * 28) -> Array:
+    """One random order of pixels, (pixels,) int64, the same for train and test images. ValueError below 1."""
+    return rng.permutation(count("pixels", pixels))
+
+
+def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
+    """Images as rows of single pixels, (n, T, 1) float32: T = 784 steps instead of 28 make MNIST hard.
+
+    images       (n, height, width) or (n, T). uint8 is scaled from 0-255 to 0-1, float is kept.
+    permutation  (T,) order in which to read the pixels, from `pixel_permutation`; it leaves no neighbours to rely
+                 on. None: row by row.
+
+    Published accuracies, row by row and permuted: RNN 21.5% and 25.3%, LSTM 87.2% and 85.7%, GRU 96.2% and 87.3%,
+    TCN 99.0% and 97.2%. Well-tuned LSTMs get to 92.6% permuted (arXiv 1902.09689).
+    Raises ValueError for other shapes or types and where permutation does not hold each of 0 to T - 1 once.
+    Source: Le, Jaitly and Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
+    arXiv 1504.00941.
+    """
+    images = np.asarray(images)
+    if images.ndim not in (2, 3) or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+        raise ValueError(f"images: expected (n, 28, 28), uint8 or float, got {images.shape} {images.dtype}")
+    pixels = images.reshape(len(images), math.prod(images.shape[1:]))
+    if permutation is not None:
+        permutation = np.asarray(permutation)
+        if permutation.ndim != 1 or not np.array_equal(np.sort(permutation), np.arange(pixels.shape[1])):
+            raise ValueError(f"permutation: expected each of 0 to {pixels.shape[1] - 1} once; use pixel_permutation")
+        pixels = pixels[:, permutation]
+    scale = 255 if images.dtype == np.uint8 else 1
+    return (pixels / np.float32(scale)).astype(np.float32)[:, :, None]

@@ -1,0 +1,432 @@
+"""Words in, integers out: WikiText as memory-mapped ids, its vocabulary, and batches for truncated BPTT.
+
+A token is a word between white space, or `<eos>`, which ends every line (empty lines too).
+N tokens, V words in the vocabulary, B batch, T time steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from itertools import chain, repeat
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from uuid import uuid4
+
+import numpy as np
+
+from enn_np import download as web
+from enn_np.checks import choice, count, number
+
+Array = np.ndarray
+UNKNOWN, END = "<unk>", "<eos>"
+# Published counts, `<eos>` included: tokens of train, valid and test, and distinct words of train.
+COUNTS = {
+    "wikitext-2": (2_088_628, 217_646, 245_569, 33_278),
+    "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
+}
+CHUNK = 1 << 20  # bytes read at a time
+LONGEST_LINE = 1 << 24  # bytes; the longest line of WikiText is far shorter
+CACHE_FORMAT = 1
+
+
+class Vocabulary:
+    """The words of a training text, most frequent first, ties in order of first appearance.
+
+    words   V distinct words; a word's place is its id. Must hold `<unk>`.
+    counts  (V,) int64, how often each occurs in the training text, never rising: what the unigram model
+            and an adaptive softmax want
+    Raises ValueError where these do not hold.
+    """
+
+    def __init__(self, words: Iterable[str], counts: Array):
+        self.words = list(words)
+        self.counts = np.asarray(counts, np.int64)
+        self.ids = {word: i for i, word in enumerate(self.words)}
+        each = self.counts.shape == (len(self.words),) and len(self.ids) == len(self.words)
+        if not each or UNKNOWN not in self.ids or np.any(np.diff(self.counts) > 0):
+            wanted = f"distinct words, {UNKNOWN} among them, and a count for each, never rising"
+            raise ValueError(f"words, counts: expected {wanted}; add {UNKNOWN} with count 0, sort by count")
+        # Two bytes a token do for WikiText-2. Beware of uint16 arithmetic; `stream_batches` gives int32.
+        self.dtype = np.dtype(np.uint16 if len(self.words) <= 1 << 16 else np.int32)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, words: Iterable[str]) -> Array:
+        """Ids (N,) of N words, in the vocabulary's compact dtype; a word it lacks becomes `<unk>`."""
+        return np.fromiter(map(self.ids.get, words, repeat(self.ids[UNKNOWN])), self.dtype)
+
+    def decode(self, ids: Array) -> list[str]:
+        """Words of integer ids of any shape, flattened. Raises ValueError for an id out of range."""
+        ids = np.asarray(ids).ravel()
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
+            raise ValueError(f"ids: expected 0 to {len(self) - 1}, got {ids.min()} to {ids.max()}")
+        return [self.words[i] for i in ids.tolist()]
+
+
+class Text(NamedTuple):
+    """Ids of the three parts, (N,) each, memory-mapped uint16 or int32, and the train part's vocabulary."""
+
+    train: Array
+    valid: Array
+    test: Array
+    vocabulary: Vocabulary
+
+
+class PaperWindows(NamedTuple):
+    """The paper's windows, (windows, 32) int32 each, and its words by alphabet; a word's place is its id."""
+
+    x_train: Array
+    y_train: Array
+    x_test: Array
+    y_test: Array
+    words: list[str]
+
+
+def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", verify=True, cache=None):
+    """A `Text`: WikiText by words, the usual way to count; parsed once, afterwards read from a cache.
+
+    name      "wikitext-2" or "wikitext-103"
+    folder    holds the files (plain or .xz) or the official zip, itself or in its subfolder `name`;
+              default `data_folder()`. What is missing is downloaded there, unless `download` is False.
+    train     train on another file of that folder, such as "wiki.train.head.tokens"
+    verify    compare with the published token counts, vocabulary size and checksums (False: any text will do)
+    cache     folder of the parsed text; default `cache/` in `folder`, or the user's where that is read-only.
+              It is made anew when a file's size or time, or its own checksum, differs.
+
+    The vocabulary is built on train alone; words that only valid and test have become `<unk>`.
+    Raises FileNotFoundError or DownloadError for a missing file, DamagedFile (a ValueError) for a bad one.
+    Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", 2016.
+    """
+    files = _locate(name, folder, download, train, verify)
+    place = Path(cache or _cache_folder(Path(folder or web.data_folder())))
+    stem = place / (name if train == "wiki.train.tokens" else f"{name}.{train}")
+    stats = [(file, file.path.stat()) for file in files]
+    sources = [[f.path.name, f.inside, s.st_size, s.st_mtime_ns, *f.known, CACHE_FORMAT] for f, s in stats]
+    text = _read_cache(stem, sources)
+    if text is None:
+        _write_cache(stem, sources, *_parse(files))
+        text = _read_cache(stem, sources)
+    if text is None:
+        raise OSError(f"{stem}.npy changed while it was written; stop what else writes there and run again")
+    return text
+
+
+def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42):
+    """`PaperWindows`: WikiText as the Engram paper cut it, 32 tokens each, from a quarter of the lines.
+
+    Its flaws, kept so that numbers can be compared: the vocabulary is built before the split, so it holds
+    words of the test lines; both are lines of the same articles; text is lower-cased, without `<eos>`; ids
+    are alphabetical, and the model gets each as one float; a line's last words, and lines of up to 32 words,
+    are dropped; and the last target of every window, not the next word but always 0 (the alphabet's first
+    word), is scored: one target in 32 costs a model nothing. The paper validates on the last 20% of x_train.
+
+    Lines are drawn by the generators behind the notebook's calls, so the whole train text should give its
+    very windows: V 188,590, 536,711 to train on, 133,990 to test on. Arguments and errors as `load_wikitext`.
+    Source: `examples/sequence.ipynb` of `tensorflow-engram`, commit ec87f778.
+    """
+    file = _locate(name, folder, download, train, verify=False)[0]
+    lines = sum(block.count(b"\n") for block in _blocks(file))
+    chosen = np.random.default_rng(seed).permutation(lines)[: lines // 4]  # as datasets' shuffle(seed)
+    wanted, ids, windows = set(chosen.tolist()), _numbering(), {}
+    for i, line in enumerate(line for block in _blocks(file) for line in block.decode().split("\n")[:-1]):
+        if i in wanted:
+            row = np.array([ids[word] for word in line.lower().split()], np.int32)
+            full = max(len(row) - 1, 0) // 32  # a window needs a word after it
+            windows[i] = row[: full * 32].reshape(full, 32)
+    words = sorted(ids)
+    rank = np.empty(len(words), np.int32)
+    rank[[ids[word] for word in words]] = np.arange(len(words))
+    order = np.random.RandomState(seed).permutation(len(chosen))  # as scikit-learn's train_test_split
+    tests = math.ceil(0.2 * len(chosen))
+    parts = []
+    for part in (order[tests:], order[:tests]):
+        x = rank[np.concatenate([np.empty((0, 32), np.int32), *(windows[i] for i in chosen[part].tolist())])]
+        parts += [x, np.pad(x[:, 1:], ((0, 0), (0, 1)))]
+    return PaperWindows(*parts, words)
+
+
+def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.0) -> float:
+    """Perplexity of tokens (N,) under word frequencies alone, without context: the floor of ignorance.
+
+    p(word) = (count + smoothing) / (sum of counts + smoothing V), with train_counts (V,), such as
+    `vocabulary.counts`; smoothing 1 is Laplace's rule, which leaves no word impossible.
+    Raises ValueError for bad counts or ids, and where a word with probability 0 occurs.
+    """
+    p = np.asarray(train_counts, np.float64) + number("smoothing", smoothing, low=0)
+    if p.ndim != 1 or not len(p) or np.min(train_counts) < 0 or not len(tokens):
+        raise ValueError(f"train_counts: expected (V,), none negative, got {p.shape}; tokens: expected any")
+    tallies = _tally((tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)), len(p))
+    seen = tallies > 0
+    if np.any(p[seen] == 0):
+        raise ValueError("tokens: some have count 0, so perplexity is infinite; use a smoothing above 0")
+    return float(np.exp(-(tallies[seen] @ np.log(p[seen] / p.sum())) / len(tokens)))
+
+
+def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Array, Array]]:
+    """Pieces of text for truncated BPTT: (inputs, targets), (B, T) int32 each, targets one token ahead.
+
+    tokens (N,) are cut into `batch` rows of equal length; each piece takes the next `steps` columns (fewer at
+    the end), so that row b goes on where row b of the piece before stopped, and the state can be carried.
+    Of the N - 1 pairs (token, next token) each comes once; under `batch` are left over (none for batch 1).
+    tokens are not copied: a memory-mapped array stays on disk. Raises ValueError for under batch + 1 tokens.
+    """
+    batch, steps = count("batch", batch), count("steps", steps)
+    columns = (len(tokens) - 1) // batch
+    if columns < 1:
+        raise ValueError(f"tokens: expected over {batch}, got {len(tokens)}; use a smaller batch")
+    inputs = tokens[: batch * columns].reshape(batch, columns)
+    targets = tokens[1 : batch * columns + 1].reshape(batch, columns)
+    pieces = (slice(t, t + steps) for t in range(0, columns, steps))
+    return ((inputs[:, piece].astype(np.int32), targets[:, piece].astype(np.int32)) for piece in pieces)
+
+
+# Files to blocks of lines
+
+
+class _File(NamedTuple):
+    """A text: a plain or packed file, or the member `inside` of a data set's zip."""
+
+    path: Path
+    inside: str = ""  # data set/file, where path is the zip
+    known: tuple[int | None, int | None, str | None] = (None, None, None)  # tokens, distinct words, sha256
+
+    def __str__(self):
+        return f"{self.path}, member {self.inside}" if self.inside else str(self.path)
+
+
+def _locate(name, folder, download, train, verify) -> list[_File]:
+    """Paths of train, valid, test, after downloading what is missing; never one train text for another."""
+    choice("name", name, tuple(COUNTS))
+    folder = web.data_folder() if folder is None else Path(folder)
+    items = web.SOURCES[name].files
+    other = train != items[0].name
+    paths, archive = web.find(name, folder), web.find_archive(name, folder)
+    if archive is None and not all(paths[item.name] for item in items[other:]):
+        if not download:
+            raise FileNotFoundError(web.missing(name, folder, ["downloads are turned off"]))
+        web.fetch(name, folder)
+        paths = web.find(name, folder)
+    *tokens, types = COUNTS[name]
+    files = []
+    for item, *known in zip(items, tokens, (types, None, None), strict=True):
+        place = (paths[item.name], "") if paths[item.name] else (archive, f"{name}/{item.name}")
+        files.append(_File(*place, (*known, item.sha256)) if verify else _File(*place))
+    if other:
+        places = [place / (train + end) for place in (folder / name, folder) for end in ("", ".xz")]
+        files[0] = _File(next((place for place in places if place.is_file()), places[0]))
+        if not files[0].path.is_file():
+            raise FileNotFoundError(f"{places[0]} is missing; put it there, or leave out train={train!r}")
+    return files
+
+
+@contextmanager
+def _open(file: _File) -> Iterator[BinaryIO]:
+    if not file.inside:
+        with web.open_packed(file.path) as stream:
+            yield stream
+        return
+    name, _, wanted = file.inside.partition("/")
+    for item, stream in web.members(file.path, web.SOURCES[name]):  # checks the zip's names and sizes
+        if item.name == wanted:
+            yield stream
+            return
+
+
+def _chunks(file: _File, digest) -> Iterator[bytes]:
+    """All bytes of a file, fed to digest too, and a last newline if it has none."""
+    last = b"\n"
+    with web.readable(file.path), _open(file) as stream:
+        while data := stream.read(CHUNK):
+            digest.update(data)
+            last = data
+            yield data
+    if not last.endswith(b"\n"):
+        yield b"\n"
+
+
+def _blocks(file: _File, digest=None) -> Iterator[bytes]:
+    """Blocks of whole lines, each ending in a newline, about CHUNK bytes; a hashlib digest is fed the bytes.
+
+    Raises DamagedFile, naming the line, where the bytes cannot be unpacked or are not lines of UTF-8.
+    """
+    line, rest = 1, b""
+    for data in _chunks(file, digest or hashlib.sha256()):
+        head, newline, tail = data.rpartition(b"\n")
+        block, rest = (rest + head + newline, tail) if newline else (b"", rest + tail)
+        try:
+            block.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line += block.count(b"\n", 0, error.start)
+            raise web.DamagedFile(file, f"line {line} is not UTF-8 ({error.reason})") from error
+        if block:
+            yield block
+        line += block.count(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise web.DamagedFile(file, f"line {line} has over {LONGEST_LINE:,} bytes")
+
+
+# Blocks of lines to ids
+
+
+class _Encoder:
+    """Turns blocks of lines into ids, given `ids`: a dict from word (UTF-8 bytes) to id that knows any word.
+
+    The dict alone takes 150 ns a token. Nine words in ten have at most 8 bytes, which make one 64-bit key, so
+    a direct-mapped table (slot = hash of the key) answers for those in a few array operations. What it cannot
+    answer (words that are long, new, or whose slot is taken) goes to the dict, which alone decides.
+    """
+
+    BITS = 20
+    MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # keep the first n bytes of a key
+    GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: each byte of a key moves the top bits
+
+    def __init__(self, ids: defaultdict):
+        self.ids = ids
+        self.keys = np.zeros(1 << self.BITS, np.uint64)  # 0 means free: no word is empty
+        self.values = np.zeros(1 << self.BITS, np.int32)
+
+    def __call__(self, block: bytes) -> Array:
+        """Ids (N,) int32 of the words of whole lines, with `<eos>` for each newline."""
+        text = b" " + block.replace(b"\n", f" {END} ".encode()) + b" " * 8
+        inside = np.frombuffer(text, np.uint8) > 32  # white space and control characters part words
+        edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+        start, end = edges[::2], edges[1::2]  # (N,)
+        size = end - start
+        eight_bytes = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))  # from every place on, no copy
+        key = eight_bytes[start] & self.MASKS[np.minimum(size, 8)]
+        slot = (key * self.GOLDEN) >> np.uint64(64 - self.BITS)
+        ids = self.values[slot]
+        miss = np.flatnonzero((self.keys[slot] != key) | (size > 8))
+        places = zip(start[miss].tolist(), end[miss].tolist(), strict=True)
+        ids[miss] = [self.ids[text[i:j]] for i, j in places]
+        learn = miss[(size[miss] <= 8) & (self.keys[slot[miss]] == 0)]
+        self.keys[slot[learn]] = key[learn]
+        learn = learn[self.keys[slot[learn]] == key[learn]]  # of words that want one slot, the last has it
+        self.values[slot[learn]] = ids[learn]
+        return ids
+
+
+def _numbering() -> defaultdict:
+    """A dict that numbers each new key in order of appearance."""
+    ids = defaultdict()
+    ids.default_factory = ids.__len__
+    return ids
+
+
+def _parse(files: list[_File]) -> tuple[Vocabulary, list[list[Array]]]:
+    """The vocabulary of files[0], and the ids of every file in pieces."""
+    ids = _numbering()
+    train = _encode(files[0], ids)
+    unknown = ids[UNKNOWN.encode()]  # a text without <unk> gets it here, with count 0
+    counts = _tally(train, len(ids))
+    order = np.argsort(-counts, kind="stable")  # ids are in order of first appearance, which ties keep
+    words = [word.decode() for word in ids]
+    vocabulary = Vocabulary([words[i] for i in order.tolist()], counts[order])
+    rank = np.empty(len(order), vocabulary.dtype)
+    rank[order] = np.arange(len(order))
+    ids.default_factory = lambda: unknown
+    splits = [train, *(_encode(file, ids) for file in files[1:])]
+    for pieces in splits:
+        for i, piece in enumerate(pieces):  # in place, as WikiText-103 takes 400 MB
+            pieces[i] = rank[piece]
+    return vocabulary, splits
+
+
+def _encode(file: _File, ids: defaultdict) -> list[Array]:
+    """Ids of a whole file in pieces. Raises DamagedFile where it is empty or not what is known of it."""
+    digest, encoder = hashlib.sha256(), _Encoder(ids)
+    pieces = [encoder(block) for block in _blocks(file, digest)]
+    found = (sum(map(len, pieces)), len(ids), digest.hexdigest())
+    if not found[0]:
+        raise web.DamagedFile(file, "it is empty")
+    for what, known, got in zip(("tokens", "distinct words", "as sha256"), file.known, found, strict=True):
+        if known not in (None, got):
+            problem = f"expected {known} {what}, got {got} (pass verify=False to use it as it is)"
+            raise web.DamagedFile(file, problem)
+    return pieces
+
+
+def _tally(pieces: Iterable[Array], size: int) -> Array:
+    """How often each id occurs, (size,) int64. Raises ValueError for an id outside 0 to size - 1."""
+    tallies = np.zeros(size, np.int64)
+    for piece in pieces:
+        if piece.min() < 0 or piece.max() >= size:
+            raise ValueError(f"tokens: expected ids 0 to {size - 1}, got {piece.min()} to {piece.max()}")
+        tallies += np.bincount(piece, minlength=size)
+    return tallies
+
+
+# Ids to the cache: STEM.npy has those of train, valid and test; STEM.txt a checksum, a header, the words
+
+
+def _cache_folder(folder: Path) -> Path:
+    """`cache/` in folder, or the user's where nobody may write there (root could, but is not meant to)."""
+    user = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    for place in (folder / "cache", (Path(user) if user else Path.home() / ".cache") / "enn_np"):
+        there = next(path for path in (place, *place.absolute().parents) if path.exists())
+        if there.stat().st_mode & 0o222 and os.access(there, os.W_OK):
+            return place
+    raise OSError(f"{place} cannot be written for the parsed text; pass `cache`, a folder that can")
+
+
+def _read_cache(stem: Path, sources: list) -> Text | None:
+    """The cached text; None where it is missing, stale or damaged in any way."""
+    try:
+        crc, _, rest = Path(f"{stem}.txt").read_bytes().partition(b"\n")
+        if crc != b"%08x" % zlib.crc32(rest):
+            return None
+        header, *lines = rest.decode().split("\n")[:-1]
+        header = json.loads(header)
+        if header["sources"] != sources or header["crc32"] != _crc(f"{stem}.npy"):
+            return None
+        ids = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    words, counts = zip(*(line.split(" ") for line in lines), strict=True)
+    parts = np.split(ids, np.cumsum(header["tokens"])[:2])
+    return Text(*parts, Vocabulary(words, np.array(counts, np.int64)))
+
+
+def _write_cache(stem: Path, sources: list, vocabulary: Vocabulary, splits: list[list[Array]]) -> None:
+    tokens = [sum(map(len, pieces)) for pieces in splits]
+    head = BytesIO()
+    kind = {"descr": vocabulary.dtype.str, "fortran_order": False, "shape": (sum(tokens),)}
+    np.lib.format.write_array_header_1_0(head, kind)
+    pieces = (piece.tobytes() for pieces in splits for piece in pieces)
+    crc = _replace(Path(f"{stem}.npy"), chain([head.getvalue()], pieces))
+    header = json.dumps({"sources": sources, "tokens": tokens, "crc32": crc})
+    lines = [f"{word} {n}" for word, n in zip(vocabulary.words, vocabulary.counts.tolist(), strict=True)]
+    rest = "\n".join([header, *lines, ""]).encode()
+    _replace(Path(f"{stem}.txt"), [b"%08x\n" % zlib.crc32(rest), rest])
+
+
+def _replace(path: Path, chunks: Iterable[bytes]) -> int:
+    """Write a file that takes its name only once it is whole, so no one reads half of it; return its CRC."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, crc = path.with_name(f"{path.name}.{uuid4().hex}.part"), 0
+    try:
+        with open(part, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                crc = zlib.crc32(chunk, crc)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return crc
+
+
+def _crc(path: Path | str) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while data := file.read(CHUNK):
+            crc = zlib.crc32(data, crc)
+    return crc

@@ -1,0 +1,511 @@
+"""Downloads against a real HTTP server on loopback that misbehaves in every way seen in the wild."""
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from enn_np import download
+from enn_np.download import DownloadError, Item, Source, fetch
+
+BODY = np.random.default_rng(0).bytes(200_000)  # several blocks
+HALF = len(BODY) // 2
+NAME = "body-ubyte.gz"
+FUZZ = settings(
+    max_examples=int(os.environ.get("ENN_FUZZ", "300")),  # ENN_FUZZ=2500 for a long run
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves server.body; the first part of the URL says how: /good/, /404/, /truncate/ ..."""
+
+    def do_GET(self):
+        how, body, asked = self.path.split("/")[1], self.server.body, self.headers["Range"]
+        self.server.requests.append((how, asked, self.headers["User-Agent"]))
+        self.server.asked.set()
+        if how.isdecimal():
+            return self.send_error(int(how))
+        if how in ("redirect", "loop"):
+            self.send_response(302)
+            self.send_header("Location", self.path.replace("redirect", "good"))
+            return self.end_headers()
+        start = int(asked[6:-1]) if asked and "norange" not in how else 0
+        if how == "416" or (how == "unsatisfiable" and asked):
+            return self.send_error(416)
+        self.send_response(206 if asked and "norange" not in how else 200)
+        if asked and "norange" not in how:
+            named = {"shifted": start + 1}.get(how, start)
+            total = {"othertotal": len(body) + 1, "unknowntotal": "*"}.get(how, len(body))
+            self.send_header("Content-Range", f"bytes {named}-{len(body) - 1}/{total}")
+        data = {"wrong": bytes(len(body)), "short": body[:-1], "endless": body * 3}.get(how, body)[start:]
+        if how != "endless" and "unmeasured" not in how:
+            self.send_header("Content-Length", len(data))
+        if how == "labelled":
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        if how.startswith(("truncate", "stall", "gate")):
+            half = (len(data) + 1) // 2
+            self.wfile.write(data[:half])
+            self.wfile.flush()
+            if "truncate" not in how:
+                self.server.release.wait()
+            if how != "gate":
+                return None
+            data = data[half:]
+        self.wfile.write(data)
+        return None
+
+    def log_message(self, *args):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.requests = BODY, []
+        self.asked, self.release = threading.Event(), threading.Event()
+
+    def handle_error(self, request, client_address):
+        pass  # the client hung up, as some tests want
+
+    def url(self, how: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{how}/"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "TIMEOUT", (5, 0.3))
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.release.set()
+        server.shutdown()
+        thread.join()
+
+
+def item(name: str, data: bytes) -> Item:
+    return Item(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.fixture
+def tiny(monkeypatch, server):
+    """Declare a data set of one packed file, served by mirrors that behave as named."""
+
+    def declare(*hows):
+        mirrors = tuple(how if "://" in how else server.url(how) for how in hows)
+        unpacked = Item("body-ubyte", 10**9, None)
+        source = Source("tiny", mirrors, (item(NAME, BODY),), (unpacked,))
+        monkeypatch.setattr(download, "SOURCES", {"tiny": source})
+        # The body is random bytes and no gzip file: what is under test is the transfer.
+        monkeypatch.setattr(download, "_intact", lambda path, item: path.read_bytes() == BODY)
+
+    return declare
+
+
+def part_file(folder: Path, data: bytes) -> Path:
+    (folder / "tiny").mkdir(exist_ok=True)
+    path = folder / "tiny" / (NAME + ".part")
+    path.write_bytes(data)
+    return path
+
+
+# Transfers
+
+
+@pytest.mark.parametrize("how", ["good", "norange", "redirect", "labelled", "truncate"])
+def test_fetch_in_the_end(tiny, server, tmp_path, how):
+    tiny(how)
+    assert fetch("tiny", tmp_path) == tmp_path / "tiny"
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+    assert not list(tmp_path.rglob("*.part"))
+    assert {agent for _, _, agent in server.requests} == {download.AGENT}
+    count = len(server.requests)
+    fetch("tiny", tmp_path)  # nothing to do any more
+    assert len(server.requests) == count
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("403", "HTTP 403 Forbidden"),
+        ("404", "HTTP 404 Not Found"),
+        ("500", "HTTP 500 Internal Server Error"),
+        ("416", "HTTP 416"),
+        ("loop", "Exceeded 30 redirects"),
+        ("wrong", "not the published file"),
+        ("short", "offers 199999 bytes, expected 200000"),
+        ("endless", "not the published file"),
+        ("stall", "timed out"),
+        ("truncate-norange", "onnection "),  # broken or closed: urllib3 2 and 1 see it at different places
+        ("truncate-unmeasured-norange", "connection closed after 100000 of 200000 bytes"),
+        ("http://127.0.0.1:1/", "refused"),
+        ("ftp://127.0.0.1/", "No connection adapters"),
+    ],
+)
+def test_a_bad_mirror_is_reported_and_the_next_one_tried(tiny, server, tmp_path, how, reason):
+    tiny(how)
+    with pytest.raises(DownloadError) as caught:
+        fetch("tiny", tmp_path)
+    url = how if "://" in how else server.url(how)
+    for words in (NAME, str(tmp_path / "tiny"), url + NAME, reason, "ENN_DATA", "remedy: place"):
+        assert words in str(caught.value)
+    assert not (tmp_path / "tiny" / NAME).exists()
+    tiny(how, "good")
+    fetch("tiny", tmp_path)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+
+
+def test_every_mirror_is_named_in_order(tiny, server, tmp_path):
+    tiny("404", "wrong", "500")
+    with pytest.raises(DownloadError) as caught:
+        fetch("tiny", tmp_path)
+    places = [str(caught.value).index(server.url(how)) for how in ("404", "wrong", "500")]
+    assert places == sorted(places) and [how for how, *_ in server.requests] == ["404", "wrong", "500"]
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(tiny, server, tmp_path):
+    tiny("truncate", "good")
+    fetch("tiny", tmp_path)
+    asked = [asked for _, asked, _ in server.requests]
+    assert asked[:3] == [None, f"bytes={HALF}-", f"bytes={HALF + HALF // 2}-"]
+
+
+@pytest.mark.parametrize("how", ["good", "norange", "unknowntotal", "unsatisfiable", "shifted"])
+def test_a_part_file_of_an_earlier_call_is_used_or_dropped(tiny, server, tmp_path, how):
+    part_file(tmp_path, BODY[:1000])
+    tiny(how)
+    fetch("tiny", tmp_path)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+    assert server.requests[0][1] == "bytes=1000-"
+    assert len(server.requests) == (2 if how in ("unsatisfiable", "shifted") else 1)
+
+
+@pytest.mark.parametrize("data", [b"x" * 1000, b"x" * len(BODY), b"x" * (len(BODY) + 5), BODY + b"x"])
+def test_a_part_file_of_other_bytes_is_dropped(tiny, server, tmp_path, data):
+    part_file(tmp_path, data)
+    tiny("good")
+    fetch("tiny", tmp_path)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY and server.requests[-1][1] is None
+
+
+def test_a_whole_part_file_needs_no_request(tiny, server, tmp_path):
+    part_file(tmp_path, BODY)
+    tiny("404")
+    fetch("tiny", tmp_path)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY and not server.requests
+
+
+def test_another_total_leaves_the_part_file_to_the_next_mirror(tiny, server, tmp_path):
+    part_file(tmp_path, BODY[:1000])
+    tiny("othertotal", "good")
+    fetch("tiny", tmp_path)
+    assert [asked for _, asked, _ in server.requests] == ["bytes=1000-"] * 2
+
+
+def test_half_a_wrong_body_does_not_spoil_the_next_mirror(tiny, server, tmp_path):
+    server.body = bytes(len(BODY))
+    tiny("stall")
+    with pytest.raises(DownloadError):
+        fetch("tiny", tmp_path)
+    server.body = BODY
+    tiny("good")
+    fetch("tiny", tmp_path)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+
+
+def test_a_damaged_file_is_replaced(tiny, tmp_path):
+    tiny("good")
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / NAME).write_bytes(BODY[:-1])
+    fetch("tiny", tmp_path)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+
+
+def test_a_folder_that_cannot_be_written(tiny, tmp_path):
+    tiny("good")
+    (tmp_path / "tiny").write_text("a file in the way")
+    with pytest.raises(DownloadError, match=r"cannot write to .*tiny"):
+        fetch("tiny", tmp_path)
+
+
+def test_the_bar_shows_the_file_only_when_wanted(tiny, tmp_path, capsys):
+    tiny("good")
+    fetch("tiny", tmp_path / "a")
+    assert capsys.readouterr().err == ""  # not a terminal
+    fetch("tiny", tmp_path / "b", progress=True)
+    assert NAME in capsys.readouterr().err
+
+
+# Two processes
+
+CHILD = """
+import sys
+from enn_np import download
+url, folder, size, sha256 = sys.argv[1:]
+item = download.Item("body-ubyte.gz", int(size), sha256)
+files = (download.Item("body-ubyte", 10**9, None),)
+download.SOURCES = {"tiny": download.Source("tiny", (url,), (item,), files)}
+download._intact = lambda path, item: True
+print("ready", flush=True)
+download.fetch("tiny", folder)
+"""
+
+
+def child(url: str, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", CHILD, url, str(folder), str(len(BODY)), item(NAME, BODY).sha256]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_fetch_a_file_once(server, tmp_path):
+    processes = [child(server.url("gate"), tmp_path) for _ in range(2)]
+    assert server.asked.wait(60)
+    server.release.set()
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 2
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
+def test_a_killed_process_leaves_no_lock_behind(tiny, server, tmp_path):
+    process = child(server.url("stall"), tmp_path)
+    assert server.asked.wait(60)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "tiny" / ".lock").exists() and not (tmp_path / "tiny" / NAME).exists()
+    tiny("good")
+    fetch("tiny", tmp_path)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+
+
+# Archives
+
+CONTENTS = {"a.bin": b"first" * 1000, "b.bin": b"second" * 1000}
+FILES = (item("a.bin", CONTENTS["a.bin"]), Item("b.bin", 6000, None))
+
+
+def tar(*members: tuple[str, bytes | None, bytes]) -> bytes:
+    """A .tar.gz of (name, data, type) members; data is the target for a link."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, data, kind in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+                info.linkname = data.decode()
+            info.size = len(data) if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zipped(*members: tuple[str, bytes, int]) -> bytes:
+    """A .zip of (name, data, file type bits) members."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data, kind in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (kind | 0o644) << 16
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
+    return out.getvalue()
+
+
+GOOD = {
+    "tiny.tar.gz": tar(*((f"tiny/{name}", data, tarfile.REGTYPE) for name, data in CONTENTS.items())),
+    "tiny.zip": zipped(*((f"tiny/{name}", data, stat.S_IFREG) for name, data in CONTENTS.items())),
+}
+OUTSIDE = [b"evil", b"../../outside", b"/etc/passwd"]
+A, B = ((f"tiny/{name}", data) for name, data in CONTENTS.items())
+
+
+@pytest.fixture
+def archive(monkeypatch, server):
+    """Declare a data set of one archive with two files in it."""
+
+    def declare(name, data, how="good"):
+        server.body = data
+        source = Source("tiny", (server.url(how),), (item(name, data),), FILES)
+        monkeypatch.setattr(download, "SOURCES", {"tiny": source})
+
+    return declare
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_archive_is_unpacked_and_removed(archive, server, tmp_path, name):
+    archive(name, GOOD[name])
+    folder = fetch("tiny", tmp_path)
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    assert files == CONTENTS
+    fetch("tiny", tmp_path)
+    assert len(server.requests) == 1
+    (folder / "a.bin").write_bytes(b"damaged")
+    fetch("tiny", tmp_path)
+    assert (folder / "a.bin").read_bytes() == CONTENTS["a.bin"]
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("place", [".", "tiny"])
+def test_an_archive_placed_by_hand_is_used_and_stays(archive, server, tmp_path, name, place):
+    archive(name, GOOD[name], "404")
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / place / name).write_bytes(GOOD[name])
+    folder = fetch("tiny", tmp_path)
+    assert (folder / "b.bin").read_bytes() == CONTENTS["b.bin"]
+    assert (tmp_path / place / name).exists() and not server.requests
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_members_with_evil_names_go_nowhere(archive, tmp_path, name):
+    evil = ["../outside", "/tmp/enn_np_outside", "tiny/../../outside", "tiny/./a.bin", "tiny//b.bin", "other/a.bin"]
+    if name.endswith("zip"):
+        data = zipped(*((path, b"evil", stat.S_IFREG) for path in evil), (*A, stat.S_IFREG), (*B, stat.S_IFREG))
+    else:
+        data = tar(*((path, b"evil", tarfile.REGTYPE) for path in evil), (*A, tarfile.REGTYPE), (*B, tarfile.REGTYPE))
+    archive(name, data)
+    fetch("tiny", tmp_path / "in")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "a.bin", "b.bin", "in", "tiny"]
+    assert not Path("/tmp/enn_np_outside").exists()
+    assert (tmp_path / "in" / "tiny" / "a.bin").read_bytes() == CONTENTS["a.bin"]
+
+
+REG, LINK = stat.S_IFREG, stat.S_IFLNK
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("tiny.tar.gz", tar((*A, tarfile.REGTYPE)), "tiny/b.bin not found in it"),
+        ("tiny.zip", zipped((*A, REG)), "tiny/b.bin not found in it"),
+        ("tiny.tar.gz", tar((*A, b"0"), (B[0], b"/etc/passwd", tarfile.SYMTYPE)), "tiny/b.bin in it is a link"),
+        ("tiny.tar.gz", tar((*A, b"0"), (B[0], b"tiny/a.bin", tarfile.LNKTYPE)), "tiny/b.bin in it is a link"),
+        ("tiny.tar.gz", tar((*A, b"0"), (B[0], b"", tarfile.FIFOTYPE)), "tiny/b.bin in it is a link or folder"),
+        ("tiny.zip", zipped((*A, REG), (B[0], b"/etc/passwd", LINK)), "tiny/b.bin in it is a link"),
+        ("tiny.tar.gz", tar((*A, b"0"), (B[0], bytes(6001), b"0")), "tiny/b.bin in it is of 6001 bytes"),
+        ("tiny.zip", zipped((*A, REG), (B[0], bytes(10**7), REG)), "tiny/b.bin in it is of 10000000 bytes"),
+        ("tiny.tar.gz", tar(("bomb", bytes(2 * 10**6), b"0")), "unexpected members, such as bomb"),
+        ("tiny.zip", zipped((A[0], bytes(5000), REG), (*B, REG)), "a.bin in it has the wrong checksum"),
+        ("tiny.zip", b"no archive", "BadZipFile"),
+        ("tiny.tar.gz", b"no archive", "BadGzipFile"),
+        ("tiny.tar.gz", gzip.compress(b"no archive"), "ReadError"),
+        ("tiny.tar.gz", GOOD["tiny.tar.gz"][:-60], "damaged"),
+    ],
+)  # fmt: skip
+def test_odd_archives_are_refused(archive, tmp_path, name, data, reason):
+    archive(name, data)
+    with pytest.raises(DownloadError) as caught:
+        fetch("tiny", tmp_path)
+    assert reason in str(caught.value) and name in str(caught.value)
+    assert not list(tmp_path.rglob("*.bin.part"))
+
+
+@FUZZ
+@given(
+    name=st.sampled_from(sorted(GOOD)),
+    inside=st.booleans(),
+    cut=st.just(0) | st.integers(0, 10**6),
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 7)), max_size=4),
+)
+def test_fuzz_archives(tmp_path, name, inside, cut, flips):
+    inside = inside and name == "tiny.tar.gz"  # damage the tar, and let gzip vouch for it
+    whole = gzip.decompress(GOOD[name]) if inside else GOOD[name]
+    data = bytearray(whole[: len(whole) - cut % len(whole)])
+    for at, bit in flips:
+        data[at % min(len(data), 10_000)] ^= 1 << bit
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data, 1) if inside else data)
+    try:
+        with download.readable(path):
+            found = {
+                file.name: stream.read(10**5) for file, stream in download.members(path, Source("tiny", (), (), FILES))
+            }
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert found.keys() == CONTENTS.keys()
+        assert all(len(data) <= 6000 for data in found.values())
+
+
+def test_errors_that_are_no_damage_stay_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError), download.readable(tmp_path), open(tmp_path / "nothing"):
+        pass
+
+
+# What is there
+
+
+def test_status_and_verify(monkeypatch, tmp_path):
+    files = (item("a.bin", b"abc"), item("b.bin", b"abc"), Item("c.bin", 3, None), item("d.bin", b"abc"))
+    monkeypatch.setattr(download, "SOURCES", {"tiny": Source("tiny", (), (), files)})
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "a.bin").write_bytes(b"abc")
+    (tmp_path / "tiny" / "b.bin.xz").write_bytes(lzma.compress(b"abd"))
+    (tmp_path / "tiny" / "c.bin.gz").write_bytes(gzip.compress(b"abc"))
+    rows = download.status(tmp_path)
+    assert [(row.dataset, row.file, row.path is not None, row.verified) for row in rows] == [
+        ("tiny", "a.bin", True, None),
+        ("tiny", "b.bin", True, None),
+        ("tiny", "c.bin", True, None),
+        ("tiny", "d.bin", False, None),
+    ]
+    assert rows[0].size == 3 and rows[3].size == 0
+    assert [row.verified for row in download.verify("tiny", tmp_path)] == [True, False, None, None]
+    (tmp_path / "tiny" / "c.bin.gz").write_bytes(gzip.compress(b"abcd"))  # over the limit
+    (tmp_path / "a.bin").write_bytes(b"abcd")
+    (tmp_path / "tiny" / "b.bin.xz").write_bytes(lzma.compress(b"abc")[:-3])
+    assert [row.verified for row in download.verify("tiny", tmp_path)] == [False, False, False, None]
+
+
+def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
+    for function in (fetch, download.verify, download.find, download.find_archive):
+        with pytest.raises(ValueError, match="'mnsit': expected one of mnist, cifar10, wikitext-2, wikitext-103"):
+            function("mnsit", tmp_path)
+
+
+def test_the_table_agrees_with_the_notes_on_the_data():
+    notes = (Path(__file__).parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    for name, source in download.SOURCES.items():
+        assert f"`{name}`" in notes and f"`{source.folder}/`" in notes and all(url in notes for url in source.mirrors)
+        assert all(file.name in notes and file.sha256 in notes for file in source.downloads)
+
+
+def test_real_files_have_the_published_checksums():
+    folder = os.environ.get("ENN_DATA")
+    if not folder or None in download.find("mnist", folder).values():
+        pytest.skip("set ENN_DATA to a folder that holds mnist")
+    assert [row.verified for row in download.verify("mnist", folder)] == [True] * 4
+
+
+def test_data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("ENN_DATA", str(tmp_path))
+    assert download.data_folder() == tmp_path
+    monkeypatch.setenv("ENN_DATA", "")
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(download, "__file__", str(tmp_path / "enn_np" / "download.py"))
+    monkeypatch.setenv("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert download.data_folder() == tmp_path / "cache" / "enn_np"  # a data/ beside the package may be anything
+    (tmp_path / "data" / "mnist_5k.npz").touch()
+    assert download.data_folder() == tmp_path / "data"
+
+
+def test_the_users_cache_without_a_variable(monkeypatch, tmp_path):
+    monkeypatch.delenv("ENN_DATA", raising=False)
+    monkeypatch.delenv("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(download, "__file__", str(tmp_path / "enn_np" / "download.py"))
+    assert download.data_folder() == Path.home() / ".cache" / "enn_np"

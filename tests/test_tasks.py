@@ -1,0 +1,118 @@
+"""Generated tasks: each answer can be worked out from its input, by a slow reading of the definition."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enn_np.tasks import adding_task, associative_recall, copy_task, pixel_mnist, pixel_permutation
+
+SEEDS = st.integers(0, 2**32 - 1)
+SIZES = st.integers(1, 12)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+@given(SEEDS, SIZES, SIZES, SIZES, SIZES)
+def test_copy_task_repeats_after_the_signal(seed, n, delay, length, symbols):
+    x, y = copy_task(generator(seed), n, delay, length, symbols)
+    assert x.shape == y.shape == (n, delay + 2 * length) and x.dtype == y.dtype == np.int64
+    for row, answer in zip(x.tolist(), y.tolist(), strict=True):
+        told = row[:length]
+        assert all(0 <= symbol < symbols for symbol in told)
+        assert row == told + [symbols] * (delay - 1) + [symbols + 1] + [symbols] * length
+        assert answer == [symbols] * (delay + length) + told
+
+
+def test_copy_task_without_memory_has_the_published_loss():
+    x, _ = copy_task(generator(), 1, delay=1000)
+    assert x.shape == (1, 1020)
+    assert 10 * math.log(8) / x.shape[1] == pytest.approx(0.0204, abs=1e-4)
+
+
+@given(SEEDS, SIZES, st.integers(2, 40))
+def test_adding_task_adds_the_marked_two(seed, n, steps):
+    x, y = adding_task(generator(seed), n, steps)
+    assert x.shape == (n, steps, 2) and y.shape == (n, 1) and x.dtype == y.dtype == np.float32
+    assert x[:, :, 0].min() >= 0 and x[:, :, 0].max() < 1
+    for row, total in zip(x, y[:, 0], strict=True):
+        first, second = np.flatnonzero(row[:, 1])
+        assert first < steps // 2 <= second and set(row[:, 1].tolist()) <= {0.0, 1.0}
+        assert total == row[first, 0] + row[second, 0]
+
+
+def test_adding_task_without_memory_has_the_published_loss():
+    _, y = adding_task(generator(), 20_000, 10)
+    assert np.mean((y - 1) ** 2) == pytest.approx(1 / 6, rel=0.03)
+
+
+def test_adding_task_marks_every_step():
+    x, _ = adding_task(generator(), 2000, 7)
+    assert x[:, :, 1].any(axis=0).all()
+
+
+@given(SEEDS, SIZES, st.data())
+def test_associative_recall_answers_what_was_told(seed, n, data):
+    keys, values = data.draw(st.integers(1, 26)), data.draw(st.integers(1, 10))
+    pairs = data.draw(st.integers(1, keys))
+    x, y = associative_recall(generator(seed), n, pairs, keys, values)
+    assert x.shape == (n, 2 * pairs + 3, keys + values + 1) and x.dtype == np.float32
+    assert y.shape == (n,) and y.dtype == np.int64
+    assert np.array_equal(x.sum(axis=2), np.ones(x.shape[:2])) and set(np.unique(x)) <= {0.0, 1.0}
+    for row, answer in zip(x.argmax(axis=2).tolist(), y.tolist(), strict=True):
+        told = dict(zip(row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2], strict=True))
+        assert len(told) == pairs and max(told) < keys  # distinct keys
+        assert row[2 * pairs : -1] == [keys + values] * 2
+        assert told[row[-1]] == keys + answer and 0 <= answer < values
+
+
+def test_associative_recall_has_the_papers_sizes():
+    x, y = associative_recall(generator(), 500)
+    assert x.shape == (500, 11, 37) and set(y.tolist()) == set(range(10))
+
+
+def test_a_seed_decides_all():
+    for task in (copy_task, adding_task, associative_recall):
+        first, again, other = (task(generator(seed), 5) for seed in (1, 1, 2))
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not np.array_equal(first[0], other[0])
+    assert np.array_equal(pixel_permutation(generator(3)), pixel_permutation(generator(3)))
+
+
+def test_pixel_mnist_reads_row_by_row_or_permuted():
+    images = generator().integers(0, 256, (3, 28, 28)).astype(np.uint8)
+    x = pixel_mnist(images)
+    assert x.shape == (3, 784, 1) and x.dtype == np.float32
+    assert x[1, 28 * 5 + 7, 0] == np.float32(images[1, 5, 7]) / np.float32(255)
+    order = pixel_permutation(generator(1))
+    assert sorted(order.tolist()) == list(range(784)) and order.tolist() != sorted(order.tolist())
+    np.testing.assert_array_equal(pixel_mnist(images, order), x[:, order])
+    np.testing.assert_array_equal(pixel_mnist(x[:, :, 0].astype(np.float64)), x)  # float is not scaled again
+    assert images.dtype == np.uint8 and images.max() > 1  # the input is left alone
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: copy_task(generator(), 0), "n: .*0"),
+        (lambda: copy_task(generator(), 1, delay=0), "delay"),
+        (lambda: copy_task(generator(), 1, length=-1), "length"),
+        (lambda: copy_task(generator(), 1, symbols=0), "symbols"),
+        (lambda: adding_task(generator(), 1, 1), "steps: expected at least 2, got 1"),
+        (lambda: associative_recall(generator(), 1, pairs=27), "pairs: expected at most keys = 26.*27"),
+        (lambda: associative_recall(generator(), 1, values=0), "values"),
+        (lambda: pixel_permutation(generator(), 0), "pixels"),
+        (lambda: pixel_mnist(np.zeros((2, 3, 4, 5), np.uint8)), r"images.*\(2, 3, 4, 5\)"),
+        (lambda: pixel_mnist(np.zeros((2, 4), np.int64)), "images.*int64"),
+        (lambda: pixel_mnist(np.zeros((2, 4), np.uint8), [0, 1, 2]), "permutation"),
+        (lambda: pixel_mnist(np.zeros((2, 4), np.uint8), [0, 1, 2, 2]), "permutation"),
+        (lambda: pixel_mnist(np.zeros((2, 4), np.uint8), [[0, 1], [2, 3]]), "permutation"),
+    ],
+)
+def test_bad_arguments_are_named(call, named):
+    with pytest.raises(ValueError, match=named):
+        call()
