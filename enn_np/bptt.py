@@ -9,10 +9,11 @@ the stacked arrays to `collect`, so that every weight gradient is one matrix pro
 Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes first: x is (T, B, D).
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .backend import Workspace, array_module
-from .checks import check_run
+from .checks import check_run, check_run_back, count
 
 
 class Tape(NamedTuple):
@@ -31,18 +32,29 @@ class Tape(NamedTuple):
     number: int
 
 
-def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **given):
+class Pieces(NamedTuple):
+    """The tape of a run in segments: for each piece, what `run` has to be called with again."""
+
+    pieces: list
+    workspace: Any
+
+
+def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segments=1, **given):
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients.
-    keep=False drops the tape (prediction). workspace: a `Workspace` to reuse. given: further arrays for `encode`, such
-    as the trace noise of Engram. Returns h (T, B, H), the final state, and the tape (None if not kept).
+    keep=False drops the tape (prediction). workspace: a `Workspace` to reuse. segments: cut time into so many pieces
+    and keep only the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least memory.
+    given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
+    Returns h (T, B, H), the final state, and the tape (None if not kept).
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
+    if keep and count("segments", segments) > 1:
+        return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
     if not keep:
         e = cell.encode(params, x, mask=mask, **given)
         h = xp.empty((steps, *state.h.shape), x.dtype)
@@ -76,15 +88,20 @@ def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
     Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
     Raises RuntimeError if the tape's workspace has served another run since.
     """
+    if isinstance(tape, Pieces):
+        return _run_back_pieces(cell, params, tape, dh, dstate)
     x, e, states, kept, mask, workspace, number = tape
     if workspace.runs != number:
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
+    check_run_back(tape, dh, dstate)
     steps, batch, _ = x.shape
     d = type(states)(*(array_module(x).zeros_like(part[0]) for part in states))
     for part, given in zip(d, dstate or (), strict=False):
         if given is not None:
             part += given
-    turned = {f"{name}'": array_module(x).ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights}
+    turned = {
+        f"{name}'": array_module(x).ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights
+    }
     params = {**params, **turned}
     de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
@@ -99,6 +116,30 @@ def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
     before = type(states)(*(part[:steps] for part in states))
     dx, grads = cell.collect(params, x, e, before, kept, de)
     return dx, d, grads
+
+
+def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
+    """`run` without a tape, piece by piece, noting the state that enters each."""
+    cuts = [len(x) * i // segments for i in range(segments + 1)]
+    h, pieces = array_module(x).empty((len(x), *state.h.shape), x.dtype), []
+    for start, stop in pairwise(cuts):
+        if start < stop:
+            part = slice(start, stop)
+            cut = {name: None if value is None else value[part] for name, value in given.items()}
+            pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
+            h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
+    return h, state, Pieces(pieces, workspace or Workspace())
+
+
+def _run_back_pieces(cell, params, tape, dh, dstate):
+    """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
+    dxs, total = [], {}
+    for part, x, state, mask, given in reversed(tape.pieces):
+        _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
+        dx, dstate, grads = run_back(cell, params, piece, None if dh is None else dh[part], dstate)
+        dxs.insert(0, dx)
+        total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
+    return array_module(dxs[0]).concatenate(dxs), dstate, total
 
 
 def at(tree, t):

@@ -111,6 +111,18 @@ def check_run(cell, params, x, state=None, mask=None):
         raise ValueError(f"mask: expected bool of shape {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}")
 
 
+def check_run_back(tape, dh, dstate):
+    """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
+    h, dtype = tape.states.h, tape.x.dtype
+    if dh is not None:
+        float_array("dh", dh, (len(h) - 1, *h.shape[1:]), dtype, finite=False)
+    if dstate is not None and len(dstate) > len(tape.states):
+        raise ValueError(f"dstate: expected the parts {tape.states._fields}, got {len(dstate)} parts")
+    for name, parts, part in zip(tape.states._fields, tape.states, dstate or (), strict=False):
+        if part is not None:
+            float_array(f"dstate.{name}", part, parts.shape[1:], dtype, finite=False)
+
+
 class Settings:
     """Checks fields of a frozen dataclass in `__post_init__`, and stores them as plain Python numbers."""
 

@@ -40,7 +40,7 @@ def _parser():
     demo.set_defaults(command=_demo)
 
     train = commands.add_parser("train", help="one full run of a benchmark")
-    train.add_argument("benchmark", choices=("mnist",), help="data set, downloaded if it is not there")
+    train.add_argument("benchmark", choices=("mnist", "cifar10"), help="data set, downloaded if it is not there")
     train.add_argument("--model", default="engram", choices=("engram", "rnn", "gru", "lstm"), help="(%(default)s)")
     train.add_argument("--protocol", default="paper", choices=("paper", "sound"), help="(%(default)s)")
     train.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
@@ -48,6 +48,11 @@ def _parser():
     train.add_argument("--limit", type=int, help="train on the first so many sequences only")
     train.add_argument("--out", metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)")
     train.set_defaults(command=_train)
+
+    tables = commands.add_parser("tables", help="write the result tables of a page from the stored results")
+    tables.add_argument("--page", default="README.md", help="Markdown file with result marks (%(default)s)")
+    tables.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
+    tables.set_defaults(command=_tables)
 
     check = commands.add_parser("gradcheck", help="compare every hand-written gradient with finite differences")
     check.add_argument("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
@@ -91,12 +96,20 @@ def _train(settings):
         epochs=settings.epochs,
         limit=settings.limit,
     )
-    paper = PAPER[settings.benchmark][settings.model]
+    paper = PAPER[settings.benchmark].get(settings.model, {})
     print(f"{'':<16}{'this run':>12}{'paper':>12}")
     for key in ("test_accuracy", "test_loss", "parameters", "seconds"):
-        print(f"{key:<16}{summary[key]:>12,.6g}{paper[key]:>12,.6g}")
+        published = "-" if paper.get(key) is None else f"{paper[key]:,.6g}"
+        print(f"{key:<16}{summary[key]:>12,.6g}{published:>12}")
     print(f"wrote {out}")
     return 130 if summary["stopped"] == "interrupted" else 0
+
+
+def _tables(settings):
+    from .report import fill
+
+    for name in fill(settings.page, settings.results):
+        print(f"{settings.page}: wrote table {name}")
 
 
 def _gradcheck(settings):

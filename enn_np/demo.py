@@ -4,8 +4,6 @@ The Engram network learns slowly at first, and 3,600 digits are few, so the demo
 ways that its output names: smaller batches, fewer epochs, a higher learning rate, and attention pooling for all four.
 """
 
-import numpy as np
-
 from . import checks, datasets, protocols
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
@@ -22,13 +20,13 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
         f"attention pooling over time, seed {seed}; {len(data.x_val)} digits to validate on, {len(data.x_test):,} to "
         "test on.\n"
     )
-    models, results, watched = {}, {}, None
+    results, watched = {}, None
     say(_row("model", "test acc.", "test loss", "parameters", "seconds", "paper acc.", "paper params"))
     for name in protocols.MODELS:
-        model = protocols.classifier(name, 28, 10, "sound" if name != "engram" else "paper", seed, "attention")
+        model = protocols.classifier(name, 28, 10, "paper", seed, "attention")
         numbers, monitor = protocols.train(model, data, epochs, seed, BATCH, RATE, progress)
         title, paper = protocols.TITLES[name], protocols.PAPER["mnist"][name]
-        models[title], results[title], watched = model, numbers, watched or monitor
+        results[title], watched = numbers, watched or monitor
         say(
             _row(
                 title,
@@ -59,27 +57,10 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
         "\nThe paper's numbers (arXiv 2507.21474) are for all 60,000 digits, last-state pooling, 15 epochs and one\n"
         "run; they are shown for orientation, not for comparison."
     )
-    for path in figures(out, results, watched):
+    for path in protocols.draw(out, results, watched):
         say(f"  wrote {path}")
     say(f"  wrote {out / 'summary.json'}")
     return summary
-
-
-def figures(out, results, watched):
-    """Draw learning curves, the trace after training and on its way there, and one digit's retrieval weights."""
-    from . import plots
-
-    a, digit = watched.retrieval[0], watched.x[0]
-    histories = {title: run["history"] for title, run in results.items() if run["history"]}
-    drawn = {"learning_curves.png": plots.learning_curves(histories)} if histories else {}  # none after an early Ctrl-C
-    drawn |= {
-        "trace.png": plots.trace_heatmap(watched.trace, "Hebbian trace after training"),
-        "trace_evolution.png": plots.trace_evolution(watched.traces, labels=range(len(watched.traces))),
-        "retrieval.png": plots.retrieval_over_time(a, image=np.clip(digit, 0, 1)),
-    }
-    for name, figure in drawn.items():
-        plots.save(figure, out / name)
-    return [out / name for name in drawn]
 
 
 def _row(name, *cells):

@@ -1,0 +1,80 @@
+"""Tables from stored results: what the README shows is what a command wrote under data/results/."""
+
+import json
+import re
+from pathlib import Path
+
+from .protocols import MODELS, PAPER, TITLES
+
+
+def load_results(folder, benchmark, protocol):
+    """{model: [result, ...]} of every stored run, sorted by seed. Raises ValueError naming a file that is no result."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            key, seed = (result["benchmark"], result["protocol"], result["model"]), result["seed"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a result of `python -m enn_np train` ({error!r}); remove it") from None
+        if key[:2] == (benchmark, protocol):
+            found.setdefault(key[2], []).append((seed, result))
+    return {model: [result for _, result in sorted(runs, key=lambda run: run[0])] for model, runs in found.items()}
+
+
+def results_table(folder, benchmark, protocol):
+    """Markdown table with a row per stored run beside the paper's numbers, and the machines they ran on."""
+    results = load_results(folder, benchmark, protocol)
+    head = ("model", "test accuracy", "paper", "test loss", "paper", "parameters", "seconds", "epochs (best)")
+    lines = [_row(head), _row(["---"] * len(head))]
+    for model in MODELS:
+        paper = PAPER[benchmark].get(model, {})
+        for run in results.get(model, ()):
+            cells = [
+                f"{TITLES[model]}, seed {run['seed']}",
+                f"**{run['test_accuracy']:.2%}**",
+                _number(paper.get("test_accuracy"), ".2%"),
+                f"{run['test_loss']:.4f}",
+                _number(paper.get("test_loss"), ".4f"),
+                f"{run['parameters']:,}",
+                f"{run['seconds']:.0f}",
+                f"{len(run['history']['loss'])} ({run['best_epoch']})",
+            ]
+            lines.append(_row(cells))
+    machines = {_machine(run["machine"]) for runs in results.values() for run in runs}
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
+
+
+def fill(page, folder):
+    """Write every table between its marks in `page`, a Markdown file:
+
+        <!-- results:BENCHMARK:PROTOCOL --> ... <!-- /results:BENCHMARK:PROTOCOL -->
+
+    Returns the names of the tables.
+    """
+    page, names = Path(page), []
+
+    def table(match):
+        names.append(f"{match[1]}:{match[2]}")
+        mark = f"results:{match[1]}:{match[2]}"
+        return f"<!-- {mark} -->\n{results_table(folder, match[1], match[2])}\n<!-- /{mark} -->"
+
+    text = page.read_text(encoding="utf-8")
+    pattern = r"<!-- results:(\w+):(\w+) -->.*?<!-- /results:\1:\2 -->"
+    page.write_text(re.sub(pattern, table, text, flags=re.DOTALL), encoding="utf-8")
+    return names
+
+
+def _row(cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value, form):
+    return "-" if value is None else format(value, form)
+
+
+def _machine(machine):
+    threads = machine["blas_threads"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, BLAS threads: {threads}, "
+        f"NumPy {machine['numpy']}, Python {machine['python']}"
+    )

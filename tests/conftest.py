@@ -1,0 +1,18 @@
+"""Same tests, same examples, every time: one BLAS thread and Hypothesis without chance.
+
+ENN_HYPOTHESIS=thorough draws ten times as many examples, and new ones at every call.
+"""
+
+import os
+
+# Before NumPy is imported: BLAS threads beside another busy process spin, and cost far more than they give.
+for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+EXAMPLES = 100
+common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("ci", max_examples=EXAMPLES, derandomize=True, **common)
+settings.register_profile("thorough", max_examples=10 * EXAMPLES, print_blob=True, **common)
+settings.load_profile(os.environ.get("ENN_HYPOTHESIS", "ci"))

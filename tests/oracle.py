@@ -1,0 +1,169 @@
+"""The four cells once more, slow and obviously right: one sample, one slot and one number at a time.
+
+Only Python floats, lists and `math`; nothing of the package is used. Every function returns nested lists.
+Weights and states come in as lists too (`array.tolist()`), time first as in the package.
+"""
+
+import math
+
+
+def rnn(p, x, state, mask):
+    """Hidden states [T][B][H] and the final (h,) of the RNN."""
+
+    def step(row, h):
+        W_x, W_h, b = p["W_x"][0], p["W_h"][0], p["b"][0]
+        return ([math.tanh(s) for s in total(affine(row, W_x, b), affine(h, W_h))],)
+
+    return over_time(step, x, state, mask)
+
+
+def gru(p, x, state, mask):
+    """As `rnn`, for the GRU whose reset acts after the product (Keras' reset_after=True)."""
+
+    def step(row, h):
+        from_x = [affine(row, p["W_x"][g], p["b_x"][g]) for g in range(3)]
+        from_h = [affine(h, p["W_h"][g], p["b_h"][g]) for g in range(3)]
+        new = []
+        for i, old in enumerate(h):
+            z = sigmoid(from_x[0][i] + from_h[0][i])
+            r = sigmoid(from_x[1][i] + from_h[1][i])
+            n = math.tanh(from_x[2][i] + r * from_h[2][i])
+            new.append(z * old + (1 - z) * n)
+        return (new,)
+
+    return over_time(step, x, state, mask)
+
+
+def lstm(p, x, state, mask):
+    """As `rnn`, for the LSTM; the final state is (h, c)."""
+
+    def step(row, h, c):
+        sums = [total(affine(row, p["W_x"][g], p["b"][g]), affine(h, p["W_h"][g])) for g in range(4)]
+        new_h, new_c = [], []
+        for i, old in enumerate(c):
+            memory = sigmoid(sums[1][i]) * old + sigmoid(sums[0][i]) * math.tanh(sums[2][i])
+            new_c.append(memory)
+            new_h.append(sigmoid(sums[3][i]) * math.tanh(memory))
+        return new_h, new_c
+
+    return over_time(step, x, state, mask)
+
+
+def over_time(step, x, state, mask):
+    """Repeat `step(input row, *parts of one sample's state)`; a padded step leaves its sample as it was."""
+    samples = [list(parts) for parts in zip(*state, strict=True)]
+    h = []
+    for t, rows in enumerate(x):
+        for b, row in enumerate(rows):
+            if mask is None or mask[t][b]:
+                samples[b] = step(row, *samples[b])
+        h.append([parts[0] for parts in samples])
+    return h, tuple(zip(*samples, strict=True))
+
+
+def engram(cell, p, x, state, mask, noise):
+    """Equations (1) to (9) of the Engram cell, with its switches as attributes of `cell`.
+
+    Returns h [T][B][H], the trace after every step (like the state's, with T in front), and the retrieval
+    weights [T][B][N], None where a step is padding.
+    """
+    h, A = state
+    T, B, N, H = len(x), len(x[0]), cell.slots, cell.hidden
+    all_h, all_A, all_a = [], [], []
+    for t in range(T):
+        alive = [b for b in range(B) if mask is None or mask[t][b]]
+        eps = noise[t] if noise is not None else [[0.0] * H] * N
+        z, a, h = {}, {}, list(h)
+        for b in alive:
+            A_b = A if cell.trace == "batch" else A[b]
+            z[b], a[b], h[b] = engram_sample(cell, p, x[t][b], h[b], A_b)
+        if cell.trace == "batch" and alive:
+            mean = [[sum(a[b][n] * z[b][i] for b in alive) / len(alive) for i in range(H)] for n in range(N)]
+            A = engram_trace(cell, A, mean, eps)
+        if cell.trace == "sample":
+            A = list(A)
+            for b in alive:
+                own = [[a[b][n] * z[b][i] for i in range(H)] for n in range(N)]
+                A[b] = engram_trace(cell, A[b], own, eps)
+        all_h.append(h)
+        all_A.append(A)
+        all_a.append([a.get(b) for b in range(B)])
+    return all_h, all_A, all_a
+
+
+def engram_sample(cell, p, row, h, A):
+    """Equations (1) to (7) for one sample: cue, retrieval weights, new hidden state."""
+    z = relu(affine(row, p["W_z"], p["b_z"]))
+    if cell.layer_norm:
+        z = layer_norm(z, p["gamma_z"], p["beta_z"])  # (1)
+    M_eff = [total(M, [cell.trace_scale * v for v in row]) for M, row in zip(p["M"], A, strict=True)]  # (2)
+    s = [sum(u * v for u, v in zip(unit(z), unit(slot), strict=True)) for slot in M_eff]  # (3)
+    tau = cell.temperature / (1 + 10 * cell.sparsity)
+    a = retrieve(cell, [score / tau for score in s])  # (4)
+    m = affine(a, M_eff)  # (5)
+    c = relu(affine(z + m + h, p["W_c"], p["b_c"]))  # (6)
+    new = relu(affine(c, p["W_h"], p["b_h"]))
+    if cell.layer_norm:
+        new = layer_norm(new, p["gamma_h"], p["beta_h"])  # (7)
+    return z, a, new
+
+
+def engram_trace(cell, A, D, eps):
+    """Equation (9) for one trace [N][H]. Where nothing is learned, nothing is clipped either."""
+    eta, c = cell.hebbian_rate, cell.trace_clip
+    if eta == 0:
+        return A
+    new = []
+    for A_n, D_n, eps_n in zip(A, D, eps, strict=True):
+        rows = [(1 - eta) * old + eta * (d + e) for old, d, e in zip(A_n, D_n, eps_n, strict=True)]
+        new.append(rows if c is None else [min(max(value, -c), c) for value in rows])
+    return new
+
+
+def retrieve(cell, s):
+    """Retrieval weights of one sample from its scaled scores."""
+    if cell.retrieval == "sparsemax":
+        return sparsemax(s)
+    keep = s
+    if cell.retrieval == "top_k":  # a slot stays if fewer than k are better
+        keep = [v if sum(other > v for other in s) < cell.top_k else -math.inf for v in s]
+    exps = [math.exp(v - max(s)) for v in keep]
+    return [v / sum(exps) for v in exps]
+
+
+def sparsemax(s):
+    """max(s - t, 0) with the threshold t that makes it sum to 1, found by halving an interval."""
+    low, high = min(s) - 1, max(s)
+    for _ in range(200):
+        t = (low + high) / 2
+        low, high = (t, high) if sum(max(v - t, 0) for v in s) > 1 else (low, t)
+    return [max(v - t, 0) for v in s]
+
+
+def affine(row, W, b=None):
+    """row W + b, one product at a time."""
+    sums = [sum(v * W[i][j] for i, v in enumerate(row)) for j in range(len(W[0]))]
+    return sums if b is None else total(sums, b)
+
+
+def total(one, other):
+    return [u + v for u, v in zip(one, other, strict=True)]
+
+
+def relu(values):
+    return [max(v, 0.0) for v in values]
+
+
+def sigmoid(value):
+    return 1 / (1 + math.exp(-value))
+
+
+def unit(values):
+    length = math.sqrt(max(sum(v * v for v in values), 1e-12))
+    return [v / length for v in values]
+
+
+def layer_norm(values, gamma, beta):
+    mean = sum(values) / len(values)
+    sd = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values) + 1e-6)
+    return [g * (v - mean) / sd + b for v, g, b in zip(values, gamma, beta, strict=True)]

@@ -1,0 +1,175 @@
+"""The gradient checker, checked: it finds every broken gradient by name, and knows a kink from an error."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from problems import GRU, KINDS, LSTM, RNN, Engram, distance, seeds
+
+from enn_np import gradcheck
+
+SMALL = {
+    "RNN": RNN(3),
+    "GRU": GRU(3),
+    "LSTM": LSTM(3),
+    "Engram": Engram(6, 4, hebbian_rate=0.5, trace_scale=2.0, trace_clip=None),
+}
+PARTS = [(name, part) for name, cell in SMALL.items() for part in cell.initial_state(1)._fields]
+RNG = np.random.default_rng(0)
+PARAMS = [(name, param) for name, cell in SMALL.items() for param in (*cell.init(RNG, 3), "x")]
+
+
+def wrong(errors):
+    """Names whose gradient is refused."""
+    return {name for name, error in errors.items() if not error < gradcheck.TOLERANCE}
+
+
+def broken(cell, **methods):
+    """The same cell with some methods replaced, each a function of (cell, the right result)."""
+
+    def wrapped(name):
+        def method(self, *args, **options):
+            return methods[name](self, getattr(super(kind, self), name)(*args, **options))
+
+        return method
+
+    kind = type(f"Broken{type(cell).__name__}", (type(cell),), {name: wrapped(name) for name in methods})
+    return kind(**{name: getattr(cell, name) for name in cell.__dataclass_fields__})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_right_gradients_pass(name):
+    """Catches a checker that cries wolf, and a name that is missing from its answer."""
+    cell = SMALL[name]
+    errors = gradcheck.check(cell)
+    assert not wrong(errors)
+    state = {f"state.{part}" for part in cell.initial_state(1)._fields}
+    assert errors.keys() == cell.init(RNG, 3).keys() | state | {"x"}
+
+
+@pytest.mark.parametrize("factor", [-1, 1.001, 0])
+@pytest.mark.parametrize(("name", "param"), PARAMS)
+def test_a_wrong_weight_gradient_is_named(name, param, factor):
+    """Catches a checker that averages an error away, or blames another array."""
+
+    def spoil(cell, result):
+        dx, grads = result
+        return (factor * dx, grads) if param == "x" else (dx, {**grads, param: factor * grads[param]})
+
+    assert wrong(gradcheck.check(broken(SMALL[name], collect=spoil))) == {param}
+
+
+@pytest.mark.parametrize("factor", [-1, 1.001, 0])
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_a_wrong_gradient_through_time_is_found(name, part, factor):
+    """Catches a checker blind to what passes between steps, as in qixianbiao/RNN#2: dh not passed back."""
+
+    def spoil(cell, result):
+        d, de = result
+        return d._replace(**{part: factor * getattr(d, part)}), de
+
+    found = wrong(gradcheck.check(broken(SMALL[name], step_back=spoil), seed=1))
+    assert {f"state.{part}", "x"} <= found
+
+
+def test_a_bias_of_another_gate_is_found():
+    """Catches ddbourgin/numpy-ml#42 if it came here: one gate's bias gradient copied to the others."""
+
+    def spoil(cell, result):
+        dx, grads = result
+        return dx, {**grads, "b": np.repeat(grads["b"][:1], 4, axis=0)}
+
+    assert wrong(gradcheck.check(broken(LSTM(3), collect=spoil))) == {"b"}
+
+
+def test_every_asks_each_coordinate():
+    """Catches one wrong entry that a random direction might hide: here 1e-5 of one entry."""
+    values, grads = {"w": np.arange(1.0, 7.0).reshape(2, 3)}, {"w": np.arange(1.0, 7.0).reshape(2, 3)}
+    grads["w"][1, 2] *= 1 + 1e-5
+
+    def loss(values):
+        return 0.5 * (values["w"] ** 2).sum(), None
+
+    assert wrong(gradcheck.compare(loss, values, grads, np.random.default_rng(0), every=True)) == {"w"}
+
+
+@given(seed=seeds)
+def test_compare_a_users_loss(seed):
+    """Catches a factor of two in the difference, a direction of other length, a mix-up of names."""
+    rng = np.random.default_rng(seed)
+    values = {"w": rng.standard_normal((2, 3)), "b": rng.standard_normal(3)}
+
+    def loss(values):
+        return np.sin(values["w"] @ values["b"]).sum(), None
+
+    slope = np.cos(values["w"] @ values["b"])
+    grads = {"w": np.outer(slope, values["b"]), "b": slope @ values["w"]}
+    assert not wrong(gradcheck.compare(loss, values, grads, rng))
+    assert wrong(gradcheck.compare(loss, values, {**grads, "b": 2 * grads["b"]}, rng)) == {"b"}
+    assert gradcheck.compare(loss, values, {"b": -grads["b"]}, rng, every=True)["b"] <= 2.001
+
+
+def test_compare_leaves_the_values_alone():
+    """Catches a nudge that is not taken back."""
+    values = {"w": np.ones(3)}
+    values["w"].flags.writeable = False
+    gradcheck.compare(lambda v: (v["w"].sum(), None), values, {"w": np.ones(3)}, np.random.default_rng(0))
+    assert (values["w"] == 1).all()
+
+
+def test_a_kink_is_no_error():
+    """Catches a checker that reports a difference taken across a kink."""
+
+    def loss(values):
+        return abs(values["w"]).sum(), [values["w"] > 0]
+
+    def ask(w):
+        rng = np.random.default_rng(0)
+        return gradcheck.compare(loss, {"w": np.array(w)}, {"w": np.sign(w)}, rng, every=True)
+
+    assert not wrong(ask([1e-3, -1e-3]))
+    with pytest.raises(gradcheck.Kink, match="w"):
+        ask([1e-3, -1e-9])
+
+
+def test_shapes_have_to_agree():
+    """Catches a gradient of another shape that broadcasting would hide."""
+    values, grads, rng = {"w": np.ones((2, 3))}, {"w": np.ones(3)}, np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"w.*\(2, 3\).*\(3,\)"):
+        gradcheck.compare(lambda values: (0.0, None), values, grads, rng)
+
+
+def test_the_checker_draws_again_at_kinks():
+    """Catches an endless search, and a false alarm: steps of 10 cross a ReLU at every draw."""
+    with pytest.raises(RuntimeError, match="kink"):
+        gradcheck.check(Engram(3, 4), eps=10.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checks_repeat_with_the_seed(kind):
+    """Catches hidden randomness, and a seed that does nothing."""
+    one, same, other = (gradcheck.check(kind(2), steps=2, seed=seed) for seed in (1, 1, 2))
+    assert one == same != other
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("inputs", 0, ValueError),
+        ("batch", 2.5, TypeError),
+        ("steps", -1, ValueError),
+        ("eps", 0, ValueError),
+        ("eps", "small", TypeError),
+    ],
+)
+def test_bad_questions(name, value, error):
+    """Catches a check of nothing that would pass."""
+    with pytest.raises(error, match=f"{name}.*{value}"):
+        gradcheck.check(RNN(2), **{name: value})
+
+
+def test_distance_sees_what_it_should():
+    """Catches tests of ours that let NaN, a wrong shape or a wrong zero pass."""
+    assert distance([1.0, 2.0], [1.0, 2.0]) == 0 and distance([0.0, 3.0], [0.0, 4.0]) == 0.25
+    assert distance([np.nan], [1.0]) == np.inf and distance([0.5], [0.0]) == 0.5
+    with pytest.raises(AssertionError):
+        distance([[1.0]], [1.0])

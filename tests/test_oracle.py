@@ -1,0 +1,37 @@
+"""`run` against the triple loops of oracle.py, on drawn shapes and switches."""
+
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import BASELINES, Engram, assert_close, problems
+
+LOOPS = {"RNN": oracle.rnn, "GRU": oracle.gru, "LSTM": oracle.lstm}
+
+
+def listed(problem):
+    """Parameters, x, state and mask as nested lists."""
+    params = {name: value.tolist() for name, value in problem.params.items()}
+    mask = None if problem.mask is None else problem.mask.tolist()
+    return params, problem.x.tolist(), tuple(part.tolist() for part in problem.state), mask
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+@given(data=st.data())
+def test_baselines(kind, data):
+    """Catches a gate, bias or state that is mixed up, and padding that moves a state."""
+    problem = data.draw(problems(kind))
+    h, end, _ = problem.forward()
+    want_h, want_end = LOOPS[kind.__name__](*listed(problem))
+    assert_close([h, *end], [want_h, *want_end])
+
+
+@given(problem=problems(Engram))
+def test_engram(problem):
+    """Catches any departure from (1) to (9): switches, mean over the living, noise, clip, retrieval."""
+    h, end, tape = problem.forward()
+    noise = problem.given["noise"].tolist() if problem.given else None
+    want_h, want_A, want_a = oracle.engram(problem.cell, *listed(problem), noise)
+    assert_close([h, tape.states.A[1:], end.A], [want_h, want_A, want_A[-1]])
+    got_a = [tape.kept.a[t, b] for t, row in enumerate(want_a) for b, a in enumerate(row) if a is not None]
+    assert_close(got_a, [a for row in want_a for a in row if a is not None])

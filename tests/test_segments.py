@@ -1,0 +1,62 @@
+"""Recomputation by segments: the same numbers as one run, and less memory."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enn_np import GRU, LSTM, RNN, Engram, run, run_back
+
+CELLS = [RNN(3), GRU(3), LSTM(3), Engram(3, 4), Engram(3, 4, trace="sample", trace_clip=None)]
+
+
+def problem(cell, steps, seed, masked):
+    rng = np.random.default_rng(seed)
+    params = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, 2, np.float64).items()}
+    x, upstream = rng.standard_normal((steps, 2, 2)), rng.standard_normal((steps, 2, 3))
+    settings = {"mask": rng.random((steps, 2)) < 0.7 if masked else None}
+    if isinstance(cell, Engram):
+        settings["noise"] = cell.noise(rng, steps, np.float64)
+    return params, x, upstream, settings
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{type(cell).__name__}-{getattr(cell, 'trace', '')}")
+@given(steps=st.integers(1, 9), segments=st.integers(1, 12), seed=st.integers(0, 99), masked=st.booleans())
+def test_segments_change_nothing(cell, steps, segments, seed, masked):
+    """Catches a gradient that is lost at a cut, or noise and masks that are sliced wrongly."""
+    params, x, upstream, settings = problem(cell, steps, seed, masked)
+    whole = run(cell, params, x, **settings)
+    cut = run(cell, params, x, segments=segments, **settings)
+    np.testing.assert_array_equal(cut[0], whole[0])
+    end = [np.ones_like(part) for part in whole[1]]
+    dx, dstate, grads = run_back(cell, params, whole[2], upstream, end)
+    dx_cut, dstate_cut, grads_cut = run_back(cell, params, cut[2], upstream, end)
+    np.testing.assert_allclose(dx_cut, dx, rtol=1e-12, atol=1e-12)
+    for part, want in zip(dstate_cut, dstate, strict=True):
+        np.testing.assert_allclose(part, want, rtol=1e-12, atol=1e-12)
+    for name, want in grads.items():
+        np.testing.assert_allclose(grads_cut[name], want, rtol=1e-11, atol=1e-11)
+
+
+def test_segments_need_less_than_a_third_of_the_memory():
+    """The point of it, at T = 784: memory grows with the square root of T."""
+    cell, rng = Engram(16, 8), np.random.default_rng(0)
+    params, x = cell.init(rng, 4), rng.standard_normal((784, 8, 4)).astype("float32")
+
+    def peak(segments):
+        tracemalloc.start()
+        h, _, tape = run(cell, params, x, segments=segments)
+        run_back(cell, params, tape, np.ones_like(h))
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(28) < peak(1) / 3
+
+
+def test_segments_must_be_a_count():
+    cell = RNN(2)
+    with pytest.raises(ValueError, match="segments"):
+        run(cell, cell.init(np.random.default_rng(0), 1), np.zeros((2, 1, 1), "float32"), segments=0)
