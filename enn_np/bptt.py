@@ -45,8 +45,8 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients.
     keep=False drops the tape (prediction). workspace: a `Workspace` to reuse. segments: cut time into so many pieces
-    and keep only the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least memory.
-    given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
+    and keep only the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least
+    memory. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
     Returns h (T, B, H), the final state, and the tape (None if not kept).
     Raises TypeError or ValueError, naming the argument, before any work.
     """

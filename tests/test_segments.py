@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import GRU, LSTM, RNN, Engram, run, run_back
@@ -16,19 +16,20 @@ def problem(cell, steps, seed, masked):
     rng = np.random.default_rng(seed)
     params = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, 2, np.float64).items()}
     x, upstream = rng.standard_normal((steps, 2, 2)), rng.standard_normal((steps, 2, 3))
-    settings = {"mask": rng.random((steps, 2)) < 0.7 if masked else None}
+    extra = {"mask": rng.random((steps, 2)) < 0.7 if masked else None}
     if isinstance(cell, Engram):
-        settings["noise"] = cell.noise(rng, steps, np.float64)
-    return params, x, upstream, settings
+        extra["noise"] = cell.noise(rng, steps, np.float64)
+    return params, x, upstream, extra
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{type(cell).__name__}-{getattr(cell, 'trace', '')}")
+@settings(max_examples=25)
 @given(steps=st.integers(1, 9), segments=st.integers(1, 12), seed=st.integers(0, 99), masked=st.booleans())
 def test_segments_change_nothing(cell, steps, segments, seed, masked):
     """Catches a gradient that is lost at a cut, or noise and masks that are sliced wrongly."""
-    params, x, upstream, settings = problem(cell, steps, seed, masked)
-    whole = run(cell, params, x, **settings)
-    cut = run(cell, params, x, segments=segments, **settings)
+    params, x, upstream, extra = problem(cell, steps, seed, masked)
+    whole = run(cell, params, x, **extra)
+    cut = run(cell, params, x, segments=segments, **extra)
     np.testing.assert_array_equal(cut[0], whole[0])
     end = [np.ones_like(part) for part in whole[1]]
     dx, dstate, grads = run_back(cell, params, whole[2], upstream, end)
