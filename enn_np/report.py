@@ -4,6 +4,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
+from . import plots
 from .protocols import MODELS, PAPER, TITLES
 
 
@@ -24,7 +27,7 @@ def load_results(folder, benchmark, protocol):
 def results_table(folder, benchmark, protocol):
     """Markdown table with a row per stored run beside the paper's numbers, and the machines they ran on."""
     results = load_results(folder, benchmark, protocol)
-    head = ("model", "test accuracy", "paper", "test loss", "paper", "parameters", "seconds", "epochs (best)")
+    head = ("model", "test accuracy", "paper", "test loss", "paper", "parameters", "epochs (best)")
     lines = [_row(head), _row(["---"] * len(head))]
     for model in MODELS:
         paper = PAPER[benchmark].get(model, {})
@@ -36,7 +39,6 @@ def results_table(folder, benchmark, protocol):
                 f"{run['test_loss']:.4f}",
                 _number(paper.get("test_loss"), ".4f"),
                 f"{run['parameters']:,}",
-                f"{run['seconds']:.0f}",
                 f"{len(run['history']['loss'])} ({run['best_epoch']})",
             ]
             lines.append(_row(cells))
@@ -62,6 +64,29 @@ def fill(page, folder):
     pattern = r"<!-- results:(\w+):(\w+) -->.*?<!-- /results:\1:\2 -->"
     page.write_text(re.sub(pattern, table, text, flags=re.DOTALL), encoding="utf-8")
     return names
+
+
+def figures(folder):
+    """Draw what the README shows into `folder`/figures, from the stored runs alone. Returns the paths.
+
+    Learning curves of every benchmark by the paper's protocol; of stored traces (the .npz beside an Engram result),
+    retrieval weights and the trace over training.
+    """
+    folder, drawn = Path(folder), {}
+    for benchmark in PAPER:
+        results = load_results(folder, benchmark, "paper")
+        histories = {TITLES[model]: [run["history"] for run in results[model]] for model in MODELS if model in results}
+        if histories:
+            drawn[f"{benchmark}-learning-curves.png"] = plots.learning_curves(histories)
+    for path in sorted(folder.glob("*-engram-*.npz")):
+        with np.load(path, allow_pickle=False) as stored:
+            traces, a, x = stored["traces"], stored["retrieval"][0], stored["probe"][0]
+        x = x.reshape(len(x), -1, 3) if x.shape[-1] % 3 == 0 else x
+        drawn[f"{path.stem}-retrieval.png"] = plots.retrieval_over_time(a, image=np.clip(x, 0, 1))
+        drawn[f"{path.stem}-trace.png"] = plots.trace_evolution(traces, labels=range(len(traces)))
+    for name, figure in drawn.items():
+        plots.save(figure, folder / "figures" / name)
+    return [folder / "figures" / name for name in drawn]
 
 
 def _row(cells):
