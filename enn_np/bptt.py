@@ -89,14 +89,14 @@ def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
     Raises RuntimeError if the tape's workspace has served another run since.
     """
     if isinstance(tape, Pieces):
-        return _run_back_pieces(cell, params, tape, dh, dstate)
+        return _run_back_pieces(cell, params, tape, dh, dstate, upstream)
+    check_run_back(cell, tape, dh, dstate, upstream)
     x, e, states, kept, mask, workspace, number = tape
     if workspace.runs != number:
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
-    check_run_back(tape, dh, dstate)
     steps, batch, _ = x.shape
     d = type(states)(*(array_module(x).zeros_like(part[0]) for part in states))
-    for part, given in zip(d, dstate or (), strict=False):
+    for part, given in zip(d, dstate or (), strict=False):  # no dstate, no parts
         if given is not None:
             part += given
     turned = {
@@ -131,12 +131,13 @@ def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
     return h, state, Pieces(pieces, workspace or Workspace())
 
 
-def _run_back_pieces(cell, params, tape, dh, dstate):
+def _run_back_pieces(cell, params, tape, dh, dstate, upstream):
     """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
     dxs, total = [], {}
     for part, x, state, mask, given in reversed(tape.pieces):
         _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
-        dx, dstate, grads = run_back(cell, params, piece, None if dh is None else dh[part], dstate)
+        cut = {name: value[part] for name, value in upstream.items()}
+        dx, dstate, grads = run_back(cell, params, piece, None if dh is None else dh[part], dstate, **cut)
         dxs.insert(0, dx)
         total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
     return array_module(dxs[0]).concatenate(dxs), dstate, total

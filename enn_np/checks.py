@@ -1,6 +1,7 @@
 """Questions asked of every input before any work: the message names the argument, what came and the remedy."""
 
 import math
+from functools import lru_cache
 from numbers import Integral, Real
 
 import numpy as np
@@ -96,31 +97,57 @@ def switch(name, value):
     return bool(value)
 
 
+@lru_cache(maxsize=64)
+def _param_shapes(cell, inputs):
+    return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs).items()}
+
+
+def check_params(cell, params):
+    """Raise TypeError or ValueError unless `params` has all arrays of `cell`, of one dtype; returns the dtype."""
+    if not isinstance(params, dict):
+        raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
+    W = params.get(cell.input_weight)
+    inputs = W.shape[-2] if getattr(W, "ndim", 0) >= 2 and W.shape[-2] else 1
+    for name, shape in _param_shapes(cell, inputs).items():
+        if name not in params:
+            raise ValueError(f"params: {name} {shape} is missing, got {', '.join(params)}; is this another cell's?")
+        float_array(f"params[{name!r}]", params[name], shape, getattr(W, "dtype", None), finite=False)
+    return W.dtype
+
+
 def check_run(cell, params, x, state=None, mask=None):
     """Raise TypeError or ValueError, naming the argument, unless `run` can work with these."""
-    W = params[cell.input_weight]
-    float_array("x", x, ("T", "B", W.shape[-2]), W.dtype)
-    batch = x.shape[1]
+    dtype = check_params(cell, params)
+    float_array("x", x, ("T", "B", params[cell.input_weight].shape[-2]), dtype)
     if state is not None:
-        wanted = cell.initial_state(batch, x.dtype)
+        wanted = cell.initial_state(x.shape[1], x.dtype)
         if type(state) is not type(wanted):
             raise TypeError(f"state: expected {type(wanted).__name__}, got {type(state).__name__}")
         for name, part, want in zip(wanted._fields, state, wanted, strict=True):
             float_array(f"state.{name}", part, want.shape, x.dtype)
-    if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != bool):
-        raise ValueError(f"mask: expected bool of shape {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}")
+    got = getattr(mask, "dtype", type(mask).__name__), getattr(mask, "shape", "none")
+    if mask is not None and got != (bool, x.shape[:2]):
+        kind = ValueError if isinstance(got[1], tuple) else TypeError
+        raise kind(f"mask: expected a bool array of shape {x.shape[:2]}, got {got[0]} of shape {got[1]}")
 
 
-def check_run_back(tape, dh, dstate):
+def check_run_back(cell, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
-    h, dtype = tape.states.h, tape.x.dtype
+    kept = getattr(tape, "kept", None)
+    if kept is None or type(kept) is not type(cell.shapes(1)[1]):
+        got = type(tape).__name__ if kept is None else type(kept).__name__
+        raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
+    states, dtype = tape.states, tape.x.dtype
     if dh is not None:
-        float_array("dh", dh, (len(h) - 1, *h.shape[1:]), dtype, finite=False)
-    if dstate is not None and len(dstate) > len(tape.states):
-        raise ValueError(f"dstate: expected the parts {tape.states._fields}, got {len(dstate)} parts")
-    for name, parts, part in zip(tape.states._fields, tape.states, dstate or (), strict=False):
-        if part is not None:
-            float_array(f"dstate.{name}", part, parts.shape[1:], dtype, finite=False)
+        float_array("dh", dh, tape.kept.h.shape, dtype, finite=False)
+    if dstate is not None:
+        if not isinstance(dstate, tuple | list) or len(dstate) != len(states):
+            raise TypeError(f"dstate: expected the parts {states._fields}, each an array or None, got {type(dstate)}")
+        for name, parts, part in zip(states._fields, states, dstate, strict=True):
+            if part is not None:
+                float_array(f"dstate.{name}", part, parts.shape[1:], dtype, finite=False)
+    if upstream.get("da") is not None and hasattr(kept, "a"):
+        float_array("da", upstream["da"], kept.a.shape, dtype, finite=False)
 
 
 class Settings:

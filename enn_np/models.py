@@ -31,6 +31,8 @@ class Model:
     published code does; by default prediction is deterministic.
     """
 
+    metrics = ()  # names of what the loss brings along, such as "accuracy"
+
     def __init__(
         self,
         cells,
@@ -158,7 +160,8 @@ class Model:
                 penalty, da = cell.penalty(tapes[i].kept.a, mask)
                 penalties += penalty
                 upstream = {} if da is None else {"da": da}
-            dstate = None if dlast is None else [dlast]  # the state's first part is h
+            # The first part of every state is h; the others are not read by the head.
+            dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)
             dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
             dlast = None
             grads |= {f"{i}.{name}": value for name, value in layer.items()}

@@ -106,7 +106,7 @@ def classifier(name, inputs, classes, protocol, seed, pooling="last"):
 
 
 def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progress=True):
-    """Train by the paper's settings and test. Returns the result (see `result`) and the trace monitor, or None.
+    """Train by the paper's settings and test. Returns the numbers to write down, and the trace monitor or None.
 
     Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
     """

@@ -66,4 +66,4 @@ class HebbianTraceMonitor(Callback):
     def _probe(self, model):
         _, finals, tapes = model.run_cells(model.time_major(self.x))
         A = to_numpy(finals[self.layer].A)
-        return to_numpy(tapes[self.layer].kept.a).swapaxes(0, 1).copy(), (A if A.ndim == 2 else A.mean(0)).copy()
+        return to_numpy(tapes[self.layer].kept.a).swapaxes(0, 1).copy(), A if A.ndim == 2 else A.mean(0)

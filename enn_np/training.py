@@ -42,14 +42,29 @@ class Training:
     model: Any
     optimizer: Optimizer
     epochs: int
-    names: tuple
     monitor: str
     rng: Any
+    names: tuple = field(init=False)
     history: History = field(default_factory=History)
     stop: bool = False
     restore: bool = False
     best_score: float = math.inf
     best_params: dict | None = None
+
+    def __post_init__(self):
+        self.names = ("loss", *self.model.metrics)
+        self.names += tuple(f"val_{name}" for name in self.names) if self.monitor.startswith("val_") else ()
+
+    def start(self, callbacks):
+        """Raise TypeError unless optimizer and callbacks can serve, then tell the callbacks."""
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(f"optimizer: expected one such as Adam(1e-3), got {self.optimizer!r}")
+        if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
+            raise TypeError(
+                f"callbacks: expected a list of Callback objects such as [EarlyStopping()], got {callbacks!r}"
+            )
+        for callback in callbacks:
+            callback.on_start(self)
 
     def end_epoch(self, logs, callbacks):
         """Record an epoch, remember its weights if they are the best so far, and ask the callbacks."""
@@ -100,8 +115,10 @@ class Callback:
 class Patience(Callback):
     """Counts epochs in which `monitor` did not improve by more than min_delta; after `patience` of them, `act`.
 
-    Losses improve by falling and accuracies by rising. A new `fit` starts counting anew.
+    Losses improve by falling and accuracies by rising. A new run starts counting anew.
     """
+
+    best, wait = math.inf, 0
 
     def __init__(self, monitor, patience, min_delta):
         self.monitor, self.patience = monitor, checks.count("patience", patience, low=0)
@@ -190,15 +207,28 @@ def fit(
     x, y, mask = model.check_data(x, y, mask)
     epochs, batch_size = checks.count("epochs", epochs), checks.count("batch_size", batch_size)
     x, y, mask, validation = _split_validation(model, x, y, mask, validation)
-    rng = np.random.default_rng(checks.count("seed", seed, low=0))
-    training = _training(model, optimizer, epochs, validation is not None, rng, callbacks)
+    optimizer = Adam() if optimizer is None else optimizer
+    monitor = "loss" if validation is None else "val_loss"
+    training = Training(model, optimizer, epochs, monitor, np.random.default_rng(checks.count("seed", seed, low=0)))
+
+    def train_epoch(title):
+        return _train_epoch(training, x, y, mask, batch_size, title, progress)
+
+    def validate():
+        return model.evaluate(*validation[:2], batch_size, validation[2])
+
+    return run_epochs(training, callbacks, train_epoch, None if validation is None else validate)
+
+
+def run_epochs(training, callbacks, train_epoch, validate=None):
+    """All epochs of a run, and its history. train_epoch(title) trains one; it and validate() return numbers by name."""
+    training.start(callbacks)
     try:
-        for epoch in range(epochs):
+        for epoch in range(training.epochs):
             started = time.perf_counter()
-            logs = _train_epoch(training, x, y, mask, batch_size, f"epoch {epoch + 1}/{epochs}", progress)
-            if validation is not None:
-                scores = model.evaluate(*validation[:2], batch_size, validation[2])
-                logs |= {f"val_{name}": value for name, value in scores.items()}
+            logs = train_epoch(f"epoch {epoch + 1}/{training.epochs}")
+            if validate is not None:
+                logs |= {f"val_{name}": value for name, value in validate().items()}
             training.check_finite(logs)
             logs |= {"learning_rate": training.optimizer.learning_rate, "seconds": time.perf_counter() - started}
             training.end_epoch(logs, callbacks)
@@ -210,21 +240,6 @@ def fit(
         training.restore = True
     training.end(callbacks)
     return training.history
-
-
-def _training(model, optimizer, epochs, validated, rng, callbacks):
-    """The run that is about to start, once optimizer and callbacks are known to be usable."""
-    optimizer = Adam() if optimizer is None else optimizer
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected one such as Adam(1e-3), got {optimizer!r}")
-    if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
-        raise TypeError(f"callbacks: expected a list of Callback objects such as [EarlyStopping()], got {callbacks!r}")
-    names = ("loss", *model.metrics)
-    names += tuple(f"val_{name}" for name in names) if validated else ()
-    training = Training(model, optimizer, epochs, names, "val_loss" if validated else "loss", rng)
-    for callback in callbacks:
-        callback.on_start(training)
-    return training
 
 
 def _train_epoch(training, x, y, mask, batch_size, title, progress):

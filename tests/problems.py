@@ -142,7 +142,7 @@ def draw(cell, steps=4, batch=3, inputs=2, seed=0, masked=False, dtype=np.float6
         return (scale * rng.standard_normal(shape)).astype(dtype)
 
     def weights(shape):
-        """Keeps sums near 1, so that neither tanh nor a layer norm over few live units swallows all gradients."""
+        """Keeps sums near 1: neither tanh nor a layer norm over few live units swallows all gradients."""
         return normal(shape, 1 / np.sqrt(shape[-2]) if len(shape) > 1 else 1)
 
     def projection(shape):

@@ -43,12 +43,12 @@ TINY = {
 
 
 def assert_gradients(ask):
-    """`ask(eps)`: errors of differences, which suffer from rounding at a small eps, from curvature at a large.
+    """`ask(eps)`: errors of differences: from rounding at a small eps, from curvature at a large one.
 
-    A right gradient has to agree at one of three; a wrong one agrees at none.
+    A right gradient agrees at one of the two, a wrong one at none.
     """
     best = {}
-    for eps in (1e-6, 1e-5, 1e-4):
+    for eps in (1e-6, 1e-5):
         best = {name: min(error, best.get(name, np.inf)) for name, error in ask(eps).items()}
         if all(error < gradcheck.TOLERANCE for error in best.values()):
             return
@@ -172,7 +172,17 @@ def test_pieces_equal_the_sequence(kind, data):
     assert_same_gradients(total, problem.backward(tape))
 
 
-# ------------------------------------------------------------------------------------------------ the batch
+@every_cell
+@given(data=st.data(), segments=st.integers(2, 6))
+def test_segments_equal_the_sequence(kind, data, segments):
+    """Catches a gradient that is lost where a piece is run again, also that at the retrieval weights."""
+    problem = data.draw(problems(kind, trace_gradient=data.draw(st.booleans())))
+    h, end, tape = problem.forward(segments=segments)
+    assert_close([h, *end], arrays(problem.forward()[:2]))
+    assert_same_gradients(problem.backward(tape), problem.gradients())
+
+
+# ---------------------------------------------------------------------------------------------- the batch
 
 
 @every_cell
@@ -380,7 +390,7 @@ def test_prediction_equals_training(kind, data):
     problem = data.draw(problems(kind))
     (h, end, _), (lean_h, lean_end, tape) = problem.forward(), problem.forward(keep=False)
     assert tape is None and type(lean_end) is type(end)
-    assert_same([lean_h, *lean_end], [h, *end])
+    assert_close([lean_h, *lean_end], [h, *end])
 
 
 @every_cell
@@ -391,7 +401,7 @@ def test_a_workspace_changes_nothing(kind, data):
     workspace = Workspace()
     for one in (problem, other, problem):
         h, end, tape = one.forward(workspace=workspace)
-        assert_same([*arrays((h, end)), *one.backward(tape).values()], outcome(one))
+        assert_same_gradients([*arrays((h, end)), *one.backward(tape).values()], outcome(one), 1e-12)
     end_copy, old = [part.copy() for part in end], tape
     problem.but(x=problem.x + 1).forward(workspace=workspace)
     assert_same(end, end_copy)  # the state goes on into the next piece, so it is the caller's
@@ -414,8 +424,8 @@ def test_no_unwritten_memory_is_read(kind, data):
         patch.setattr(np, "empty_like", lambda like, dtype=None, **_: blank(like.shape, dtype or like.dtype))
         got = outcome(problem)
         lean = arrays(problem.forward(keep=False)[:2])
-    assert_same(got, want)
-    assert_same(lean, want[: len(lean)])
+    assert_same_gradients(got, want, 1e-12)
+    assert_close(lean, want[: len(lean)])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,0 +1,372 @@
+"""The commands as a user meets them: what they print, what they write, how they end."""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_datasets import write_mnist
+from tiny import digits, same_to_the_bit
+
+from enn_np import RNN, __version__, cli, datasets, download, load, protocols
+from enn_np.cli import main
+
+ROOT = Path(cli.__file__).resolve().parents[1]
+COMMANDS = ("demo", "train", "tables", "gradcheck", "data")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: (exit status, standard output, standard error)."""
+
+    def run(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse: help, and arguments that it refuses
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def mnist_folder(tmp_path, monkeypatch):
+    """$ENN_DATA with IDX files of 60 random digits, 12 of them held out, and 20 to test on."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_mnist(folder, train=60, test=20)
+    monkeypatch.setenv("ENN_DATA", str(folder))
+    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 12)
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A data set "toy" of two small files with published checksums and one without, in a folder of their own."""
+    content = {"a.bin": b"first", "b.bin": b"second"}
+    items = [download.Item(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items()]
+    items.append(download.Item("c.txt", 100, None))
+    monkeypatch.setitem(download.SOURCES, "toy", download.Source("toy", (), (), tuple(items)))
+    (tmp_path / "toy").mkdir()
+    for name, data in {**content, "c.txt": b"third"}.items():
+        (tmp_path / "toy" / name).write_bytes(data)
+    return tmp_path
+
+
+def python(code):
+    """Run a program in a fresh interpreter; returns its standard output."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def table(text):
+    """Rows of a table as lists of words."""
+    return [line.split() for line in text.splitlines()]
+
+
+# Help
+
+
+def test_help_names_every_command_with_a_word_about_it(run):
+    status, out, err = run("--help")
+    assert status == 0 and err == ""
+    for command in COMMANDS:
+        assert any(row[0] == command and len(row) > 3 for row in table(out) if row), command
+    assert "python -m enn_np demo" in out, "nobody is told where to start"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_explains_every_option(run, command):
+    """An argument without a word of help, or a command that does not say what it is for."""
+    status, out, err = run(command, "--help")
+    assert status == 0 and err == "" and f"usage: python -m enn_np {command}" in out
+    (commands,) = (action for action in cli._parser()._actions if action.dest == argparse.SUPPRESS and action.choices)
+    parser = commands.choices[command]
+    assert parser.description in " ".join(out.split())
+    assert all(action.help and len(action.help) > 6 for action in parser._actions)
+
+
+def test_python_m_enn_np_is_the_same_program(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["enn_np", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("enn_np", run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out == f"enn_np {__version__}\n"
+
+
+# Bad arguments
+
+BAD_COMMANDS = (
+    ([], "COMMAND"),
+    (["dream"], "dream"),
+    (["demo", "--epochs", "many"], "--epochs"),
+    (["demo", "--epochs", "0"], "epochs: .*0"),
+    (["demo", "--seed", "-1"], "seed: .*-1"),
+    (["demo", "--out", __file__], "out: .*test_cli.py"),
+    (["train"], "benchmark"),
+    (["train", "imagenet"], "imagenet"),
+    (["train", "mnist", "--model", "transformer"], "--model"),
+    (["train", "mnist", "--protocol", "fair"], "--protocol"),
+    (["train", "mnist", "--epochs", "2.5"], "--epochs"),
+    (["train", "mnist", "--epochs", "0"], "epochs: .*0"),
+    (["train", "mnist", "--limit", "0"], "limit: .*0"),
+    (["train", "mnist", "--seed", "-3"], "seed: .*-3"),
+    (["train", "mnist", "--out", __file__], "out: .*test_cli.py"),
+    (["gradcheck", "--seeds", "0"], "seeds: .*0"),
+    (["gradcheck", "--seeds", "few"], "--seeds"),
+    (["data"], "action"),
+    (["data", "burn"], "burn"),
+    (["data", "fetch"], "name: .*mnist, cifar10, wikitext-2, wikitext-103"),
+    (["data", "fetch", "mnst"], "name: expected one of 'mnist'.*got 'mnst'"),
+    (["data", "list", "mnst"], "name: expected one of 'mnist'.*got 'mnst'"),
+    (["data", "verify", "mnst"], "name: expected one of 'mnist'.*got 'mnst'"),
+)
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_COMMANDS, ids=lambda v: " ".join(v) if type(v) is list else "")
+def test_bad_arguments_end_with_2_and_one_clear_line(run, monkeypatch, tmp_path, arguments, message):
+    """Never a traceback, and nothing left behind in the folder where one stood."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_mnist", lambda: pytest.fail("data were loaded first"))
+    monkeypatch.setattr(datasets, "load_digits", lambda: pytest.fail("data were loaded first"))
+    status, out, err = run(*arguments)
+    assert status == 2 and out == "" and "Traceback" not in err
+    *usage, last = err.splitlines()
+    assert not usage or usage[0].startswith("usage: python -m enn_np")
+    assert re.search(message, last)
+
+
+def test_missing_data_are_told_with_a_remedy(run, monkeypatch, tmp_path):
+    """No network and no files: which files, where they were looked for, and what to do."""
+
+    def refuse(name, folder=None):
+        raise download.DownloadError(download.missing(name, folder, ["no network"]))
+
+    monkeypatch.setenv("ENN_DATA", str(tmp_path))
+    monkeypatch.setattr(download, "fetch", refuse)
+    status, out, err = run("train", "mnist", "--out", tmp_path / "out")
+    assert status == 2 and out == "" and "Traceback" not in err
+    assert err.startswith("enn_np: mnist: no good copy of train-images-idx3-ubyte") and "remedy:" in err
+
+
+# train
+
+
+def test_train_writes_its_result_and_prints_it_beside_the_papers(run, mnist_folder, tmp_path):
+    """From official files to a result."""
+    out_folder = tmp_path / "run"
+    status, out, err = run(
+        "train", "mnist", "--model", "rnn", "--seed", 5, "--limit", 40, "--epochs", 1, "--out", out_folder
+    )
+    summary = json.loads((out_folder / "summary.json").read_text())
+    assert status == 0 and err == ""
+    keys = ("benchmark", "protocol", "model", "seed", "parameters", "seconds", "test_loss", "test_accuracy")
+    assert [summary[key] for key in keys[:5]] == ["mnist", "paper", "rnn", 5, 33_098]
+    assert all(isinstance(summary[key], float) for key in keys[5:])
+    assert summary["sequences"] == {"train": 40, "validation": 12, "test": 20}
+    assert ["parameters", "33,098", "33,098"] in table(out) and f"wrote {out_folder}" in out
+
+
+def test_train_repeats_to_the_bit(run, mnist_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run("train", "mnist", "--seed", seed, "--limit", 32, "--epochs", 1, "--out", tmp_path / name)[0] == 0
+    params = [load(tmp_path / name / "model.npz").params for name in "abc"]
+    assert same_to_the_bit(params[0], params[1])
+    assert not any((params[0][name] == params[2][name]).all() for name in params[0])
+
+
+def test_train_without_a_published_number_shows_a_dash(run, monkeypatch, tmp_path):
+    """The paper has no baselines on CIFAR-10."""
+    numbers = {"test_accuracy": 0.5, "test_loss": 1.5, "parameters": 10, "seconds": 1.0, "stopped": "finished"}
+    monkeypatch.setattr(cli, "run_benchmark", lambda *_, **__: numbers)
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run("train", "cifar10", "--model", "gru", "--protocol", "sound", "--seed", 2)
+    assert status == 0 and ["test_accuracy", "0.5", "-"] in table(out)
+    assert "runs/cifar10-gru-sound-2" in out
+
+
+# demo
+
+
+def test_demo_runs_from_the_command_line(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
+    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    status, out, err = run("demo", "--out", tmp_path / "demo", "--epochs", 1, "--seed", 4)
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert status == 0 and err == "" and summary["settings"]["seed"] == 4 and summary["settings"]["epochs"] == 1
+    for name in ("Engram", "RNN", "GRU", "LSTM"):
+        assert {"test_accuracy", "test_loss", "parameters", "seconds"} <= summary["models"][name].keys()
+        assert any(row[:1] == [name] for row in table(out))
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("command", ("demo", "train"))
+def test_ctrl_c_in_training_keeps_the_result_and_ends_with_130(run, monkeypatch, mnist_folder, tmp_path, command):
+    monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
+    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", interrupt)
+    benchmark = ["mnist", "--limit", 32] if command == "train" else []
+    status, _, err = run(command, *benchmark, "--out", tmp_path / "out")
+    assert status == 130 and "Traceback" not in err
+    assert (tmp_path / "out" / "summary.json").exists()
+
+
+def test_ctrl_c_elsewhere_ends_with_130_and_one_line(run, monkeypatch):
+    monkeypatch.setattr(cli, "fetch", interrupt)
+    status, out, err = run("data", "fetch", "mnist")
+    assert status == 130 and out == "" and err == "\nenn_np: interrupted\n"
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+# gradcheck
+
+
+def test_gradcheck_shows_every_gradient_and_that_all_agree(run):
+    status, out, err = run("gradcheck", "--seeds", 1)
+    *rows, blank, verdict = table(out)
+    assert status == 0 and err == "" and blank == []
+    assert verdict[:1] == ["all"] and int(verdict[1]) == len(rows) - 1 > 100 and "gradients agree" in out
+    assert {row[0] for row in rows[1:]} == {"RNN", "GRU", "LSTM", "Engram"}
+    for switch in ("trace=sample", "layer_norm=False", "sparsemax", "entropy=", "trace_clip=None", "masked"):
+        assert switch in out, switch
+
+
+def test_gradcheck_ends_with_1_where_a_gradient_is_broken(run, monkeypatch):
+    """A check that cannot fail proves nothing."""
+    monkeypatch.setattr(cli, "ENGRAM_SWITCHES", ({},))
+    monkeypatch.setattr(RNN, "sums_back", lambda cell, de: (de, [-part for part in de]))
+    status, out, _ = run("gradcheck", "--seeds", 1)
+    failed = [row for row in table(out) if row[-1:] == ["FAILED"]]
+    assert status == 1 and {row[0] for row in failed} == {"RNN"} and {row[-3] for row in failed} == {"W_h"}
+    assert f"{len(failed)} of " in out and "gradients FAILED" in out
+
+
+# data
+
+
+def test_data_list_shows_what_is_here_and_what_is_missing(run, mnist_folder):
+    (mnist_folder / "t10k-labels-idx1-ubyte").unlink()
+    status, out, err = run("data", "list")
+    rows = {(row[0], row[1]): row[2:] for row in table(out)[3:]}
+    assert status == 0 and err == "" and str(mnist_folder) in out.splitlines()[0]
+    assert rows["mnist", "train-labels-idx1-ubyte"] == ["68", "here,", "train-labels-idx1-ubyte"]
+    assert rows["mnist", "t10k-labels-idx1-ubyte"] == ["-", "missing"]
+    assert {name for name, _ in rows} == set(download.SOURCES)
+
+
+def test_data_list_of_one_set(run, toy):
+    _, out, _ = run("data", "list", "toy", "--folder", toy)
+    assert [row[0] for row in table(out)[3:]] == ["toy"] * 3
+
+
+def test_data_verify_tells_good_from_damaged(run, toy):
+    status, out, _ = run("data", "verify", "toy", "--folder", toy)
+    states = {row[1]: " ".join(row[3:]) for row in table(out)[3:]}
+    assert status == 0
+    assert states == {"a.bin": "verified", "b.bin": "verified", "c.txt": "here, no published checksum"}
+    (toy / "toy" / "b.bin").write_bytes(b"secret")
+    status, out, _ = run("data", "verify", "toy", "--folder", toy)
+    assert status == 1 and table(out)[4] == ["toy", "b.bin", "6", "DAMAGED"]
+
+
+def test_data_verify_misses_files_of_a_named_set_only(run, toy):
+    """Nobody has all data sets, but who asks for one wants it whole."""
+    (toy / "toy" / "a.bin").unlink()
+    status, out, _ = run("data", "verify", "toy", "--folder", toy)
+    assert status == 1 and table(out)[3] == ["toy", "a.bin", "-", "missing"]
+    status, out, _ = run("data", "verify", "--folder", toy)
+    assert status == 0 and [row[:2] for row in table(out)[3:]] == [["toy", "b.bin"], ["toy", "c.txt"]]
+
+
+def test_data_verify_of_an_empty_folder_says_so(run, tmp_path):
+    status, out, _ = run("data", "verify", "--folder", tmp_path)
+    assert status == 0 and out.startswith(f"nothing to verify in {tmp_path}")
+
+
+def test_data_fetch_prints_where_the_data_are(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "fetch", lambda name, folder: Path(folder) / name)
+    assert run("data", "fetch", "mnist", "--folder", tmp_path) == (0, f"{tmp_path / 'mnist'}\n", "")
+
+
+# tables
+
+
+def test_tables_fills_a_page_from_stored_results(run, mnist_folder, tmp_path):
+    """A result of `train`, as it was written, becomes a row."""
+    results, page = tmp_path / "results", tmp_path / "page.md"
+    run("train", "mnist", "--model", "rnn", "--limit", 32, "--epochs", 1, "--out", tmp_path / "run")
+    results.mkdir()
+    (tmp_path / "run" / "summary.json").rename(results / "mnist-rnn.json")
+    page.write_text("# T\n\n<!-- results:mnist:paper -->\n<!-- /results:mnist:paper -->\n")
+    status, out, err = run("tables", "--page", page, "--results", results)
+    assert status == 0 and err == "" and "mnist:paper" in out
+    assert "33,098" in page.read_text()
+
+
+# import
+
+
+def test_import_loads_numpy_alone():
+    """Each of these costs up to a second, and may not be there."""
+    foreign = ["matplotlib", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn", "torch", "tensorflow", "jax"]
+    out = python(f"import sys, enn_np, enn_np.cli; print(*[name for name in {foreign} if name in sys.modules])")
+    assert out.split() == []
+
+
+def test_the_library_works_where_nothing_but_numpy_is_installed():
+    """Import, train, predict, save and check gradients with everything else blocked."""
+    code = """
+import sys, tempfile
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"matplotlib", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn"}:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocked())
+import numpy as np, enn_np
+from enn_np import cli, datasets, gradcheck, trace
+model = enn_np.Classifier(enn_np.Engram(4, 3), 2, 2)
+x, y = np.ones((6, 3, 2), np.float32), np.arange(6) % 2
+model.fit(x, y, epochs=1, callbacks=[trace.HebbianTraceMonitor(model, x)])
+with tempfile.TemporaryDirectory() as folder:
+    again = enn_np.load(model.save(folder + "/model.npz"))
+assert (again.predict(x) == model.predict(x)).all()
+assert max(gradcheck.check(enn_np.GRU(3)).values()) < gradcheck.TOLERANCE
+sys.exit(cli.main(["data", "list"]))
+"""
+    assert "mnist" in python(code)
+
+
+def test_a_missing_package_is_named(run, monkeypatch, tmp_path):
+    """A command that needs more than NumPy says what, without a traceback."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
+    status, _, err = run("demo", "--epochs", 1, "--out", tmp_path)
+    assert status == 2 and "matplotlib" in err and "Traceback" not in err
+
+
+def test_console_script_and_module_call_the_same_function():
+    """pyproject's entry point must exist."""
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'enn_np = "enn_np.cli:main"' in text and callable(main)
+
+
+def test_results_are_plain_json_numbers(run, mnist_folder, tmp_path):
+    """NumPy scalars would have failed to be written; history must be lists of floats."""
+    run("train", "mnist", "--model", "gru", "--limit", 32, "--epochs", 1, "--out", tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert all(np.isfinite(values).all() for values in summary["history"].values())

@@ -1,0 +1,208 @@
+"""Optimizers against a few independent lines of Keras' rules, in float64 and float32."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import seeds
+
+from enn_np import SGD, Adam
+
+rates = st.sampled_from((1e-3, 0.05, 1.0))
+limits = st.sampled_from((None, 0.1, 1.0, 100.0))
+
+
+def keras_adam(p, gradients, rate, b1=0.9, b2=0.999, eps=1e-7):
+    """keras/src/optimizers/adam.py: the bias correction is in the rate, eps beside the uncorrected root."""
+    m = v = 0.0
+    for t, g in enumerate(gradients, 1):
+        m = m + (1 - b1) * (g - m)
+        v = v + (1 - b2) * (g * g - v)
+        p = p - rate * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps)
+    return p
+
+
+def keras_sgd(p, gradients, rate, momentum=0.0):
+    """keras/src/optimizers/sgd.py: the rate is inside the velocity, so that a new rate leaves old speed alone."""
+    velocity = 0.0
+    for g, step_rate in zip(gradients, np.broadcast_to(rate, len(gradients)), strict=True):
+        velocity = momentum * velocity - step_rate * g
+        p = p + velocity
+    return p
+
+
+def by_norm(g, limit):
+    """keras clip_by_norm: one tensor, its own length."""
+    norm = np.sqrt((g * g).sum())
+    return g if limit is None or norm <= limit else g * limit / norm
+
+
+def draw(seed, steps=4):
+    """Two parameters, and for every step a gradient of each; the second is much the longer."""
+    rng = np.random.default_rng(seed)
+    params = {"W": rng.standard_normal((3, 2)), "b": rng.standard_normal(4)}
+    grads = [
+        {name: (0.3, 9.0)[name == "b"] * rng.standard_normal(p.shape) for name, p in params.items()}
+        for _ in range(steps)
+    ]
+    return params, grads
+
+
+def train(optimizer, params, grads):
+    """Parameters after all steps, given copies, because an update may overwrite both."""
+    params = {name: value.copy() for name, value in params.items()}
+    for step in grads:
+        optimizer.update(params, {name: g.copy() for name, g in step.items()})
+    return params
+
+
+def assert_close(got, want):
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+@given(seeds, rates, limits, st.sampled_from((0.0, 0.5, 0.9)), st.sampled_from((0.9, 0.999)))
+def test_adam_is_keras_adam(seed, rate, limit, beta_1, beta_2):
+    """A forgotten bias correction, eps in the wrong place, or a clip over all tensors at once."""
+    params, grads = draw(seed)
+    got = train(Adam(rate, beta_1, beta_2, clip_norm=limit), params, grads)
+    clipped = {name: [by_norm(step[name], limit) for step in grads] for name in params}
+    assert_close(got, {name: keras_adam(params[name], clipped[name], rate, beta_1, beta_2) for name in params})
+
+
+@given(seeds, rates, limits, st.sampled_from((0.0, 0.9)))
+def test_sgd_is_keras_sgd(seed, rate, limit, momentum):
+    """Momentum with the other sign, or a clip after the momentum."""
+    params, grads = draw(seed)
+    got = train(SGD(rate, momentum, clip_norm=limit), params, grads)
+    clipped = {name: [by_norm(step[name], limit) for step in grads] for name in params}
+    assert_close(got, {name: keras_sgd(params[name], clipped[name], rate, momentum) for name in params})
+
+
+def test_epsilon_stands_beside_the_uncorrected_root():
+    """With a tiny gradient the other form, eps beside the corrected root, moves 30 times as far."""
+    p, g = np.zeros(1), np.full(1, 1e-7)
+    got = train(Adam(1.0, epsilon=1e-7), {"p": p}, [{"p": g}])["p"]
+    other_form = -1.0 * g / (g + 1e-7)
+    np.testing.assert_allclose(got, keras_adam(p, [g], 1.0), rtol=1e-12)
+    assert abs(other_form / got) > 10
+
+
+def test_a_new_rate_leaves_old_momentum_alone():
+    """The form u = momentum u + g, p -= rate u differs from Keras once a schedule changes the rate."""
+    params, grads = draw(0)
+    optimizer, got, schedule = SGD(0.1, momentum=0.9), {k: v.copy() for k, v in params.items()}, (0.1, 0.1, 0.01, 0.01)
+    for rate, step in zip(schedule, grads, strict=True):
+        optimizer.learning_rate = rate
+        optimizer.update(got, {name: g.copy() for name, g in step.items()})
+    assert_close(got, {name: keras_sgd(params[name], [g[name] for g in grads], schedule, 0.9) for name in params})
+
+
+@given(seeds, st.sampled_from((0.1, 1.0, 1e6)))
+def test_global_clip_keeps_the_direction_of_the_whole_step(seed, limit):
+    """One factor for all tensors, and none where the common length is below the limit."""
+    params, (grads, *_) = draw(seed)
+    got = train(SGD(1.0, global_clip_norm=limit), params, [grads])
+    norm = np.sqrt(sum((g * g).sum() for g in grads.values()))
+    assert_close(got, {name: params[name] - grads[name] * min(1, limit / norm) for name in params})
+
+
+def test_the_two_clips_differ():
+    """Keras' clipnorm, which the paper uses, is per tensor: a short gradient keeps its length beside a long one."""
+    params = {"short": np.zeros(2), "long": np.zeros(2)}
+    grads = {"short": np.array([0.3, 0.4]), "long": np.array([30.0, 40.0])}
+    own = train(SGD(1.0, clip_norm=1.0), params, [grads])
+    common = train(SGD(1.0, global_clip_norm=1.0), params, [grads])
+    np.testing.assert_allclose(own["short"], [-0.3, -0.4])
+    np.testing.assert_allclose(own["long"], [-0.6, -0.8])
+    assert np.linalg.norm(common["short"]) == pytest.approx(0.5 / np.hypot(50, 0.5))
+
+
+def test_both_clips_together_cut_each_tensor_first():
+    grads = {"a": np.array([5.0, 0.0]), "b": np.array([0.0, 0.5])}
+    got = train(SGD(1.0, clip_norm=1.0, global_clip_norm=1.0), {name: np.zeros(2) for name in grads}, [grads])
+    length = np.hypot(1, 0.5)
+    np.testing.assert_allclose(got["a"], [-1 / length, 0])
+    np.testing.assert_allclose(got["b"], [0, -0.5 / length])
+
+
+every_optimizer = pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((kind, settings) for kind in (SGD, Adam) for settings in ({}, {"clip_norm": 1}, {"global_clip_norm": 1})),
+        (SGD, {"momentum": 0.9}),
+    ],
+)
+
+
+@every_optimizer
+def test_a_zero_gradient_changes_nothing(kind, settings):
+    """0 / 0, where a clip divides by the length of a gradient or Adam by the root of zero."""
+    optimizer = kind(0.1, **settings)
+    params = {"W": np.ones((2, 2), np.float32)}
+    for _ in range(3):
+        optimizer.update(params, {"W": np.zeros((2, 2), np.float32)})
+    np.testing.assert_array_equal(params["W"], 1)
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@every_optimizer
+def test_precision_and_identity_are_kept(kind, settings, dtype):
+    """Updates happen inside the given arrays (a model's layers hold on to them), in their own precision."""
+    optimizer = kind(0.1, **settings)
+    params = {"W": np.ones((2, 3), dtype), "b": np.ones(3, dtype)}
+    arrays = dict(params)
+    for _ in range(2):
+        optimizer.update(params, {name: np.full_like(value, 0.5) for name, value in params.items()})
+    for name, array in arrays.items():
+        assert params[name] is array and array.dtype == dtype
+        assert (array < 1).all()
+    for moment in optimizer.state.values():
+        assert moment.keys() == params.keys()
+        assert all(moment[name].dtype == dtype and moment[name].shape == params[name].shape for name in params)
+
+
+def test_a_numpy_rate_does_not_upcast():
+    """np.float64 scalars, as a schedule computes them, would make float32 moments float64."""
+    params = {"W": np.ones(2, np.float32)}
+    optimizer = Adam(np.float64(0.1), np.float64(0.9), np.float64(0.999), np.float64(1e-7), clip_norm=np.float64(1))
+    optimizer.update(params, {"W": np.ones(2, np.float32)})
+    assert params["W"].dtype == np.float32 and type(optimizer.learning_rate) is float
+
+
+def test_gradient_may_come_without_some_parameters():
+    """Frozen parameters are left out of the gradients: they stay, and have no moments."""
+    params, optimizer = {"W": np.ones(2), "frozen": np.ones(2)}, Adam()
+    optimizer.update(params, {"W": np.ones(2)})
+    assert (params["frozen"] == 1).all() and optimizer.state["m"].keys() == {"W"}
+
+
+def test_steps_count_from_one():
+    """The first step of Adam is the whole rate, whatever the gradient's size."""
+    for size in (1e-3, 1e3):
+        got = train(Adam(0.1, epsilon=1e-12), {"p": np.zeros(1)}, [{"p": np.full(1, size)}])["p"]
+        np.testing.assert_allclose(got, -0.1, rtol=1e-6)
+
+
+BAD = (
+    (Adam, {"learning_rate": 0}, ValueError),
+    (Adam, {"learning_rate": -1e-3}, ValueError),
+    (Adam, {"learning_rate": "fast"}, TypeError),
+    (Adam, {"learning_rate": float("nan")}, ValueError),
+    (Adam, {"beta_1": 1.0}, ValueError),
+    (Adam, {"beta_2": 1}, ValueError),
+    (Adam, {"beta_1": -0.1}, ValueError),
+    (Adam, {"epsilon": 0}, ValueError),
+    (Adam, {"clip_norm": 0}, ValueError),
+    (Adam, {"global_clip_norm": -1}, ValueError),
+    (SGD, {"momentum": 1.5}, ValueError),
+    (SGD, {"momentum": True}, TypeError),
+    (SGD, {"clip_norm": "1"}, TypeError),
+)
+
+
+@pytest.mark.parametrize(("kind", "settings", "error"), BAD)
+def test_bad_hyper_parameters_are_named(kind, settings, error):
+    ((name, value),) = settings.items()
+    with pytest.raises(error, match=rf"^{name}: .*got {value!r}"):
+        kind(**settings)

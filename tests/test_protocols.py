@@ -1,0 +1,349 @@
+"""The published experiments at tiny size: their data, their models, and the files that a run leaves."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import digits, same_to_the_bit
+
+from enn_np import GRU, Adam, Engram, datasets, fit, load, protocols
+from enn_np.demo import demo
+
+PNG = b"\x89PNG\r\n\x1a\n"
+FIGURES = ("learning_curves.png", "trace.png", "trace_evolution.png", "retrieval.png")
+RESULT = {"benchmark", "protocol", "model", "seed", "parameters", "seconds", "test_loss", "test_accuracy"}
+RESULT |= {"stopped", "best_epoch", "history", "sequences", "config", "machine"}
+
+
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """MNIST with 100 and 30 random pictures, 20 of them held out."""
+    monkeypatch.setattr(datasets, "load_mnist", lambda: digits(100, 30))
+    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes longer than everything else at this size."""
+    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """Loading any data is an error: whatever is wrong must be found before."""
+
+    def load():
+        raise AssertionError("data were loaded before the arguments were checked")
+
+    for name in ("load_mnist", "load_cifar10", "load_digits"):
+        monkeypatch.setattr(datasets, name, load)
+
+
+def photographs(train, test):
+    """Random pictures in the form of CIFAR-10."""
+    rng = np.random.default_rng(0)
+    draw = [(rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 10, n)) for n in (train, test)]
+    return datasets.Dataset(*draw[0], *draw[1])
+
+
+def assert_figures(folder, names=FIGURES):
+    """Every figure is there, is a PNG file, and shows more than a blank page."""
+    for name in names:
+        content = (folder / name).read_bytes()
+        assert content.startswith(PNG) and len(content) > 5_000, name
+
+
+# Data
+
+
+def rows_of(x):
+    return {row.tobytes() for row in x}
+
+
+def test_mnist_is_split_without_overlap_and_scaled_on_the_training_part():
+    """Validation images among the training images, or a scale fitted on what is tested."""
+    images = digits(100, 30)
+    split = protocols.mnist_split(images, 20, seed=0)
+    assert split.x.shape == (80, 28, 28) and split.x_val.shape == (20, 28, 28) and split.x_test.shape == (30, 28, 28)
+    assert {part.dtype for part in (split.x, split.x_val, split.x_test)} == {np.dtype("float32")}
+    assert not rows_of(split.x) & rows_of(split.x_val)
+    np.testing.assert_allclose([split.x.min(0), split.x.max(0)], [np.zeros((28, 28)), np.ones((28, 28))], atol=1e-6)
+    assert split.x_val.min() < 0 or split.x_val.max() > 1, "the scale was fitted on the validation part too"
+    assert len(split.y) == 80 and len(split.y_val) == 20
+    np.testing.assert_array_equal(split.y_test, images.y_test)
+
+
+def test_labels_stay_with_their_images():
+    """One permutation for both."""
+    images = digits(100, 30)
+    grey = images._replace(x_train=(20 * images.y_train).astype(np.uint8)[:, None, None] + np.zeros((28, 28), np.uint8))
+    split = protocols.mnist_split(grey, 20, seed=3)
+    for x, y in ((split.x, split.y), (split.x_val, split.y_val)):
+        np.testing.assert_allclose(9 * x[:, 5, 5], y, atol=1e-5)  # the greys of the labels 0 to 9 become 0 to 1
+
+
+def test_the_seed_decides_what_is_held_out():
+    one, same, other = (protocols.mnist_split(digits(100, 30), 20, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.x_val, same.x_val)
+    assert rows_of(one.y_val) and not (one.y_val == other.y_val).all()
+
+
+def test_cifar_as_published_validates_on_the_test_set():
+    """The flaw is part of the paper's protocol; rows are H W C, divided by 255 and nothing else."""
+    images = photographs(40, 12)
+    split = protocols.cifar10_split(images, "paper", seed=0)
+    assert split.x.shape == (40, 32, 96) and split.x.dtype == np.float32
+    assert split.x_val is split.x_test and split.y_val is split.y_test
+    np.testing.assert_allclose(split.x, images.x_train.reshape(40, 32, 96) / 255, rtol=1e-6)
+    np.testing.assert_allclose(split.x_test, images.x_test.reshape(12, 32, 96) / 255, rtol=1e-6)
+
+
+def test_cifar_soundly_never_sees_the_test_set(monkeypatch):
+    """Held out from the training images, each channel standardised on the rest."""
+    monkeypatch.setattr(protocols, "CIFAR10_HELD_OUT", 10)
+    split = protocols.cifar10_split(photographs(40, 12), "sound", seed=0)
+    assert (
+        (len(split.x), len(split.x_val), len(split.x_test))
+        == (30, 10, 12)
+        == tuple(len(y) for y in (split.y, split.y_val, split.y_test))
+    )
+    assert not rows_of(split.x) & rows_of(split.x_val)
+    channels = split.x.reshape(-1, 3)
+    np.testing.assert_allclose(channels.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(channels.std(0), 1, atol=1e-4)
+
+
+# Models
+
+
+def test_the_published_networks():
+    """SPEC section 3: Engram(128, 64) with dropout 0.3; baselines 128 -> 64 without."""
+    model = protocols.classifier("engram", 28, 10, "paper", seed=5)
+    assert model.cells == (Engram(128, 64, trace="batch"),) and model.dropout == 0.3
+    assert model.random_inference and model.seed == 5 and model.pooling == "last"
+    model = protocols.classifier("gru", 28, 10, "paper", seed=0)
+    assert model.cells == (GRU(128), GRU(64)) and model.dropout == 0
+
+
+def test_the_sound_protocol_keeps_samples_apart():
+    model = protocols.classifier("engram", 28, 10, "sound", seed=0)
+    assert model.cells[0].trace == "sample" and not model.random_inference
+
+
+@pytest.mark.parametrize(("name", "protocol"), (("ngram", "paper"), ("engram", "published")))
+def test_unknown_names_are_told(name, protocol):
+    with pytest.raises(ValueError, match=r"^(model|protocol): expected one of .*got '(ngram|published)'"):
+        protocols.classifier(name, 28, 10, protocol, seed=0)
+
+
+# A benchmark run
+
+
+def test_training_is_as_published(monkeypatch):
+    """SPEC section 3, setting by setting; and the seed of the run is that of the shuffling too."""
+    seen = {}
+    monkeypatch.setattr(protocols, "fit", lambda *data, **settings: seen.update(settings) or fit(*data, **settings))
+    data = protocols.mnist_split(digits(60, 20), 20, seed=0)
+    model = protocols.classifier("engram", 28, 10, "paper", seed=0)
+    _, monitor = protocols.train(model, data, 1, seed=7, progress=False)
+    optimizer, (stop, plateau, watch) = seen["optimizer"], seen["callbacks"]
+    assert (seen["seed"], seen["epochs"], seen["batch_size"]) == (7, 1, 128)
+    assert seen["validation"][0] is data.x_val and seen["validation"][1] is data.y_val
+    assert vars(optimizer) | {"state": 0, "steps": 0} == vars(Adam(1e-3, clip_norm=1.0)) | {"state": 0}
+    assert optimizer.epsilon == 1e-7 and optimizer.global_clip_norm is None
+    assert (stop.monitor, stop.patience, stop.restore_best) == ("val_loss", 3, True)
+    assert (plateau.monitor, plateau.factor, plateau.patience) == ("val_loss", 0.5, 2)
+    assert (plateau.min_learning_rate, plateau.min_delta) == (1e-5, 1e-4)
+    assert watch is monitor and len(monitor.x) == 20
+
+
+@pytest.mark.parametrize("name", protocols.MODELS)
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protocol):
+    """All that a table needs, and numbers that the saved model reproduces."""
+    summary = protocols.run_benchmark("mnist", name, protocol, 3, tmp_path, epochs=1, limit=48, progress=False)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary.keys() == RESULT | ({"trace"} if name == "engram" else set())
+    told = [summary[key] for key in ("benchmark", "protocol", "model", "seed", "stopped", "best_epoch")]
+    assert told == ["mnist", protocol, name, 3, "finished", 1]
+    assert summary["sequences"] == {"train": 48, "validation": 20, "test": 30}
+    assert summary["parameters"] == protocols.PAPER["mnist"][name]["parameters"]
+    assert {len(values) for values in summary["history"].values()} == {1}
+    model = load(tmp_path / "model.npz")
+    assert model.config() == summary["config"]
+    split = protocols.mnist_split(digits(100, 30), 20, 3)
+    scores = model.evaluate(split.x_test, split.y_test)
+    got = {name: summary[f"test_{name}"] for name in scores}
+    assert got == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_run_of_a_baseline_draws_its_curves(small_mnist, tmp_path):
+    """It has no trace to draw."""
+    protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=2, limit=32, progress=False)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"learning_curves.png"}
+    assert_figures(tmp_path, FIGURES[:1])
+
+
+def test_a_run_is_not_lost_with_its_figures(small_mnist, monkeypatch, tmp_path):
+    """matplotlib is missing or breaks: the result of the training is on disk all the same."""
+    monkeypatch.setattr(protocols, "draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=1, limit=32, progress=False)
+    assert json.loads((tmp_path / "summary.json").read_text())["model"] == "rnn"
+
+
+def test_a_run_of_engram_keeps_its_traces(small_mnist, no_figures, tmp_path):
+    summary = protocols.run_benchmark("mnist", "engram", "paper", 0, tmp_path, epochs=2, limit=32, progress=False)
+    with np.load(tmp_path / "trace.npz") as stored:
+        assert stored["traces"].shape == (3, 64, 128)
+        assert stored["retrieval"].shape == (16, 28, 64) and stored["probe"].shape == (16, 28, 28)
+        assert abs(stored["traces"][-1]).max() == pytest.approx(
+            max(summary["trace"][-1]["max"], -summary["trace"][-1]["min"])
+        )
+    assert len(summary["trace"]) == 3
+
+
+def test_seeds_repeat_to_the_bit_and_differ(small_mnist, no_figures, tmp_path):
+    """The README's numbers are labelled with a seed: it must mean something."""
+    runs = [
+        protocols.run_benchmark("mnist", "engram", "paper", seed, tmp_path / name, epochs=1, limit=32, progress=False)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    params = [load(tmp_path / name / "model.npz").params for name in "abc"]
+    assert same_to_the_bit(params[0], params[1])
+    assert not (params[0]["0.M"] == params[2]["0.M"]).any()
+    for run in runs:
+        del run["seconds"], run["history"]["seconds"]
+    assert runs[0] == runs[1]
+
+
+def test_cifar_runs_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "load_cifar10", lambda: photographs(40, 12))
+    summary = protocols.run_benchmark("cifar10", "engram", "paper", 0, tmp_path, epochs=1, progress=False)
+    assert summary["sequences"] == {"train": 40, "validation": 12, "test": 12}
+    assert_figures(tmp_path)  # the digit's place is taken by colours
+
+
+BAD_RUNS = (
+    ({"benchmark": "imagenet"}, "benchmark: .*'imagenet'"),
+    ({"name": "transformer"}, "model: .*'transformer'"),
+    ({"protocol": "fair"}, "protocol: .*'fair'"),
+    ({"seed": -1}, "seed: .*-1"),
+    ({"epochs": 0}, "epochs: .*0"),
+    ({"epochs": 2.5}, "epochs: .*2.5"),
+    ({"limit": 0}, "limit: .*0"),
+    ({"limit": "all"}, "limit: .*'all'"),
+)
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD_RUNS)
+def test_bad_arguments_are_found_before_data_are_loaded(no_data, tmp_path, settings, message):
+    """Not after a download, still less after an hour of training."""
+    good = {"benchmark": "mnist", "name": "gru", "protocol": "paper", "seed": 0, "out": tmp_path}
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
+        protocols.run_benchmark(**good | settings)
+
+
+@pytest.mark.parametrize("settings", ({"epochs": 0}, {"seed": -1}, {"seed": 1.5}, {"out": __file__}))
+def test_bad_arguments_of_the_demo_are_found_first(no_data, tmp_path, settings):
+    ((name, _),) = settings.items()
+    with pytest.raises((ValueError, TypeError), match=f"^{name}: "):
+        demo(**{"out": tmp_path, "say": str} | settings)
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_training(no_data):
+    """An hour of training for nothing, because --out names a file."""
+    with pytest.raises(ValueError, match=r"^out: cannot make the folder .*test_protocols\.py"):
+        protocols.run_benchmark("mnist", "gru", "paper", 0, __file__)
+
+
+# The demo
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory):
+    """The demo on 64 digits and for one epoch: its folder, its summary, and what it said."""
+    said, out = [], tmp_path_factory.mktemp("demo") / "new"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", lambda: digits(464, 40))
+        summary = demo(out, epochs=1, progress=False, say=said.append)
+    return out, summary, "\n".join(said)
+
+
+def test_the_demo_writes_a_summary_of_all_four(demonstrated):
+    out, summary, _ = demonstrated
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert list(summary["models"]) == ["Engram", "RNN", "GRU", "LSTM"]
+    for name, run in summary["models"].items():
+        assert 0 <= run["test_accuracy"] <= 1 and run["test_loss"] > 0 and run["seconds"] > 0, name
+        assert isinstance(run["parameters"], int)
+    assert summary["sequences"] == {"train": 64, "validation": 400, "test": 40}
+
+
+def test_the_demo_draws_its_figures(demonstrated):
+    assert_figures(demonstrated[0])
+
+
+def test_the_demo_shows_a_table_with_the_papers_numbers(demonstrated):
+    """Four rows of figures, and the word that they are not for comparison."""
+    out, summary, said = demonstrated
+    rows = {
+        line.split()[0]: line.split()
+        for line in said.splitlines()
+        if line.startswith(("Engram ", "RNN", "GRU", "LSTM"))
+    }
+    assert rows.keys() == summary["models"].keys()
+    for name, row in rows.items():
+        run, paper = summary["models"][name], protocols.PAPER["mnist"][name.lower()]
+        assert f"{run['test_accuracy']:.1%}" in row and f"{run['parameters']:,}" in row
+        assert f"{paper['test_accuracy']:.2%}" in row and f"{paper['parameters']:,}" in row
+    assert "not for comparison" in said and str(out / "summary.json") in said
+
+
+@pytest.mark.parametrize("epochs_before", (0, 1))
+def test_ctrl_c_in_the_demo_keeps_what_there_is(monkeypatch, tmp_path, epochs_before):
+    """Even in the first epoch of the first model, when there is no curve to draw yet."""
+    if epochs_before:
+        monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
+    original, batches = protocols.Classifier.loss_and_grads, []
+
+    def interrupted(model, *batch):
+        batches.append(1)
+        if len(batches) > epochs_before:  # one batch an epoch
+            raise KeyboardInterrupt
+        return original(model, *batch)
+
+    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", interrupted)
+    summary = demo(tmp_path, epochs=3, progress=False, say=str)
+    assert list(summary["models"]) == ["Engram"] and summary["models"]["Engram"]["stopped"] == "interrupted"
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert len(summary["models"]["Engram"]["history"].get("loss", ())) == epochs_before
+    if not epochs_before:
+        assert_figures(tmp_path, FIGURES[1:])
+
+
+# What is written down
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    """NaN is no JSON, and half a file is no result: the older one must stay."""
+    path = tmp_path / "new" / "summary.json"
+    protocols.write_json(path, {"loss": 1})
+    with pytest.raises(ValueError):
+        protocols.write_json(path, {"loss": float("nan")})
+    assert json.loads(path.read_text()) == {"loss": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["summary.json"]
+
+
+def test_the_machine_is_named_even_where_linux_does_not_tell(monkeypatch):
+    """macOS and Windows have no /proc."""
+    machine = protocols.machine()
+
+    def missing(path, encoding):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(protocols.Path, "read_text", missing)
+    other = protocols.machine()
+    assert machine.keys() == other.keys() >= {"processor", "cores", "python", "numpy", "enn_np", "blas_threads"}
+    assert all(isinstance(value, str | int) and value for value in other.values())

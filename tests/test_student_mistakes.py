@@ -1,0 +1,252 @@
+"""What goes wrong in a first hour with the library, and the words that must come back.
+
+Each row: a mistake, the error it must be, and patterns for the three parts of its message: the argument, the value
+that came, and the remedy. A message may have one line only.
+"""
+
+import re
+
+import numpy as np
+import pytest
+from tiny import C, D, T, classifier, copied, same_to_the_bit, sequences
+
+from enn_np import GRU, SGD, Adam, Classifier, EarlyStopping, Engram, ReduceOnPlateau, Regressor, load
+from enn_np.models import build
+
+N = 24
+x, y = sequences(N)
+one_hot = np.eye(C, dtype=np.float32)[y]
+
+
+def spoilt(array, value, *place):
+    """A copy with one entry replaced."""
+    array = array.copy()
+    array[place] = value
+    return array
+
+
+def fit(x=x, y=y, **settings):
+    """`fit` of a fresh classifier."""
+    return lambda: classifier().fit(x, y, **settings)
+
+
+def make(*arguments, **settings):
+    """A classifier for the data above."""
+    return lambda: classifier(*arguments, **settings)
+
+
+ragged = [np.zeros((length, D), np.float32) for length in (3, 5)]
+
+DATA = {
+    "one sequence, without the batch axis": (fit(x[0]), ValueError, "x", r"\(5, 3\)", r"expected shape \(n, T, 3\)"),
+    "a table, without the time axis": (fit(x[:, 0]), ValueError, "x", r"\(24, 3\)", r"expected shape \(n, T, 3\)"),
+    "another number of features": (fit(x[..., :2]), ValueError, "x", r"\(24, 5, 2\)", r"expected shape \(n, T, 3\)"),
+    "uint8 images": (fit(np.zeros(x.shape, np.uint8)), TypeError, "x", "uint8", r"x\.astype\('float32'\)"),
+    "float64 data": (fit(x.astype(float)), TypeError, "x", "float64", r"x\.astype\('float32'\)"),
+    "a list of lists": (fit(x.tolist()), TypeError, "x", "float64", r"x\.astype\('float32'\)"),
+    "sequences of different lengths": (fit(ragged), ValueError, "x", "different lengths", "pad them .* mask"),
+    "NaN pixels": (fit(spoilt(x, np.nan, 2, 1, 0)), ValueError, "x", r"\(2, 1, 0\) is nan", "remove or replace"),
+    "infinite pixels": (fit(spoilt(x, np.inf, 0, 0, 1)), ValueError, "x", r"\(0, 0, 1\) is inf", "remove or replace"),
+    "no sequences": (fit(x[:0], y[:0]), ValueError, "x", r"\(0, 5, 3\)", "empty array"),
+    "no time steps": (fit(x[:, :0]), ValueError, "x", r"\(24, 0, 3\)", "empty array"),
+    "one-hot labels": (fit(y=one_hot), ValueError, "y", r"\(24, 3\)", r"y\.argmax\(-1\)"),
+    "labels as floats": (fit(y=y.astype(float)), TypeError, "y", "float64", r"\.astype\('int64'\)"),
+    "labels as words": (fit(y=np.array(list("abc"))[y]), TypeError, "y", "<U1", "expected integer class labels"),
+    "labels from 1": (fit(y=y + 1), ValueError, "y", "got 3", "0 to 2 .* renumber them or .* more classes"),
+    "negative labels": (fit(y=y - 1), ValueError, "y", "got -1", "0 to 2"),
+    "labels as a column": (fit(y=y[:, None]), ValueError, "y", r"\(24, 1\)", r"expected shape \(24,\)"),
+    "fewer labels than sequences": (fit(y=y[:-1]), ValueError, "y", r"\(23,\)", r"expected shape \(24,\)"),
+    "a mask of ints": (fit(mask=np.ones((N, T), int)), ValueError, "mask", "int64", r"mask\.astype\(bool\)"),
+    "a mask of another shape": (fit(mask=np.ones(N, bool)), ValueError, "mask", r"\(24,\)", r"shape \(24, 5\)"),
+    "targets of a regressor as integers": (
+        lambda: Regressor(GRU(2), D).fit(x, y),
+        TypeError,
+        "y",
+        "int64",
+        r"y\.astype\('float32'\)",
+    ),
+    "targets of the wrong width": (
+        lambda: Regressor(GRU(2), D, 2).fit(x, one_hot),
+        ValueError,
+        "y",
+        r"\(24, 3\)",
+        r"expected shape \(24, 2\)",
+    ),
+}
+
+SETTINGS = {
+    "validation share above 1": (fit(validation=1.5), ValueError, "validation", "1.5", "at most 1"),
+    "all data to validate on": (fit(validation=1.0), ValueError, "validation", "0 of 24 sequences", "at least one"),
+    "validation x without y": (fit(validation=(x,)), ValueError, "validation", "1 parts", r"\(x, y\)"),
+    "validation x of another width": (
+        fit(validation=(x[..., :2], y)),
+        ValueError,
+        "validation x",
+        r"\(24, 5, 2\)",
+        r"expected shape \(n, T, 3\)",
+    ),
+    "validation labels one-hot": (
+        fit(validation=(x, one_hot)),
+        ValueError,
+        "validation y",
+        r"\(24, 3\)",
+        r"argmax\(-1\)",
+    ),
+    "no epochs": (fit(epochs=0), ValueError, "epochs", "got 0", "at least 1"),
+    "half an epoch": (fit(epochs=2.5), TypeError, "epochs", "2.5", "whole number"),
+    "batches of nothing": (fit(batch_size=0), ValueError, "batch_size", "got 0", "at least 1"),
+    "batches of a fraction": (fit(batch_size=32.0), TypeError, "batch_size", "32.0", "whole number"),
+    "a seed as a word": (fit(seed="lucky"), TypeError, "seed", "'lucky'", "whole number"),
+    "an optimizer by name": (fit(optimizer="adam"), TypeError, "optimizer", "'adam'", r"Adam\(1e-3\)"),
+    "an optimizer's class": (fit(optimizer=Adam), TypeError, "optimizer", "class .*Adam", r"Adam\(1e-3\)"),
+    "a callback alone": (
+        fit(callbacks=EarlyStopping()),
+        TypeError,
+        "callbacks",
+        "EarlyStopping object",
+        r"list of .*\[EarlyStopping\(\)\]",
+    ),
+    "a callback's class": (fit(callbacks=[EarlyStopping]), TypeError, "callbacks", "class", r"\[EarlyStopping\(\)\]"),
+    "val_loss without validation": (
+        fit(callbacks=[EarlyStopping()]),
+        ValueError,
+        "monitor",
+        "'val_loss'",
+        "needs validation data",
+    ),
+    "a plateau of val_loss without validation": (
+        fit(callbacks=[ReduceOnPlateau()]),
+        ValueError,
+        "monitor",
+        "'val_loss'",
+        "needs validation data",
+    ),
+    "a monitor nobody knows": (
+        fit(validation=0.5, callbacks=[EarlyStopping("val_acc")]),
+        ValueError,
+        "monitor",
+        "'val_acc'",
+        "'val_accuracy'",
+    ),
+    "negative patience": (lambda: EarlyStopping(patience=-1), ValueError, "patience", "-1", "at least 0"),
+    "a plateau that raises the rate": (lambda: ReduceOnPlateau(factor=2), ValueError, "factor", "2.0", "at most 1"),
+    "a negative learning rate": (lambda: Adam(-1e-3), ValueError, "learning_rate", "-0.001", "greater than 0"),
+    "a learning rate as a word": (lambda: SGD("fast"), TypeError, "learning_rate", "'fast'", "a number"),
+    "predicting in batches of nothing": (
+        lambda: classifier().predict(x, batch_size=0),
+        ValueError,
+        "batch_size",
+        "got 0",
+        "at least 1",
+    ),
+}
+
+MODELS = {
+    "a cell by name": (make("engram"), TypeError, "cells", "'engram'", r"Engram\(128, 64\)"),
+    "a cell's class": (make(Engram), TypeError, "cells", "class .*Engram", r"such as Engram\(128, 64\)"),
+    "a class among cells": (make([GRU(4), GRU]), TypeError, "cells", "class .*GRU", r"such as Engram\(128, 64\)"),
+    "no cells": (make([]), TypeError, "cells", r"\[\]", "list of cells"),
+    "sizes in place of cells": (make([128, 64]), TypeError, "cells", r"\[128, 64\]", r"Engram\(128, 64\)"),
+    "unknown pooling": (make(pooling="max"), ValueError, "pooling", "'max'", "'last', 'mean', 'attention'"),
+    "unknown dtype": (make(dtype="float33"), ValueError, "dtype", "'float33'", "'float32', 'float64'"),
+    "half precision": (make(dtype=np.float16), ValueError, "dtype", "'float16'", "'float32', 'float64'"),
+    "dropout in per cent": (make(dropout=30), ValueError, "dropout", "30", "at most 0.99"),
+    "dropout of everything": (make(dropout=1.0), ValueError, "dropout", "1.0", "at most 0.99"),
+    "one class": (lambda: Classifier(GRU(4), D, 1), ValueError, "classes", "got 1", "at least 2"),
+    "the data in place of their width": (
+        lambda: Classifier(GRU(4), x, C),
+        TypeError,
+        "inputs",
+        "array",
+        "whole number",
+    ),
+    "a negative seed": (make(seed=-1), ValueError, "seed", "-1", "at least 0"),
+    "unknown retrieval": (
+        lambda: Engram(4, 4, retrieval="topk"),
+        ValueError,
+        "retrieval",
+        "'topk'",
+        "'softmax', 'top_k', 'sparsemax'",
+    ),
+    "unknown trace": (lambda: Engram(4, 4, trace="batches"), ValueError, "trace", "'batches'", "'batch', 'sample'"),
+    "a negative Hebbian rate": (
+        lambda: Engram(4, 4, hebbian_rate=-0.1),
+        ValueError,
+        "hebbian_rate",
+        "-0.1",
+        "at least 0",
+    ),
+    "more slots read than there are": (
+        lambda: Engram(4, 4, retrieval="top_k"),
+        ValueError,
+        "top_k",
+        "got 8",
+        "at most slots = 4",
+    ),
+    "hidden size of 0": (lambda: GRU(0), ValueError, "hidden", "got 0", "at least 1"),
+    "a configuration of another kind": (
+        lambda: build({"model": "transformer"}),
+        ValueError,
+        "model",
+        "'transformer'",
+        "'classifier', 'regressor'",
+    ),
+}
+
+MISTAKES = DATA | SETTINGS | MODELS
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_message_names_argument_value_and_remedy(mistake):
+    """A mistake that passes, fails deep inside NumPy, or comes back in words that do not help."""
+    act, error, argument, value, remedy = MISTAKES[mistake]
+    with pytest.raises(error) as caught:
+        act()
+    message = str(caught.value)
+    assert caught.type is error
+    assert message.startswith(f"{argument}: "), message
+    assert re.search(value, message), message
+    assert re.search(remedy, message), message
+    assert "\n" not in message or mistake == "the data in place of their width"
+
+
+@pytest.mark.parametrize("mistake", (*DATA, *SETTINGS))
+def test_nothing_is_trained_before_the_mistake_is_found(mistake, monkeypatch):
+    """An hour of training, and then the message."""
+
+    def worked(model, *batch):
+        raise AssertionError("a batch was trained before the mistake was found")
+
+    monkeypatch.setattr(Classifier, "loss_and_grads", worked)
+    monkeypatch.setattr(Regressor, "loss_and_grads", worked)
+    with pytest.raises(MISTAKES[mistake][1]):
+        MISTAKES[mistake][0]()
+
+
+@pytest.mark.parametrize("mistake", [name for name in DATA if "regressor" not in name and "width" not in name])
+def test_evaluation_refuses_the_same_data(mistake, monkeypatch):
+    """And prediction too: what cannot be trained on cannot be tested on."""
+    act, error, argument, *_ = DATA[mistake]
+    monkeypatch.setattr(Classifier, "fit", lambda model, x, y, **mask: model.evaluate(x, y, **mask))
+    with pytest.raises(error, match=f"^{argument}: "):
+        act()
+
+
+def test_a_mistake_leaves_the_model_as_it_was():
+    model = classifier()
+    before = copied(model.params)
+    for settings in ({"epochs": 0}, {"validation": 2}, {"callbacks": [EarlyStopping()]}):
+        with pytest.raises(ValueError):
+            model.fit(x, y, **settings)
+    assert same_to_the_bit(model.params, before)
+    model.fit(x, y, epochs=1)
+
+
+def test_loading_something_else_names_the_file(tmp_path):
+    """A text file, a folder, nothing at all: which file, what is wrong, and what to do."""
+    text = tmp_path / "notes.txt"
+    text.write_text("my weights\n")
+    for path, error in ((text, ValueError), (tmp_path, ValueError), (tmp_path / "none.npz", FileNotFoundError)):
+        with pytest.raises(error, match=re.escape(str(path))) as caught:
+            load(path)
+        assert error is FileNotFoundError or "save it again or use another copy" in str(caught.value)

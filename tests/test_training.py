@@ -1,0 +1,531 @@
+"""The training loop and its callbacks: repeatable, Keras' rules to the epoch, and nothing lost on Ctrl-C."""
+
+import sys
+import tracemalloc
+from functools import partial
+
+import numpy as np
+import pytest
+import tqdm
+from tiny import KINDS, C, classifier, copied, padding, same_to_the_bit, sequences
+
+from enn_np import GRU, LSTM, SGD, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, Regressor, fit
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4)), "mixed": (LSTM(8), Engram(12, 4))}
+
+
+class Scripted:
+    """A model whose validation losses are given and whose only weight counts the epochs."""
+
+    metrics = ("accuracy",)
+
+    def __init__(self, val_losses, val_accuracies=None):
+        self.params = {"epoch": np.zeros(1), "head.W": np.zeros(1)}
+        self.val_losses, self.val_accuracies = val_losses, val_accuracies or [0.0] * len(val_losses)
+        self.epoch = 0
+
+    def check_data(self, x, y, mask=None, names=None):
+        return x, y, mask
+
+    def time_major(self, batch):
+        return batch
+
+    def loss_and_grads(self, x, y, rng, mask=None):
+        self.epoch += 1
+        self.params["epoch"][...] = self.epoch
+        return {"loss": np.float64(1 / self.epoch), "accuracy": len(x)}, {}
+
+    def evaluate(self, x, y, batch_size, mask):
+        scores = self.val_losses[self.epoch - 1], self.val_accuracies[self.epoch - 1]
+        return dict(zip(("loss", "accuracy"), scores, strict=True))
+
+    def run(self, *callbacks, epochs=None, rate=1.0, validation=True):
+        """Train on one batch an epoch; returns the history and the learning rate at the end."""
+        x, y = np.zeros((2, 1, 1)), np.zeros(2)
+        optimizer = SGD(rate)
+        history = fit(
+            self,
+            x,
+            y,
+            epochs=epochs or len(self.val_losses),
+            validation=(x, y) if validation else None,
+            optimizer=optimizer,
+            callbacks=callbacks,
+            progress=False,
+        )
+        return history, optimizer.learning_rate
+
+
+class Record(Callback):
+    """Writes down when it was called."""
+
+    def __init__(self, calls, name):
+        self.calls, self.name = calls, name
+
+    def on_start(self, training):
+        self.calls.append((self.name, "start"))
+
+    def on_epoch_end(self, training, logs):
+        self.calls.append((self.name, len(training.history["loss"])))
+
+    def on_end(self, training):
+        self.calls.append((self.name, "end"))
+
+
+class Interrupt(Callback):
+    """Ctrl-C while the callbacks of an epoch run."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, training, logs):
+        if len(training.history["loss"]) == self.epoch:
+            raise KeyboardInterrupt
+
+
+# Repeatable
+
+
+@every_kind
+@pytest.mark.parametrize("seed", (0, 1))
+def test_the_same_seed_gives_the_same_weights_to_the_bit(kind, seed):
+    """A draw that does not come from the given seeds, or a workspace that is read before it is written."""
+    x, y = sequences()
+    runs = [classifier(KINDS[kind], seed=seed) for _ in range(2)]
+    histories = [model.fit(x, y, epochs=3, batch_size=10, validation=0.25, seed=seed) for model in runs]
+    assert same_to_the_bit(runs[0].params, runs[1].params)
+    for history in histories:
+        del history["seconds"]
+    assert histories[0] == histories[1]
+
+
+@every_kind
+def test_another_seed_of_fit_gives_other_weights(kind):
+    """The seed of `fit` decides the order of the batches, even where nothing else is drawn."""
+    x, y = sequences()
+    one, other = (classifier(KINDS[kind], dropout=0.0) for _ in range(2))
+    one.fit(x, y, epochs=1, batch_size=10, seed=0)
+    other.fit(x, y, epochs=1, batch_size=10, seed=1)
+    assert not any((one.params[name] == other.params[name]).all() for name in one.params)
+
+
+def test_every_epoch_has_an_order_of_its_own(monkeypatch):
+    """Shuffled once is not shuffled: the same batches every epoch."""
+    seen, model = [], classifier()
+    original = model.loss_and_grads
+    monkeypatch.setattr(model, "loss_and_grads", lambda x, y, *rest: seen.append(y) or original(x, y, *rest))
+    x, _ = sequences(12)
+    y = np.arange(12) % C
+    model.fit(x, y, epochs=3, batch_size=12)
+    assert len({tuple(order) for order in seen}) == 3
+    assert all((np.bincount(order) == 4).all() for order in seen)
+
+
+# Learning
+
+
+@every_kind
+def test_loss_falls_on_a_learnable_task(kind):
+    """A gradient with the wrong sign, an optimizer that does nothing."""
+    x, y = sequences(96)
+    model = classifier(KINDS[kind], dropout=0.1)
+    before = model.evaluate(x, y)
+    history = model.fit(x, y, epochs=20, batch_size=16, optimizer=Adam(0.02))
+    after = model.evaluate(x, y)
+    assert after["loss"] < 0.5 * before["loss"] and after["accuracy"] > 0.85
+    assert history["loss"][-1] < history["loss"][0] and history["accuracy"][-1] > history["accuracy"][0]
+
+
+@pytest.mark.parametrize("stack", WIDE_STACKS)
+@pytest.mark.parametrize("pooling", ("last", "mean", "attention"))
+def test_stacks_learn_with_padding(stack, pooling):
+    """Any cells, any pooling, padded: the loss falls."""
+    x, y = sequences(48)
+    model = classifier(WIDE_STACKS[stack], pooling=pooling, dropout=0.0)
+    mask = padding(48)
+    before = model.evaluate(x, y, mask=mask)["loss"]
+    model.fit(x, y, epochs=12, batch_size=16, optimizer=Adam(0.03), mask=mask)
+    assert model.evaluate(x, y, mask=mask)["loss"] < 0.9 * before
+
+
+@pytest.mark.parametrize("outputs", (1, 2))
+def test_a_regressor_learns(outputs):
+    x, _ = sequences(96)
+    y = x.mean(1)[:, :outputs]
+    model = Regressor(KINDS["gru"], 3, outputs)
+    before = model.evaluate(x, y)
+    history = model.fit(x, y[:, 0] if outputs == 1 else y, epochs=30, batch_size=16, optimizer=Adam(0.02))
+    after = model.evaluate(x, y)
+    assert after["loss"] < 0.3 * before["loss"] and after["mae"] < 0.6 * before["mae"]
+    assert history.keys() == {"loss", "mae", "learning_rate", "seconds"}
+
+
+def test_penalties_are_part_of_the_training_loss():
+    """What is minimised is what is reported."""
+    x, y = sequences()
+    plain, penal = (classifier(Engram(4, 4, entropy=entropy, trace_noise=0), dropout=0.0) for entropy in (0.0, 5.0))
+    losses = [model.fit(x, y, epochs=1, batch_size=48, optimizer=SGD(1e-9))["loss"][0] for model in (plain, penal)]
+    assert 5 * 0.5 * np.log(4) < losses[1] - losses[0] < 5 * np.log(4) * 1.01
+
+
+# History
+
+
+def test_history_has_one_number_per_epoch():
+    x, y = sequences()
+    history = classifier().fit(x, y, epochs=4, validation=0.25, batch_size=10)
+    names = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
+    assert history.keys() == names and {len(values) for values in history.values()} == {4}
+    assert all(isinstance(value, float) for values in history.values() for value in values)
+    assert history.stopped == "finished" and history.best_epoch == int(np.argmin(history["val_loss"]))
+
+
+def test_history_without_validation_goes_by_the_training_loss():
+    x, y = sequences()
+    history = classifier().fit(x, y, epochs=3)
+    assert history.keys() == {"loss", "accuracy", "learning_rate", "seconds"}
+    assert history.best_epoch == int(np.argmin(history["loss"]))
+
+
+def test_training_numbers_are_means_over_all_sequences():
+    """The odd last batch must not weigh as much as a full one. The rate is too small to move anything."""
+    x, y = sequences(50)
+    model = classifier(dropout=0.0)
+    history = model.fit(x, y, epochs=1, batch_size=16, optimizer=SGD(1e-12))
+    scores = model.evaluate(x, y)
+    assert history["loss"][0] == pytest.approx(scores["loss"], rel=1e-5)
+    assert history["accuracy"][0] == pytest.approx(scores["accuracy"])
+
+
+@pytest.mark.parametrize("batch_size", (1, 7, 48, 1000))
+def test_every_sequence_is_seen_once_an_epoch(monkeypatch, batch_size):
+    """An odd last batch that is dropped, or a batch larger than the data that fails."""
+    sizes, model = [], classifier(KINDS["rnn"])
+    original = model.loss_and_grads
+    monkeypatch.setattr(model, "loss_and_grads", lambda x, *rest: sizes.append(x.shape[1]) or original(x, *rest))
+    x, y = sequences(48)
+    model.fit(x, y, epochs=1, batch_size=batch_size)
+    assert sum(sizes) == 48 and max(sizes) == min(batch_size, 48)
+    assert all(size == batch_size for size in sizes[:-1])
+
+
+# Validation
+
+
+def test_validation_share_is_the_end_of_the_data_as_in_keras(monkeypatch):
+    """floor(n (1 - share)) to train on, the rest, unshuffled, to validate on."""
+    seen, model = [], classifier()
+    original = model.evaluate
+    monkeypatch.setattr(model, "evaluate", lambda x, *rest: seen.append(x) or original(x, *rest))
+    x, y = sequences(10)
+    model.fit(x, y, epochs=1, validation=0.25)
+    np.testing.assert_array_equal(seen[0], x[7:])
+
+
+@pytest.mark.parametrize("masked", (False, True))
+def test_validation_pair_is_what_evaluate_says(masked):
+    """Validation after the epoch's last update, without dropout, with its own mask."""
+    x, y = sequences()
+    held, mask = sequences(20, seed=5), (padding(20),) if masked else ()
+    model = classifier(dropout=0.5)
+    history = model.fit(x, y, epochs=2, validation=(*held, *mask))
+    scores = model.evaluate(*held, mask=mask[0] if masked else None)
+    assert (history["val_loss"][-1], history["val_accuracy"][-1]) == (scores["loss"], scores["accuracy"])
+
+
+def test_validation_share_takes_its_mask_along(monkeypatch):
+    seen, model = [], classifier()
+    original = model.evaluate
+    monkeypatch.setattr(model, "evaluate", lambda x, y, size, mask: seen.append(mask) or original(x, y, size, mask))
+    x, y = sequences(20)
+    mask = padding(20)
+    model.fit(x, y, epochs=1, validation=0.5, mask=mask)
+    np.testing.assert_array_equal(seen[0], mask[10:])
+
+
+def test_validation_does_not_change_training():
+    """Validation must draw nothing from the generator of the training, not even with random inference."""
+    x, y = sequences()
+    runs = [classifier(KINDS["engram"], random_inference=True) for _ in range(2)]
+    for model, validation in zip(runs, (None, sequences(9, seed=3)), strict=True):
+        model.fit(x, y, epochs=2, validation=validation)
+    assert same_to_the_bit(runs[0].params, runs[1].params)
+
+
+# Early stopping, as keras.callbacks.EarlyStopping
+
+
+def test_early_stopping_counts_patience_as_keras_and_restores_the_best():
+    """Best at epoch 3; epochs 4, 5 and 6 do not improve, so training ends after epoch 6 with the weights of 3."""
+    model = Scripted([5, 4, 3, 3, 3.5, 3.1, 1, 1])
+    history, _ = model.run(EarlyStopping(patience=3))
+    assert history["val_loss"] == [5, 4, 3, 3, 3.5, 3.1]
+    assert history.stopped == "early" and history.best_epoch == 2 and model.params["epoch"] == 3
+
+
+def test_an_improvement_starts_the_count_anew():
+    history, _ = Scripted([5, 6, 4, 6, 3, 6, 6, 0]).run(EarlyStopping(patience=2))
+    assert len(history["loss"]) == 7
+
+
+@pytest.mark.parametrize("patience", (0, 1))
+def test_no_patience_stops_at_the_first_epoch_without_improvement(patience):
+    history, _ = Scripted([5, 4, 4, 0]).run(EarlyStopping(patience=patience))
+    assert len(history["loss"]) == 3
+
+
+def test_min_delta_is_the_least_improvement_that_counts():
+    history, _ = Scripted([5, 4.95, 4.92, 4.8, 4.5, 4.45, 4.42, 0]).run(EarlyStopping(patience=2, min_delta=0.1))
+    assert history["val_loss"] == [5, 4.95, 4.92]
+
+
+def test_best_weights_come_back_after_the_last_epoch_too():
+    """As Keras does: the patience need not run out."""
+    model = Scripted([3, 1, 2])
+    history, _ = model.run(EarlyStopping(patience=3))
+    assert history.stopped == "finished" and model.params["epoch"] == 2
+
+
+def test_weights_stay_without_restore_best():
+    model = Scripted([3, 1, 2, 2])
+    model.run(EarlyStopping(patience=2, restore_best=False))
+    assert model.params["epoch"] == 4
+
+
+def test_without_early_stopping_the_last_weights_stay():
+    """`fit` alone must not surprise with the weights of another epoch."""
+    model = Scripted([3, 1, 2])
+    history, _ = model.run()
+    assert model.params["epoch"] == 3 and history.best_epoch == 1
+
+
+def test_accuracy_improves_by_rising():
+    """Taken for a loss, a rising accuracy would stop training and restore the worst weights."""
+    model = Scripted([5, 4, 3, 2, 1], val_accuracies=[0.1, 0.5, 0.9, 0.8, 0.7])
+    history, _ = model.run(EarlyStopping("val_accuracy", patience=2))
+    assert len(history["loss"]) == 5 and model.params["epoch"] == 3 and history.best_epoch == 2
+
+
+def test_best_weights_are_those_of_the_monitored_number():
+    """Monitoring the training loss, which falls to the end, while the validation loss is best at epoch 1."""
+    model = Scripted([1, 2, 3])
+    history, _ = model.run(EarlyStopping("loss"))
+    assert model.params["epoch"] == 3 and history.best_epoch == 2
+
+
+def test_a_callback_can_serve_again():
+    """One EarlyStopping for four models: the second must not be measured by the first one's best."""
+    stop, plateau = EarlyStopping(patience=2), ReduceOnPlateau(patience=2)
+    Scripted([1, 2, 3, 4]).run(stop, plateau)
+    model = Scripted([9, 8, 7, 6])
+    history, rate = model.run(stop, plateau)
+    assert history.stopped == "finished" and model.params["epoch"] == 4 and rate == 1.0
+
+
+def test_early_stopping_restores_a_real_model():
+    """To the bit, and into the arrays that the layers hold."""
+    x, y = sequences(60)
+    model = classifier(dropout=0.0)
+    arrays, snapshots = dict(model.params), []
+
+    class Snapshot(Callback):
+        def on_epoch_end(self, training, logs):
+            snapshots.append(copied(training.model.params))
+
+    history = model.fit(
+        x, y, epochs=30, validation=0.5, optimizer=Adam(0.1), callbacks=[EarlyStopping(patience=2), Snapshot()]
+    )
+    assert history.stopped == "early" and history.best_epoch == len(history["loss"]) - 3
+    assert same_to_the_bit(model.params, snapshots[history.best_epoch])
+    assert all(model.params[name] is array for name, array in arrays.items())
+    assert model.evaluate(x[30:], y[30:])["loss"] == history["val_loss"][history.best_epoch]
+
+
+# Plateau, as keras.callbacks.ReduceLROnPlateau
+
+
+def test_plateau_halves_the_rate_as_keras():
+    """By hand: two epochs without improvement halve it, the count starts anew, 1e-4 or less is no improvement."""
+    losses = [5, 4, 4, 3.99995, 4, 4, 3, 3, 3, 3]
+    wanted = [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]  # the rate that each epoch was trained with
+    history, rate = Scripted(losses).run(ReduceOnPlateau(factor=0.5, patience=2, min_delta=1e-4))
+    assert history["learning_rate"] == wanted and rate == 0.125
+
+
+def test_plateau_stops_at_the_smallest_rate():
+    history, _ = Scripted([1] * 6).run(ReduceOnPlateau(factor=0.1, patience=1, min_learning_rate=0.05))
+    assert history["learning_rate"] == [1, 1, 0.1, 0.05, 0.05, 0.05]
+
+
+def test_plateau_never_raises_the_rate():
+    """A rate that began below min_learning_rate stays, as in Keras."""
+    _, rate = Scripted([1] * 6).run(ReduceOnPlateau(patience=1, min_learning_rate=1e-5), rate=1e-6)
+    assert rate == 1e-6
+
+
+def test_plateau_and_early_stopping_count_side_by_side():
+    """The paper's pair, patience 2 and 3: the rate is halved once before training stops."""
+    history, rate = Scripted([5, 4, 4, 4, 4, 4]).run(EarlyStopping(), ReduceOnPlateau())
+    assert len(history["loss"]) == 5 and rate == 0.5
+
+
+# Callbacks
+
+
+def test_callbacks_are_called_in_order():
+    calls = []
+    Scripted([3, 2]).run(Record(calls, "a"), Record(calls, "b"))
+    assert calls == [(name, when) for when in ("start", 1, 2, "end") for name in "ab"]
+
+
+def test_callbacks_see_the_restored_weights_at_the_end():
+    seen = []
+
+    class Look(Callback):
+        def on_end(self, training):
+            seen.append(training.model.params["epoch"].item())
+
+    Scripted([3, 1, 2]).run(Look(), EarlyStopping())
+    assert seen == [2]
+
+
+def test_a_callback_may_stop_training():
+    class Enough(Callback):
+        def on_epoch_end(self, training, logs):
+            training.stop = logs["val_loss"] < 4
+
+    history, _ = Scripted([5, 4, 3, 2, 1]).run(Enough())
+    assert history.stopped == "early" and len(history["loss"]) == 3
+
+
+@pytest.mark.parametrize("callback", (EarlyStopping, ReduceOnPlateau))
+@pytest.mark.parametrize("monitor", ("val_loss", "val_acuracy"))
+def test_an_unknown_monitor_is_found_before_any_work(callback, monitor):
+    """Not after the first epoch, which may have taken an hour."""
+    model = Scripted([1, 2])
+    with pytest.raises(
+        ValueError, match=rf"^monitor: expected one of 'loss', 'accuracy', got '{monitor}'; .*validation"
+    ):
+        model.run(callback(monitor), validation=False)
+    assert model.epoch == 0
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_in_a_callback_keeps_the_best_weights_and_the_history():
+    """Without EarlyStopping too: who interrupts wants the best that there is."""
+    model, calls = Scripted([3, 1, 2, 5]), []
+    history, _ = model.run(Record(calls, "a"), Interrupt(epoch=3))
+    assert history.stopped == "interrupted" and history["val_loss"] == [3, 1, 2]
+    assert model.params["epoch"] == 2 and calls[-1] == ("a", "end")
+
+
+def test_ctrl_c_in_the_middle_of_an_epoch_keeps_the_epochs_before(monkeypatch):
+    x, y = sequences(48)
+    model, batches = classifier(dropout=0.0), []
+    original = model.loss_and_grads
+
+    def interrupted(*batch):
+        batches.append(copied(model.params))
+        if len(batches) == 8:  # the second batch of the third epoch
+            raise KeyboardInterrupt
+        return original(*batch)
+
+    monkeypatch.setattr(model, "loss_and_grads", interrupted)
+    history = model.fit(x, y, epochs=9, batch_size=16, validation=(x, y), optimizer=Adam(0.01))
+    assert history.stopped == "interrupted" and {len(values) for values in history.values()} == {2}
+    assert history.best_epoch == 1
+    assert same_to_the_bit(model.params, batches[6]), "not the weights at the end of the second epoch"
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_usable_model(monkeypatch):
+    x, y = sequences()
+    model = classifier()
+    monkeypatch.setattr(model, "loss_and_grads", lambda *batch: (_ for _ in ()).throw(KeyboardInterrupt))
+    history = model.fit(x, y, epochs=2)
+    assert history == {} and history.stopped == "interrupted" and history.best_epoch is None
+    monkeypatch.undo()
+    assert model.fit(x, y, epochs=1).stopped == "finished"
+
+
+# Divergence
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_divergence_ends_with_a_clear_word_and_the_best_weights():
+    """NaN for twenty more epochs teaches nobody anything, and NaN weights are no result."""
+    model = Scripted([3, 2, float("nan"), 1])
+    with pytest.raises(ValueError, match=r"^learning_rate: at 1 val_loss became nan in epoch 3; lower it"):
+        model.run()
+    assert model.params["epoch"] == 2
+    x, y = sequences()
+    with pytest.raises(ValueError, match=r"^learning_rate: at 1e\+30 .*epoch 1; lower it"):
+        classifier(KINDS["engram"]).fit(x, y, batch_size=8, optimizer=SGD(1e30))
+
+
+# The data set
+
+
+@pytest.mark.parametrize("validation", (None, 0.25))
+def test_the_data_set_is_neither_changed_nor_copied(validation):
+    """Shuffling or scaling in place would spoil the caller's arrays; a copy would double the memory."""
+    x, y = sequences(20_000)
+    mask = np.ones(x.shape[:2], bool)
+    before = x.copy(), y.copy()
+    for array in (x, y, mask):
+        array.flags.writeable = False
+    model = classifier(KINDS["rnn"])
+    tracemalloc.start()
+    model.fit(x, y, epochs=1, batch_size=500, validation=validation, mask=mask)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes, f"{peak} bytes for a data set of {x.nbytes}"
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(y, before[1])
+
+
+def test_lists_and_other_integers_serve_as_labels():
+    x, y = sequences()
+    runs = [classifier() for _ in range(3)]
+    for model, labels in zip(runs, (y, y.tolist(), y.astype(np.uint8)), strict=True):
+        model.fit(x, labels, epochs=1)
+    assert same_to_the_bit(runs[0].params, runs[1].params) and same_to_the_bit(runs[0].params, runs[2].params)
+
+
+# The progress bar
+
+
+def run_with_bar(monkeypatch, terminal, **settings):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    x, y = sequences()
+    classifier(KINDS["rnn"]).fit(x, y, epochs=2, batch_size=8, **settings)
+
+
+def test_no_bar_where_there_is_no_terminal(monkeypatch, capsys):
+    """Control characters in a log file or a notebook."""
+    run_with_bar(monkeypatch, terminal=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_with_loss_and_accuracy_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("tqdm.tqdm", partial(tqdm.tqdm, mininterval=0))  # draw every change
+    run_with_bar(monkeypatch, terminal=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "epoch 1/2" in err and "epoch 2/2" in err
+    assert "loss=" in err and "accuracy=" in err and "48/48" in err
+
+
+def test_the_bar_shows_means_over_what_was_seen(monkeypatch):
+    """Divided by the whole data set, the loss would seem to rise through every epoch."""
+    shown = []
+    monkeypatch.setattr("tqdm.tqdm.set_postfix", lambda bar, means, refresh: shown.append(means))
+    run_with_bar(monkeypatch, terminal=True)
+    losses = [float(means["loss"]) for means in shown]
+    assert len(losses) == 2 * 6 and min(losses) > 0.5 * max(losses)
+
+
+def test_no_bar_where_none_is_wanted(monkeypatch, capsys):
+    run_with_bar(monkeypatch, terminal=True, progress=False)
+    assert capsys.readouterr() == ("", "")
