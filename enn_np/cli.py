@@ -1,10 +1,17 @@
-"""The commands: `python -m enn_np demo | train | gradcheck | data`."""
+"""The commands: `python -m enn_np demo | train | tables | gradcheck | bench | data`."""
 
 import argparse
 import sys
 
 from . import __version__, checks
+from .demo import EPOCHS as DEMO_EPOCHS
+from .demo import demo
 from .download import SOURCES, data_folder, fetch, status, verify
+from .protocols import EPOCHS, MODELS, PAPER, PROTOCOLS, run_benchmark
+
+BENCHMARKS = (*EPOCHS, "wikitext2", "wikitext103")
+PEERS = ("torch", "jax", "tensorflow")
+TRAIN_FILE = "wiki.train.tokens"
 
 
 def main(arguments=None):
@@ -28,37 +35,54 @@ def _parser():
         epilog="Start with `python -m enn_np demo`: four networks on real digits, in a minute or two, without a "
         "download.",
     )
-    parser.add_argument("--version", action="version", version=f"enn_np {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"enn_np {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="train all four networks on the bundled digits, and draw what they learned")
+    demo = _command(commands, "demo", "train all four networks on the bundled digits, and draw what they learned")
     demo.add_argument(
         "--out", default="runs/demo", metavar="DIR", help="folder for summary.json and figures (%(default)s)"
     )
-    demo.add_argument("--epochs", type=int, help="epochs at most")
+    demo.add_argument("--epochs", type=int, default=DEMO_EPOCHS, help="epochs at most (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
     demo.set_defaults(command=_demo)
 
-    train = commands.add_parser("train", help="one full run of a benchmark")
-    train.add_argument("benchmark", choices=("mnist", "cifar10"), help="data set, downloaded if it is not there")
-    train.add_argument("--model", default="engram", choices=("engram", "rnn", "gru", "lstm"), help="(%(default)s)")
-    train.add_argument("--protocol", default="paper", choices=("paper", "sound"), help="(%(default)s)")
+    train = _command(commands, "train", "one full run of a benchmark")
+    train.add_argument("benchmark", choices=BENCHMARKS, help="data set, downloaded if it is not there")
+    train.add_argument("--model", default="engram", choices=MODELS, help="network (%(default)s)")
+    train.add_argument(
+        "--protocol",
+        default="paper",
+        choices=PROTOCOLS,
+        help="as published, flaws included, or without leaks between samples and sets (%(default)s)",
+    )
     train.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
     train.add_argument("--epochs", type=int, help="epochs at most (the protocol's own)")
-    train.add_argument("--limit", type=int, help="train on the first so many sequences only")
+    train.add_argument("--limit", type=int, help="train on the first so many sequences (or words of a text) only")
+    train.add_argument("--train-file", default=TRAIN_FILE, metavar="NAME", help="text to train on (%(default)s)")
     train.add_argument("--out", metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)")
     train.set_defaults(command=_train)
 
-    tables = commands.add_parser("tables", help="write the result tables of a page from the stored results")
+    tables = _command(commands, "tables", "write a page's result tables, and the figures, from the stored results")
     tables.add_argument("--page", default="README.md", help="Markdown file with result marks (%(default)s)")
     tables.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
     tables.set_defaults(command=_tables)
 
-    check = commands.add_parser("gradcheck", help="compare every hand-written gradient with finite differences")
+    check = _command(commands, "gradcheck", "compare every hand-written gradient with finite differences")
     check.add_argument("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
     check.set_defaults(command=_gradcheck)
 
-    data = commands.add_parser("data", help="list, download and verify data sets")
+    bench = _command(commands, "bench", "time training steps against other frameworks on this machine")
+    bench.add_argument("--works", nargs="*", help="what to time (everything)")
+    bench.add_argument("--repeats", type=int, default=15, help="timed rounds of each (%(default)s)")
+    bench.add_argument("--threads", type=int, nargs="*", default=(1, 2), help="numbers of threads (1 2)")
+    for peer in PEERS:
+        bench.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter that has {peer}, if not this one")
+    bench.add_argument("--json", metavar="FILE", help="write the rows here")
+    bench.add_argument("--chart", metavar="FILE", help="draw a bar chart here (.png or .svg)")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: shows that all is in order")
+    bench.set_defaults(command=_bench)
+
+    data = _command(commands, "data", "list, download and verify data sets")
     data.add_argument(
         "action",
         choices=("list", "fetch", "verify"),
@@ -74,42 +98,60 @@ def _parser():
     return parser
 
 
-def _demo(settings):
-    from .demo import EPOCHS, demo
+def _command(commands, name, purpose):
+    """The parser of one command, which tells its purpose in the list of commands and in its own help."""
+    return commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")
 
-    epochs = EPOCHS if settings.epochs is None else settings.epochs
-    summary = demo(settings.out, epochs, settings.seed)
+
+def _demo(settings):
+    summary = demo(settings.out, settings.epochs, settings.seed)
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
 def _train(settings):
-    from .protocols import PAPER, run_benchmark
-
     name = f"{settings.benchmark}-{settings.model}-{settings.protocol}-{settings.seed}"
     out = settings.out or f"runs/{name}"
-    summary = run_benchmark(
-        settings.benchmark,
-        settings.model,
-        settings.protocol,
-        settings.seed,
-        out,
-        epochs=settings.epochs,
-        limit=settings.limit,
-    )
-    paper = PAPER[settings.benchmark].get(settings.model, {})
+    what = settings.benchmark, settings.model, settings.protocol, settings.seed, out
+    size = {"epochs": settings.epochs, "limit": settings.limit}
+    if settings.benchmark in EPOCHS:
+        summary, paper = run_benchmark(*what, **size), PAPER[settings.benchmark].get(settings.model, {})
+    else:
+        from . import wikitext
+
+        summary = wikitext.run_wikitext(*what, **size, train=settings.train_file)
+        paper = wikitext.PAPER[settings.model] if settings.benchmark == "wikitext103" else {}
     print(f"{'':<16}{'this run':>12}{'paper':>12}")
-    for key in ("test_accuracy", "test_loss", "parameters", "seconds"):
+    for key in ("test_accuracy", "test_loss", "test_perplexity", "parameters", "seconds"):
+        if key not in summary:
+            continue
         published = "-" if paper.get(key) is None else f"{paper[key]:,.6g}"
         print(f"{key:<16}{summary[key]:>12,.6g}{published:>12}")
     print(f"wrote {out}")
     return 130 if summary["stopped"] == "interrupted" else 0
 
 
+def _bench(settings):
+    from .bench import bench
+
+    interpreters = {peer: getattr(settings, peer) for peer in PEERS if getattr(settings, peer)}
+    bench(
+        settings.works,
+        settings.repeats,
+        threads=tuple(settings.threads),
+        interpreters=interpreters,
+        json_path=settings.json,
+        chart_path=settings.chart,
+        quick=settings.quick,
+    )
+
+
 def _tables(settings):
-    from .report import fill
+    from .report import figures, fill
 
     for name in fill(settings.page, settings.results):
         print(f"{settings.page}: wrote table {name}")
+    for path in figures(settings.results):
+        print(f"wrote {path}")
 
 
 def _gradcheck(settings):

@@ -1,0 +1,11 @@
+"""The competitors of `python -m enn_np bench`, each run in a process of its own, by an interpreter of its own.
+
+    problem             one work: its sizes, our model of it, the numbers from one seed, its multiply-adds
+    process             the bench's end of the pipe: start a worker, ask it, never wait for ever
+    worker              the worker's end: check against our gradients, then "run once" -> seconds
+    numpy_cells         our own side, as a user trains
+    torch_cells, jax_cells, tensorflow_cells     the peers; only a worker imports them
+
+Each *_cells has `versions()` and `build(problem, variant, threads)`, whose result has `answers(dtype)`: loss and
+gradients under our names (None if it has no such precision), and `run()`: the work once.
+"""

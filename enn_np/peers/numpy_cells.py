@@ -1,0 +1,102 @@
+"""Our own side, through the public API, as a user would train or stream."""
+
+import inspect
+import platform
+import tracemalloc
+
+import numpy as np
+
+from .. import Adam, __version__, run, run_back
+from ..backend import Workspace
+
+
+def versions():
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    library = f"{blas.get('name')} {blas.get('version')}"
+    return {"python": platform.python_version(), "enn_np": __version__, "numpy": np.__version__, "blas": library}
+
+
+def build(problem, variant, threads):
+    return {"train": Training, "stream": Streaming, "recompute": LongRun, "gemm": Product}[problem.kind](problem)
+
+
+def answers(problem, dtype):
+    """What every peer must find: the loss and all gradients without noise, or the state after a stream's last step."""
+    model = problem.model(dtype)
+    x, y = problem.data(dtype)
+    if problem.kind == "stream":
+        h, A = stream(model.cells[0], model.layer_params(0), x)
+        return {"h": h, "A": A}
+    metrics, grads = model.loss_and_grads(x, y, None)
+    return {"loss": metrics["loss"], **grads}
+
+
+class Training:
+    """One step of training: forward, backward, clip, Adam. Random initial states and trace noise are drawn, too."""
+
+    def __init__(self, problem):
+        self.model, self.optimizer = problem.model("float32"), Adam(clip_norm=1.0)
+        self.x, self.y = problem.data("float32")
+        self.rng = np.random.default_rng(0)
+
+    def run(self):
+        _, grads = self.model.loss_and_grads(self.x, self.y, self.rng)
+        self.optimizer.update(self.model.params, grads)
+
+
+class Streaming:
+    """Forward, one time step at a time: the cell is asked before the next input is known."""
+
+    def __init__(self, problem):
+        model = problem.model("float32")
+        self.cell, self.params = model.cells[0], model.layer_params(0)
+        self.x, _ = problem.data("float32")
+
+    def run(self):
+        stream(self.cell, self.params, self.x)
+
+
+def stream(cell, params, x):
+    """The state after the last of the steps x (T, B, D)."""
+    state = cell.initial_state(x.shape[1], x.dtype)
+    for x_t in x:
+        state, _ = cell.step(params, cell.encode(params, x_t), state)
+    return state
+
+
+class LongRun:
+    """Forward and backward over a long sequence. `memory` is the most that NumPy held at a time, in bytes."""
+
+    def __init__(self, problem):
+        model = problem.model("float32")
+        self.cell, self.params, self.workspace = model.cells[0], model.layer_params(0), Workspace()
+        self.x, _ = problem.data("float32")
+        self.dh = np.ones((*self.x.shape[:2], problem.hidden[0]), np.float32)
+        self.given = [segments(function, problem.segments) for function in (run, run_back)]
+        if problem.segments and not any(self.given):
+            raise ImportError("not available yet: neither run nor run_back takes `segments`")
+        tracemalloc.start()  # before the first run, so that the workspace counts
+        self.run()
+        self.memory = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    def run(self):
+        _, _, tape = run(self.cell, self.params, self.x, workspace=self.workspace, **self.given[0])
+        run_back(self.cell, self.params, tape, self.dh, **self.given[1])
+
+
+def segments(function, count):
+    """{"segments": count} if a count is asked for and `function` takes one."""
+    return {"segments": count} if count and "segments" in inspect.signature(function).parameters else {}
+
+
+class Product:
+    """A square matrix product in float32: what this machine's BLAS reaches at best."""
+
+    def __init__(self, problem):
+        rng = np.random.default_rng(0)
+        self.a, self.b = rng.random((2, problem.steps, problem.steps), np.float32)
+        self.out = np.empty_like(self.a)
+
+    def run(self):
+        np.matmul(self.a, self.b, out=self.out)

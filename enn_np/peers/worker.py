@@ -1,0 +1,74 @@
+"""A competitor's process:  python -m enn_np.peers.worker MODULE VARIANT THREADS
+
+Reads one JSON object a line, writes one a line. {"do": "prepare", "problem": {...}} builds the work, compares it with
+our gradients and runs it once, which compiles what compiles; {"do": "run"} runs it and answers the seconds it took.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+
+from . import numpy_cells
+from .problem import TOLERANCES, Problem, difference
+
+
+def main(module, variant, threads):
+    """Answer until the pipe is closed. While others run, this process sleeps in the read."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print goes to stderr, and never between the answers
+    competitor = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["do"] == "prepare":
+                competitor, reply = prepare(module, variant, int(threads), request["problem"])
+            else:
+                reply = turn(competitor)
+        except ImportError as error:
+            reply = {"status": "absent", "note": str(error)}
+        except Exception as error:  # whatever a library raises belongs in the table, not in a broken pipe
+            reply = {"status": "failed", "note": f"{type(error).__name__}: {error}"[:500]}
+        print(json.dumps(reply), file=answers)
+
+
+def prepare(module, variant, threads, problem):
+    """The competitor, or None if its gradients are not ours; and the reply: status, note, agreement, versions."""
+    cells = importlib.import_module(f"enn_np.peers.{module}")
+    problem = Problem(**{**problem, "hidden": tuple(problem["hidden"])})
+    competitor = cells.build(problem, variant, threads)
+    agreement, note = {}, ""
+    if cells is not numpy_cells:
+        agreement, note = compare(competitor, problem)
+    reply = {"status": "mismatch" if note else "ok", "note": note, "agreement": agreement}
+    reply |= {"versions": cells.versions(), "memory": getattr(competitor, "memory", None)}
+    if note:
+        return None, reply
+    competitor.run()
+    return competitor, reply
+
+
+def compare(competitor, problem):
+    """{dtype: largest relative difference from our loss and gradients}, and what is wrong ("" if nothing is)."""
+    agreement, wrong = {}, []
+    for dtype, tolerance in TOLERANCES.items():
+        found = competitor.answers(dtype)
+        if found is None:
+            continue
+        agreement[dtype], name = difference(found, numpy_cells.answers(problem, dtype))
+        if agreement[dtype] > tolerance:
+            wrong.append(f"{name} differs by {agreement[dtype]:.1e} in {dtype}, tolerance {tolerance:.0e}")
+    return agreement, "; ".join(wrong)
+
+
+def turn(competitor):
+    """Once to wake threads and caches, as in a training loop; then once by the clock, wall and CPU."""
+    competitor.run()
+    wall, cpu = time.perf_counter(), time.process_time()
+    competitor.run()
+    return {"status": "ok", "seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,83 @@
+"""What the bench times: every work, who takes part in it, and who is compared with whom."""
+
+from typing import NamedTuple
+
+from .problem import Problem
+
+
+class Side(NamedTuple):
+    """A competitor: its name in the table, whose interpreter runs it, its file in `peers`, its variant, its work."""
+
+    name: str
+    library: str
+    module: str
+    variant: str
+    problem: Problem
+
+    def units(self, unit):
+        """How many of a work's unit one run of this side is."""
+        sample_steps = self.problem.steps * self.problem.batch
+        return {"step": 1, "time step": self.problem.steps, "1000 sample-steps": sample_steps / 1000}[unit]
+
+
+class Work(NamedTuple):
+    """Sides that take turns; `pairs` (row's name, ours, peer) by position; `unit`, what a time in the table is of.
+
+    The last side is a matrix product alone: the speed of this machine, in the same minutes.
+    """
+
+    sides: list
+    pairs: list
+    unit: str = "step"
+
+    def small(self):
+        """The same work at sizes that take no time."""
+        return self._replace(sides=[side._replace(problem=side.problem.small()) for side in self.sides])
+
+
+TORCH, JIT = ("torch", "torch_cells", "eager"), ("jax", "jax_cells", "jit")
+COMPILED, KERAS = ("torch", "torch_cells", "compile"), ("tensorflow", "tensorflow_cells", "train_on_batch")
+
+
+def ours(name, **sizes):
+    return Side(name, "enn_np", "numpy_cells", "", Problem(**sizes))
+
+
+PRODUCT = ours("matrix product", kind="gemm", steps=2048)
+
+
+def against(name, peers, unit="step", **sizes):
+    """A work of our side against peers, {name: (library, module, variant)}."""
+    sides = [ours("enn_np", **sizes)] + [Side(peer, *how, Problem(**sizes)) for peer, how in peers.items()]
+    return Work(sides, [(name, 0, i) for i in range(1, len(sides))], unit)
+
+
+def growth(letter, size, values):
+    """Our own step at growing T or B: time per sample-step, each against the smallest."""
+    sides = [ours(f"enn_np {letter}={value}", **{size: value}) for value in values]
+    return Work(sides, [(f"growth {letter}={values[i]}", i, 0) for i in range(1, len(values))], "1000 sample-steps")
+
+
+def baseline(cell, torch_name):
+    peers = {torch_name: TORCH, "Keras": KERAS}
+    return against(cell, peers, cell=cell, hidden=(128, 64))
+
+
+def all_works():
+    """All works by name, at the paper's MNIST sizes."""
+    engram = {"torch eager": TORCH, "torch.compile": COMPILED, "JAX jit": JIT, "tensorflow-engram": KERAS}
+    sample = [ours("enn_np", trace="sample"), ours("enn_np, one trace a batch")]
+    long = {"kind": "recompute", "steps": 784}
+    recompute = [ours("enn_np, recomputing", segments=28, **long), ours("enn_np, whole tape", **long)]
+    named = {
+        "engram": against("engram", engram),
+        "lstm": baseline("lstm", "torch nn.LSTM"),
+        "gru": baseline("gru", "torch nn.GRU"),
+        "rnn": baseline("rnn", "torch nn.RNN"),
+        "engram-sample": Work(sample, [("engram-sample", 0, 1)]),
+        "streaming": against("streaming", {"torch eager": TORCH}, "time step", kind="stream", batch=1, steps=200),
+        "growth-T": growth("T", "steps", (28, 112, 392, 784)),
+        "growth-B": growth("B", "batch", (32, 128, 512)),
+        "recompute": Work(recompute, [("recompute T=784", 0, 1)]),
+    }
+    return {name: work._replace(sides=[*work.sides, PRODUCT]) for name, work in named.items()}

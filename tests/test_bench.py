@@ -1,0 +1,289 @@
+"""The bench: what it counts, what it refuses, and that a broken competitor is named and never waited for."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from enn_np import bench as module
+from enn_np.bench import all_works, bench, chart, table
+from enn_np.peers import numpy_cells, worker
+from enn_np.peers.problem import Problem, difference
+from enn_np.peers.process import Worker, WorkerError, environment
+
+NOWHERE = {"torch": "/no/such/python", "jax": "/no/such/python", "tensorflow": "/no/such/python"}
+SCHEMA = {"work", "peer", "threads", "ours_ms", "peer_ms", "ratio", "floor_share", "ours_quartiles", "peer_quartiles"}
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 0)
+
+
+# ------------------------------------------------------------------------------------------------------ the floor
+
+
+def test_the_floor_of_an_engram_step_by_hand():
+    """Catches a product that is counted twice or not at all: every one of the paper's sizes written out."""
+    cue, compare, recall, write = 28 * 128, 64 * 128, 64 * 128, 64 * 128
+    integrate, output = (3 * 128) * (3 * 128), (3 * 128) * 128
+    macs = 28 * 128 * (cue + compare + recall + integrate + output + write) + 128 * 128 * 10
+    assert Problem().flops == 2 * 3 * macs  # two operations a multiply-add, three products for one of the forward
+    assert Problem(trace="sample").flops == Problem().flops
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
+def test_the_floor_of_two_layers_by_hand(cell, gates):
+    macs = 28 * 128 * gates * (28 * 128 + 128 * 128 + 128 * 64 + 64 * 64) + 128 * 64 * 10
+    assert Problem(cell=cell, hidden=(128, 64)).flops == 6 * macs
+
+
+def test_floors_of_the_other_kinds():
+    step = 28 * 128 + 12 * 128**2 + 3 * 64 * 128
+    assert Problem(kind="stream", steps=5, batch=1).flops == 2 * 5 * step  # forward alone
+    assert Problem(kind="recompute", steps=5, batch=2).flops == 6 * 5 * 2 * step  # no head
+    assert Problem(kind="gemm", steps=2048).flops == 2 * 2048**3
+
+
+# ------------------------------------------------------------------------------------------------ equal gradients
+
+
+class Fake:
+    """A competitor that answers with our own gradients, times `factor`."""
+
+    def __init__(self, problem, factor=1.0, dtypes=("float32", "float64")):
+        self.problem, self.factor, self.dtypes = problem, factor, dtypes
+
+    def answers(self, dtype):
+        found = numpy_cells.answers(self.problem, dtype)
+        found["0.M"] = self.factor * found["0.M"]
+        return found if dtype in self.dtypes else None
+
+    def run(self):
+        pass
+
+
+def prepare_fake(monkeypatch, **settings):
+    fake = SimpleNamespace(build=lambda problem, variant, threads: Fake(problem, **settings), versions=lambda: {})
+    monkeypatch.setattr(worker.importlib, "import_module", lambda name: fake)
+    return worker.prepare("fake", "", 1, {"steps": 2, "batch": 2, "inputs": 3, "hidden": [4], "slots": 3})
+
+
+def test_equal_gradients_are_timed(monkeypatch):
+    competitor, reply = prepare_fake(monkeypatch)
+    assert reply["status"] == "ok" and reply["agreement"] == {"float32": 0, "float64": 0}
+    assert {"seconds", "cpu_seconds"} < worker.turn(competitor).keys()
+
+
+@pytest.mark.parametrize("factor", [1.01, 1 + 1e-6])
+def test_other_gradients_are_never_timed(monkeypatch, factor):
+    """Catches a peer that does other work: 1% off, or off in float64 where float32 cannot tell."""
+    competitor, reply = prepare_fake(monkeypatch, factor=factor)
+    assert competitor is None
+    assert reply["status"] == "mismatch" and "0.M" in reply["note"] and "float64" in reply["note"]
+
+
+def test_a_peer_without_float64_is_compared_in_float32(monkeypatch):
+    assert prepare_fake(monkeypatch, dtypes=("float32",))[1]["agreement"].keys() == {"float32"}
+
+
+def test_difference_names_what_is_missing_or_not_finite():
+    one = {"W": np.ones(2)}
+    assert difference({"W": np.array([1.0, 1.5])}, one) == (pytest.approx(0.5 / np.sqrt(2)), "W")
+    for wrong, words in [({}, "got"), ({"W": np.ones(3)}, "W: expected shape"), ({"W": np.full(2, np.nan)}, "finite")]:
+        with pytest.raises(ValueError, match=words):
+            difference(wrong, one)
+
+
+# ------------------------------------------------------------------------------------------------ broken workers
+
+BROKEN = {
+    "dies": ("raise SystemExit('out of memory')", "died with status 1: out of memory"),
+    "dies in silence": ("input(); import os; os._exit(9)", "died with status 9: it said nothing"),
+    "hangs": ("import time; time.sleep(60)", "no answer to 'run' in 0.5 s"),
+    "nonsense": ("input(); print('hello')", "expected a JSON answer, got 'hello"),
+    "no status": ("input(); print('[1, 2]')", "expected a JSON answer"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_worker_is_named(kind):
+    """Catches a bench that hangs for ever, or says only that something went wrong."""
+    code, words = BROKEN[kind]
+    with Worker("the rival", [sys.executable, "-c", code]) as rival:
+        with pytest.raises(WorkerError, match="the rival") as error:
+            rival.ask(0.5 if kind == "hangs" else 20, do="run")
+        assert words in str(error.value)
+    assert rival.process.poll() is not None
+
+
+def test_an_interpreter_that_is_not_there():
+    with pytest.raises(WorkerError, match="the rival: cannot start /no/such/python"):
+        Worker("the rival", ["/no/such/python"])
+
+
+def test_shares_and_ratios_by_hand():
+    """Catches a floor in other units than the time: growth is per 1000 sample-steps, the product beside it is not."""
+    work = all_works()["growth-B"].small()
+    turns = [[{"seconds": s, "cpu_seconds": s}] * 3 for s in (0.25, 0.5, 1.0, 0.001)]  # the product comes last
+    said = {"status": "ok", "agreement": {}}
+    outcomes = [module._outcome(side, work.unit, said, t) for side, t in zip(work.sides, turns, strict=True)]
+    row = module._rows("growth-B", work, outcomes, threads=1)[0]
+    small, large, product = (work.sides[i].problem for i in (0, 1, 3))
+    assert row["ours_ms"] == pytest.approx(500 / (large.steps * large.batch / 1000))
+    assert row["ratio"] == pytest.approx(0.25 / 0.5 * large.batch / small.batch)
+    assert row["floor_share"] == pytest.approx((large.flops / 0.5) / (product.flops / 0.001))
+    assert row["gemm_gflops"] == pytest.approx(product.flops / 0.001 / 1e9)
+    assert row["ratio_quartiles"] == pytest.approx((row["ratio"], row["ratio"]))
+
+
+def test_one_that_fails_on_the_way_does_not_stop_the_others():
+    """Catches half a list of times, and a round that ends at the first failure."""
+    answer = json.dumps({"status": "ok", "seconds": 0.5, "cpu_seconds": 0.5})
+    good = f"import sys\nfor line in sys.stdin:\n    print('{answer}', flush=True)\n"
+    bad = good + "    sys.exit('tired')\n"
+    workers = [Worker("one of them", [sys.executable, "-c", code]) for code in (bad, good)]
+    said = [{"status": "ok"}, {"status": "ok"}]
+    turns = module._rounds(workers, said, warmup=1, repeats=3)
+    for each in workers:
+        each.stop()
+    assert [len(part) for part in turns] == [0, 3]
+    assert said[0]["status"] == "failed" and "tired" in said[0]["note"] and said[1]["status"] == "ok"
+
+
+def test_the_real_worker_says_what_is_wrong():
+    """Catches a worker that dies of an exception, and a library's ImportError that counts as a failure."""
+    with Worker("ours", [sys.executable, "-m", "enn_np.peers.worker", "numpy_cells", "", "1"]) as ours:
+        failed = ours.ask(60, do="prepare", problem={"kind": "train", "cell": "engram", "hidden": [4, 4], "steps": 0})
+        assert failed["status"] == "failed" and "Error" in failed["note"]
+    with Worker("none", [sys.executable, "-m", "enn_np.peers.worker", "no_such_cells", "", "1"]) as none:
+        absent = none.ask(60, do="prepare", problem={"hidden": [4]})
+        assert absent["status"] == "absent" and "no_such_cells" in absent["note"]
+
+
+def test_all_workers_get_the_same_threads():
+    settings = environment(2)
+    assert {settings[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")} == {"2"}
+    assert environment(2, passive=True)["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+# ------------------------------------------------------------------------------------------------------ a whole run
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """One quick run of our own side, its peers absent; result, files and lines."""
+    folder, lines = tmp_path_factory.mktemp("bench"), []
+    files = {"json_path": folder / "new" / "bench.json", "chart_path": folder / "bench.png"}
+    works = ["gru", "recompute"]
+    result = bench(works, threads=1, interpreters=NOWHERE, quick=True, log=lines.append, **files)
+    return result, files, "\n".join(lines)
+
+
+def test_absent_peers_are_named(quick):
+    """Catches a peer that is left out in silence, in the rows or in the text."""
+    result, _, text = quick
+    rows = {(row["work"], row["peer"]): row for row in result["rows"]}
+    for key in [("gru", "torch nn.GRU"), ("gru", "Keras")]:
+        assert rows[key]["status"] == "absent" and "/no/such/python" in rows[key]["note"]
+        assert rows[key]["peer_ms"] is None and rows[key]["ratio"] is None and rows[key]["ours_ms"] > 0
+        assert key[1] in text
+    assert text.count("ABSENT: ") == 4  # as they start, and in the table
+
+
+def test_the_rows_of_a_run(quick):
+    result, files, _ = quick
+    assert json.loads(files["json_path"].read_text())["rows"][0].keys() >= SCHEMA
+    row = next(row for row in result["rows"] if row["group"] == "recompute")
+    assert row["ratio"] == pytest.approx(row["peer_ms"] / row["ours_ms"])
+    low, high = row["ours_quartiles"]
+    assert low <= row["ours_ms"] <= high and row["floor_share"] > 0 and len(row["ratio_quartiles"]) == 2
+    header = result["header"]
+    assert header["versions"]["enn_np"]["numpy"] == np.__version__
+    assert header["cpus"] >= 1 and header["repeats"] == 2 and header["quick"]
+
+
+def test_the_table_and_the_chart(quick):
+    result, files, text = quick
+    assert files["chart_path"].stat().st_size > 1000
+    assert table(result) in text and "these times say nothing" in text
+    (ax,) = chart(result).axes
+    assert len(ax.patches) == len(result["rows"])
+    words = [text.get_text() for text in ax.texts]
+    assert words.count("absent") == 2 and any(text.endswith(" ms") for text in words)
+    assert chart({"header": {"threads": [1, 2], "quick": False}, "rows": []}).axes  # nothing measured
+
+
+def test_a_busy_machine_is_told(quick):
+    """Catches a ratio that another program on the machine has made: spinning threads lose a thousandfold."""
+    result, _, _ = quick
+    rows = [{**row, "ours_cpus": 0.05} for row in result["rows"]]
+    assert "NOT A QUIET MACHINE: one side had 5% of a CPU" in table({**result, "rows": rows})
+    rows = [{**row, "ours_cpus": 1.9, "peer_cpus": None} for row in result["rows"]]
+    assert "QUIET" not in table({**result, "rows": rows})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"repeats": 14}, "repeats: expected at least 15"),
+        ({"works": ["transformer"]}, "works: expected one of 'engram'"),
+        ({"threads": 0}, "threads: expected at least 1"),
+        ({"interpreters": {"theano": "python"}}, "interpreters: expected one of 'torch'"),
+        ({"warmup": -1}, "warmup"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(settings, words):
+    with pytest.raises(ValueError, match=words):
+        bench(**settings)
+
+
+def test_every_side_has_a_small_problem_of_the_same_kind():
+    for work in all_works().values():
+        for side in work.sides:
+            small = side.problem.small()
+            assert small.kind == side.problem.kind and small.flops < side.problem.flops
+        assert all(0 <= i < len(work.sides) for _, *pair in work.pairs for i in pair)
+
+
+@pytest.mark.parametrize("kind", ["train", "stream", "recompute", "gemm"])
+def test_our_side_of_every_kind(kind):
+    """In this process, where coverage and a debugger see it."""
+    problem = Problem(kind=kind, steps=3, batch=2, inputs=3, hidden=(4,), slots=3)
+    competitor, reply = worker.prepare("numpy_cells", "", 1, vars(problem))
+    assert reply["status"] == "ok" and worker.turn(competitor)["seconds"] > 0
+    assert (reply["memory"] is not None) == (kind == "recompute")
+
+
+def test_a_stream_ends_where_the_sequence_ends():
+    """One step at a time is the same run."""
+    problem = Problem(kind="stream", steps=5, batch=1, inputs=3, hidden=(4,), slots=3)
+    found = numpy_cells.answers(problem, "float64")
+    model = problem.model("float64")
+    _, (final,), _ = model.run_cells(problem.data("float64")[0], keep=False)
+    assert difference(found, {"h": final.h, "A": final.A})[0] < 1e-12
+
+
+def test_recomputation_says_when_it_is_not_there(monkeypatch):
+    problem = Problem(kind="recompute", steps=4, batch=2, inputs=3, hidden=(4,), slots=3, segments=2)
+    monkeypatch.setattr(numpy_cells, "segments", lambda function, count: {})
+    with pytest.raises(ImportError, match="not available yet"):
+        numpy_cells.build(problem, "", 1)
+
+
+# ------------------------------------------------------------------------------------------------------ real peers
+
+
+@pytest.mark.parametrize("cell", ["engram", "rnn", "gru", "lstm"])
+@pytest.mark.parametrize("library", ["torch", "jax", "tensorflow"])
+def test_peers_that_are_installed_here_agree(library, cell):
+    """The bench checks every peer itself; this is for those in the tests' own environment."""
+    pytest.importorskip(library, reason=f"{library} is a peer of the bench and not installed here")
+    if library == "jax" and cell != "engram":
+        pytest.skip("JAX has no recurrent layers of its own to compare with")
+    hidden = [4] if cell == "engram" else [4, 3]
+    problem = {"cell": cell, "steps": 3, "batch": 2, "inputs": 3, "hidden": hidden, "slots": 3}
+    _, reply = worker.prepare(f"{library}_cells", "eager", 1, problem)
+    assert reply["status"] == "ok", reply["note"]
