@@ -1,0 +1,339 @@
+"""Language models: words in, at every step a distribution over the next word out.
+
+    ids (T, B)  ->  embedding (T, B, E)  ->  dropout  ->  cells (T, B, H)  ->  dropout  ->  head over V words
+
+They learn in two ways. Windows, `fit(x, y)`: rows of ids and of their next words, each from a fresh state, as the
+paper does. A stream, `fit_stream(tokens)`: one long text by truncated BPTT, where the state a piece ends in, h and
+trace, is where the next piece starts; gradients stop there. Losses are means over tokens in nats, perplexity is exp
+of that, and bits are nats / ln 2.
+
+Letters: T time, B batch, E embedding, H hidden, V words.
+"""
+
+import math
+
+import numpy as np
+
+from . import checkpoint, checks
+from .backend import array_module, to_numpy
+from .bptt import run_back
+from .cells import LSTM
+from .engram import Engram
+from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
+from .models import CELLS, Model
+from .optim import Adam
+from .text import stream_batches, unigram_perplexity
+from .training import EarlyStopping, ReduceOnPlateau, Training, _bar, run_epochs
+
+
+class LanguageModel(Model):
+    """Cells between an embedding and a head over the vocabulary.
+
+    cells: one cell or a list, first layer first. vocabulary_size V. embedding E: numbers a word, or None for the
+    paper's protocol, where the id itself enters as one float. head: "softmax", or "adaptive" for a large vocabulary
+    with ids sorted by frequency; cutoffs: see `AdaptiveSoftmaxHead`, 6% and 30% of V if None. tied: the embedding is
+    the softmax head's W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and
+    of the last cell's numbers zeroed in training, drawn anew at every step. settings: seed, dtype and
+    random_inference of `Model`. Raises TypeError or ValueError naming the argument.
+    """
+
+    metrics = ("accuracy", "perplexity", "bits")
+
+    def __init__(
+        self, cells, vocabulary_size, embedding=128, head="softmax", cutoffs=None, tied=False, dropout=0.0, **settings
+    ):
+        self.vocabulary_size = V = checks.count("vocabulary_size", vocabulary_size, low=2)
+        self.embedding = None if embedding is None else checks.count("embedding", embedding)
+        self.tied = checks.switch("tied", tied)
+        self.head = SoftmaxHead()
+        if checks.choice("head", head, ("softmax", "adaptive")) == "adaptive":
+            self.head = AdaptiveSoftmaxHead((max(1, round(0.06 * V)), round(0.3 * V)) if cutoffs is None else cutoffs)
+        elif cutoffs is not None:
+            raise ValueError(f'cutoffs: only head="adaptive" has them, got {cutoffs!r}; leave them out')
+        # A tied table stands among the parameters once, under the head's name.
+        self._table = "head.W" if tied else "embedding.W"
+        super().__init__(cells, self.embedding or 1, V, dropout=dropout, **settings)
+
+    def _initial_params(self):
+        rng, width, params = np.random.default_rng(self.seed), self.inputs, {}
+        for i, cell in enumerate(self.cells):
+            params |= {f"{i}.{name}": value for name, value in cell.init(rng, width, self.dtype).items()}
+            width = cell.hidden
+        if self.tied and (isinstance(self.head, AdaptiveSoftmaxHead) or self.embedding != width):
+            raise ValueError(
+                f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width, got '
+                f"{type(self.head).__name__} and embedding = {self.embedding}; change these or use tied=False"
+            )
+        head = self.head.init(rng, width, self.vocabulary_size, self.dtype)
+        params |= {f"head.{name}": value for name, value in head.items()}
+        if self.embedding is not None:
+            table = rng.uniform(-0.1, 0.1, (self.vocabulary_size, self.embedding))  # (V, E) as Zaremba et al. (2014)
+            params[self._table] = table.astype(self.dtype)
+        return params
+
+    def config(self):
+        """Everything needed to build this model again, as plain JSON types."""
+        adaptive, settings = isinstance(self.head, AdaptiveSoftmaxHead), super().config()
+        for name in ("inputs", "outputs", "pooling"):
+            settings.pop(name)
+        return settings | {
+            "model": "language",
+            "vocabulary_size": self.vocabulary_size,
+            "embedding": self.embedding,
+            "head": "adaptive" if adaptive else "softmax",
+            "cutoffs": list(self.head.cutoffs) if adaptive else None,
+            "tied": self.tied,
+        }
+
+    # ------------------------------------------------------------------------------------------------- one batch
+
+    def hidden(self, ids, rng=None, mask=None, states=None, learning=False):
+        """The last cell's output (T, B, H) for ids (T, B), every cell's final state, and what `backward` needs.
+
+        states: where the cells start, as an earlier call returned them; None means zeros, or random with `rng`.
+        rng: draws those, trace noise, and, where learning is True, dropout.
+        """
+        if self.embedding is None:
+            x, drop_in = ids.astype(self.dtype)[..., None], None  # (T, B, 1) the id as a number, as published
+        else:
+            x, drop_in = self._drop(self.params[self._table][ids], rng, learning)  # (T, B, E)
+        h, finals, tapes = self.run_cells(x, rng, mask, learning, states)
+        h, drop_out = self._drop(h, rng, learning)
+        return h, finals, (ids, drop_in, drop_out, tapes, mask)
+
+    def _drop(self, x, rng, learning):
+        """x with a share of its numbers zeroed and the others scaled up, and the factors (None: nothing dropped)."""
+        if not (learning and self.dropout):
+            return x, None
+        factors = array_module(x).asarray(rng.random(x.shape, x.dtype) >= self.dropout).astype(x.dtype)
+        factors /= 1 - self.dropout
+        return x * factors, factors
+
+    def backward(self, dh, memo):
+        """The penalties of the cells, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
+        ids, drop_in, drop_out, tapes, mask = memo
+        dx, grads, penalties = dh if drop_out is None else dh * drop_out, {}, 0.0
+        for i in reversed(range(len(self.cells))):
+            cell, upstream = self.cells[i], {}
+            if hasattr(cell, "penalty"):
+                penalty, da = cell.penalty(tapes[i].kept.a, mask)
+                penalties += penalty
+                upstream = {} if da is None else {"da": da}
+            dx, _, layer = run_back(cell, self.layer_params(i), tapes[i], dx, **upstream)
+            grads |= {f"{i}.{name}": value for name, value in layer.items()}
+        if self.embedding is not None:
+            dx = dx if drop_in is None else dx * drop_in
+            grads["embedding.W"] = add_rows(array_module(dx).zeros_like(self.params[self._table]), ids, dx)
+        return penalties, grads
+
+    def learn(self, ids, targets, rng, mask=None, states=None):
+        """One piece of text, ids and targets (T, B): the loss, a mean over tokens with the cells' penalties; the number
+        of right answers; the gradients keyed as `params`; and final states. rng, states: see `hidden`.
+        """
+        h, finals, memo = self.hidden(ids, rng, mask, states, learning=True)
+        loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, mask)
+        penalty, grads = self.backward(dh, memo)
+        grads |= {f"head.{name}": value for name, value in head.items()}
+        if self.tied:  # one array used twice: its gradients add up
+            grads["head.W"] += grads.pop("embedding.W")
+        return loss + penalty, right, grads, finals
+
+    def loss_and_grads(self, x, y, rng, mask=None):
+        """One batch of windows for `enn_np.fit`: ids x (T, B), next words y (B, T). Returns the metrics, with the loss
+        as mean over tokens and the others as sums over rows, and the gradients. An epoch's training perplexity so is
+        the mean of its batches'. rng: see `hidden`.
+        """
+        loss, right, grads, _ = self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)
+        tokens = x.size if mask is None else mask.sum()
+        found = scores(loss * tokens, right, tokens)
+        return {name: value if name == "loss" else value * x.shape[1] for name, value in found.items()}, grads
+
+    # --------------------------------------------------------------------------------------------------- data sets
+
+    def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
+        """Raise ValueError naming what is wrong with windows x, y, mask, (n, T) each, before any work on them."""
+        x = self._ids(names[0], x, ("n", "T"))
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.shape != x.shape or mask.dtype != bool:
+                wanted = f"expected bool of shape {x.shape}, True for real steps"
+                raise ValueError(f"{names[2]}: {wanted}, got {mask.dtype} of shape {mask.shape}")
+        return x, None if y is None else self._ids(names[1], y, x.shape), mask
+
+    def _ids(self, name, value, shape):
+        """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
+        value, V = np.asarray(value), self.vocabulary_size
+        fits = value.ndim == len(shape) and all(
+            n > 0 if isinstance(want, str) else n == want for n, want in zip(value.shape, shape, strict=True)
+        )
+        if value.dtype.kind not in "iu" or not fits:
+            wanted = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
+            raise ValueError(f"{name}: expected integer ids ({wanted}), got {value.dtype} of shape {value.shape}")
+        if value.min() < 0 or value.max() >= V:
+            raise ValueError(
+                f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; "
+                f"encode the text with the vocabulary that the model was built for"
+            )
+        return value
+
+    def evaluate(self, x, y, batch_size=128, mask=None):
+        """`scores` of windows x, y (n, T), in batches, in the order given, each window from a fresh state.
+
+        A batch trace makes a window depend on its batch mates; trace="sample" does not.
+        """
+        x, y, mask = self.check_data(x, y, mask)
+        sums, rng = np.zeros(3), self._inference_rng()
+        for rows, ids in self._batches(x, batch_size, mask):
+            live = self._mask(mask, rows)
+            h, _, _ = self.hidden(ids, rng, live)
+            sums += self._sums(h, self.time_major(y[rows]), live)
+        return scores(*sums)
+
+    def evaluate_stream(self, tokens, batch_size=1, steps=256):
+        """`scores` of a text (N,), read `steps` tokens at a time with the state carried on; no noise, no dropout.
+
+        batch_size 1 scores each of the N - 1 next words with all that came before. More rows are faster; each starts
+        from a zero state somewhere in the text, and some last tokens are left out (see `stream_batches`). With a batch
+        trace they also share one memory: use one row, or trace="sample".
+        """
+        tokens, sums = self._ids("tokens", tokens, ("N",)), np.zeros(3)
+        states = None
+        for ids, targets in stream_batches(tokens, batch_size, checks.count("steps", steps)):
+            h, states, _ = self.hidden(self.time_major(ids), states=states)
+            sums += self._sums(h, self.time_major(targets))
+        return scores(*sums)
+
+    def _sums(self, h, targets, mask=None):
+        """Sums over the tokens: -log p, right answers, tokens."""
+        loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
+        tokens = targets.size if mask is None else int(mask.sum())
+        return float(loss) * tokens, int(right), tokens
+
+    def fit_stream(
+        self,
+        tokens,
+        *,
+        epochs=10,
+        batch_size=32,
+        steps=35,
+        validation=None,
+        optimizer=None,
+        callbacks=(),
+        seed=0,
+        progress=True,
+    ):
+        """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
+
+        The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation: another
+        text (M,), scored in as many rows. The other arguments, Ctrl-C and errors are those of `enn_np.fit`.
+        """
+        tokens = self._ids("tokens", tokens, ("N",))
+        validation = None if validation is None else self._ids("validation", validation, ("M",))
+        epochs, steps = checks.count("epochs", epochs), checks.count("steps", steps)
+        rows = checks.count("batch_size", batch_size)
+        for name, ids in (("tokens", tokens), ("validation", validation)):
+            if ids is not None and len(ids) <= rows:
+                raise ValueError(f"{name}: expected over {rows}, got {len(ids)}; use a smaller batch_size")
+        rng = np.random.default_rng(checks.count("seed", seed, low=0))
+        optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
+        training = Training(self, optimizer, epochs, "loss" if validation is None else "val_loss", rng)
+
+        def train_epoch(title):
+            return _stream_epoch(training, tokens, batch_size, steps, title, progress)
+
+        def validate():
+            return self.evaluate_stream(validation, batch_size, steps)
+
+        return run_epochs(training, callbacks, train_epoch, None if validation is None else validate)
+
+    def sample(self, prompt_ids, length, temperature=1.0, rng=None):
+        """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
+
+        temperature: 1 draws from the model's own probabilities, less from their peaks, 0 takes the most probable.
+        rng: a NumPy Generator, the model's seed if None.
+        """
+        ids = self._ids("prompt_ids", prompt_ids, ("P",))[:, None]  # (P, 1) time by batch
+        length, temperature = checks.count("length", length), checks.number("temperature", temperature, low=0)
+        rng, states, drawn = np.random.default_rng(self.seed) if rng is None else rng, None, []
+        for _ in range(length):
+            h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
+            log_p = to_numpy(self.head.log_probabilities(self.layer_params("head"), h[-1]))[0].astype(np.float64)
+            if temperature == 0:
+                word = log_p.argmax()
+            else:
+                p = np.exp((log_p - log_p.max()) / temperature)
+                word = rng.choice(len(p), p=p / p.sum())
+            drawn.append(word)
+            ids = np.array([[word]])
+        return np.array(drawn, np.int64)
+
+
+def _stream_epoch(training, tokens, batch_size, steps, title, progress):
+    """One pass over the text. The state goes from piece to piece as numbers, so no gradient follows it back."""
+    model, totals, xp = training.model, {"loss": 0.0, "accuracy": 0}, array_module(training.model.params["head.W"])
+    states = [cell.initial_state(batch_size, model.dtype, xp=xp) for cell in model.cells]
+    with _bar((len(tokens) - 1) // batch_size * batch_size, title, progress) as bar:
+        for ids, targets in stream_batches(tokens, batch_size, steps):
+            ids, targets = model.time_major(ids), model.time_major(targets)
+            loss, right, grads, states = model.learn(ids, targets, training.rng, states=states)
+            training.optimizer.update(model.params, grads)
+            totals["loss"] += loss * ids.size
+            totals["accuracy"] += right
+            bar.advance(ids.size, totals)
+    return scores(totals["loss"], totals["accuracy"], bar.done)
+
+
+def scores(nats, right, tokens):
+    """{"loss", "perplexity", "bits", "accuracy"} from sums over tokens of -log p and of right answers."""
+    loss = float(nats / tokens)
+    perplexity = math.exp(min(loss, 700.0))  # exp(710) is not a float any more
+    return {"loss": loss, "perplexity": perplexity, "bits": loss / math.log(2), "accuracy": float(right / tokens)}
+
+
+def score_text(model, text, batch_size=1, steps=256):
+    """`evaluate_stream` of the valid and test parts of a `text.Text`, with the floor of ignorance beside:
+    {"valid": {..., "unigram_perplexity"}, "test": {...}}, the perplexity of the train part's word frequencies.
+    """
+    found, counts = {}, text.vocabulary.counts
+    for part, tokens in (("valid", text.valid), ("test", text.test)):
+        found[part] = model.evaluate_stream(tokens, batch_size, steps)
+        found[part]["unigram_perplexity"] = unigram_perplexity(counts, tokens)
+    return found
+
+
+def load(path):
+    """The model that `LanguageModel.save` wrote. Raises FileNotFoundError, or ValueError naming what does not fit."""
+    config, arrays = checkpoint.read(path)
+    checks.choice("model", config.pop("model", None), ("language",))
+    try:
+        kinds = [dict(settings) for settings in config.pop("cells")]
+        cells = [CELLS[checks.choice("cell", kind.pop("kind", None), tuple(CELLS))](**kind) for kind in kinds]
+        model = LanguageModel(cells, **config)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: {error}; was it written by another enn_np?") from None
+    checkpoint.check_arrays(path, model.params, arrays)
+    model.params = {name: arrays[name] for name in model.params}
+    return model
+
+
+def wikitext2_recipe(model_name):
+    """How to reach a fair comparison on WikiText-2 within an hour on two cores, for "lstm" or "engram".
+
+    Two dicts: settings of `LanguageModel(vocabulary_size=33_278, ...)`, and of its `fit_stream(text.train,
+    validation=text.valid, ...)`. Both models have about 8 million numbers, most of them in the embedding.
+    """
+    checks.choice("model_name", model_name, ("lstm", "engram"))
+    # One trace per sample: rows depend on no other row. Rates: the better of 2e-3 and 4e-3, and of 1e-3 and 2e-3, by
+    # validation perplexity after 600 and 400 steps.
+    cell, rate = (LSTM(200), 4e-3) if model_name == "lstm" else (Engram(200, 32, trace="sample"), 2e-3)
+    # Adaptive: 3.3 minutes an epoch on one core, where the full softmax takes 20 and so could see three epochs.
+    model = {"cells": cell, "embedding": 200, "head": "adaptive", "cutoffs": (2_000, 10_000), "dropout": 0.3}
+    fit = {
+        "epochs": 7,
+        "batch_size": 32,
+        "steps": 35,  # as Merity et al. (2016)
+        "optimizer": Adam(rate, global_clip_norm=1.0),
+        # Halve the rate after an epoch that gained under 2.5% in perplexity.
+        "callbacks": [ReduceOnPlateau(factor=0.5, patience=1, min_delta=0.025), EarlyStopping(patience=2)],
+    }
+    return model, fit

@@ -1,0 +1,75 @@
+"""NumPy or CuPy by the arrays that come in: what can be shown without a GPU."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from enn_np import RNN, Classifier
+from enn_np.backend import Workspace, array_module, to_device, to_numpy
+from enn_np.cells import Hidden
+
+
+class DeviceArray:
+    """Stands for an array on a GPU: it can be fetched, and nothing else."""
+
+    def __init__(self, host):
+        self.host = host
+
+    def get(self):
+        return self.host
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A CuPy that somebody imported."""
+    cupy = SimpleNamespace(ndarray=DeviceArray, asarray=DeviceArray)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return cupy
+
+
+def test_the_arrays_decide(card):
+    assert array_module(np.zeros(1)) is np
+    assert array_module(DeviceArray(np.zeros(1))) is card
+
+
+def test_other_things_are_refused():
+    with pytest.raises(TypeError, match=r"got list; convert it with numpy\.asarray"):
+        array_module([1.0])
+
+
+def test_trees_move_there_and_back(card):
+    """Catches a NamedTuple that comes back as a plain tuple, and a None that does not survive."""
+    tree = {"W": np.ones(2), "state": Hidden(np.zeros(3)), "pair": (np.ones(1), None)}
+    there = to_device(tree, "cuda")
+    assert isinstance(there["state"], Hidden) and isinstance(there["state"].h, DeviceArray)
+    back = to_numpy(there)
+    assert back["W"] is tree["W"] and back["state"].h is tree["state"].h and back["pair"][1] is None
+
+
+def test_a_model_moves(card):
+    model = Classifier(RNN(2), 1, 2).to_device("cuda")
+    assert all(isinstance(value, DeviceArray) for value in model.params.values())
+    assert all(isinstance(value, np.ndarray) for value in model.to_device("cpu").params.values())
+
+
+def test_without_cupy_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # import fails
+    with pytest.raises(ImportError, match="pip install cupy-cuda12x"):
+        to_device(np.zeros(1), "cuda")
+
+
+def test_an_unknown_device_is_named():
+    with pytest.raises(ValueError, match='device must be "cpu" or "cuda", got \'tpu\''):
+        to_device(np.zeros(1), "tpu")
+
+
+def test_a_workspace_hands_out_the_same_arrays_only_where_they_fit():
+    """Catches an array of another dtype or shape that is handed out again."""
+    workspace, like = Workspace(), np.zeros(1, np.float32)
+    first = workspace.empty("kept", Hidden((2, 3)), like, (4,))
+    assert first.h.shape == (4, 2, 3) and first.h.dtype == np.float32
+    assert workspace.empty("kept", Hidden((2, 3)), like, (4,)).h is first.h
+    assert workspace.empty("kept", Hidden((2, 4)), like, (4,)).h.shape == (4, 2, 4)
+    assert workspace.empty("kept", Hidden((2, 3)), np.zeros(1), (4,)).h.dtype == np.float64

@@ -1,0 +1,414 @@
+"""Language models: gradients of the whole, the state that is carried, what they learn, and what they write."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enn_np import GRU, LSTM, RNN, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau
+from enn_np.gradcheck import Kink, _pattern, compare
+from enn_np.language import LanguageModel, load, score_text, scores, wikitext2_recipe
+from enn_np.text import Text, Vocabulary, stream_batches, unigram_perplexity
+
+V, T, B = 7, 4, 3
+SAMPLE, BATCH = Engram(6, 3, trace="sample"), Engram(6, 3, trace_noise=0.1)
+MODELS = {
+    "one cell": (LSTM(4), {"embedding": 3}),
+    "two layers": ((GRU(3), LSTM(4)), {"embedding": 3}),
+    "tied": (RNN(4), {"embedding": 4, "tied": True}),
+    "adaptive": (LSTM(4), {"embedding": 3, "head": "adaptive", "cutoffs": (2, 4)}),
+    "id as a number": (LSTM(4), {"embedding": None}),
+    "engram, own traces": (SAMPLE, {"embedding": 3}),
+    "engram, one trace, tied": (BATCH, {"embedding": 6, "tied": True}),
+    "engram with penalty": (Engram(6, 3, l1=0.1, entropy=0.2), {"embedding": None}),
+}
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def build(name, **changes):
+    """A float64 model with every parameter random, biases too."""
+    cells, settings = MODELS[name]
+    model = LanguageModel(cells, V, **{**settings, "dtype": "float64", **changes})
+    rng = np.random.default_rng(8)
+    for value in model.params.values():
+        value[...] = 0.5 * rng.standard_normal(value.shape)
+    return model
+
+
+def words(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, V, shape)
+
+
+def cyclic(n=600, seed=0):
+    """A language of five words where 1 follows 0, 2 follows 1 and so on, but for one word in ten drawn at random."""
+    rng, text = np.random.default_rng(seed), [0]
+    for _ in range(n - 1):
+        text.append((text[-1] + 1) % 5 if rng.random() < 0.9 else int(rng.integers(5)))
+    return np.array(text)
+
+
+# ----------------------------------------------------------------------------------------------------------- gradients
+
+
+@each_model
+@given(seed=st.integers(0, 10_000), dropout=st.sampled_from((0.0, 0.4)), carried=st.booleans(), masked=st.booleans())
+@settings(max_examples=15)
+def test_gradients_of_the_whole_model_agree_with_finite_differences(name, seed, dropout, carried, masked):
+    model = build(name, dropout=dropout)
+    for attempt in range(20):
+        rng = np.random.default_rng([seed, attempt])
+        ids, targets = rng.integers(0, V, (2, T, B))
+        mask = (rng.random((T, B)) < 0.7) | (np.arange(T) == 0)[:, None] if masked else None
+        states = model.hidden(words((5, B), seed), np.random.default_rng(0))[1] if carried else None
+
+        def loss(params, ids=ids, targets=targets, mask=mask, states=states):
+            """The same draws of dropout, states and noise at every call."""
+            model.params = params
+            h, _, memo = model.hidden(ids, np.random.default_rng(seed), mask, states, learning=True)
+            value, _ = model.head.loss(model.layer_params("head"), h, targets, mask)
+            tapes = memo[3]
+            for cell, tape in zip(model.cells, tapes, strict=True):
+                if isinstance(cell, Engram):
+                    value += cell.penalty(tape.kept.a, mask)[0]
+                    # Units almost all off: layer norm divides by almost nothing, too curved for steps of 1e-6.
+                    # All off (1000 = 1 / sqrt(1e-6)) is a constant, and fine.
+                    if any(((inv > 30) & (inv < 999)).any() for inv in (tape.e.r_inv, tape.kept.r_inv)):
+                        raise Kink
+            return value, [p.copy() for c, t in zip(model.cells, tapes, strict=True) for p in _pattern(c, t)]
+
+        params = model.params
+        value, _, grads, _ = model.learn(ids, targets, np.random.default_rng(seed), mask, states)
+        assert grads.keys() == params.keys()
+        try:
+            assert np.isclose(value, loss(params)[0], rtol=1e-12)
+            errors = compare(loss, params, grads, rng)
+        except Kink:
+            continue
+        finally:
+            model.params = params
+        assert max(errors.values()) <= 1e-6, errors
+        return
+    raise AssertionError("20 draws in a row lay on a kink")
+
+
+def test_a_tied_table_is_one_parameter_with_the_gradients_of_both_uses():
+    tied, apart = build("tied"), build("tied", tied=False)
+    assert tied.params.keys() == apart.params.keys() - {"embedding.W"}
+    assert apart.size - tied.size == 4 * V
+    apart.params = {**tied.params, "embedding.W": tied.params["head.W"]}
+    ids, targets = words((2, T, B))
+    rng = np.random.default_rng
+    one, two = (model.learn(ids, targets, rng(0))[2] for model in (tied, apart))
+    assert np.allclose(one["head.W"], two["head.W"] + two["embedding.W"], rtol=1e-12)
+
+
+def test_dropout_is_drawn_anew_at_every_step_keeps_the_mean_and_is_off_in_evaluation():
+    model = LanguageModel(LSTM(50), V, embedding=40, dropout=0.25)
+    model.params["embedding.W"][...] = 1
+    _, _, (_, drop_in, drop_out, _, _) = model.hidden(np.zeros((20, 10), int), np.random.default_rng(0), learning=True)
+    assert drop_in.shape == (20, 10, 40) and drop_out.shape == (20, 10, 50)
+    assert (drop_in[0] != drop_in[1]).any()
+    assert set(np.unique(drop_in)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(drop_in.mean() - 1) < 0.05
+    for rng in (None, np.random.default_rng(0)):  # random states at inference are no dropout
+        assert model.hidden(np.zeros((2, 1), int), rng)[2][1:3] == (None, None)
+    assert model.evaluate_stream(words(50)) == model.evaluate_stream(words(50))
+
+
+# ------------------------------------------------------------------------------------------------ the carried state
+
+
+@each_model
+@given(cut=st.integers(1, 8))
+@settings(max_examples=8)
+def test_pieces_with_the_state_carried_equal_one_long_run(name, cut):
+    model, ids = build(name), words((9, B))
+    whole, finals, _ = model.hidden(ids)
+    first, states, _ = model.hidden(ids[:cut])
+    second, ends, _ = model.hidden(ids[cut:], states=states)
+    assert np.allclose(np.concatenate([first, second]), whole, rtol=1e-12, atol=1e-14)
+    for end, final in zip(ends, finals, strict=True):
+        assert all(np.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(end, final, strict=True))
+
+
+@each_model
+def test_evaluation_of_a_stream_scores_every_next_word_given_all_before(name):
+    model, tokens = build(name), words(41)
+    h, _, _ = model.hidden(tokens[:-1, None])
+    log_p = model.head.log_probabilities(model.layer_params("head"), h)[:, 0]
+    wanted = -log_p[np.arange(40), tokens[1:]].mean()
+    for steps in (1, 7, 40, 1000):
+        found = model.evaluate_stream(tokens, steps=steps)
+        assert np.isclose(found["loss"], wanted, rtol=1e-12)
+        assert np.isclose(found["perplexity"], math.exp(wanted), rtol=1e-12)
+        assert np.isclose(found["bits"], wanted / math.log(2), rtol=1e-12)
+        assert found["accuracy"] == (log_p.argmax(-1) == tokens[1:]).mean()
+
+
+def test_every_epoch_starts_from_zero_and_every_piece_from_the_end_of_the_one_before():
+    model = LanguageModel([Engram(4, 3), LSTM(5)], V, embedding=3)
+    starts, ends, learn = [], [], model.learn
+
+    def watched(ids, targets, rng, mask=None, states=None):
+        starts.append(states)
+        found = learn(ids, targets, rng, mask, states)
+        ends.append(found[-1])
+        return found
+
+    model.learn = watched
+    model.fit_stream(words(61), epochs=2, batch_size=3, steps=5, progress=False)
+    assert len(starts) == 8  # 20 columns, 4 pieces an epoch
+    for first in (starts[0], starts[4]):
+        assert not any(part.any() for state in first for part in state)
+    for i in (1, 2, 3, 5, 6, 7):
+        assert starts[i] is ends[i - 1]
+        assert any(part.any() for state in starts[i] for part in state)
+
+
+def test_windows_start_fresh_and_do_not_see_each_other_where_every_sample_has_its_own_trace():
+    model = build("engram, own traces")
+    x, y = words((6, T)), words((6, T), seed=1)
+    alone = [model.evaluate(x[i : i + 1], y[i : i + 1])["loss"] for i in range(6)]
+    assert np.isclose(model.evaluate(x, y, batch_size=4)["loss"], np.mean(alone), rtol=1e-12)
+    shared = build("engram, one trace, tied")
+    alone = [shared.evaluate(x[i : i + 1], y[i : i + 1])["loss"] for i in range(6)]
+    assert not np.isclose(shared.evaluate(x, y)["loss"], np.mean(alone), rtol=1e-6)  # what the docstring warns of
+
+
+def test_padding_is_neither_scored_nor_learned():
+    model = build("one cell")
+    x, y = words((5, T)), words((5, T), seed=1)
+    mask = np.arange(T) < np.array([4, 1, 2, 3, 4])[:, None]
+    found = model.evaluate(x, y, mask=mask)
+    assert found == model.evaluate(np.where(mask, x, 0), np.where(mask, y, 0), mask=mask)
+    each = [model.evaluate(x[i : i + 1, :n], y[i : i + 1, :n])["loss"] * n for i, n in enumerate(mask.sum(1))]
+    assert np.isclose(found["loss"], sum(each) / mask.sum(), rtol=1e-12)
+    metrics, _ = model.loss_and_grads(x.T.copy(), y, np.random.default_rng(0), mask.T)
+    assert np.isclose(metrics["loss"], found["loss"], rtol=1e-12)
+    for name in ("accuracy", "perplexity", "bits"):
+        assert np.isclose(metrics[name] / 5, found[name], rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize("cell", [LSTM(12), Engram(12, 4, trace="sample")], ids=["lstm", "engram"])
+@pytest.mark.parametrize(
+    "settings", [{"tied": True}, {"head": "adaptive", "cutoffs": (2,)}], ids=["tied softmax", "adaptive"]
+)
+def test_training_on_a_stream_learns_a_small_language(cell, settings):
+    train, valid = cyclic(1200), cyclic(300, seed=1)
+    model = LanguageModel(cell, 5, embedding=12, dropout=0.1, **settings)
+    optimizer = Adam(0.01, global_clip_norm=1.0)
+    history = model.fit_stream(
+        train, epochs=4, batch_size=8, steps=10, validation=valid, optimizer=optimizer, progress=False
+    )
+    floor = unigram_perplexity(np.bincount(train), valid)
+    assert history["val_perplexity"][-1] < 2.6 < 4.5 < floor  # chance alone leaves about 1.7
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    assert model.evaluate_stream(valid)["accuracy"] > 0.8
+    assert np.allclose(history["val_bits"], np.array(history["val_loss"]) / math.log(2))
+
+
+def test_windows_of_ids_as_numbers_train_as_any_model_does():
+    """The paper's protocol: id as one float, random states at inference too, each window fresh, validation a share."""
+    x = cyclic(640).reshape(20, 32)
+    y = np.pad(x[:, 1:], ((0, 0), (0, 1)))
+    model = LanguageModel([RNN(8), RNN(8)], 5, embedding=None, random_inference=True)
+    callbacks = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity")]
+    settings = {"batch_size": 4, "validation": 0.2, "optimizer": Adam(0.01), "callbacks": callbacks}
+    history = model.fit(x, y, epochs=3, progress=False, **settings)
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    assert history["val_perplexity"][-1] < 5
+    assert history["perplexity"][-1] < 5
+    assert 0 <= history["accuracy"][-1] <= 1
+
+
+def test_training_repeats_to_the_bit_and_callbacks_watch_it():
+    epochs = []
+
+    class Watch(Callback):
+        def on_epoch_end(self, training, logs):
+            epochs.append(logs["val_perplexity"])
+
+    def train():
+        model = LanguageModel(Engram(6, 3), V, embedding=4, dropout=0.3)
+        plateau = ReduceOnPlateau(patience=1, min_delta=10.0)  # nothing falls by so much: halve at every epoch
+        history = model.fit_stream(
+            words(200),
+            epochs=4,
+            batch_size=5,
+            steps=6,
+            validation=words(60),
+            optimizer=Adam(0.01),
+            callbacks=[plateau, EarlyStopping(patience=2, min_delta=10.0), Watch()],
+            seed=3,
+            progress=False,
+        )
+        return model, history
+
+    one, history = train()
+    two, _ = train()
+    assert all((one.params[name] == two.params[name]).all() for name in one.params)
+    assert history.stopped == "early" and len(history["loss"]) == 3
+    assert history["learning_rate"] == [0.01, 0.01, 0.005]
+    assert epochs[:3] == history["val_perplexity"]
+    assert np.allclose(history["perplexity"], np.exp(history["loss"]))
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_sampling_is_seeded_and_greedy_sampling_goes_round_the_cycle():
+    model = LanguageModel(LSTM(12), 5, embedding=12, tied=True)
+    model.fit_stream(cyclic(1200), epochs=4, batch_size=8, steps=10, optimizer=Adam(0.02), progress=False)
+    assert model.sample([0, 1, 2], 6, temperature=0).tolist() == [3, 4, 0, 1, 2, 3]
+
+    def drawn(seed, **how):
+        return model.sample([3], 40, rng=np.random.default_rng(seed), **how).tolist()
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert set(drawn(1)) <= set(range(5))
+    steps = [np.diff(drawn(1, temperature=degree)) % 5 for degree in (0.3, 1, 3)]
+    orderly = [(step == 1).mean() for step in steps]
+    assert orderly[0] >= orderly[1] > orderly[2]
+    assert (model.sample([3], 5) == model.sample([3], 5)).all()
+
+
+def test_sampling_carries_the_state():
+    """Reading a prompt and what was drawn since at once gives the word that sampling step by step gave."""
+    for name in MODELS:
+        model = build(name)
+        drawn = model.sample([1, 2], 5, temperature=0)
+        h, _, _ = model.hidden(np.array([1, 2, *drawn[:-1]])[:, None])
+        log_p = model.head.log_probabilities(model.layer_params("head"), h[-1])
+        assert log_p.argmax() == drawn[-1]
+
+
+# ------------------------------------------------------------------------------------------------------ files, reports
+
+
+@each_model
+def test_a_saved_model_comes_back(name, tmp_path):
+    model = build(name, dropout=0.2, seed=4)
+    path = model.save(tmp_path / "model.npz")
+    back = load(path)
+    assert back.config() == model.config()
+    assert back.evaluate_stream(words(40)) == model.evaluate_stream(words(40))
+
+
+def test_files_of_other_models_are_refused(tmp_path):
+    from enn_np import Classifier, checkpoint
+
+    with pytest.raises(ValueError, match="model: expected one of 'language'"):
+        load(Classifier(RNN(3), 2, 2).save(tmp_path / "other.npz"))
+    model = build("one cell")
+    with pytest.raises(ValueError, match=r"bad\.npz.*surprise"):
+        load(checkpoint.write(tmp_path / "bad.npz", {**model.config(), "surprise": 1}, model.params))
+    with pytest.raises(ValueError, match=r"head\.b is missing"):
+        params = {name: value for name, value in model.params.items() if name != "head.b"}
+        load(checkpoint.write(tmp_path / "part.npz", model.config(), params))
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing.npz")
+
+
+def test_scores_are_in_nats_bits_and_words():
+    found = scores(2 * math.log(8), 1, 2)
+    assert np.isclose(list(found.values()), [math.log(8), 8, 3, 0.5]).all()
+    assert scores(1e6, 0, 1)["perplexity"] > 1e300  # and no OverflowError
+
+
+def test_a_text_is_scored_beside_the_unigram_model():
+    train = cyclic(400)
+    counts = np.bincount(train, minlength=5)
+    order = np.argsort(-counts, kind="stable")
+    rank = np.argsort(order)
+    vocabulary = Vocabulary(["<unk>", "a", "b", "c", "d"], counts[order])
+    text = Text(rank[train], rank[cyclic(200, 1)], rank[cyclic(200, 2)], vocabulary)
+    model = LanguageModel(RNN(6), 5, embedding=4)
+    found = score_text(model, text, batch_size=2, steps=9)
+    assert found["test"]["unigram_perplexity"] == unigram_perplexity(vocabulary.counts, text.test)
+    assert found["valid"]["perplexity"] == model.evaluate_stream(text.valid, 2, 9)["perplexity"]
+
+
+def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():
+    built = {name: wikitext2_recipe(name) for name in ("lstm", "engram")}
+    models = {name: LanguageModel(vocabulary_size=33_278, **model) for name, (model, _) in built.items()}
+    assert abs(models["lstm"].size / models["engram"].size - 1) < 0.03
+    assert models["engram"].cells[0].trace == "sample"  # the sound protocol: a row depends on no other
+    with pytest.raises(ValueError, match="model_name: expected one of"):
+        wikitext2_recipe("transformer")
+    for model, fit in built.values():
+        small = LanguageModel(vocabulary_size=5, **{**model, "cutoffs": (2,), "embedding": 8})
+        train, valid = cyclic(2000), cyclic(300, 1)
+        history = small.fit_stream(train, validation=valid, progress=False, **{**fit, "batch_size": 4, "epochs": 2})
+        assert history["val_perplexity"][-1] < 3 < unigram_perplexity(np.bincount(train), valid)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"cells": "lstm"}, TypeError, "cells: expected a cell"),
+        ({"vocabulary_size": 1}, ValueError, "vocabulary_size: expected at least 2"),
+        ({"embedding": 0}, ValueError, "embedding: expected at least 1"),
+        ({"head": "hierarchical"}, ValueError, "head: expected one of"),
+        ({"cutoffs": (2,)}, ValueError, 'cutoffs: only head="adaptive"'),
+        ({"head": "adaptive", "cutoffs": (2, 9)}, ValueError, "cutoffs: expected below the vocabulary's 7"),
+        ({"tied": 1}, TypeError, "tied: expected True or False"),
+        ({"tied": True}, ValueError, "tied: .*embedding = 4.*embedding = 3"),
+        ({"tied": True, "embedding": None}, ValueError, "tied: "),
+        ({"tied": True, "embedding": 4, "head": "adaptive"}, ValueError, "tied: .*AdaptiveSoftmaxHead"),
+        ({"dropout": 1.0}, ValueError, "dropout: "),
+        ({"dtype": "float16"}, ValueError, "dtype: "),
+    ],
+)
+def test_bad_settings_are_named(changes, error, message):
+    with pytest.raises(error, match=message):
+        LanguageModel(**{"cells": LSTM(4), "vocabulary_size": V, "embedding": 3, **changes})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.fit_stream(words(50).astype(float)), r"tokens: expected integer ids \(N,\), got float64"),
+        (lambda m: m.fit_stream(words((5, 5))), r"tokens: expected integer ids \(N,\)"),
+        (lambda m: m.fit_stream(words(50) + 5), "tokens: expected ids 0 to 6, got 5 to 11; encode the text"),
+        (lambda m: m.fit_stream(words(5), batch_size=8), "tokens: expected over 8, got 5; use a smaller batch"),
+        (lambda m: m.fit_stream(words(50), validation=words(5)), "validation: expected over 32, got 5"),
+        (lambda m: m.fit_stream(words(50), validation=words(50) - 1), "validation: expected ids 0 to 6"),
+        (lambda m: m.fit_stream(words(50), epochs=0), "epochs: expected at least 1"),
+        (lambda m: m.fit_stream(words(50), steps=0), "steps: expected at least 1"),
+        (lambda m: m.fit_stream(words(50), batch_size=0), "batch(_size)?: expected at least 1"),
+        (lambda m: m.evaluate_stream(np.zeros(0, int)), "tokens: expected integer ids"),
+        (lambda m: m.evaluate_stream(words(1)), "tokens: expected over 1, got 1"),
+        (
+            lambda m: m.fit(words((4, 3)), words((4, 2))),
+            r"y: expected integer ids \(4, 3\), got int64 of shape \(4, 2\)",
+        ),
+        (lambda m: m.fit(words((4, 3)), words((4, 3)) + 3), "y: expected ids 0 to 6"),
+        (lambda m: m.evaluate(words(4), words(4)), r"x: expected integer ids \(n, T\)"),
+        (lambda m: m.evaluate(words((4, 3)), words((4, 3)), mask=np.ones((4, 3))), "mask: expected bool"),
+        (lambda m: m.sample([], 3), "prompt_ids: expected integer ids"),
+        (lambda m: m.sample([9], 3), "prompt_ids: expected ids 0 to 6"),
+        (lambda m: m.sample([1], 0), "length: expected at least 1"),
+        (lambda m: m.sample([1], 3, temperature=-1), "temperature: expected a finite number at least 0"),
+    ],
+)
+def test_bad_data_are_named_before_any_work(call, message):
+    model = build("one cell")
+    model.learn = None  # any work would fail differently
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+def test_compact_ids_are_read_as_they_are():
+    """A memory-mapped text of uint16 needs no copy of its own."""
+    model, tokens = build("adaptive"), words(80)
+    assert model.evaluate_stream(tokens.astype(np.uint16), 2, 5) == model.evaluate_stream(tokens, 2, 5)
+    x, y = next(stream_batches(tokens, 4, 6))
+    assert model.evaluate(x.astype(np.uint8), y.astype(np.uint16)) == model.evaluate(x, y)

@@ -1,0 +1,83 @@
+"""WikiText runs, on a text of a few hundred words: what they write, and that nothing is substituted silently."""
+
+import json
+import lzma
+
+import numpy as np
+import pytest
+
+from enn_np import cli, wikitext
+from enn_np.language import load
+from enn_np.text import load_wikitext
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "far", "away", "."]
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    """A folder with a small text in the place of WikiText, and models of its size."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "wikitext-2"
+    folder.mkdir()
+    for part, lines in (("train", 120), ("valid", 12), ("test", 12)):
+        rows = [" " + " ".join(rng.choice(WORDS, 40)) + " \n" for _ in range(lines)]
+        (folder / f"wiki.{part}.tokens.xz").write_bytes(lzma.compress("".join(rows).encode()))
+    monkeypatch.setenv("ENN_DATA", str(tmp_path))
+    monkeypatch.setattr(wikitext, "load_wikitext", lambda name, train: load_wikitext(name, train=train, verify=False))
+    recipe = wikitext.wikitext2_recipe
+
+    def small(name):
+        model, fit = recipe(name)
+        return {**model, "embedding": 8, "cutoffs": (5, 9)}, {**fit, "batch_size": 4, "steps": 10}
+
+    monkeypatch.setattr(wikitext, "wikitext2_recipe", small)
+    return tmp_path
+
+
+def test_a_sound_run_is_scored_beside_the_unigram_model(text, tmp_path):
+    out = tmp_path / "run"
+    summary = wikitext.run_wikitext("wikitext2", "lstm", "sound", 0, out, epochs=1, limit=500, progress=False)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert {"benchmark", "protocol", "model", "seed", "parameters", "seconds", "test_loss"} <= summary.keys()
+    assert summary["test_perplexity"] == pytest.approx(np.exp(summary["test_loss"]), rel=1e-4)
+    assert 1 < summary["test_unigram_perplexity"] < 14 and summary["train_size"] == 500
+    assert load(out / "model.npz").size == summary["parameters"]
+
+
+@pytest.mark.parametrize("model", ["engram", "gru"])
+def test_a_paper_run_takes_the_id_as_a_number(text, tmp_path, model):
+    summary = wikitext.run_wikitext(
+        "wikitext2", model, "paper", 0, tmp_path / "run", epochs=1, limit=20, progress=False
+    )
+    assert summary["config"]["embedding"] is None and summary["train_size"] == 20
+    assert summary["history"]["val_perplexity"][0] > 1 and summary["test_accuracy"] <= 1
+
+
+def test_the_command_line_trains_it(text, tmp_path, capsys):
+    command = ["train", "wikitext2", "--model", "lstm", "--protocol", "sound", "--epochs", "1", "--limit", "300"]
+    assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert "test_perplexity" in capsys.readouterr().out
+
+
+def test_a_missing_text_is_named(text, tmp_path, capsys):
+    command = ["train", "wikitext2", "--model", "lstm", "--protocol", "sound", "--train-file", "wiki.train.part"]
+    assert cli.main([*command, "--out", str(tmp_path / "run")]) == 2
+    assert "wiki.train.part" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("benchmark", "wikitext"),
+        ("name", "transformer"),
+        ("protocol", "mine"),
+        ("seed", -1),
+        ("epochs", 0),
+        ("limit", 0),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(tmp_path, argument, value):
+    right = {"benchmark": "wikitext2", "name": "lstm", "protocol": "sound", "seed": 0, "out": tmp_path / "run"}
+    with pytest.raises((TypeError, ValueError), match=str(value)):
+        wikitext.run_wikitext(**{**right, argument: value})
+    assert not (tmp_path / "run").exists()
