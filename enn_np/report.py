@@ -25,14 +25,38 @@ def load_results(folder, benchmark, protocol):
 
 
 def results_table(folder, benchmark, protocol):
-    """Markdown table with a row per stored run beside the paper's numbers, and the machines they ran on."""
+    """Markdown table with a row per stored run, beside the paper's numbers, and the machines they ran on."""
     results = load_results(folder, benchmark, protocol)
-    head = ("model", "test accuracy", "paper", "test loss", "paper", "parameters", "epochs (best)")
-    lines = [_row(head), _row(["---"] * len(head))]
+    rows = _language_rows(results) if benchmark.startswith("wikitext") else _image_rows(results, PAPER[benchmark])
+    machines = {_machine(run["machine"]) for runs in results.values() for run in runs}
+    return "\n".join([*map(_row, rows), "", f"Measured on: {'; '.join(sorted(machines))}."])
+
+
+def _language_rows(results):
+    """Perplexities of words, with the unigram model's beside them: what one gets for knowing no context."""
+    head = ("model", "valid perplexity", "test perplexity", "unigram, test", "test accuracy", "parameters", "minutes")
+    yield from (head, ["---"] * len(head))
     for model in MODELS:
-        paper = PAPER[benchmark].get(model, {})
         for run in results.get(model, ()):
-            cells = [
+            yield (
+                f"{TITLES[model]}, seed {run['seed']}",
+                f"{run['valid_perplexity']:.1f}",
+                f"**{run['test_perplexity']:.1f}**",
+                f"{run['test_unigram_perplexity']:.1f}",
+                f"{run['test_accuracy']:.1%}",
+                f"{run['parameters']:,}",
+                f"{run['seconds'] / 60:.0f}",
+            )
+
+
+def _image_rows(results, published):
+    """Accuracies and losses with the paper's beside them."""
+    head = ("model", "test accuracy", "paper", "test loss", "paper", "parameters", "epochs (best)")
+    yield from (head, ["---"] * len(head))
+    for model in MODELS:
+        paper = published.get(model, {})
+        for run in results.get(model, ()):
+            yield (
                 f"{TITLES[model]}, seed {run['seed']}",
                 f"**{run['test_accuracy']:.2%}**",
                 _number(paper.get("test_accuracy"), ".2%"),
@@ -40,10 +64,7 @@ def results_table(folder, benchmark, protocol):
                 _number(paper.get("test_loss"), ".4f"),
                 f"{run['parameters']:,}",
                 f"{len(run['history']['loss'])} ({run['best_epoch']})",
-            ]
-            lines.append(_row(cells))
-    machines = {_machine(run["machine"]) for runs in results.values() for run in runs}
-    return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}."])
+            )
 
 
 def fill(page, folder):
