@@ -1,0 +1,325 @@
+"""What the memory has to do with a decision: splits, ablations and attributions, exact wherever they can be.
+
+    m_t = a_t M + alpha a_t A_{t-1}                                                     (2) in (5): bank + trace
+    c_t = ReLU( z_t W_cz + (a_t M + alpha a_t A_{t-1}) W_cm + h_{t-1} W_ch + b_c )      (6) by blocks of rows of W_c
+    A_t = (1 - eta)^t A_0 + eta sum_{s <= t} (1 - eta)^(t-s) (D_s + eps_s)              (9) while the clip is inactive
+
+With the third line in the first, and a trace per sample, D_s = a_s z_s', what the trace gives to step t is a linear
+attention over the cues of the past, which a shared trace averages over the batch:
+
+    alpha a_t A_{t-1} = alpha (1 - eta)^(t-1) a_t A_0 + alpha eta sum_{s < t} (1 - eta)^(t-1-s) <a_t, a_s> z_s + noise
+
+Functions of a tape take what `run` left behind. Functions of a model take x (n, T, D) as `fit` does, draw nothing at
+random, and look at the first Engram layer. Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
+"""
+
+import copy
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import checks
+from .backend import Workspace, array_module, empty
+from .bptt import Tape, at, run, run_back
+from .engram import Engram, EngramState
+from .models import Classifier, Regressor
+from .ops import match, read
+
+
+def record(cell, params, tape):
+    """Everything the memory did in a run, by name, as copies that outlive the tape. Costs nothing until it is called.
+
+    codes z (T, B, H), similarities s and retrieval a (T, B, N), engram m (T, B, H) = bank_part a M + trace_part
+    alpha a A; trace A (T + 1, N, H), or (T + 1, B, N, H) per sample, and hidden h (T + 1, B, H), where entry t enters
+    step t and entry t + 1 leaves it. Raises RuntimeError if the tape's workspace has served another run since.
+    """
+    _check(cell, tape)
+    xp, e, k, H = array_module(tape.x), tape.e, tape.kept, cell.hidden
+    return {
+        "codes": e.z.copy(),
+        "similarities": xp.stack([match(z, M) for z, M in zip(e.z_unit, k.M_unit, strict=True)]),  # (3)
+        "retrieval": k.a.copy(),
+        "engram": k.zmh[..., H : 2 * H].copy(),
+        "bank_part": k.a @ params["M"],
+        "trace_part": _trace_part(cell, tape),
+        "trace": tape.states.A.copy(),
+        "hidden": tape.states.h.copy(),
+    }
+
+
+def integration_parts(cell, params, tape):
+    """What goes into c_t of (6) before its ReLU, by where it comes from: cue, bank, trace, past, (T, B, 3H) each, and
+    bias (3H,). Their sum is the whole."""
+    _check(cell, tape)
+    H, k, W_c = cell.hidden, tape.kept, params["W_c"]
+    return {
+        "cue": tape.e.z @ W_c[:H],
+        "bank": k.a @ params["M"] @ W_c[H : 2 * H],
+        "trace": _trace_part(cell, tape) @ W_c[H : 2 * H],
+        "past": tape.states.h[:-1] @ W_c[2 * H :],
+        "bias": params["b_c"],
+    }
+
+
+def integration_shares(parts):
+    """Each part's share of |c_t|^2, (T, B): <part, c> / <c, c>, below 0 where it works against the rest. c = ReLU(u) is
+    zero where the sum u of the parts is negative, so <u, c> = <c, c> and the shares add up to 1 (0 if all of c is)."""
+    c = np.maximum(sum(parts.values()), 0)
+    size = (c * c).sum(-1)
+    return {name: (part * c).sum(-1) / np.where(size > 0, size, 1) for name, part in parts.items()}
+
+
+def written_by(cell, tape, t):
+    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9) unrolled. t counts from 0.
+
+    Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
+    steps; and clipped (B, H), what the clip took away: zero, up to rounding, while it is not active. They add up to the
+    trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
+    Raises ValueError for a tape with padding, and for a t that is not one of its steps.
+    """
+    _check(cell, tape)
+    if tape.mask is not None:
+        raise ValueError("tape: expected a run without mask, for the trace stands still at padding; run without one")
+    if checks.count("t", t, low=0) >= len(tape.x):
+        raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
+    xp, e, a, eta, batch = array_module(tape.x), tape.e, tape.kept.a, cell.hebbian_rate, tape.x.shape[1]
+    fade = (cell.trace_scale * eta * (1 - eta) ** xp.arange(t)[::-1]).astype(a.dtype)[:, None, None]
+    overlap = a[t] @ a[:t].swapaxes(1, 2)  # (t, B, B) <a_t, a_s> of every sample with every mate
+    overlap *= xp.eye(batch, dtype=a.dtype) if cell.trace == "sample" else 1 / batch
+    steps = fade * (overlap @ e.z[:t])  # a_t D_s
+    noise = xp.zeros_like(steps) if e.noise is None else fade * (a[t] @ e.noise[:t])
+    start = cell.trace_scale * (1 - eta) ** t * read(a[t], tape.states.A[0])
+    whole = cell.trace_scale * read(a[t], tape.states.A[t])
+    return {"start": start, "steps": steps, "noise": noise, "clipped": whole - start - steps.sum(0) - noise.sum(0)}
+
+
+def _trace_part(cell, tape):
+    """alpha a_t A_{t-1} for every step, (T, B, H)."""
+    pairs = zip(tape.kept.a, tape.states.A, strict=False)  # the last trace is read by nobody
+    return cell.trace_scale * array_module(tape.x).stack([read(a, A) for a, A in pairs])
+
+
+def _check(cell, tape):
+    if not isinstance(cell, Engram) or not isinstance(tape, Tape):
+        got = f"{type(cell).__name__} and {type(tape).__name__}"
+        raise TypeError(f"cell, tape: expected an Engram cell and the tape of a run in one segment, got {got}")
+    if tape.workspace.runs != tape.number:
+        raise RuntimeError("tape: its workspace has been used by a later run; look at it before running again")
+
+
+def ablations(model, x, y, batch_size=128, seed=0):
+    """Loss and metrics of a trained model whose memory is disturbed at test time: {name: {"loss": ..., ...}}.
+
+    x (n, T, D), y (n,). "intact"; "trace off": alpha = 0; "trace frozen": nothing is written, every sequence reads the
+    mean of the traces that the batches of x leave; "slots shuffled": each slot reads the trace of another; "entries
+    shuffled": the same numbers, anywhere. Shuffled traces are written as ever, `seed` draws the order. Where the intact
+    trace is no better than these, what it recalls does not matter to the decision.
+    """
+    model, layer = _quiet(model)
+    x, y, _ = model.check_data(x, y)
+    cell, rng = model.cells[layer], np.random.default_rng(seed)
+    entries = np.arange(cell.slots * cell.hidden).reshape(cell.slots, cell.hidden)
+    left = [model.run_cells(part, keep=False)[1][layer].A for _, part in model._batches(x, batch_size, None)]
+    mean = np.mean([A if A.ndim == 2 else A.mean(0) for A in left], axis=0)
+    variants = {
+        "intact": cell,
+        "trace off": replace(cell, trace_scale=0),
+        "trace frozen": _Frozen(**asdict(cell) | {"hebbian_rate": 0}, start=mean),
+        "slots shuffled": _Shuffled(**asdict(cell), order=rng.permutation(entries)),
+        "entries shuffled": _Shuffled(**asdict(cell), order=rng.permutation(entries.ravel())),
+    }
+    return {name: _with(model, layer, other).evaluate(x, y, batch_size) for name, other in variants.items()}
+
+
+def slot_ablation(model, x, y, batch_size=128):
+    """Loss and metrics without one slot, {"loss": (N,), ...}: entry n is that of the network with N - 1 slots that is
+    left without slot n. Raises ValueError where there is but one slot."""
+    model, layer = _quiet(model)
+    cell, M = model.cells[layer], model.params[f"{layer}.M"]
+    if cell.slots == 1:
+        raise ValueError("model: its only memory slot cannot be left out; expected at least 2 slots")
+    fewer = replace(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
+    models = [_with(model, layer, fewer, M=np.delete(M, slot, axis=0)) for slot in range(cell.slots)]
+    scores = [each.evaluate(x, y, batch_size) for each in models]
+    return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+
+
+def logit_changes(model, x, target=None, part="trace"):
+    """By how much output `target` falls when the `part`, "trace" or "bank", of m_t is taken away at one step t: (n, T).
+
+    Exact: the rest of the sequence runs again without it. Retrieval and writing stay as they were, for neither sees h.
+    target: an output or one per sequence (n,), by default the largest. Each sequence is run as a batch of its own.
+    """
+    checks.choice("part", part, ("trace", "bank"))
+    model, layer, x, target = alone(model, x, target)
+    cell, params, picked = model.cells[layer], model.layer_params(layer), (np.arange(len(x)), target)
+    tape = model.run_cells(model.time_major(x))[2][layer]
+    brought = integration_parts(cell, params, tape)[part]
+    whole = _outputs(model, tape.states.h[1:], layer)[picked]
+    changes = np.empty(x.shape[:2], x.dtype)
+    for t in range(x.shape[1]):
+        without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
+        state, _ = cell.step(without, at(tape.e, t), at(tape.states, t))
+        h = tape.states.h[1:].copy()
+        h[t] = state.h
+        if t + 1 < x.shape[1]:
+            h[t + 1 :] = run(cell, params, tape.x[t + 1 :], state, keep=False)[0]
+        changes[:, t] = whole - _outputs(model, h, layer)[picked]
+    return changes
+
+
+@dataclass(frozen=True)
+class _Frozen(Engram):
+    """An Engram cell that starts from the trace `start` (N, H)."""
+
+    start: Any = field(default=None, compare=False)  # an array has no hash
+
+    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+        state = super().initial_state(batch, dtype, rng, xp)
+        state.A[...] = self.start
+        return state
+
+
+@dataclass(frozen=True)
+class _Shuffled(Engram):
+    """An Engram cell that reads the N * H entries of its trace in another `order`, and writes them as ever."""
+
+    order: Any = field(default=None, compare=False)
+
+    def step(self, params, e, state, k=None):
+        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        A = state.A.reshape(*state.A.shape[:-2], -1)[..., self.order.ravel()].reshape(state.A.shape)
+        super().step(params, e, EngramState(state.h, A), k)
+        self._write(k, e, state.A)  # anew, into the trace as it was
+        return EngramState(k.h, k.A), k
+
+
+class IntegratedGradients(NamedTuple):
+    x: Any  # (n, T, D) what each entry of the input adds to the output
+    A: Any  # (n, N, H) what each entry of the initial trace adds to it
+    difference: Any  # (n,) of the output from that of the baseline
+    residual: Any  # (n,) of that, what the attributions do not add up to
+
+
+SMALLEST, MOST = 2.0**-20, 1000  # pieces of a path: no shorter one is cut, and there are not many more
+
+
+def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance=1e-3, nodes=4):
+    """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) of output `target`, by hand-written BPTT:
+
+        attribution = (x - baseline) * integral over p from 0 to 1 of d output / d x at baseline + p (x - baseline)
+
+    x (n, T, D); target: an output or one per sequence, by default the largest; baseline, like x: zeros by default, x
+    itself to explain the trace alone; A (n, N, H): an initial trace other than zeros, its baseline. Each sequence is
+    run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece fail most to
+    add up to the difference of outputs between its ends, until the whole is complete to the relative `tolerance`: a
+    thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where lengths are small.
+    """
+    tolerance, nodes = checks.number("tolerance", tolerance, above=0), checks.count("nodes", nodes)
+    model, layer, x, target = alone(model, x, target)
+    shape = len(x), *model.params[f"{layer}.M"].shape
+    baseline = np.zeros_like(x) if baseline is None else checks.float_array("baseline", baseline, x.shape, x.dtype)
+    A = np.zeros(shape, x.dtype) if A is None else checks.float_array("A", A, shape, x.dtype)
+    found = []
+    for start, way, trace, out in zip(baseline, x - baseline, A, target, strict=True):
+        found.append(_integrate(partial(_along, model, layer, out, start, way, trace), (way, trace), tolerance, nodes))
+    return IntegratedGradients(*(np.stack(part) for part in zip(*found, strict=True)))
+
+
+def _integrate(along, ways, tolerance, nodes):
+    """The four parts of IntegratedGradients for one sequence."""
+    first, last = along(np.array([0.0, 1.0]))
+    size, noise = abs(first) + abs(last), 100 * np.finfo(first.dtype).eps
+    allowed = max(tolerance * abs(last - first), tolerance * 1e-6 * size, noise * size)
+    done = _pieces(along, ways, np.zeros(1), np.ones(1), nodes)
+    while True:
+        doubt = abs(done.error) * (done.high - done.low > SMALLEST)
+        # The errors of many pieces nearly cancel. So that a few do not by chance, their squares must be small as well.
+        if max(abs(done.error[doubt > 0].sum()), (doubt**2).sum() ** 0.5) <= allowed or len(doubt) >= MOST:
+            break
+        cut = (doubt >= np.sort(doubt)[-16:][0]) & (doubt >= doubt.max() / 4)  # the worst, at most 16
+        low, high = done.low[cut], done.high[cut]
+        middle = (low + high) / 2
+        new = _pieces(along, ways, np.concatenate((low, middle)), np.concatenate((middle, high)), nodes)
+        done = _Pieces(*(np.concatenate((old[~cut], part)) for old, part in zip(done, new, strict=True)))
+    x, A = done.x.sum(0), done.A.sum(0)
+    return x, A, last - first, last - first - x.sum() - A.sum()
+
+
+class _Pieces(NamedTuple):
+    low: Any  # (k,)
+    high: Any  # (k,)
+    error: Any  # (k,) difference of outputs less all attributions
+    x: Any  # (k, T, D) attributions
+    A: Any  # (k, N, H)
+
+
+def _pieces(along, ways, low, high, nodes):
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    slopes = along((low[:, None] + (high - low)[:, None] * (points + 1) / 2).ravel(), back=True)
+    parts = []
+    for way, slope in zip(ways, slopes, strict=True):
+        width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
+        parts.append(way * np.einsum("kp,kpij->kij", width, slope.reshape(*width.shape, *way.shape)))
+    rise = along(high) - along(low)
+    return _Pieces(low, high, rise - sum(part.sum((1, 2)) for part in parts), *parts)
+
+
+def _along(model, layer, target, start, way, trace, p, back=False):
+    """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
+    (k, T, D) and at the initial trace (k, N, H). The k points are the batch."""
+    p = p.astype(start.dtype)[:, None, None]
+    states = [cell.initial_state(len(p), start.dtype) for cell in model.cells]
+    states[layer] = states[layer]._replace(A=p * trace)
+    h, _, tapes = model.run_cells(model.time_major(start + p * way), keep=back, states=states)
+    if not back:
+        return _outputs(model, h)[:, target]
+    dpooled = np.repeat(model.params["head.W"].T[target : target + 1], len(p), axis=0)  # (k, H)
+    dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], None)[1], None)
+    dstates = {}
+    for i in reversed(range(len(model.cells))):
+        dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)  # at the last h
+        dh, dstates[i], _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
+        dlast = None
+    return dh.swapaxes(0, 1), dstates[layer].A
+
+
+def _quiet(model):
+    """A copy of `model` that draws nothing at random, and the index of its first Engram layer."""
+    layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
+    if not layers:
+        raise ValueError("model: expected one with an Engram cell, got none; only Engram has a memory to look into")
+    return _with(model, layers[0], model.cells[layers[0]]), layers[0]
+
+
+def _with(model, layer, cell, **params):
+    """A copy of `model` with another cell in `layer`, other params of it, and workspaces of its own."""
+    model = copy.copy(model)
+    model.cells = (*model.cells[:layer], cell, *model.cells[layer + 1 :])
+    model.params = {**model.params, **{f"{layer}.{name}": value for name, value in params.items()}}
+    model._workspaces = [Workspace() for _ in model.cells]
+    model.random_inference = False
+    return model
+
+
+def alone(model, x, target=None):
+    """The model with a trace per sequence, so that each is a batch of its own; its Engram layer; x (n, T, D); target
+    (n,), the outputs to explain: those given, one or one per sequence, or the largest."""
+    if not isinstance(model, Classifier | Regressor):
+        raise TypeError(f"model: expected a Classifier or a Regressor, got {type(model).__name__}")
+    model, layer = _quiet(model)
+    # What explains is the whole derivative, whatever training left out of it.
+    changed = {"trace": "sample", "trace_gradient": True}
+    model.cells = tuple(replace(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
+    x, _, _ = model.check_data(x, None)
+    target = model.predict_outputs(x).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
+    return model, layer, x, checks.class_labels("target", target, (len(x),), model.outputs)
+
+
+def _outputs(model, h, layer=-1):
+    """The head's outputs (n, O) from the hidden states h (T, n, H) of `layer`, the last unless told otherwise."""
+    for i in range(layer % len(model.cells) + 1, len(model.cells)):
+        h, _, _ = run(model.cells[i], model.layer_params(i), h, keep=False)
+    return model._pool(h, h[-1], None)[0] @ model.params["head.W"] + model.params["head.b"]

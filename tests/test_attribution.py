@@ -1,0 +1,400 @@
+"""Splits that add up, ablations that remove what they say, attributions that are complete."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import cells, seeds
+from tiny import C, D, T, classifier, copied, randomise, same_to_the_bit, sequences
+
+from enn_np import GRU, Classifier, Engram, Regressor, run
+from enn_np.attribution import (
+    ablations,
+    integrated_gradients,
+    integration_parts,
+    integration_shares,
+    logit_changes,
+    record,
+    slot_ablation,
+    written_by,
+)
+
+PARTS = ("cue", "bank", "trace", "past", "bias")
+sizes = st.integers(1, 4)
+
+
+def engram_run(cell, seed, batch=3, steps=6, dtype=np.float64, trace=0.3):
+    """A run from a random state with noise: params with random biases too, the tape."""
+    rng = np.random.default_rng(seed)
+    params = {name: rng.standard_normal(value.shape, dtype) for name, value in cell.init(rng, D, dtype).items()}
+    state = cell.initial_state(batch, dtype, rng)
+    state = state._replace(A=trace * rng.standard_normal(state.A.shape, dtype))
+    x = rng.standard_normal((steps, batch, D), dtype)
+    _, _, tape = run(cell, params, x, state, noise=cell.noise(rng, steps, dtype))
+    return params, tape
+
+
+def model_of(cell=None, seed=0, dtype="float64", **settings):
+    """A classifier with random parameters around one cell, and six sequences."""
+    cell = Engram(6, 4, hebbian_rate=0.4, trace_scale=1.5) if cell is None else cell
+    model = randomise(classifier(cell, dtype=dtype, **settings), seed)
+    for name in {"0.b_z", "0.b_h"} & model.params.keys():
+        model.params[name] += 2  # a code that vanishes has no direction: (3) jumps, and layer norm nearly does
+    return model, *sequences(6, seed=seed, dtype=np.dtype(dtype))
+
+
+def close(one, other, tolerance=1e-10):
+    np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+# ------------------------------------------------------------------------------------------------ what a run did
+
+
+@settings(max_examples=30)
+@given(cells(Engram), seeds, sizes, sizes)
+def test_a_record_is_what_the_equations_say(cell, seed, batch, steps):
+    """(3) to (6) written once more, sample by sample: similarities of the wrong step, or parts of the wrong trace."""
+    params, tape = engram_run(cell, seed, batch, steps)
+    seen = record(cell, params, tape)
+    assert all(np.isfinite(value).all() for value in seen.values())
+    for t in range(steps):
+        for b in range(batch):
+            A = seen["trace"][t] if cell.trace == "batch" else seen["trace"][t, b]
+            M_eff = params["M"] + cell.trace_scale * A
+            z, a = seen["codes"][t, b], seen["retrieval"][t, b]
+            lengths = np.linalg.norm(M_eff, axis=1) * np.linalg.norm(z)
+            close(seen["similarities"][t, b], np.divide(M_eff @ z, lengths, where=lengths > 1e-6, out=0 * lengths))
+            close(seen["bank_part"][t, b], a @ params["M"])
+            close(seen["trace_part"][t, b], cell.trace_scale * a @ A)
+    close(seen["engram"], seen["bank_part"] + seen["trace_part"])
+    close(seen["hidden"][1:], tape.kept.h)
+    close(seen["trace"][1:], tape.kept.A)
+
+
+def test_a_record_outlives_the_tape():
+    """Views into a workspace that the next run fills."""
+    cell = Engram(4, 3)
+    params, tape = engram_run(cell, 0)
+    seen = record(cell, params, tape)
+    before = copied(seen)
+    for part in (*tape.states, tape.e.z, tape.kept.a, tape.kept.zmh):
+        part[...] = np.nan
+    assert same_to_the_bit(seen, before)
+
+
+@settings(max_examples=30)
+@given(cells(Engram), seeds, sizes, sizes)
+def test_parts_of_the_integration_add_up(cell, seed, batch, steps):
+    """A block of W_c given to the wrong part, or a share that is not of the whole."""
+    params, tape = engram_run(cell, seed, batch, steps)
+    parts = integration_parts(cell, params, tape)
+    assert tuple(parts) == PARTS
+    close(np.maximum(sum(parts.values()), 0), tape.kept.c)
+    shares = integration_shares(parts)
+    assert all(share.shape == (steps, batch) for share in shares.values())
+    close(sum(shares.values()), (tape.kept.c.max(-1) > 0).astype(float))
+
+
+# -------------------------------------------------------------------------------------------- who wrote the trace
+
+
+@settings(max_examples=40)
+@given(cells(Engram, trace_clip=None), seeds, sizes, st.integers(1, 6))
+def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps):
+    """(9) unrolled with a power too many, without the start, the noise or the batch mates."""
+    params, tape = engram_run(cell, seed, batch, steps)
+    whole = record(cell, params, tape)["trace_part"]
+    for t in range(steps):
+        parts = written_by(cell, tape, t)
+        assert parts["steps"].shape == parts["noise"].shape == (t, batch, cell.hidden)
+        close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0), whole[t])
+        close(parts["clipped"], 0)
+
+
+@pytest.mark.parametrize("trace", ("batch", "sample"))
+def test_a_step_that_is_kept_from_writing_is_what_the_parts_say(trace):
+    """Each part against the run itself: at step s nothing but fading, all else as before."""
+    cell = Engram(5, 4, hebbian_rate=0.3, trace_scale=0.8, trace_clip=None, trace=trace, trace_noise=0)
+    _, tape = engram_run(cell, 3)
+    eta, t = cell.hebbian_rate, 5
+    parts = written_by(cell, tape, t)
+    for s in range(t):
+        A = tape.states.A[0]
+        for past in range(t):
+            D = (1 - (past == s)) * (tape.states.A[past + 1] - (1 - eta) * tape.states.A[past])
+            A = (1 - eta) * A + D
+        a, lost = tape.kept.a[t], tape.states.A[t] - A
+        close(parts["steps"][s], cell.trace_scale * (a @ lost if trace == "batch" else (a[:, None] @ lost)[:, 0]))
+
+
+def test_what_the_clip_took_is_named():
+    """A clip that was active and goes unnoticed: the parts alone would claim more than the trace holds."""
+    cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=0.02, trace_noise=0)
+    params, tape = engram_run(cell, 1, trace=0)
+    whole = record(cell, params, tape)["trace_part"]
+    parts = written_by(cell, tape, 5)
+    assert abs(parts["clipped"]).max() > 1e-3
+    close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"], whole[5])
+
+
+def test_bad_tapes():
+    """Padding, another run's arrays, a step that is none, and a cell without memory, each by its name."""
+    cell = Engram(4, 3)
+    params, tape = engram_run(cell, 0)
+    for t, error in ((6, ValueError), (-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match=r"^t: "):
+            written_by(cell, tape, t)
+    with pytest.raises(ValueError, match=r"^tape: .*mask"):
+        written_by(cell, tape._replace(mask=np.ones((6, 3), bool)), 2)
+    with pytest.raises(TypeError, match=r"^cell, tape: .*GRU"):
+        record(GRU(4), params, tape)
+    _, _, pieces = run(cell, params, tape.x, segments=2)
+    with pytest.raises(TypeError, match=r"^cell, tape: .*Pieces"):
+        record(cell, params, pieces)
+    run(cell, params, tape.x, workspace=tape.workspace)
+    for look in (record, integration_parts):
+        with pytest.raises(RuntimeError, match=r"^tape: "):
+            look(cell, params, tape)
+    with pytest.raises(RuntimeError, match=r"^tape: "):
+        written_by(cell, tape, 2)
+
+
+# ----------------------------------------------------------------------------------------------------- ablations
+
+
+def outputs_by_hand(model, x, cell, read_A=lambda A: A, write=True, A=0.0, without=None):
+    """The outputs for each sequence alone, by the equations, with a hand on what is read and written; `without` =
+    (t, part) takes a part of m_t away."""
+    p, results = model.layer_params(0), []
+    for sequence in x:
+        A_t, h, hs = np.zeros((cell.slots, cell.hidden)) + A, np.zeros(cell.hidden), []
+        for t, x_t in enumerate(sequence):
+            z = norm(np.maximum(x_t @ p["W_z"] + p["b_z"], 0), p["gamma_z"], p["beta_z"])
+            A_read = read_A(A_t)
+            M_eff = p["M"] + cell.trace_scale * A_read
+            s = (M_eff / np.linalg.norm(M_eff, axis=1, keepdims=True)) @ (z / np.linalg.norm(z))
+            a = np.exp(s / cell.tau) / np.exp(s / cell.tau).sum()
+            m = {"bank": a @ p["M"], "trace": cell.trace_scale * a @ A_read}
+            m_t = sum(value for part, value in m.items() if without != (t, part))
+            c = np.maximum(np.concatenate((z, m_t, h)) @ p["W_c"] + p["b_c"], 0)
+            h = norm(np.maximum(c @ p["W_h"] + p["b_h"], 0), p["gamma_h"], p["beta_h"])
+            eta = cell.hebbian_rate if write else 0
+            A_t = ((1 - eta) * A_t + eta * np.outer(a, z)).clip(-cell.trace_clip, cell.trace_clip)
+            hs.append(h)
+        results.append(hs[-1] if model.pooling == "last" else np.mean(hs, 0))
+    return np.stack(results) @ model.params["head.W"] + model.params["head.b"]
+
+
+def norm(r, gamma, beta):
+    return gamma * (r - r.mean()) / np.sqrt(r.var() + 1e-6) + beta
+
+
+def scores(out, y):
+    log_p = out - np.log(np.exp(out).sum(-1, keepdims=True))
+    return {"loss": -log_p[range(len(y)), y].mean(), "accuracy": (out.argmax(-1) == y).mean()}
+
+
+@pytest.mark.parametrize("seed", (0, 2, 3))  # seed 1 shuffles four slots into the order they had
+def test_every_ablation_is_what_its_name_says(seed):
+    """Against the equations by hand: a trace that is shuffled when written, or thawed, or off in half the places."""
+    cell = Engram(6, 4, hebbian_rate=0.4, trace_scale=3.0, trace="sample")
+    model, x, y = model_of(cell, seed)
+    before = copied(model.params)
+    found = ablations(model, x, y, seed=seed)
+    rng = np.random.default_rng(seed)
+    entries = np.arange(24).reshape(4, 6)
+    rows, places = rng.permutation(entries).ravel(), rng.permutation(entries.ravel())
+    mean = model.run_cells(model.time_major(x))[1][0].A.mean(0)
+    want = {
+        "intact": outputs_by_hand(model, x, cell),
+        "trace off": outputs_by_hand(model, x, replace(cell, trace_scale=0)),
+        "trace frozen": outputs_by_hand(model, x, cell, write=False, A=mean),
+        "slots shuffled": outputs_by_hand(model, x, cell, lambda A: A.ravel()[rows].reshape(4, 6)),
+        "entries shuffled": outputs_by_hand(model, x, cell, lambda A: A.ravel()[places].reshape(4, 6)),
+    }
+    assert tuple(found) == tuple(want)
+    assert len({score["loss"] for score in found.values()}) == 5  # each does something of its own
+    for name, out in want.items():
+        assert found[name] == pytest.approx(scores(out, y), rel=1e-9), name
+    assert same_to_the_bit(model.params, before)
+
+
+def test_a_shared_trace_is_ablated_as_the_model_shares_it():
+    """An intact score that is not the model's own, and dropout or noise in it."""
+    model, x, y = model_of(Engram(6, 4), dtype="float32", random_inference=True, dropout=0.5)
+    found = ablations(model, x, y)
+    quiet, _, _ = model_of(Engram(6, 4), dtype="float32")
+    assert found["intact"] == quiet.evaluate(x, y) == ablations(model, x, y, seed=1)["intact"]
+    assert np.isfinite([list(score.values()) for score in found.values()]).all()
+
+
+@pytest.mark.parametrize("retrieval", ("softmax", "top_k"))
+def test_leaving_a_slot_out_is_a_network_without_it(retrieval):
+    """A slot that is only muted still takes its share of the softmax."""
+    cell = Engram(6, 4, trace="sample", retrieval=retrieval, top_k=4)
+    model, x, y = model_of(cell)
+    found = slot_ablation(model, x, y)
+    assert found.keys() == {"loss", "accuracy"} and found["loss"].shape == (4,)
+    assert len(set(found["loss"])) == 4
+    for slot in range(4):
+        fewer, _, _ = model_of(replace(cell, slots=3, top_k=3))
+        fewer.params = {**model.params, "0.M": model.params["0.M"][[n for n in range(4) if n != slot]]}
+        assert {name: values[slot] for name, values in found.items()} == pytest.approx(fewer.evaluate(x, y))
+    with pytest.raises(ValueError, match="only memory slot"):
+        slot_ablation(*model_of(Engram(6, 1)))
+
+
+@pytest.mark.parametrize("pooling", ("last", "mean"))
+@pytest.mark.parametrize("part", ("trace", "bank"))
+def test_logit_changes_are_those_of_a_run_without_the_part(part, pooling):
+    """A removal that also changes retrieval, or that misses the steps after it."""
+    cell = Engram(6, 4, hebbian_rate=0.4, trace_scale=1.5, trace="sample")
+    model, x, _ = model_of(cell, pooling=pooling)
+    whole = outputs_by_hand(model, x, cell)
+    target = whole.argmax(-1)
+    found = logit_changes(model, x, part=part)
+    for t in range(T):
+        less = outputs_by_hand(model, x, cell, without=(t, part))
+        close(found[:, t], (whole - less)[range(6), target], 1e-9)
+    close(
+        logit_changes(model, x, 1, part)[:, 0], (whole - outputs_by_hand(model, x, cell, without=(0, part)))[:, 1], 1e-9
+    )
+    if part == "trace":
+        close(found[:, 0], 0)  # the first step reads a trace of zeros
+
+
+def test_logit_changes_reach_the_layers_above():
+    """Layers over the memory that keep the hidden states of the whole network."""
+    model = randomise(
+        Classifier((GRU(4), Engram(5, 3, trace_scale=2, hebbian_rate=0.5), GRU(3)), D, C, dtype="float64")
+    )
+    x, _ = sequences(4, dtype=np.float64)
+    found = logit_changes(model, x, 0)
+    assert found.shape == (4, T) and np.isfinite(found).all() and (abs(found[:, 1:]).max(0) > 0).all()
+    last = copied(model.params)
+    last["1.W_c"][5:10] = 0  # what is recalled goes nowhere
+    model.params = last
+    close(logit_changes(model, x, 0), 0)
+
+
+def test_each_sequence_is_explained_alone():
+    """Batch mates that leak into an explanation through a shared trace."""
+    model, x, _ = model_of(Engram(6, 4, trace="batch"), dtype="float64")
+    close(integrated_gradients(model, x[:2]).x[1:], integrated_gradients(model, x[1:2]).x)
+    close(logit_changes(model, x)[2:3], logit_changes(model, x[2:3]))
+
+
+# ------------------------------------------------------------------------------------------- integrated gradients
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(("last", "mean", "attention")), st.sampled_from(("batch", "sample")), st.booleans(), seeds)
+def test_attributions_are_complete(pooling, trace, norm, seed):
+    """The axiom: they add up to the difference of outputs, which the two ends of the path tell by themselves."""
+    cell = Engram(6, 4, hebbian_rate=0.4, trace_scale=1.5, trace=trace, layer_norm=norm, trace_gradient=False)
+    model, x, _ = model_of(cell, seed, pooling=pooling)
+    x = x[:2]
+    rng = np.random.default_rng(seed)
+    baseline, A = rng.standard_normal(x.shape), 0.1 * rng.standard_normal((2, 4, 6))
+    found = integrated_gradients(model, x, [0, 2], baseline, A)
+    assert found.x.shape == x.shape and found.A.shape == A.shape
+    sums = found.x.sum((1, 2)) + found.A.sum((1, 2))
+    close(found.residual, found.difference - sums)
+    assert (abs(sums - found.difference) <= 1e-3 * np.maximum(abs(found.difference), 0.01)).all()
+    for b, output in enumerate((0, 2)):
+        ends = []
+        for part, start in ((x[b], A[b]), (baseline[b], 0 * A[b])):
+            state = model.cells[0].initial_state(1, np.float64)
+            state.A[...] = start
+            h, finals, _ = model.run_cells(part[:, None], states=[state])
+            ends.append((model._pool(h, finals[-1].h, None)[0] @ model.params["head.W"] + model.params["head.b"])[0])
+        close(found.difference[b], (ends[0] - ends[1])[output])
+
+
+def test_attributions_are_integrals_of_gradients():
+    """Completeness alone would let attributions be dealt out to the wrong entries: a plain midpoint rule over finite
+    differences of the outputs knows each one."""
+    model, x, _ = model_of(Engram(5, 3, trace="sample"), seed=4)
+    x = x[:1]
+    found = integrated_gradients(model, x, 1, tolerance=1e-5, baseline=0.5 * x)
+    points = 0.5 + 0.5 * (np.arange(200) + 0.5) / 200
+    for place in ((0, 0, 0), (0, 2, 1), (0, T - 1, D - 1)):
+        nudge = np.zeros_like(x)
+        nudge[place] = 1e-6
+        path = points[:, None, None] * x
+        slopes = (model.predict_outputs(path + nudge) - model.predict_outputs(path - nudge))[:, 1] / 2e-6
+        assert found.x[place] == pytest.approx(0.5 * x[place] * slopes.mean(), rel=2e-2, abs=2e-3)
+
+
+def test_the_trace_alone_can_be_explained():
+    """Baseline = input: what remains is due to the initial trace, and nothing where that is zero."""
+    model, x, _ = model_of()
+    A = 0.3 * np.random.default_rng(0).standard_normal((len(x), 4, 6))
+    found = integrated_gradients(model, x, 0, baseline=x, A=A)
+    assert not found.x.any() and abs(found.A).max() > 1e-4
+    assert (abs(found.residual) <= 1e-3 * abs(found.difference)).all()
+    nothing = integrated_gradients(model, x, 0, baseline=x)
+    assert not nothing.A.any() and not nothing.difference.any()
+
+
+def test_attributions_in_single_precision():
+    """float64 nodes and weights that upcast, or an error estimate below the rounding that never ends."""
+    model, x, _ = model_of(dtype="float32")
+    x = x[:2]
+    found = integrated_gradients(model, x)
+    assert found.x.dtype == found.A.dtype == np.float32
+    exact = integrated_gradients(*model_of(dtype="float64")[:1], x.astype(float), tolerance=1e-4)
+    assert abs(exact.x.sum((1, 2)) - exact.difference).max() <= 1e-3 * abs(exact.difference).max()
+    assert found.x.sum((1, 2)) == pytest.approx(found.difference, rel=5e-3, abs=5e-3)
+    assert logit_changes(model, x).dtype == np.float32
+
+
+def test_a_path_with_a_jump_ends():
+    """A discontinuity, at which no number of pieces is enough: sparse retrieval that changes its slots."""
+    model, x, _ = model_of(Engram(6, 4, retrieval="top_k", top_k=1, trace_scale=3))
+    found = integrated_gradients(model, x[:1], tolerance=1e-2)
+    assert np.isfinite(found.residual).all()
+
+
+def test_other_models():
+    """A regressor, and layers below and above the memory."""
+    model = randomise(Regressor((GRU(4), Engram(5, 3), GRU(3)), D, 2, dtype="float64"))
+    x, _ = sequences(3, dtype=np.float64)
+    found = integrated_gradients(model, x, 1)
+    assert found.A.shape == (3, 3, 5)
+    assert abs(found.residual).max() <= 1e-3 * abs(found.difference).max()
+    y = np.zeros((3, 2))
+    assert ablations(model, x, y)["intact"] == pytest.approx(model.evaluate(x, y))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"target": 3}, ValueError, "^target: .*0 to 2"),
+        ({"target": 0.5}, TypeError, "^target: "),
+        ({"baseline": np.zeros((6, T, D + 1))}, ValueError, "^baseline: .*shape"),
+        ({"baseline": np.zeros((6, T, D), np.float32)}, TypeError, "^baseline: .*float64"),
+        ({"A": np.zeros((4, 6))}, ValueError, "^A: .*shape"),
+        ({"A": np.full((6, 4, 6), np.nan)}, ValueError, "^A: .*finite"),
+        ({"tolerance": 0}, ValueError, "^tolerance: "),
+        ({"nodes": 0}, ValueError, "^nodes: "),
+        ({"x": np.zeros((6, T, D), np.float32)}, TypeError, "^x: .*float64"),
+    ],
+)
+def test_bad_input(arguments, error, message):
+    model, x, _ = model_of()
+    with pytest.raises(error, match=message):
+        integrated_gradients(model, **{"x": x} | arguments)
+
+
+def test_a_model_without_memory():
+    model, x, y = model_of(GRU(4))
+    for function, arguments in ((ablations, (x, y)), (slot_ablation, (x, y)), (logit_changes, (x,))):
+        with pytest.raises(ValueError, match=r"^model: .*Engram"):
+            function(model, *arguments)
+    with pytest.raises(TypeError, match=r"^model: .*str"):
+        integrated_gradients("model.npz", x)
+    with pytest.raises(ValueError, match=r"^part: "):
+        logit_changes(*model_of()[:2], part="cue")
