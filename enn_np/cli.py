@@ -1,4 +1,4 @@
-"""The commands: `python -m enn_np demo | train | tables | gradcheck | bench | data`."""
+"""The commands: `python -m enn_np demo | train | report | tables | gradcheck | bench | data`."""
 
 import argparse
 import sys
@@ -66,6 +66,11 @@ def _parser():
     tables.add_argument("--page", default="README.md", help="Markdown file with result marks (%(default)s)")
     tables.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
     tables.set_defaults(command=_tables)
+
+    report = _command(commands, "report", "write one HTML page about a run, to open from disk")
+    report.add_argument("run", metavar="DIR", help="folder that `train` or `demo` wrote")
+    report.add_argument("--out", metavar="FILE", help="the page (report.html in DIR)")
+    report.set_defaults(command=_report)
 
     check = _command(commands, "gradcheck", "compare every hand-written gradient with finite differences")
     check.add_argument("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
@@ -143,6 +148,12 @@ def _bench(settings):
         chart_path=settings.chart,
         quick=settings.quick,
     )
+
+
+def _report(settings):
+    from .webreport import write_report
+
+    print(f"wrote {write_report(settings.run, settings.out)}")
 
 
 def _tables(settings):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Engram, run, run_back
+from enn_np import GRU, LSTM, RNN, Engram, gradcheck, run, run_back
 
 BASELINES = (RNN, GRU, LSTM)
 KINDS = (*BASELINES, Engram)
@@ -44,8 +44,9 @@ def cells(kind, **fixed):
 
 
 def engram(switches):
-    """An Engram cell; no more slots can be kept than there are."""
-    return Engram(**switches | {"top_k": min(switches["top_k"], switches["slots"])})
+    """An Engram cell. With one hidden unit all cosines are 1 or -1, and rounding decides which are the top."""
+    hidden = max(switches["hidden"], 2 if switches["retrieval"] == "top_k" else 1)
+    return Engram(**switches | {"hidden": hidden, "top_k": min(switches["top_k"], switches["slots"])})
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,24 @@ def assert_same_gradients(got, want, tolerance=1e-10):
 def assert_same(got, want):
     """Equal to the bit."""
     assert_close(got, want, tolerance=0)
+
+
+def assert_gradients(ask):
+    """`ask(eps)`: errors of differences: from rounding at a small eps, from curvature at a large one.
+
+    A right gradient agrees at one of them, a wrong one at none.
+    """
+    best = {}
+    for eps in (1e-6, 1e-5, 1e-7):
+        best = {name: min(error, best.get(name, np.inf)) for name, error in ask(eps).items()}
+        if all(error < gradcheck.TOLERANCE for error in best.values()):
+            return
+    raise AssertionError(best)
+
+
+def assert_derivatives(loss, values, grads, every=False):
+    """`grads` are the derivatives of `loss` at `values`, both keyed alike."""
+    assert_gradients(lambda eps: gradcheck.compare(loss, values, grads, np.random.default_rng(0), eps, every))
 
 
 def _named(state):

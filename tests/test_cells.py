@@ -10,6 +10,8 @@ from problems import (
     KINDS,
     arrays,
     assert_close,
+    assert_derivatives,
+    assert_gradients,
     assert_same,
     assert_same_gradients,
     cells,
@@ -40,24 +42,6 @@ TINY = {
     "Engram, trace hidden": Engram(2, 3, trace_scale=0),
     "Engram, forgets all": Engram(2, 3, hebbian_rate=1, trace="sample"),
 }
-
-
-def assert_gradients(ask):
-    """`ask(eps)`: errors of differences: from rounding at a small eps, from curvature at a large one.
-
-    A right gradient agrees at one of the two, a wrong one at none.
-    """
-    best = {}
-    for eps in (1e-6, 1e-5):
-        best = {name: min(error, best.get(name, np.inf)) for name, error in ask(eps).items()}
-        if all(error < gradcheck.TOLERANCE for error in best.values()):
-            return
-    raise AssertionError(best)
-
-
-def assert_derivatives(loss, values, grads):
-    """`grads` are the derivatives of `loss` at `values`, both keyed alike."""
-    assert_gradients(lambda eps: gradcheck.compare(loss, values, grads, np.random.default_rng(0), eps))
 
 
 # --------------------------------------------------------------------------------- gradients by differences

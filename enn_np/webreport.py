@@ -1,0 +1,424 @@
+"""A training run as one HTML file that opens from disk: tables, curves, the trace, and single sequences explained.
+
+    write_report("runs/demo")   ->   runs/demo/report.html
+
+It reads summary.json and, where they are, trace.npz (traces (K, N, H), retrieval (n, T, N), probe (n, T, D) and, for
+what needs the truth, labels (n,)) and model.npz. What is missing or does not fit leaves its part of the page out, and
+the page says so. Tables are made here; webreport.html holds style and script, and draws curves and maps from JSON in
+the page. A map is bytes in base64: 1 to 255 for values from -limit to limit, or 0 to 255 for those from low to high.
+
+Nothing in a file is trusted: text is escaped, JSON in the page holds no "<", what is not a finite number is shown as a
+dash, and large arrays are averaged in blocks so that a page stays below 5 MB.
+
+Letters: K stored traces, n sequences, T time, D inputs, N memory slots, H hidden.
+"""
+
+import base64
+import html
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from . import attribution
+from .models import Classifier, load
+from .protocols import PAPER, TITLES
+
+ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
+EXAMPLES, PROBE = 12, 128  # sequences to look at one by one, and to count over
+STEPS = 128  # longer sequences are not taken apart step by step: that takes T runs of each
+MOST_MODELS, MOST_EPOCHS, MOST_SETTINGS = 20, 500, 300
+TOLERANCE = 0.03  # of the integrated gradients
+CURVES = ("loss", "accuracy", "perplexity", "val_loss", "val_accuracy", "val_perplexity")
+STATISTICS = ("min", "max", "mean_abs", "sd", "share_small", "share_clipped", "effective_slots", "drift")
+
+
+def write_report(run_dir, out=None):
+    """Write the report of a run directory to `out`, or to report.html in it, and return the path.
+
+    run_dir: what `python -m enn_np train` or `demo` wrote. Explaining sequences of a stored Engram model takes some
+    seconds. Raises ValueError, naming the file, if there is no summary.json or it does not describe a run.
+    """
+    run_dir = Path(run_dir)
+    path, notes = run_dir / "summary.json", []
+    summary = _read_summary(path)
+    runs = _runs(path, summary)
+    stored = _read_trace(run_dir / "trace.npz", notes)
+    model = _read_model(run_dir / "model.npz", stored, notes)
+    statistics = next((run["trace"] for run in runs.values() if run["trace"]), [])
+    data = {
+        "histories": {title: run["history"] for title, run in runs.items()},
+        "statistics": statistics,
+        "trace": _trace(stored.get("traces"), statistics),
+        "examples": _examples(model, stored),
+        "slots": _slots(model, stored),
+    }
+    parts = {
+        "title": _title(summary),
+        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in notes),
+        "summary": _summary_table(summary, runs),
+        "configuration": _configuration(summary),
+        "data": _json(data),
+    }
+    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    page = re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], template)
+    out = run_dir / "report.html" if out is None else Path(out)
+    part = out.with_name(out.name + ".part")
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, out)
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def _read_summary(path):
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give a folder that `python -m enn_np train` or `demo` wrote") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); run again, or use another copy") from None
+    if not isinstance(summary, dict):
+        raise ValueError(f"{path}: expected a JSON object with the numbers of a run, got {type(summary).__name__}")
+    return summary
+
+
+def _runs(path, summary):
+    """{title: run} with history {name: numbers} and trace [statistics], whatever the file holds in their place."""
+    models = summary.get("models", {TITLES.get(str(summary.get("model")), str(summary.get("model"))): summary})
+    if not isinstance(models, dict) or not models or not all(isinstance(run, dict) for run in models.values()):
+        raise ValueError(f"{path}: models: expected an object with the numbers of at least one model")
+    known = {"test_accuracy", "test_loss", "test_perplexity", "parameters", "history"}
+    if not any(known & run.keys() for run in models.values()):
+        raise ValueError(f"{path}: it describes no run: none of {', '.join(sorted(known))} is in it")
+    runs = {}
+    for title, run in list(models.items())[:MOST_MODELS]:
+        history, trace = run.get("history"), run.get("trace")
+        history = history.items() if isinstance(history, dict) else ()
+        trace = trace if isinstance(trace, list) and all(isinstance(each, dict) for each in trace) else []
+        history = [(name, values) for name, values in history if name in CURVES and isinstance(values, list)]
+        numbers = {name: [_finite(value) for value in values[:MOST_EPOCHS]] for name, values in history}
+        kept = [{name: _finite(each.get(name)) for name in STATISTICS} for each in trace[:MOST_EPOCHS]]
+        runs[_short(title, 40)] = {**run, "history": numbers, "trace": kept}
+    return runs
+
+
+def _read_trace(path, notes):
+    """The arrays of trace.npz that fit their names; of what does not fit, a note."""
+    stored = {}
+    for name in ("traces", "retrieval", "probe", "labels"):
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                if name in arrays.files:
+                    stored[name] = arrays[name]
+        except FileNotFoundError:
+            notes.append("No trace of an Engram network is stored here (trace.npz): all that needs one is left out.")
+            return {}
+        except Exception as error:  # zipfile, zlib and NumPy's header parser raise nearly anything on a damaged file
+            notes.append(f"trace.npz: {name} cannot be read ({type(error).__name__}: {error}) and is left out.")
+    for name in ("traces", "retrieval", "probe"):
+        array = stored.get(name, np.ones((1, 1, 1)))
+        if array.ndim != 3 or not array.size or array.dtype.kind != "f" or not np.isfinite(array).all():
+            what = f"{array.dtype} of shape {array.shape}"
+            notes.append(f"trace.npz: {name} should be three axes of finite numbers, is {what}, and is left out.")
+            del stored[name]
+    retrieval, probe, labels = (stored.get(name) for name in ("retrieval", "probe", "labels"))
+    if probe is not None and retrieval is not None and retrieval.shape[1] != probe.shape[1]:
+        notes.append("trace.npz: retrieval and probe differ in length; retrieval is left out.")
+        del stored["retrieval"]
+    if labels is not None and (probe is None or labels.dtype.kind not in "iu" or labels.shape != probe.shape[:1]):
+        notes.append("trace.npz: labels should be one whole number for each sequence of the probe, and are left out.")
+        del stored["labels"]
+    return stored
+
+
+def _read_model(path, stored, notes):
+    """The Engram model of the run, if it is stored and fits the stored sequences; else None."""
+    if "probe" not in stored:
+        return None
+    if not path.exists():
+        notes.append("The network is not stored here (model.npz): its sequences are shown without explanation.")
+        return None
+    try:
+        model = load(path)
+        if not isinstance(model, Classifier):
+            raise ValueError(f"only a classifier's decisions are explained here, got a {type(model).__name__}")
+        attribution.alone(model, stored["probe"][:1].astype(model.dtype))
+        if "labels" in stored:
+            model.check_targets("labels", stored["labels"], len(stored["labels"]))
+    except (TypeError, ValueError, OSError) as error:
+        notes.append(f"model.npz does not serve ({error}): its sequences are shown without explanation.")
+        return None
+    return model
+
+
+# ------------------------------------------------------------------------------------------------- what JS draws
+
+
+def _trace(traces, statistics):
+    """The maps behind the epoch slider, on one scale, or None."""
+    if traces is None:
+        return None
+    picked = _evenly(range(len(traces)), TRACES)
+    limit = float(abs(traces).max()) or 1.0
+    names = ["untrained" if k == 0 else f"after epoch {k}" for k in picked]
+    # How much of a trace is one row that all slots share: of its squares, those of the mean row.
+    common = [len(A) * (A.mean(0) ** 2).sum() / ((A * A).sum() or 1.0) for A in traces[picked].astype(np.float64)]
+    numbers = [statistics[k] if len(statistics) == len(traces) else {} for k in picked]
+    numbers = [{**each, "common": _digits(share)} for each, share in zip(numbers, common, strict=True)]
+    maps = [_map(traces[k], limit=limit) for k in picked]
+    return {"maps": maps, "names": names, "statistics": numbers, "slots": traces.shape[1], "hidden": traces.shape[2]}
+
+
+def _examples(model, stored):
+    """What the page shows of single sequences: with a model explained, else only what is stored."""
+    if model is not None:
+        return _explained(model, stored["probe"][:PROBE].astype(model.dtype), stored.get("labels"))
+    if "probe" not in stored:
+        return []
+    low, high = float(stored["probe"].min()), float(stored["probe"].max())
+    examples = []
+    for i, x in enumerate(stored["probe"][:EXAMPLES]):
+        example = {"name": f"sequence {i + 1}", "steps": len(x), "input": _picture(x, low, high)}
+        if "retrieval" in stored and i < len(stored["retrieval"]):
+            example |= _retrieved(stored["retrieval"][i])
+        examples.append(example)
+    return examples
+
+
+def _explained(model, probe, labels):
+    """Sequences of every class, and mistakes, each run alone, with what attribution tells about each step."""
+    _, _, _, given = attribution.alone(model, probe)
+    chosen = _choose(given, labels)
+    x = probe[chosen]
+    alone, layer, _, target = attribution.alone(model, x)
+    cell, params = alone.cells[layer], alone.layer_params(layer)
+    tape = alone.run_cells(alone.time_major(x))[2][layer]
+    seen = attribution.record(cell, params, tape)
+    shares = attribution.integration_shares(attribution.integration_parts(cell, params, tape))
+    likely, low, high = alone.predict_proba(x), float(probe.min()), float(probe.max())
+    taken_apart = _taken_apart(model, probe, x, target, cell, tape, seen) if x.shape[1] <= STEPS else None
+    examples = []
+    for i, index in enumerate(chosen):
+        truth = None if labels is None else str(labels[index])
+        example = {
+            "name": f"sequence {index + 1}",
+            "steps": x.shape[1],
+            "truth": truth,
+            "target": str(target[i]),
+            "input": _picture(x[i], low, high),
+            "shares": {name: _few(share[:, i] if share.ndim == 2 else share) for name, share in shares.items()},
+            "probabilities": _few(likely[i]),
+            **_retrieved(seen["retrieval"][:, i]),
+        }
+        if taken_apart:
+            example |= {name: value[i] for name, value in taken_apart.items()}
+        examples.append(example)
+    return examples
+
+
+def _choose(given, labels):
+    """Indices of one sequence of each class, in their order, then of mistakes."""
+    classes = given if labels is None else labels[: len(given)]
+    firsts = [int(np.argmax(classes == each)) for each in np.unique(classes)][:EXAMPLES]
+    mistakes = [] if labels is None else [int(i) for i in np.flatnonzero(classes != given)]
+    others = [i for i in (*mistakes, *range(len(given))) if i not in firsts]
+    return [*firsts, *dict.fromkeys(others)][:EXAMPLES]
+
+
+def _taken_apart(model, probe, x, target, cell, tape, seen):
+    """Per sequence: integrated gradients, changes of the logit, and who wrote what the trace gave to each step."""
+    mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
+    found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
+    changes = {part: attribution.logit_changes(model, x, target, part) for part in ("trace", "bank")}
+    written = np.zeros((x.shape[1], x.shape[1], len(x)))  # read at, written at
+    for t, m in enumerate(seen["trace_part"]):
+        size = np.maximum((m * m).sum(-1), np.finfo(m.dtype).tiny)
+        written[t, :t] = (attribution.written_by(cell, tape, t)["steps"] * m).sum(-1) / size
+    widest = max(float(abs(change).max()) for change in changes.values()) or 1.0
+    return {
+        "attribution": [_map(each, limit=float(abs(each).max()) or 1.0) for each in found.x],
+        "difference": [_digits(value) for value in found.difference],
+        "residual": [_digits(value) for value in found.residual],
+        "written": [_map(written[..., i], low=0.0, high=float(written.max()) or 1.0) for i in range(len(x))],
+        "changes": [
+            {**{part: _few(each[i]) for part, each in changes.items()}, "limit": widest} for i in range(len(x))
+        ],
+    }
+
+
+def _slots(model, stored):
+    """How much every slot is used, and what is lost without it and without the trace; None if nothing is stored."""
+    if model is None:
+        a = stored.get("retrieval")
+        return None if a is None else {"usage": _few(a.mean((0, 1))), "n": len(a)}
+    x = stored["probe"].astype(model.dtype)[: PROBE if model.cells[0].shared else PROBE // 4]  # a trace each is slow
+    labels = stored["labels"][: len(x)] if "labels" in stored else model.predict(x)
+    tape = model.run_cells(model.time_major(x))[2][attribution.alone(model, x[:1])[1]]
+    usage = _few(tape.kept.a.mean((0, 1)))
+    found = attribution.ablations(model, x, labels)
+    without = attribution.slot_ablation(model, x, labels)["loss"] - found["intact"]["loss"] if len(usage) > 1 else []
+    return {"usage": usage, "n": len(x), "truth": "labels" in stored, "without": _few(without), "ablations": found}
+
+
+def _retrieved(a):
+    """Retrieval weights (T, N) as a map, the three strongest slots of every step, and effective slots."""
+    a = np.asarray(a, np.float64)
+    best = np.argsort(-a, axis=1)[:, :3]
+    effective = np.exp(-(a * np.log(np.maximum(a, np.finfo(float).tiny))).sum(-1))
+    return {
+        "retrieval": _map(a, low=float(a.min()), high=float(a.max())),
+        "strongest": [[[int(n), _digits(row[n])] for n in slots] for row, slots in zip(a, best, strict=True)],
+        "effective": _few(effective),
+        "slots": a.shape[1],
+    }
+
+
+def _picture(x, low, high):
+    """The input (T, D) as a map; rows of colours where D is that of an image's (W, 3)."""
+    if x.shape[1] % 3 == 0 and x.shape[1] // 3 >= 8:
+        return {**_map(x, low=low, high=high, columns=3 * (COLUMNS // 3)), "kind": "colours"}
+    return {**_map(x, low=low, high=high), "kind": "grey"}
+
+
+def _map(values, limit=None, low=0.0, high=1.0, columns=COLUMNS):
+    """A matrix as bytes: signed around 128 where a limit is given, else from low to high."""
+    small = _blocks(_blocks(np.asarray(values, np.float64), ROWS, 0), columns, 1)
+    scaled = small / limit * 127 + 128 if limit else (small - low) / ((high - low) or 1.0) * 255
+    data = base64.b64encode(scaled.round().clip(0, 255).astype(np.uint8).tobytes()).decode()
+    ends = {"limit": _digits(limit)} if limit else {"low": _digits(low), "high": _digits(high)}
+    return {"bytes": data, "rows": small.shape[0], "columns": small.shape[1], "of": np.shape(values), **ends}
+
+
+def _blocks(values, most, axis):
+    """`values` with at most so many entries along an axis, each the mean of neighbours."""
+    size = values.shape[axis]
+    if size <= most:
+        return values
+    edges = np.linspace(0, size, most + 1).astype(int)
+    return np.add.reduceat(values, edges[:-1], axis) / np.expand_dims(np.diff(edges), 1 - axis)
+
+
+def _evenly(items, most):
+    """At most so many of a sequence, first and last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _few(values):
+    return [_digits(value) for value in np.asarray(values).ravel()]
+
+
+def _digits(value):
+    return float(f"{float(value):.4g}")
+
+
+def _json(value):
+    """JSON that may stand in a script element: without "<" nothing in it can end the element or begin another."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+# ------------------------------------------------------------------------------------------------------- tables
+
+
+def _title(summary):
+    if "models" in summary:
+        return "Engram and its rivals on 5,000 digits"
+    words = [summary.get(name) for name in ("model", "benchmark", "protocol", "seed")]
+    model, benchmark, protocol, seed = (_text(word, 40) for word in words)
+    return f"{model} on {benchmark}, {protocol} protocol, seed {seed}"
+
+
+def _summary_table(summary, runs):
+    """A row per model; the paper's numbers beside ours where it reports this benchmark."""
+    paper = PAPER.get(summary.get("benchmark"), {}) if isinstance(summary.get("benchmark"), str) else {}
+    names = {title: name for name, title in TITLES.items()}
+    columns = [
+        ("test accuracy", "test_accuracy", ".2%"),
+        ("test loss (nats)", "test_loss", ".4f"),
+        ("test perplexity", "test_perplexity", ",.1f"),
+        ("parameters", "parameters", ",.0f"),
+        ("training (s)", "seconds", ",.0f"),
+    ]
+    columns = [column for column in columns if any(_finite(run.get(column[1])) is not None for run in runs.values())]
+    rows = []
+    for title, run in runs.items():
+        published = paper.get(names.get(title), {})
+        cells = []
+        for _, key, form in columns:
+            cells.append(_number(run.get(key), form))
+            if paper:
+                cells.append(_number(published.get(key), form))
+        epochs = max((len(values) for values in run["history"].values()), default=0)
+        best = _number(run.get("best_epoch"), ".0f")
+        rows.append([html.escape(title), *cells, f"{epochs} (best {best})", _text(run.get("stopped"), 20)])
+    head = ["model"]
+    for name, _, _ in columns:
+        head += [name, "paper"] if paper else [name]
+    return _table([*head, "epochs", "ended"], rows, "Results on the test set")
+
+
+def _configuration(summary):
+    """What was asked for and on what machine, flattened, and the whole file as text."""
+    groups = {"run": []}
+    for name, value in summary.items():
+        if name in ("settings", "sequences", "config", "machine"):
+            groups[name] = _flat("", value)
+        elif name not in ("models", "history", "trace"):
+            groups["run"] += _flat(name, value)
+    tables = []
+    for group, rows in groups.items():
+        cells = [[f"<code>{_text(name, 80)}</code>", _text(value, 120)] for name, value in rows[:MOST_SETTINGS]]
+        tables += [_table(["setting", "value"], cells, group.capitalize())] if cells else []
+    whole = html.escape(_short(json.dumps(summary, indent=1), 20_000))
+    more = f'<details><summary>summary.json as text</summary><pre tabindex="0">{whole}</pre></details>'
+    return f'<div class="charts">{"".join(tables)}</div>{more}'
+
+
+def _flat(name, value, depth=0):
+    """(dotted name, value) of everything in nested objects and lists."""
+    if depth < 5 and isinstance(value, dict):
+        return [row for key, each in value.items() for row in _flat(f"{name}.{key}".lstrip("."), each, depth + 1)]
+    if depth < 5 and isinstance(value, list):
+        return [row for i, each in enumerate(value[:50]) for row in _flat(f"{name}[{i}]", each, depth + 1)]
+    return [(name, value)]
+
+
+def _table(head, rows, caption):
+    """Cells are HTML already; the first of a row names it."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
+    )
+    table = f"<table><caption>{caption}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{caption}">{table}</div>'
+
+
+def _finite(value):
+    """A number as float, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _number(value, form):
+    value = _finite(value)
+    return "–" if value is None else format(value, form)
+
+
+def _short(value, most):
+    text = str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _text(value, most):
+    return "–" if value is None else html.escape(_short(value, most))

@@ -1,0 +1,590 @@
+"""The report: what it says is what the run holds, nothing in a file can break it, and it works in a real browser."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from enn_np import GRU, Classifier, Engram, Regressor, attribution
+from enn_np.webreport import EXAMPLES, write_report
+
+T, D, N, H, K = 6, 8, 5, 7, 4  # steps, inputs, slots, hidden units, stored traces
+STATISTICS = ("min", "max", "mean_abs", "sd", "share_small", "share_clipped", "effective_slots", "drift")
+EVIL = "</script><script>window.hacked = 1</script><img src=x onerror=hacked=1>\"'&\u2028"
+
+
+def run_numbers(epochs=3, **more):
+    history = {
+        name: [1 / (k + 1) for k in range(epochs)]
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+    }
+    statistics = [{name: 0.01 * (k + 1) for name in STATISTICS} for k in range(epochs + 1)]
+    numbers = {"test_loss": 0.25, "test_accuracy": 0.9375, "parameters": 1234, "seconds": 5.5, "stopped": "finished"}
+    return {**numbers, "best_epoch": 3, "history": history, "trace": statistics, **more}
+
+
+def summary_of(**more):
+    fixed = {"benchmark": "mnist", "protocol": "paper", "model": "engram", "seed": 0}
+    return {**fixed, **run_numbers(), "config": {"cells": [{"kind": "engram", "slots": N}]}, **more}
+
+
+def arrays(n=20, steps=T, inputs=D, slots=N, hidden=H, traces=K, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "traces": rng.standard_normal((traces, slots, hidden), np.float32) / 10,
+        "retrieval": rng.dirichlet(np.ones(slots), (n, steps)).astype(np.float32),
+        "probe": rng.random((n, steps, inputs), np.float32),
+        "labels": np.arange(n) % 3,
+    }
+
+
+def network(inputs=D, **settings):
+    return Classifier(Engram(H, N, trace_scale=3, **settings), inputs, 3, pooling="mean")
+
+
+def run_folder(path, summary=None, stored=None, model=None):
+    """A run directory of these parts; None leaves one out."""
+    path.mkdir(parents=True, exist_ok=True)
+    if summary is not None:
+        path.joinpath("summary.json").write_text(summary if isinstance(summary, str) else json.dumps(summary))
+    if stored is not None:
+        np.savez(path / "trace.npz", **stored)
+    if model is not None:
+        model.save(path / "model.npz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run directory with all there can be, and its page."""
+    folder = run_folder(tmp_path_factory.mktemp("whole"), summary_of(), arrays(), network())
+    return folder, write_report(folder).read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and whether all that open also close."""
+
+    VOID = ("meta", "link", "input", "img", "br", "hr")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if not {"script", "style"} & set(self.open):
+            self.texts.append(text)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def report_of(tmp_path, *parts):
+    return write_report(run_folder(tmp_path, *parts)).read_text(encoding="utf-8")
+
+
+def values_of(shown):
+    """The numbers of a map, back from its bytes."""
+    read = np.frombuffer(base64.b64decode(shown["bytes"]), np.uint8).reshape(shown["rows"], shown["columns"])
+    if "limit" in shown:
+        return (read.astype(float) - 128) / 127 * shown["limit"]
+    return shown["low"] + read / 255 * (shown["high"] - shown["low"])
+
+
+# --------------------------------------------------------------------------------------------------- structure
+
+
+def test_the_page_stands_alone(whole):
+    """A page that reaches out to the network, leaves a placeholder, an element open, an id twice, a label lost."""
+    folder, text = whole
+    assert folder.joinpath("report.html").stat().st_size < 5e6
+    assert not list(folder.glob("*.part"))
+    page = Page(text)
+    assert "[[" not in "".join(page.texts)
+    assert not re.findall(r"(?:src|href|url|@import|fetch|XMLHttpRequest)\W{0,3}(?:https?:)?//", text)
+    assert all(attrs["href"][0] == "#" for attrs in page.all("a")) and not page.all("img")
+    policy = next(attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'") and "http" not in policy
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["for"] for attrs in page.all("label")} | {attrs["href"][1:] for attrs in page.all("a")} <= set(ids)
+    assert {attrs["id"] for attrs in page.all("input")} <= {attrs["for"] for attrs in page.all("label")}
+    assert page.all("html")[0]["lang"] == "en" and "prefers-color-scheme: dark" in text
+
+
+def test_the_summary_is_that_of_the_run(whole):
+    """Numbers of another model, or the paper's where ours belong."""
+    words = " ".join(Page(whole[1]).texts)
+    for said in ("93.75%", "96.82%", "0.2500", "1,234", "210,826", "3 (best 3)", "finished", "cells[0].slots"):
+        assert said in words, said
+
+
+def test_a_demo_has_a_row_per_model(tmp_path):
+    models = {"Engram": run_numbers(), "GRU": run_numbers(2, test_accuracy=0.5, trace=None)}
+    text = report_of(tmp_path, {"models": models, "settings": {"batch_size": 32}})
+    words = " ".join(Page(text).texts)
+    assert "93.75%" in words and "50.00%" in words and "batch_size" in words
+    assert list(data_of(text)["histories"]) == ["Engram", "GRU"]
+    assert len(data_of(text)["statistics"]) == 4
+
+
+def test_maps_are_the_arrays(whole):
+    """A map that is turned, or scaled by another's limit."""
+    data, stored = data_of(whole[1]), arrays()
+    limit = abs(stored["traces"]).max()
+    for shown, A in zip(data["trace"]["maps"], stored["traces"], strict=True):
+        assert abs(values_of(shown) - A).max() <= limit / 127
+    names = data["trace"]["names"]
+    assert names == ["untrained", "after epoch 1", "after epoch 2", "after epoch 3"]
+    assert data["trace"]["statistics"][2]["max"] == 0.03
+    A = stored["traces"][1].astype(float)
+    common = np.linalg.norm(np.tile(A.mean(0), (N, 1))) ** 2 / np.linalg.norm(A) ** 2
+    assert data["trace"]["statistics"][1]["common"] == pytest.approx(common, rel=1e-3)
+
+
+def test_sequences_are_explained_as_attribution_does(whole):
+    """One of each class first, then mistakes; what is said of one is what its own functions return."""
+    examples, stored, model = data_of(whole[1])["examples"], arrays(), network()
+    assert len(examples) == EXAMPLES
+    assert [each["truth"] for each in examples[:3]] == ["0", "1", "2"]
+    alone = Classifier(Engram(H, N, trace_scale=3, trace="sample"), D, 3, pooling="mean")
+    given, likely = alone.predict(stored["probe"]), alone.predict_proba(stored["probe"])
+    wrong = np.flatnonzero(given != stored["labels"])
+    order = [0, 1, 2, *wrong[wrong > 2]][:EXAMPLES]
+    assert [each["name"] for each in examples] == [f"sequence {i + 1}" for i in order]
+    x = stored["probe"][order]
+    for part in ("trace", "bank"):
+        changes = attribution.logit_changes(model, x, given[order], part)
+        np.testing.assert_allclose([each["changes"][part] for each in examples], changes, rtol=1e-3, atol=1e-6)
+    for i, (index, each) in enumerate(zip(order, examples, strict=True)):
+        assert each["target"] == str(given[index])
+        assert each["probabilities"] == pytest.approx(likely[index], rel=1e-3, abs=1e-6)
+        np.testing.assert_allclose(values_of(each["input"]), x[i], atol=0.01)
+        assert sum(sum(values) / len(values) for values in each["shares"].values()) == pytest.approx(1, abs=0.01)
+        assert all(1 <= slots <= N for slots in each["effective"])
+        total = values_of(each["attribution"]).sum()
+        assert total == pytest.approx(
+            each["difference"] - each["residual"], abs=T * D * each["attribution"]["limit"] / 200
+        )
+        written = values_of(each["written"])
+        assert not np.triu(written).any()  # no step reads what is written later
+        assert written[1:].sum(1) == pytest.approx(1, abs=0.05)  # and the trace begins empty
+
+
+def test_slots_are_ablated(whole):
+    slots, stored = data_of(whole[1])["slots"], arrays()
+    found = attribution.ablations(network(), stored["probe"], stored["labels"])
+    assert slots["n"] == 20 and slots["truth"] is True
+    assert {name: pytest.approx(score) for name, score in slots["ablations"].items()} == found
+    without = attribution.slot_ablation(network(), stored["probe"], stored["labels"])["loss"] - found["intact"]["loss"]
+    np.testing.assert_allclose(slots["without"], without, rtol=1e-2, atol=1e-6)
+    assert sum(slots["usage"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_without_labels_the_network_is_its_own_judge(tmp_path):
+    stored = arrays()
+    del stored["labels"]
+    data = data_of(report_of(tmp_path, summary_of(), stored, network()))
+    assert data["slots"]["truth"] is False and data["slots"]["ablations"]["intact"]["accuracy"] == 1
+    assert {each["truth"] for each in data["examples"]} == {None}
+
+
+def test_colours_and_other_places(tmp_path):
+    """Photographs as rows of (W, 3); a page written where it is asked for."""
+    folder = run_folder(tmp_path / "run", summary_of(benchmark="cifar10"), arrays(inputs=24), network(24))
+    out = write_report(folder, tmp_path / "elsewhere.html")
+    assert out == tmp_path / "elsewhere.html" and not folder.joinpath("report.html").exists()
+    shown = data_of(out.read_text(encoding="utf-8"))["examples"][0]["input"]
+    assert shown["kind"] == "colours" and shown["columns"] == 24
+
+
+# ------------------------------------------------------------------------------------------------- reduced views
+
+
+def without(name):
+    stored = arrays()
+    del stored[name]
+    return stored
+
+
+REDUCED = {
+    "no trace": (None, None, "No trace of an Engram network"),
+    "no network": (arrays(), None, "model.npz"),
+    "no probe": (without("probe"), network(), "trace.npz: labels"),
+    "no retrieval": (without("retrieval"), None, "model.npz"),
+    "no traces": (without("traces"), network(), None),
+    "empty traces": ({**arrays(), "traces": np.zeros((0, N, H))}, network(), "traces should be"),
+    "flat traces": ({**arrays(), "traces": np.zeros((K, N * H))}, None, "traces should be"),
+    "traces of NaN": ({**arrays(), "traces": np.full((K, N, H), np.nan)}, None, "traces should be"),
+    "whole numbers": ({**arrays(), "probe": np.ones((3, T, D), int)}, network(), "probe should be"),
+    "words": ({**arrays(), "retrieval": np.full((3, T, N), EVIL)}, None, "retrieval should be"),
+    "lengths differ": ({**arrays(), "retrieval": np.ones((3, T + 1, N))}, None, "differ in length"),
+    "labels too many": ({**arrays(), "labels": np.zeros(21, int)}, network(), "labels should be"),
+    "labels too large": ({**arrays(), "labels": np.full(20, 7)}, network(), "model.npz does not serve"),
+    "pickled": ({**arrays(), "labels": np.array([{}] * 20)}, None, "trace.npz: labels cannot be read"),
+    "another width": (arrays(inputs=D + 1), network(), "model.npz does not serve"),
+    "no memory": (arrays(), Classifier(GRU(4), D, 3), "model.npz does not serve"),
+    "a regressor": (arrays(), Regressor(Engram(H, N), D), "model.npz does not serve"),
+    "one slot": (arrays(slots=1), Classifier(Engram(H, 1), D, 3), None),
+    "one step": (arrays(steps=1), network(), None),
+    "one sequence": (arrays(n=1), network(), None),
+    "zero trace": ({**arrays(), "traces": np.zeros((1, N, H))}, None, "model.npz"),
+    "a trace each": (arrays(), network(trace="sample"), None),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_what_is_missing_is_left_out_and_said(tmp_path, name):
+    """A blank page, a NaN in the JSON, or a part that silently is not there."""
+    stored, model, note = REDUCED[name]
+    text = report_of(tmp_path, summary_of(), stored, model)
+    page, data = Page(text), data_of(text)
+    assert "93.75%" in " ".join(page.texts)
+    notes = re.search(r'<ul class="notes".*?</ul>', text, re.DOTALL)[0]
+    assert (note in notes) if note else ("<li>" not in notes)
+    assert (data["trace"] is None) == (not stored or "traces" not in stored or note == "traces should be")
+    if stored and "serve" in (note or ""):
+        assert data["examples"] and "changes" not in data["examples"][0]
+
+
+@pytest.mark.parametrize("content", (b"", b"PK\x03\x04 half a file", b"\x93NUMPY", b"\x80\x04]"))
+@pytest.mark.parametrize("name", ("trace.npz", "model.npz"))
+def test_damaged_arrays(tmp_path, name, content):
+    folder = run_folder(tmp_path, summary_of(), arrays(), network())
+    folder.joinpath(name).write_bytes(content)
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert re.search(rf"<li>{name}(: traces cannot be read| does not serve)", text)
+
+
+def test_a_lone_array_is_no_trace(tmp_path):
+    """np.load gives an array, without names, for an .npy file under another name."""
+    folder = run_folder(tmp_path, summary_of())
+    with open(folder / "trace.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    assert "trace.npz: traces cannot be read" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_huge_arrays_make_no_huge_page(tmp_path):
+    """Many epochs, slots and units, and long sequences: averaged, and within 5 MB."""
+    stored = arrays(n=20, steps=400, inputs=300, slots=200, hidden=500, traces=40)
+    summary = summary_of(**run_numbers(5000), noise={str(k): "x" * 500 for k in range(2000)})
+    folder = run_folder(tmp_path, summary, stored)
+    assert write_report(folder).stat().st_size < 5e6
+    data = data_of(folder.joinpath("report.html").read_text(encoding="utf-8"))
+    maps = data["trace"]["maps"]
+    assert len(maps) == 32 and (maps[0]["rows"], maps[0]["columns"]) == (96, 192)
+    assert data["trace"]["names"][-1] == "after epoch 39"
+    edges = np.linspace(0, 200, 97).astype(int)[:2], np.linspace(0, 500, 193).astype(int)[-2:]
+    corner = stored["traces"][0][edges[0][0] : edges[0][1], edges[1][0] : edges[1][1]].mean()
+    assert values_of(maps[0])[0, -1] == pytest.approx(corner, abs=maps[0]["limit"] / 127)
+
+
+def test_long_sequences_are_not_taken_apart(tmp_path):
+    """T runs of T steps each would take minutes."""
+    data = data_of(report_of(tmp_path, summary_of(), arrays(n=3, steps=200), network()))
+    assert "changes" not in data["examples"][0] and len(data["examples"][0]["effective"]) == 200
+
+
+# --------------------------------------------------------------------------------------------------- hostile files
+
+BAD = {
+    "nothing": None,
+    "empty": "",
+    "no JSON": "{",
+    "a list": "[1, 2]",
+    "a number": "3",
+    "no run": "{}",
+    "other things": '{"answer": 42}',
+    "models as list": '{"models": [1]}',
+    "no models": '{"models": {}}',
+    "model as number": '{"models": {"Engram": 3}}',
+    "too deep": "[" * 100_000,
+    "no text": b"\xff\xfe\x00",
+    "huge number": '{"test_loss": ' + "9" * 10_000 + "}",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_run_is_refused_by_the_files_name(tmp_path, name):
+    if BAD[name] is not None:
+        content = BAD[name] if isinstance(BAD[name], bytes) else BAD[name].encode()
+        tmp_path.joinpath("summary.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"summary\.json: "):
+        write_report(tmp_path)
+    assert not tmp_path.joinpath("report.html").exists()
+
+
+ODD = (None, True, "many", EVIL, -1, 0, 1e308, float("nan"), float("inf"), 10**400, [], {}, [[]], {"a": {"b": [EVIL]}})
+KEYS = ("test_accuracy", "test_loss", "parameters", "seconds", "stopped", "best_epoch", "history", "trace", "benchmark")
+KEYS += ("protocol", "model", "seed", "config", "machine", "sequences")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_odd_values_become_dashes_or_text(tmp_path, key):
+    """A type error, a NaN in the JSON, or text that becomes an element."""
+    for value in ODD:
+        page = Page(report_of(tmp_path, summary_of(**{key: value})))
+        assert len(page.all("script")) == 2 and not page.all("img"), value
+
+
+@pytest.mark.parametrize("inner", ("history", "trace"))
+def test_odd_values_inside_lists(tmp_path, inner):
+    numbers = {"val_loss": list(ODD), EVIL: [1], "loss": "all", "accuracy": {}}
+    value = numbers if inner == "history" else [{name: odd for name in STATISTICS} for odd in ODD]
+    data = data_of(report_of(tmp_path, summary_of(**{inner: value})))
+    if inner == "history":
+        known = [None, None, None, None, -1, 0, 1e308, *[None] * 7]
+        assert data["histories"] == {"Engram": {"val_loss": known}}
+    else:
+        assert data["statistics"][1] == dict.fromkeys(STATISTICS)
+
+
+def hostile():
+    """Markup wherever a file can hold text."""
+    run = {**run_numbers(), "stopped": EVIL, EVIL: EVIL}
+    return {"models": {EVIL: run, "GRU": {**run, "history": {}}}, "settings": {EVIL: [EVIL]}, "machine": EVIL}
+
+
+def test_markup_in_files_stays_text(tmp_path):
+    """Only what the template holds may be an element."""
+    stored = {**arrays(), "retrieval": np.full((2, T, N), EVIL)}
+    text = report_of(tmp_path, hostile(), stored)
+    page = Page(text)
+    assert len(page.all("script")) == 2 and not page.all("img")
+    assert "window.hacked" in "".join(page.texts)  # shown, as text
+    assert "<script>window" not in text and "<img" not in text
+    assert next(iter(data_of(text)["histories"])).startswith("</script>")
+
+
+# ------------------------------------------------------------------------------------------------ a real browser
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER and os.environ.get("ENN_BROWSER")),
+    reason="set ENN_BROWSER=1 on a machine with chromium and chromedriver",
+)
+LEFT, RIGHT, HOME = "\ue012", "\ue014", "\ue011"  # keys, as WebDriver writes them
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+
+
+class Browser:
+    """Chromium by the WebDriver protocol, which is JSON over HTTP: no client library is needed."""
+
+    def __init__(self, url, profile):
+        self.url = url
+        options = {"binary": CHROMIUM, "args": [*FLAGS.split(), f"--user-data-dir={profile}"]}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        made = self.call("POST", "/session", capabilities={"alwaysMatch": wanted})
+        self.url += f"/session/{made['sessionId']}"
+
+    def call(self, method, path, **body):
+        content = None if method == "GET" else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)["value"]
+
+    def open(self, path, width=1200, scheme="light"):
+        self.chrome("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.chrome("Emulation.setDeviceMetricsOverride", **size)
+        self.call("POST", "/url", url=path.resolve().as_uri())
+
+    def chrome(self, command, **parameters):
+        return self.call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
+
+    def ask(self, script):
+        return self.call("POST", "/execute/sync", script=f"return {script}", args=[])
+
+    def press(self, selector, keys):
+        (element,) = self.call("POST", "/element", using="css selector", value=selector).values()
+        self.call("POST", f"/element/{element}/value", text=keys)
+
+    def complaints(self):
+        return self.call("POST", "/se/log", type="browser")
+
+    def picture(self):
+        """What is on the screen, (height, width, 3) from 0 to 1."""
+        from matplotlib.image import imread
+
+        shot = self.chrome("Page.captureScreenshot", format="png")["data"]
+        return imread(io.BytesIO(base64.b64decode(shot)))[..., :3]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    driver = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url, made = f"http://127.0.0.1:{port}", None
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/status", timeout=5):
+                break
+            time.sleep(0.1)
+        made = Browser(url, tmp_path_factory.mktemp("profile"))
+        yield made
+    finally:
+        if made is not None:
+            made.call("DELETE", "")
+        driver.terminate()
+        driver.wait(10)
+
+
+def colours(picture):
+    """How many different ones there are: one on a blank page."""
+    return len(np.unique((255 * picture[::3, ::3]).astype(int) @ (1 << 16, 1 << 8, 1)))
+
+
+def seen(browser):
+    """All that the reader sees of a map, a text and the list of panels."""
+    script = """{
+        trace: document.getElementById("trace-map").toDataURL(),
+        epoch: document.getElementById("epoch-text").textContent,
+        numbers: document.getElementById("trace-numbers").textContent,
+        verdict: document.getElementById("verdict").textContent,
+        row: document.getElementById("row-text").textContent,
+        marker: document.querySelector("#panels .marker")?.style.top,
+        panels: [...document.querySelectorAll("#panels canvas, #panels svg")].map((each) =>
+            each.toDataURL ? each.toDataURL() : each.innerHTML).join(),
+    }"""
+    return browser.ask(script)
+
+
+@needs_browser
+def test_slider_and_chooser_change_what_is_shown(browser, whole):
+    """By keyboard alone, without a word on the console."""
+    browser.open(whole[0] / "report.html")
+    first = seen(browser)
+    assert first["epoch"] == "after epoch 3" and "largest +0.04" in first["numbers"]
+    browser.press("#epoch", LEFT + LEFT)
+    second = seen(browser)
+    assert second["epoch"] == "after epoch 1" and "largest +0.02" in second["numbers"]
+    assert second["trace"] != first["trace"] and second["panels"] == first["panels"]
+    browser.press("#epoch", HOME)
+    assert seen(browser)["epoch"] == "untrained"
+
+    browser.press("#sequence-0", RIGHT)
+    third = seen(browser)
+    assert third["verdict"].startswith("Sequence 2: read as") and third["panels"] != second["panels"]
+    assert third["row"] != second["row"] and third["marker"] == second["marker"]
+    assert browser.ask('document.querySelectorAll("#chooser input").length') == EXAMPLES
+
+    browser.press("#row", RIGHT)
+    fourth = seen(browser)
+    assert fourth["row"] != third["row"] and fourth["marker"] != third["marker"]
+    assert fourth["panels"] == third["panels"] and browser.complaints() == []
+
+
+@needs_browser
+def test_what_is_drawn_is_what_is_stored(browser, whole):
+    """A map that is turned or mirrored on its way to the screen."""
+    browser.open(whole[0] / "report.html")
+    script = """(() => { const c = document.getElementById("trace-map");
+        return [c.width, c.height, ...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]; })()"""
+    width, height, *points = browser.ask(script)
+    assert (width, height) == (H, N)
+    points = np.reshape(points, (N, H, 4))[..., :3].astype(int)
+    A = arrays()["traces"][-1]
+    strong = abs(A) > 0.2 * abs(A).max()
+    assert ((points[..., 0] > points[..., 2]) == (A > 0))[strong].all()  # red above zero, blue below
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), ((1200, "light"), (1200, "dark"), (390, "light"), (320, "dark")))
+def test_the_page_fits_and_is_not_empty(browser, whole, width, scheme):
+    """A sideways scroll on a phone, a white page in the dark, text that cannot be told from its ground."""
+    browser.open(whole[0] / "report.html", width, scheme)
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    assert browser.ask('[...document.querySelectorAll("section")].filter((each) => each.hidden).length') == 0
+    top = browser.picture()
+    assert (top[0, 0].mean() > 0.9) == (scheme == "light")
+    assert colours(top) > 50
+    browser.ask('document.getElementById("row-text").scrollIntoView()')
+    lower = browser.picture()
+    assert top.shape == lower.shape and abs(top - lower).mean() > 0.01
+    assert colours(lower) > 100
+    assert browser.complaints() == []
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ("light", "dark"))
+def test_text_stands_out_from_its_ground(browser, whole, scheme):
+    """WCAG 2 asks for a contrast of 4.5 for text and 3 for what is drawn."""
+    browser.open(whole[0] / "report.html", scheme=scheme)
+    colors = {}
+    for name in ("paper", "panel", "ink", "soft", "accent", "mark", "s0", "s1", "s2", "s3", "s4", "s5"):
+        value = browser.ask(f'getComputedStyle(document.documentElement).getPropertyValue("--{name}").trim()')[1:]
+        value = value if len(value) == 6 else "".join(2 * digit for digit in value)
+        line = np.array([int(value[k : k + 2], 16) / 255 for k in (0, 2, 4)])
+        colors[name] = np.where(line <= 0.03928, line / 12.92, ((line + 0.055) / 1.055) ** 2.4) @ (
+            0.2126,
+            0.7152,
+            0.0722,
+        )
+    for name, wanted in {
+        "ink": 7,
+        "soft": 4.5,
+        "accent": 4.5,
+        **dict.fromkeys(("mark", *map("s{}".format, range(6))), 3),
+    }.items():
+        for ground in ("paper", "panel"):
+            dark, light = sorted((colors[name], colors[ground]))
+            assert (light + 0.05) / (dark + 0.05) >= wanted, (name, ground)
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    "name", ("no trace", "no network", "no probe", "no retrieval", "one slot", "one step", "zero trace")
+)
+def test_reduced_views_in_the_browser(browser, tmp_path, name):
+    """A script that stumbles over what is not there leaves half a page."""
+    stored, model, _ = REDUCED[name]
+    folder = run_folder(tmp_path, summary_of(), stored, model)
+    browser.open(write_report(folder))
+    assert browser.complaints() == []
+    hidden = browser.ask(
+        '[...document.querySelectorAll("section")].filter((each) => each.hidden).map((each) => each.id)'
+    )
+    data = data_of(folder.joinpath("report.html").read_text(encoding="utf-8"))
+    assert hidden == [part for part, key in (("sequences", "examples"), ("slots", "slots")) if not data[key]]
+    assert browser.ask("document.body.innerText.length") > 500
+
+
+@needs_browser
+def test_an_empty_history_and_hostile_text_in_the_browser(browser, tmp_path):
+    """Text of a file that runs, or that stops the page's own script."""
+    browser.open(write_report(run_folder(tmp_path / "empty", summary_of(history={}, trace=[]))))
+    assert browser.ask('document.getElementById("learning").hidden') is True
+    assert "93.75%" in browser.ask("document.body.innerText")
+    browser.open(write_report(run_folder(tmp_path / "hostile", hostile())))
+    assert browser.ask("window.hacked === undefined && document.images.length === 0") is True
+    assert browser.ask('document.querySelectorAll("#curves figure").length') == 2
+    assert browser.complaints() == []
