@@ -200,7 +200,7 @@ def distance(got, want, floor=0.0):
     return np.inf if np.isnan(error) else float(error / (max(largest, floor) or 1.0))
 
 
-def assert_close(got, want, tolerance=1e-12, floor=0.0):
+def assert_close(got, want, tolerance=1e-11, floor=0.0):
     """Every array of `got` equals its partner in `want`, both dicts with equal keys or both sequences."""
     if not isinstance(want, dict):
         got, want = dict(enumerate(got)), dict(enumerate(want))

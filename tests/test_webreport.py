@@ -215,12 +215,12 @@ def test_without_labels_the_network_is_its_own_judge(tmp_path):
 
 
 def test_colours_and_other_places(tmp_path):
-    """Photographs as rows of (W, 3); a page written where it is asked for."""
-    folder = run_folder(tmp_path / "run", summary_of(benchmark="cifar10"), arrays(inputs=24), network(24))
+    """Photographs as rows of (T, 3); a page written where it is asked for."""
+    folder = run_folder(tmp_path / "run", summary_of(benchmark="cifar10"), arrays(inputs=3 * T), network(3 * T))
     out = write_report(folder, tmp_path / "elsewhere.html")
     assert out == tmp_path / "elsewhere.html" and not folder.joinpath("report.html").exists()
     shown = data_of(out.read_text(encoding="utf-8"))["examples"][0]["input"]
-    assert shown["kind"] == "colours" and shown["columns"] == 24
+    assert shown["kind"] == "colours" and shown["columns"] == 3 * T
 
 
 # ------------------------------------------------------------------------------------------------- reduced views
