@@ -25,7 +25,7 @@ from .backend import Workspace, array_module, empty
 from .bptt import Tape, at, run, run_back
 from .engram import Engram, EngramState
 from .models import Classifier, Regressor
-from .ops import match, read
+from .ops import read
 
 
 def record(cell, params, tape):
@@ -36,10 +36,10 @@ def record(cell, params, tape):
     step t and entry t + 1 leaves it. Raises RuntimeError if the tape's workspace has served another run since.
     """
     _check(cell, tape)
-    xp, e, k, H = array_module(tape.x), tape.e, tape.kept, cell.hidden
+    e, k, H = tape.e, tape.kept, cell.hidden
     return {
         "codes": e.z.copy(),
-        "similarities": xp.stack([match(z, M) for z, M in zip(e.z_unit, k.M_unit, strict=True)]),  # (3)
+        "similarities": k.s.copy(),  # (3)
         "retrieval": k.a.copy(),
         "engram": k.zmh[..., H : 2 * H].copy(),
         "bank_part": k.a @ params["M"],

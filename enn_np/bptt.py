@@ -80,16 +80,17 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     return states.h[1:], final, Tape(x, e, states, kept, mask, workspace, workspace.runs)
 
 
-def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
+def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
     """The gradient of a loss through the whole run.
 
     dh (T, B, H): the loss' gradient at every h, or None. dstate: at the final state (parts may be None), or None.
+    input_gradient: False spares dx where x is data, which nobody differentiates, and hands back None for it.
     upstream: at other things a step kept, (T, ...) each, such as da at the retrieval weights of Engram.
     Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
     Raises RuntimeError if the tape's workspace has served another run since.
     """
     if isinstance(tape, Pieces):
-        return _run_back_pieces(cell, params, tape, dh, dstate, upstream)
+        return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
     x, e, states, kept, mask, workspace, number = tape
     if workspace.runs != number:
@@ -114,7 +115,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, **upstream):
         if skipped is not None:
             d = type(d)(*(part + past for part, past in zip(d, skipped, strict=True)))
     before = type(states)(*(part[:steps] for part in states))
-    dx, grads = cell.collect(params, x, e, before, kept, de)
+    dx, grads = cell.collect(params, x, e, before, kept, de, input_gradient)
     return dx, d, grads
 
 
@@ -131,16 +132,17 @@ def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
     return h, state, Pieces(pieces, workspace or Workspace())
 
 
-def _run_back_pieces(cell, params, tape, dh, dstate, upstream):
+def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
     """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
     dxs, total = [], {}
     for part, x, state, mask, given in reversed(tape.pieces):
         _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
         cut = {name: value[part] for name, value in upstream.items()}
-        dx, dstate, grads = run_back(cell, params, piece, None if dh is None else dh[part], dstate, **cut)
+        above = None if dh is None else dh[part]
+        dx, dstate, grads = run_back(cell, params, piece, above, dstate, input_gradient, **cut)
         dxs.insert(0, dx)
         total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
-    return array_module(dxs[0]).concatenate(dxs), dstate, total
+    return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
 
 
 def at(tree, t):

@@ -7,7 +7,7 @@ A cell holds hyper-parameters only. Parameters are a dict of arrays; states and 
     encode(params, x, out)                      -> e         what needs no past, for all steps at once
     step(params, e, state, k)                   -> state, k  the equations; k keeps what the way back needs
     step_back(params, d, e, state, k, de)       -> d, de     the mirror image, from bottom to top
-    collect(params, x, e, before, k, de)        -> dx, grads weight gradients over all leading axes
+    collect(params, x, e, before, k, de)        -> dx, grads undoes `encode`; weight gradients over all leading axes
     shapes(batch)                               -> e, k, de  shapes of one step, so that `run` can provide the arrays
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
@@ -65,19 +65,20 @@ class Baseline:
         """Gradients at x W_x + b and at h W_h (+ b) of every gate: the same, where the two are just added."""
         return de, de
 
-    def collect(self, params, x, e, before, k, de):
+    def collect(self, params, x, e, before, k, de, input_gradient=True):
         W_x, X, h_prev = params["W_x"], flat(x), flat(before.h)
         xp = array_module(x)
         d_in, d_rec = self.sums_back(de)
-        dX, dW_x, dW_h = xp.zeros_like(X), xp.empty_like(W_x), xp.empty_like(params["W_h"])
+        dx, dW_x, dW_h = None, xp.empty_like(W_x), xp.empty_like(params["W_h"])
         for g, (d_i, d_r) in enumerate(zip(d_in, d_rec, strict=True)):
             xp.matmul(X.T, flat(d_i), out=dW_x[g])
             xp.matmul(h_prev.T, flat(d_r), out=dW_h[g])
-            dX += flat(d_i) @ W_x[g].T
         grads = {"W_x": dW_x, "W_h": dW_h}
         for name, d in zip(self.biases, (d_in, d_rec), strict=False):
             grads[name] = xp.stack([sum_rows(gate) for gate in d])
-        return dX.reshape(x.shape), grads
+        if input_gradient:
+            dx = sum(flat(d_i) @ W.T for d_i, W in zip(d_in, W_x, strict=True)).reshape(x.shape)
+        return dx, grads
 
 
 Hidden = namedtuple("Hidden", "h")  # the state of RNN and GRU

@@ -22,7 +22,7 @@ import numpy as np
 from .backend import array_module, empty
 from .checks import Settings, count, float_array
 from .initial import glorot_uniform, he_normal
-from .ops import flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back, softmax
+from .ops import cosine, cosine_back, flat, layer_norm, layer_norm_back, linear, match, read, relu, relu_back, softmax
 from .ops import softmax_back, sparsemax, sparsemax_back, sum_rows, top_k_softmax, turned, unit, unit_back, write
 
 
@@ -31,9 +31,9 @@ EngramState = namedtuple("EngramState", "h A")
 # All that needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
 # noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8).
 EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share")
-# What a step keeps: new state; M~, its unit rows and 1 / lengths; a (B, N); zmh = [z ; m ; h_{t-1}] and c (B, 3H); the
+# What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
-EngramKept = namedtuple("EngramKept", "h A M_eff M_unit M_inv a zmh c r r_hat r_inv")
+EngramKept = namedtuple("EngramKept", "h A M_eff M_inv s a zmh c r r_hat r_inv")
 # Gradients for `collect`: at h and z; before the ReLUs of (1), s, of (6), c, and of (7), r; at the bank M (N, H).
 EngramGradient = namedtuple("EngramGradient", "h z s c r M")
 
@@ -147,9 +147,8 @@ class Engram:
         xp = array_module(state.h)
         xp.multiply(state.A, self.trace_scale, out=k.M_eff)
         xp.add(k.M_eff, params["M"], out=k.M_eff)  # (2) bank + trace
-        unit(k.M_eff, out=(k.M_unit, k.M_inv))
-        s = match(e.z_unit, k.M_unit)  # (B, N) (3) cosine of the cue with every slot
-        k.a[...] = self._retrieve(s / self.tau)  # (B, N) (4) retrieval weights
+        k.s[...], k.M_inv[...] = cosine(e.z_unit, k.M_eff)  # (B, N) (3) how well every slot matches the cue
+        k.a[...] = self._retrieve(k.s / self.tau)  # (B, N) (4) retrieval weights
         m = read(k.a, k.M_eff)  # (B, H) (5) retrieved engram
         xp.concatenate((e.z, m, state.h), axis=1, out=k.zmh)
         relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H) (6) integration
@@ -164,12 +163,10 @@ class Engram:
         if eta == 0:
             k.A[...] = A
             return
-        D = write(k.a * self._share(e), e.z, self.trace == "batch")  # (8) like A
-        if e.noise is not None:
-            D += e.noise
-        D *= eta
         xp.multiply(A, 1 - eta, out=k.A)
-        xp.add(k.A, D, out=k.A)
+        xp.add(k.A, write(k.a * (eta * self._share(e)), e.z, self.trace == "batch"), out=k.A)  # eta (8), like A
+        if e.noise is not None:
+            xp.add(k.A, eta * e.noise, out=k.A)
         if self.trace_clip is not None:
             xp.clip(k.A, -self.trace_clip, self.trace_clip, out=k.A)  # (9)
 
@@ -207,48 +204,49 @@ class Engram:
         dzmh = de.c @ turned(params, "W_c")  # (6) to [z ; m ; h_{t-1}]
         dz, dm, dh = dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
 
-        dD, dA = self._write_back(d.A, k.A)  # (9)
+        dA = self._unclip(d.A, k.A)  # (9)
         da = match(dm, k.M_eff) + (0 if da is None else da)  # (5) to a_t, beside the loss' own
-        if dD is not None:
-            share = self._share(e)
-            da += match(e.z, dD) * share  # (8) to a_t
-            dz += read(k.a, dD) * share  # (8) to z_t
+        if self.hebbian_rate and self.trace_gradient:
+            share = self.hebbian_rate * self._share(e)
+            da += match(e.z, dA) * share  # (8) to a_t
+            dz += read(k.a, dA) * share  # (8) to z_t
         ds = self._retrieve_back(da, k.a)  # (4)
         ds /= self.tau
-        dM_eff = unit_back(write(ds, e.z_unit, shared), k.M_unit, k.M_inv)  # (3) to M~
-        dM_eff += write(k.a, dm, shared)  # (5) to M~
+        ds, along = cosine_back(ds, k.s, k.M_inv)  # (3)
+        dM_eff = write(xp.stack((ds, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~
+        dM_eff -= along * k.M_eff
         de.M[...] = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank, read by all samples at every step
+        dA *= 1 - self.hebbian_rate  # (9) to A_{t-1}
         dM_eff *= self.trace_scale
         dA += dM_eff  # (2) to A_{t-1}
 
-        xp.add(dz, unit_back(read(ds, k.M_unit), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
+        xp.add(dz, unit_back(read(ds, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
         relu_back(self._normalise_back(params, "z", de.z, e), e.r, out=de.s)  # (1)
         return EngramState(dh, dA), de
 
-    def _write_back(self, dA, A):
-        """Through (9): the gradients at D_t (None if nothing was learned through it) and at A_{t-1}, like A."""
-        xp, eta = array_module(A), self.hebbian_rate
-        if eta == 0 and self.trace_gradient:
-            return None, dA.copy()
+    def _unclip(self, dA, A):
+        """A copy of dA, zero on the clip, where a small change changes nothing, or all zero without trace_gradient."""
+        xp = array_module(A)
         if not self.trace_gradient:
-            return None, xp.zeros_like(dA)
-        if self.trace_clip is not None:
-            dA = dA * (abs(A) < self.trace_clip)  # on the clip, a small change of the sum changes nothing
-        return eta * dA, (1 - eta) * dA
+            return xp.zeros_like(dA)
+        dA = dA.copy()
+        if self.trace_clip is not None and self.hebbian_rate:  # a trace at rest is not clipped
+            xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
+        return dA
 
     def _retrieve_back(self, da, a):
         return sparsemax_back(da, a) if self.retrieval == "sparsemax" else softmax_back(da, a)
 
-    def collect(self, params, x, e, before, k, de):
+    def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Weight gradients, each one product over time and batch."""
-        dx, dW_z, db_z = linear_back(de.s, x, params["W_z"])
-        grads = {"W_z": dW_z, "b_z": db_z, "M": de.M.reshape(-1, *params["M"].shape).sum(0)}
+        grads = {"W_z": flat(x).T @ flat(de.s), "b_z": sum_rows(de.s)}
+        grads["M"] = de.M.reshape(-1, *params["M"].shape).sum(0)
         grads |= {"W_c": flat(k.zmh).T @ flat(de.c), "b_c": sum_rows(de.c)}
         grads |= {"W_h": flat(k.c).T @ flat(de.r), "b_h": sum_rows(de.r)}
         if self.layer_norm:
             grads |= {"gamma_z": sum_rows(de.z * e.r_hat), "beta_z": sum_rows(de.z)}
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
-        return dx, grads
+        return de.s @ params["W_z"].T if input_gradient else None, grads
 
     def shapes(self, batch):
         """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
@@ -257,7 +255,7 @@ class Engram:
         norm = (row, one) if self.layer_norm else (None, None)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
         cue = EngramCue(row, row, one, row, *norm, None, None)
-        kept = EngramKept(row, memory, memory, memory, (*memory[:-1], 1), (batch, N), wide, wide, row, *norm)
+        kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
         return cue, kept, EngramGradient(row, row, row, wide, row, (N, H))
 
     def penalty(self, a, mask=None):

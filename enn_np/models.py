@@ -162,7 +162,7 @@ class Model:
                 upstream = {} if da is None else {"da": da}
             # The first part of every state is h; the others are not read by the head.
             dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)
-            dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
+            dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, input_gradient=i > 0, **upstream)
             dlast = None
             grads |= {f"{i}.{name}": value for name, value in layer.items()}
         return penalties, grads

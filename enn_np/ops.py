@@ -154,6 +154,29 @@ def unit_back(du, u, inv):
     return dx
 
 
+def cosine(u, M):
+    """Cosines (B, N) of unit vectors u (B, H) with every row of M, (N, H) or (B, N, H); and 1 / |row|, (N,) or (B, N).
+
+    u is divided by its length before the product, the product by the rows' lengths after it: no vector's length can
+    overflow, and a row of zeros gives 0.
+    """
+    xp = array_module(M)
+    inv = 1 / xp.sqrt(xp.maximum(dot_rows(M, M)[..., 0], UNIT_EPS))
+    s = match(u, M)
+    s *= inv
+    return s, inv
+
+
+def cosine_back(ds, s, inv):
+    """At the products <u, M_n>, dp (B, N), from which du = read(dp, M), and dM = write(dp, u) - along * M: as in
+    `unit_back`, only the part across a row turns it. along (N, 1) or (B, N, 1)."""
+    xp = array_module(inv)
+    dp = ds * inv
+    along = xp.where(inv >= 1 / xp.sqrt(xp.full(1, UNIT_EPS, inv.dtype)), 0, ds * s)
+    along = (along.sum(0) if inv.ndim == 1 else along) * inv * inv
+    return dp, along[..., None]
+
+
 # Three contractions make an associative memory M, (N, H) shared by the batch or (B, N, H) one per sample.
 # They are each other's derivatives, which is all that backpropagation through a memory needs:
 #
@@ -179,5 +202,12 @@ def read(a, M, out=None):
 
 
 def write(a, z, shared):
-    """Outer products a z', summed over the batch (N, H) if shared, else one per sample (B, N, H)."""
-    return a.T @ z if shared else a[:, :, None] * z[:, None, :]
+    """Outer products a z', summed over the batch (N, H) if shared, else one per sample (B, N, H).
+
+    a (U, B, N) and z (U, B, H) are summed over their U uses, too: one product where there would be U and a sum.
+    """
+    if shared:
+        return flat(a).T @ flat(z)
+    if a.ndim == 2:
+        return array_module(a).einsum("bn,bh->bnh", a, z)
+    return array_module(a).matmul(a.transpose(1, 2, 0), z.transpose(1, 0, 2))

@@ -49,6 +49,12 @@ def match_back(dy, z, M):
     return ops.read(dy, M), ops.write(dy, z, M.ndim == 2)
 
 
+def cosine_back(ds, u, M):
+    s, inv = ops.cosine(u, M)
+    dp, along = ops.cosine_back(ds, s, inv)
+    return ops.read(dp, M), ops.write(dp, u, M.ndim == 2) - along * M
+
+
 def read_back(dy, a, M):
     return ops.match(dy, M), ops.write(a, dy, M.ndim == 2)
 
@@ -77,6 +83,10 @@ OPS = {
         lambda lead, B, D, H, N: [(*lead, H), (H,), (H,)],
         lambda *inputs: ops.layer_norm(*inputs)[0],
         layer_norm_back,
+    ),
+    "cosine, shared": Op(lambda lead, B, D, H, N: [(B, H), (N, H)], lambda u, M: ops.cosine(u, M)[0], cosine_back),
+    "cosine, per sample": Op(
+        lambda lead, B, D, H, N: [(B, H), (B, N, H)], lambda u, M: ops.cosine(u, M)[0], cosine_back
     ),
     "match, shared": Op(lambda lead, B, D, H, N: [(B, H), (N, H)], ops.match, match_back),
     "match, per sample": Op(lambda lead, B, D, H, N: [(B, H), (B, N, H)], ops.match, match_back),
@@ -119,6 +129,14 @@ def test_memory_contractions_are_dual(shared, B, H, N, seed):
     want = np.einsum("bn,bh,nh->" if shared else "bn,bh,bnh->", a, z, M)
     got = (ops.match(z, M) * a).sum(), (ops.read(a, M) * z).sum(), (ops.write(a, z, shared) * M).sum()
     assert_close(got, [want] * 3, 1e-11)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@given(B=sizes, H=sizes, N=sizes, uses=st.integers(1, 3), seed=seeds)
+def test_writing_several_uses_is_their_sum(shared, B, H, N, uses, seed):
+    """Catches a use that lands on another sample, or is lost."""
+    a, z = normal(seed, (uses, B, N), (uses, B, H))
+    assert_close([ops.write(a, z, shared)], [sum(map(lambda a, z: ops.write(a, z, shared), a, z))], 1e-11)
 
 
 # ---------------------------------------------------------------------------------------------- definitions
@@ -234,6 +252,17 @@ def test_unit_length(lead, H, seed, scale):
     x = scale * normal(seed, (*lead, H))[0]
     length = np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
     assert_close(ops.unit(x), [x / length, 1 / length])
+
+
+@given(B=sizes, H=sizes, N=sizes, seed=seeds)
+def test_cosine_is_the_product_of_unit_vectors(B, H, N, seed):
+    """Catches a length that is left in, of either memory; a row of zeros gives 0 and keeps its length."""
+    z, M = normal(seed, (B, H), (B, N, H))
+    u, M[:, 0] = ops.unit(z)[0], 0
+    s, inv = ops.cosine(u, M)
+    assert_close([s, inv], [ops.match(u, ops.unit(M)[0]), ops.unit(M)[1][..., 0]])
+    assert_close([ops.cosine(u, M[0])[0]], [ops.match(u, ops.unit(M[0])[0])])
+    assert not ops.cosine_back(np.ones_like(s), s, inv)[1][:, 0].any()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
