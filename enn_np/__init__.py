@@ -4,7 +4,7 @@ Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the s
 gradcheck (why to believe them); then models and training. Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
-from .bptt import Tape, run, run_back
+from .bptt import Stream, Tape, run, run_back
 from .cells import GRU, LSTM, RNN
 from .engram import Engram, EngramState
 from .models import Classifier, Model, Regressor, load
@@ -28,6 +28,7 @@ __all__ = [
     "Model",
     "ReduceOnPlateau",
     "Regressor",
+    "Stream",
     "Tape",
     "fit",
     "load",

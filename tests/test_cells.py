@@ -23,7 +23,7 @@ from problems import (
     zeros,
 )
 
-from enn_np import GRU, LSTM, RNN, Engram, gradcheck
+from enn_np import GRU, LSTM, RNN, Engram, Stream, gradcheck
 from enn_np.backend import Workspace
 
 every_cell = pytest.mark.parametrize("kind", KINDS)
@@ -131,6 +131,42 @@ def test_step_by_step_equals_the_sequence(kind, data):
     want = problem.backward(tape)
     parts = {f"state.{name}": part for name, part in zip(d._fields, d, strict=True)}
     assert_same_gradients({**total, "x": np.stack(dx), **parts}, want)
+
+
+@every_cell
+@given(data=st.data())
+def test_stream_equals_the_sequence(kind, data):
+    """Catches a step that reads what it has just overwritten, and a noise or a first state that is left out."""
+    problem = data.draw(problems(kind, masked=False))
+    stream = Stream(problem.cell, problem.params, problem.x.shape[1], problem.state)
+    given = [{name: value[t] for name, value in problem.given.items()} for t in range(len(problem.x))]
+    rows = [stream(x_t, **more).copy() for x_t, more in zip(problem.x, given, strict=True)]
+    h, end, _ = problem.forward()
+    assert_close([np.stack(rows), *stream.state], [h, *end], 1e-12, floor=1)
+
+
+@every_cell
+def test_stream_works_in_two_sets_of_arrays(kind):
+    """Catches fresh arrays at every step."""
+    problem = draw(kind(3))
+    stream = Stream(problem.cell, problem.params, len(problem.x[0]))
+    rows = [stream(problem.x[0]) for _ in range(4)]
+    assert rows[0] is rows[2] and rows[1] is rows[3] and not np.shares_memory(rows[0], rows[1])
+
+
+def test_stream_refuses_what_would_stay_in_the_trace():
+    """Catches a NaN of a sensor that poisons every later step, and inputs of the wrong width or precision."""
+    stream = Stream(Engram(3, 4), Engram(3, 4).init(np.random.default_rng(0), 2))
+    for x_t, words in (
+        (np.full((1, 2), np.nan, "f"), "x_t: every entry must be finite"),
+        (np.zeros((1, 3), "f"), r"x_t: expected shape \(1, 2\)"),
+        (np.zeros((1, 2)), "x_t: expected float32"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            stream(x_t)
+    with pytest.raises(TypeError, match="batch: expected a whole number"):
+        Stream(stream.cell, stream.params, 1.5)
+    assert not stream.state.h.any()
 
 
 @every_cell

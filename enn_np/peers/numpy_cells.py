@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 
-from .. import Adam, __version__, run, run_back
+from .. import Adam, Stream, __version__, run, run_back
 from ..backend import Workspace
 
 
@@ -58,10 +58,10 @@ class Streaming:
 
 def stream(cell, params, x):
     """The state after the last of the steps x (T, B, D)."""
-    state = cell.initial_state(x.shape[1], x.dtype)
+    steps = Stream(cell, params, x.shape[1])
     for x_t in x:
-        state, _ = cell.step(params, cell.encode(params, x_t), state)
-    return state
+        steps(x_t)
+    return steps.state
 
 
 class LongRun:
