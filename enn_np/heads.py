@@ -26,7 +26,7 @@ from .ops import flat
 # Measured at V 33,278, H 128, n 4,096, float32, one core (products alone 1.25 s): chunks of 64 tokens 1.90 s, 128
 # 1.64 s, 256 1.48 s. Chunks of the vocabulary, with the log of the sum updated from one to the next, need no sum of
 # dW over chunks but a second pass that makes the logits again, a third more products: 2.03 s at best.
-CHUNK = 256
+CHUNK = 256  # in float32; half as many in float64, so that a chunk of logits takes the same memory
 # dW is added up in blocks of so many words: a block of the product stays in cache, and no second dW is held.
 BLOCK = 4096
 
@@ -48,9 +48,10 @@ def _score(W, b, h, targets, scale=None, words=None):
     xp, n = array_module(h), len(h)
     scores = Scores(xp.empty(n, h.dtype), xp.empty(n, np.int64), xp.empty(n, h.dtype), xp.empty(n, h.dtype))
     grads = None if scale is None else (xp.empty_like(h), xp.zeros_like(W), xp.zeros_like(b))
-    room = xp.empty((min(CHUNK, n), len(W)), h.dtype)
-    for start in range(0, n, CHUNK):
-        rows = slice(start, min(start + CHUNK, n))
+    chunk = CHUNK * 4 // h.dtype.itemsize
+    room = xp.empty((min(chunk, n), len(W)), h.dtype)
+    for start in range(0, n, chunk):
+        rows = slice(start, min(start + chunk, n))
         picked = xp.arange(rows.stop - start), targets[rows]
         e = xp.matmul(h[rows], W.T, out=room[: rows.stop - start])  # (C, V) logits
         e += b
