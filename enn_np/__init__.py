@@ -5,11 +5,15 @@ gradcheck (why to believe them); then models and training. Shapes: time T, batch
 """
 
 from .bptt import Stream, Tape, run, run_back
+from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
+from .checkpoint import Checkpoint
 from .engram import Engram, EngramState
+from .language import LanguageModel
 from .models import Classifier, Model, Regressor, load
 from .optim import SGD, Adam
-from .training import Callback, EarlyStopping, History, ReduceOnPlateau, fit
+from .session import History
+from .training import fit
 
 __version__ = "0.1.0"
 
@@ -20,11 +24,13 @@ __all__ = [
     "SGD",
     "Adam",
     "Callback",
+    "Checkpoint",
     "Classifier",
     "EarlyStopping",
     "Engram",
     "EngramState",
     "History",
+    "LanguageModel",
     "Model",
     "ReduceOnPlateau",
     "Regressor",

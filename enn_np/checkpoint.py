@@ -1,57 +1,209 @@
-"""Configuration and arrays as one file: an .npz without pickle, written beside its place and then renamed, so that
-nobody ever meets half a file."""
+"""Configuration and arrays as one file: an .npz without pickle, whole or not at all.
+
+A model is its configuration, as JSON in the array "config", and its parameters by name. A training run adds, in the
+same file, its own state: plain values as config["training"], arrays under names with a slash, such as "m/head.W".
+`enn_np.load` reads both, so that a run that was killed is a usable model too.
+"""
 
 import json
+import math
 import os
+import time
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from . import checks, storage
+from .backend import to_numpy
+
 FORMAT = 1
+BLOCK = 1 << 24  # bytes read at a time
 
 
 def write(path, config, arrays):
     """Write `config` (JSON types) and `arrays` (name -> NumPy array) to the .npz file `path`. Returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    header = json.dumps({"format": FORMAT, **config})
-    with open(part, "wb") as file:
-        np.savez(file, config=np.array(header), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    return path
+    with storage.whole(path) as file:
+        np.savez(file, config=np.array(json.dumps({"format": FORMAT, **config})), **arrays)
+    return Path(path)
 
 
 def read(path):
     """(config, arrays) of a file that `write` wrote. FileNotFoundError, or ValueError naming file and fault."""
     try:
-        with open(path, "rb") as file:
-            # np.load takes what is no archive for a pickle, and then advises the reader to load it as one.
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no .npz archive, or its end is missing")
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path)
         config = json.loads(str(arrays.pop("config")))
-    except FileNotFoundError:
+    except (FileNotFoundError, DamagedArchive):
         raise
-    except Exception as error:  # zipfile, zlib and NumPy's header parser raise nearly anything on a damaged file
-        what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: not a whole enn_np file ({what}); save it again or use another copy") from None
-    if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
-        raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}; was it written by a newer enn_np?")
+    except Exception as error:
+        raise DamagedArchive(path, error) from None
+    found = config.pop("format", None) if isinstance(config, dict) else None
+    if found != FORMAT:
+        newer = "; it was written by a newer enn_np: upgrade this one" if _newer(found) else ""
+        raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}, got {found!r:.40}{newer}")
     return config, arrays
 
 
-def check_arrays(path, wanted, arrays):
+def _newer(found):
+    return isinstance(found, int) and found > FORMAT
+
+
+class DamagedArchive(ValueError):
+    """A file is no .npz that can be trusted: the message names it, what is wrong, and the remedy."""
+
+    def __init__(self, path, error):
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        super().__init__(f"{path}: not a whole enn_np file ({what}); save it again or use another copy")
+
+
+def read_arrays(path):
+    """{name: array} of an .npz of plain arrays that nobody vouches for.
+
+    Before memory is asked for, what its parts announce is compared with the bytes that are there. No pickle is read.
+    Raises FileNotFoundError, or DamagedArchive (a ValueError).
+    """
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("its parts are compressed, which enn_np never does")
+            if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
+                raise ValueError("its parts announce more bytes than the file has")
+            if len({member.filename for member in members}) < len(members):
+                raise ValueError("two of its parts have the same name")
+            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile and NumPy's header parser raise nearly anything on a damaged file
+        raise DamagedArchive(path, error) from None
+
+
+def _array(archive, member):
+    """One array of an archive, after its header has been compared with the member's size."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = header(stream)
+        if dtype.kind not in "biufU" or dtype.itemsize * math.prod(shape) != member.file_size - stream.tell():
+            raise ValueError(f"{member.filename} announces {dtype} of shape {shape}, which its bytes are not")
+        array = np.empty(math.prod(shape), dtype)
+        room, at = array.view(np.uint8), 0
+        while data := stream.read(BLOCK):  # up to the end, where zipfile compares the checksum
+            room[at : at + len(data)] = np.frombuffer(data, np.uint8)
+            at += len(data)
+        return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+def check_arrays(path, wanted, arrays, prefix=""):
     """Raise ValueError naming every array that is missing, not wanted, or of the wrong shape or dtype."""
+    wanted, arrays = ({f"{prefix}{name}": each for name, each in part.items()} for part in (wanted, arrays))
     wrong = [f"{name} is missing" for name in wanted.keys() - arrays.keys()]
     wrong += [f"{name} is not part of this model" for name in arrays.keys() - wanted.keys()]
     for name in wanted.keys() & arrays.keys():
         want, got = wanted[name], arrays[name]
-        if (want.shape, want.dtype) != (got.shape, got.dtype):
+        if not isinstance(got, np.ndarray):
+            wrong.append(f"{name} should be an array")
+        elif (want.shape, want.dtype) != (got.shape, got.dtype):
             wrong.append(f"{name} should be {want.dtype} {want.shape}, is {got.dtype} {got.shape}")
     if wrong:
         raise ValueError(f"{path}: {'; '.join(sorted(wrong))}")
+
+
+# Training runs
+
+
+def flatten(tree, path=""):
+    """Nested dicts as (plain, arrays): what is no array, nested as before, and the arrays by their path, a/b/c."""
+    plain, arrays = {}, {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            plain[key], inner = flatten(value, f"{path}{key}/")
+            arrays |= inner
+        elif hasattr(value, "dtype"):  # NumPy scalars too; CuPy's arrays come home by `get`
+            arrays[path + key] = np.asarray(value.get() if hasattr(value, "get") else value)
+        else:
+            plain[key] = value
+    return plain, arrays
+
+
+def unflatten(plain, arrays):
+    """The inverse of `flatten`, in place of `plain`, which it returns."""
+    for name, array in arrays.items():
+        *folders, key = name.split("/")
+        tree = plain
+        for folder in folders:
+            tree = tree.setdefault(folder, {})
+        tree[key] = array
+    return plain
+
+
+class Checkpoint:
+    """Where and how often a training run is saved: to the file `path`, when it starts, every `seconds`, at its end.
+
+    Saving changes nothing in the run, so that the clock may decide. `last` says what the newest save holds.
+    """
+
+    def __init__(self, path, seconds=60.0):
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"checkpoint: expected a path or Checkpoint(path), got {path!r}")
+        self.path, self.seconds = Path(path), checks.number("seconds", seconds, low=0)
+        self.last, self._saved = None, -math.inf
+
+    @contextmanager
+    def held(self):
+        """Keep other processes from the file. Raises ValueError where one has it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with storage.lock(self.path.with_name(f".{self.path.name}.lock"), f"checkpoint: {self.path}"):
+            storage.sweep(self.path)
+            yield
+
+    def due(self):
+        """Whether it is time to save again."""
+        return time.monotonic() - self._saved >= self.seconds
+
+    def save(self, config, params, state, what):
+        """Write a run: the model's config and params, and the run's `state`, nested dicts with arrays."""
+        plain, arrays = flatten(state)
+        try:
+            write(self.path, {**config, "training": plain}, {**to_numpy(params), **arrays})
+        except OSError as error:
+            before = f"; {self.path} still holds {self.last}: make room and resume from it" if self.last else ""
+            raise OSError(error.errno, f"checkpoint: {error.strerror} at {what}{before}", str(self.path)) from error
+        self.last, self._saved = what, time.monotonic()
+
+    def load(self, config, params):
+        """The state that `save` wrote, and its parameters. Raises ValueError where they are not of this model."""
+        found, arrays = read(self.path)
+        plain = found.pop("training", None)
+        if not isinstance(plain, dict):
+            raise ValueError(f"{self.path}: it holds a model, but no training run; read it by enn_np.load")
+        differ(self.path, config, found)
+        mine = {name: array for name, array in arrays.items() if "/" not in name}
+        check_arrays(self.path, params, mine)
+        try:
+            return unflatten(plain, {name: array for name, array in arrays.items() if "/" in name}), mine
+        except (TypeError, AttributeError) as error:
+            raise DamagedArchive(self.path, error) from None
+
+
+def differ(path, now, then):
+    """Raise ValueError naming every setting that a stored run does not share with this one."""
+    now, then = _leaves(now), _leaves(then)
+    wrong = [
+        f"{name} was {then.get(name)!r:.60}, is {now.get(name)!r:.60}"
+        for name in sorted({*now, *then})
+        if now.get(name) != then.get(name)
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path}: the run there differs in {'; '.join(wrong)}; use its settings, or another checkpoint"
+        )
+
+
+def _leaves(tree, path=""):
+    """{"a.b.0": value} of nested dicts and lists."""
+    items = enumerate(tree) if isinstance(tree, list | tuple) else tree.items() if isinstance(tree, dict) else None
+    if items is None:
+        return {path: tree}
+    return {name: leaf for key, value in items for name, leaf in _leaves(value, f"{path}.{key}".strip(".")).items()}

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from . import __version__, checks
+from . import __version__, checks, storage
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .download import SOURCES, data_folder, fetch, status, verify
-from .protocols import EPOCHS, MODELS, PAPER, PROTOCOLS, run_benchmark
+from .protocols import EPOCHS, MODELS, PAPER, PROTOCOLS, folder, run_benchmark
 
 BENCHMARKS = (*EPOCHS, "wikitext2", "wikitext103")
 PEERS = ("torch", "jax", "tensorflow")
@@ -60,6 +61,7 @@ def _parser():
     train.add_argument("--limit", type=int, help="train on the first so many sequences (or words of a text) only")
     train.add_argument("--train-file", default=TRAIN_FILE, metavar="NAME", help="text to train on (%(default)s)")
     train.add_argument("--out", metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)")
+    train.add_argument("--resume", action="store_true", help="continue the run in that folder, killed or interrupted")
     train.set_defaults(command=_train)
 
     tables = _command(commands, "tables", "write a page's result tables, and the figures, from the stored results")
@@ -109,7 +111,8 @@ def _command(commands, name, purpose):
 
 
 def _demo(settings):
-    summary = demo(settings.out, settings.epochs, settings.seed)
+    with storage.lock(folder(settings.out) / ".lock", f"out: {settings.out}"):
+        summary = demo(settings.out, settings.epochs, settings.seed)
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
@@ -117,7 +120,9 @@ def _train(settings):
     name = f"{settings.benchmark}-{settings.model}-{settings.protocol}-{settings.seed}"
     out = settings.out or f"runs/{name}"
     what = settings.benchmark, settings.model, settings.protocol, settings.seed, out
-    size = {"epochs": settings.epochs, "limit": settings.limit}
+    size = {"epochs": settings.epochs, "limit": settings.limit, "resume": settings.resume}
+    if settings.resume and not any(Path(out, name).exists() for name in ("checkpoint.npz", "summary.json")):
+        print(f"{out}: nothing to resume there yet; starting from the beginning")
     if settings.benchmark in EPOCHS:
         summary, paper = run_benchmark(*what, **size), PAPER[settings.benchmark].get(settings.model, {})
     else:
@@ -131,7 +136,7 @@ def _train(settings):
             continue
         published = "-" if paper.get(key) is None else f"{paper[key]:,.6g}"
         print(f"{key:<16}{summary[key]:>12,.6g}{published:>12}")
-    print(f"wrote {out}")
+    print(f"wrote {out}" + ("; continue it by --resume" if summary["stopped"] == "interrupted" else ""))
     return 130 if summary["stopped"] == "interrupted" else 0
 
 

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from .storage import lock
+
 AGENT = "enn_np/0.1"  # wikitext.smerity.com refuses the default name of Python's clients
 TIMEOUT = (10, 30)  # seconds to connect, seconds between two pieces of data
 TRIES = 20  # per mirror; each but the first continues where a broken connection stopped
@@ -179,7 +181,7 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool | None = N
     if _lacking(name, folder):
         try:
             target.mkdir(parents=True, exist_ok=True)
-            with _lock(target / ".lock"):
+            with lock(target / ".lock"):
                 # Asked again: another process may have fetched the files while this one waited for the lock.
                 for item in _lacking(name, folder):
                     if _is_archive(item):
@@ -301,27 +303,6 @@ def _lacking(name: str, folder: Path | str | None) -> list[Item]:
     rows = zip(SOURCES[name].files, verify(name, folder), strict=True)
     bad = {file.name for file, row in rows if row.path is None or row.verified is False}
     return [item for item in SOURCES[name].downloads if bad and (_is_archive(item) or item.name[:-3] in bad)]
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock of the operating system, which ends with its process: a killed one leaves none behind."""
-    with open(path, "ab") as file:
-        if os.name == "nt":  # pragma: no cover
-            import msvcrt
-
-            while True:
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-                    break
-                except OSError as error:
-                    if error.errno != errno.EDEADLK:  # that one only says: still taken after ten seconds
-                        raise
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch_archive(name: str, folder: Path | str | None, item: Item, progress: bool | None) -> None:

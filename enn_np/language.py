@@ -11,19 +11,22 @@ Letters: T time, B batch, E embedding, H hidden, V words.
 """
 
 import math
+from itertools import islice
 
 import numpy as np
 
-from . import checkpoint, checks
+from . import checks
 from .backend import array_module, to_numpy
-from .bptt import run_back
+from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import LSTM
+from .checkpoint import check_arrays, flatten
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
-from .models import CELLS, Model
+from .models import Model
 from .optim import Adam
+from .session import Training
 from .text import stream_batches, unigram_perplexity
-from .training import EarlyStopping, ReduceOnPlateau, Training, _bar, run_epochs
+from .training import fingerprint, run_epochs
 
 
 class LanguageModel(Model):
@@ -37,7 +40,7 @@ class LanguageModel(Model):
     random_inference of `Model`. Raises TypeError or ValueError naming the argument.
     """
 
-    metrics = ("accuracy", "perplexity", "bits")
+    metrics, kind = ("accuracy", "perplexity", "bits"), "language"
 
     def __init__(
         self, cells, vocabulary_size, embedding=128, head="softmax", cutoffs=None, tied=False, dropout=0.0, **settings
@@ -77,7 +80,6 @@ class LanguageModel(Model):
         for name in ("inputs", "outputs", "pooling"):
             settings.pop(name)
         return settings | {
-            "model": "language",
             "vocabulary_size": self.vocabulary_size,
             "embedding": self.embedding,
             "head": "adaptive" if adaptive else "softmax",
@@ -112,15 +114,7 @@ class LanguageModel(Model):
     def backward(self, dh, memo):
         """The penalties of the cells, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
         ids, drop_in, drop_out, tapes, mask = memo
-        dx, grads, penalties = dh if drop_out is None else dh * drop_out, {}, 0.0
-        for i in reversed(range(len(self.cells))):
-            cell, upstream = self.cells[i], {}
-            if hasattr(cell, "penalty"):
-                penalty, da = cell.penalty(tapes[i].kept.a, mask)
-                penalties += penalty
-                upstream = {} if da is None else {"da": da}
-            dx, _, layer = run_back(cell, self.layer_params(i), tapes[i], dx, **upstream)
-            grads |= {f"{i}.{name}": value for name, value in layer.items()}
+        penalties, grads, dx = self._cells_back(tapes, dh if drop_out is None else dh * drop_out, None, mask)
         if self.embedding is not None:
             dx = dx if drop_in is None else dx * drop_in
             grads["embedding.W"] = add_rows(array_module(dx).zeros_like(self.params[self._table]), ids, dx)
@@ -221,6 +215,9 @@ class LanguageModel(Model):
         callbacks=(),
         seed=0,
         progress=True,
+        checkpoint=None,
+        resume=False,
+        non_finite="stop",
     ):
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 
@@ -234,17 +231,19 @@ class LanguageModel(Model):
         for name, ids in (("tokens", tokens), ("validation", validation)):
             if ids is not None and len(ids) <= rows:
                 raise ValueError(f"{name}: expected over {rows}, got {len(ids)}; use a smaller batch_size")
-        rng = np.random.default_rng(checks.count("seed", seed, low=0))
+        seed = checks.count("seed", seed, low=0)
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
-        training = Training(self, optimizer, epochs, "loss" if validation is None else "val_loss", rng)
-
-        def train_epoch(title):
-            return _stream_epoch(training, tokens, batch_size, steps, title, progress)
+        monitor, settings = "loss" if validation is None else "val_loss", {"batch_size": rows, "steps": steps}
+        if checkpoint is not None:
+            settings |= {"seed": seed, "data": fingerprint(tokens, validation)}
+        rng = np.random.default_rng(seed)
+        training = Training(self, optimizer, epochs, monitor, rng, checkpoint, resume, settings, non_finite)
 
         def validate():
             return self.evaluate_stream(validation, batch_size, steps)
 
-        return run_epochs(training, callbacks, train_epoch, None if validation is None else validate)
+        work = Stream(self, tokens, batch_size, steps)
+        return run_epochs(training, callbacks, work, None if validation is None else validate, progress)
 
     def sample(self, prompt_ids, length, temperature=1.0, rng=None):
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
@@ -268,19 +267,43 @@ class LanguageModel(Model):
         return np.array(drawn, np.int64)
 
 
-def _stream_epoch(training, tokens, batch_size, steps, title, progress):
-    """One pass over the text. The state goes from piece to piece as numbers, so no gradient follows it back."""
-    model, totals, xp = training.model, {"loss": 0.0, "accuracy": 0}, array_module(training.model.params["head.W"])
-    states = [cell.initial_state(batch_size, model.dtype, xp=xp) for cell in model.cells]
-    with _bar((len(tokens) - 1) // batch_size * batch_size, title, progress) as bar:
-        for ids, targets in stream_batches(tokens, batch_size, steps):
-            ids, targets = model.time_major(ids), model.time_major(targets)
-            loss, right, grads, states = model.learn(ids, targets, training.rng, states=states)
-            training.optimizer.update(model.params, grads)
-            totals["loss"] += loss * ids.size
-            totals["accuracy"] += right
-            bar.advance(ids.size, totals)
-    return scores(totals["loss"], totals["accuracy"], bar.done)
+class Stream:
+    """What `fit_stream` does in an epoch: the text once. See `training.Shuffled`.
+
+    The state goes from piece to piece as numbers, so no gradient follows it back.
+    """
+
+    unit = " tok"
+
+    def __init__(self, model, tokens, batch_size, steps):
+        self.model, self.tokens, self.batch_size, self.steps = model, tokens, batch_size, steps
+        self.size = (len(tokens) - 1) // batch_size * batch_size
+
+    def begin(self, rng):
+        model, xp = self.model, array_module(self.model.params["head.W"])
+        return _carry(cell.initial_state(self.batch_size, model.dtype, xp=xp) for cell in model.cells)
+
+    def check(self, path, carry):
+        check_arrays(path, flatten(self.begin(None))[1], flatten(carry)[1], "pass/carry/")
+
+    def batches(self, carry, start):
+        return islice(stream_batches(self.tokens, self.batch_size, self.steps), start, None)
+
+    def learn(self, piece, carry, rng):
+        model = self.model
+        ids, targets = map(model.time_major, piece)
+        kinds = [type(cell.initial_state(1, model.dtype)) for cell in model.cells]
+        states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
+        loss, right, grads, states = model.learn(ids, targets, rng, states=states)
+        return ids.size, {"loss": loss * ids.size, "accuracy": right}, grads, _carry(states)
+
+    def means(self, totals, seen):
+        return scores(totals["loss"], totals["accuracy"], seen)
+
+
+def _carry(states):
+    """The cells' states as nested dicts."""
+    return {str(i): state._asdict() for i, state in enumerate(states)}
 
 
 def scores(nats, right, tokens):
@@ -299,21 +322,6 @@ def score_text(model, text, batch_size=1, steps=256):
         found[part] = model.evaluate_stream(tokens, batch_size, steps)
         found[part]["unigram_perplexity"] = unigram_perplexity(counts, tokens)
     return found
-
-
-def load(path):
-    """The model that `LanguageModel.save` wrote. Raises FileNotFoundError, or ValueError naming what does not fit."""
-    config, arrays = checkpoint.read(path)
-    checks.choice("model", config.pop("model", None), ("language",))
-    try:
-        kinds = [dict(settings) for settings in config.pop("cells")]
-        cells = [CELLS[checks.choice("cell", kind.pop("kind", None), tuple(CELLS))](**kind) for kind in kinds]
-        model = LanguageModel(cells, **config)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path}: {error}; was it written by another enn_np?") from None
-    checkpoint.check_arrays(path, model.params, arrays)
-    model.params = {name: arrays[name] for name in model.params}
-    return model
 
 
 def wikitext2_recipe(model_name):

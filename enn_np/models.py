@@ -6,6 +6,8 @@ The same class trains, evaluates and predicts; `fit`, `evaluate` and `predict` w
 """
 
 import dataclasses
+import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from .initial import glorot_uniform
 from .losses import cross_entropy, mean_squared_error
 from .ops import dot_rows, softmax, softmax_back, sum_rows
 
+KINDS = {}  # of models, by the name that their files give them
 CELLS = {"rnn": baselines.RNN, "gru": baselines.GRU, "lstm": baselines.LSTM, "engram": Engram}
 
 
@@ -32,6 +35,13 @@ class Model:
     """
 
     metrics = ()  # names of what the loss brings along, such as "accuracy"
+    kind = None  # its name in files
+    width = "outputs"  # what its constructor calls the head's width
+    tapes = ()  # of the last batch learned from, one for each cell, to look at
+
+    def __init_subclass__(cls):
+        if "kind" in vars(cls):
+            KINDS[cls.kind] = cls
 
     def __init__(
         self,
@@ -85,7 +95,7 @@ class Model:
         """Everything needed to build this model again, as plain JSON types."""
         cells = [{"kind": type(cell).__name__.lower(), **dataclasses.asdict(cell)} for cell in self.cells]
         return {
-            "model": type(self).__name__.lower(),
+            "model": self.kind,
             "cells": cells,
             "inputs": self.inputs,
             "outputs": self.outputs,
@@ -139,7 +149,7 @@ class Model:
         if drop is not None:
             dpooled *= drop
         dh, dlast, pool_grads = self._pool_back(dpooled, h, weights, mask)
-        penalty, cell_grads = self._cells_back(tapes, dh, dlast, mask)
+        penalty, cell_grads, _ = self._cells_back(tapes, dh, dlast, mask)
         return penalty, {**cell_grads, **pool_grads, **grads}
 
     def loss_and_grads(self, x, y, rng, mask=None):
@@ -152,8 +162,9 @@ class Model:
         return {"loss": loss + penalty, **metrics}, grads
 
     def _cells_back(self, tapes, dh, dlast, mask):
-        """Through the stack from the top: each layer's dx is the dh of the layer below."""
-        grads, penalties = {}, 0.0
+        """Through the stack from the top, where each layer's dx is the dh of the layer below: the cells' penalties,
+        the gradients of their parameters, and the lowest layer's dx (T, B, D)."""
+        grads, penalties, self.tapes = {}, 0.0, tapes
         for i in reversed(range(len(self.cells))):
             cell, upstream = self.cells[i], {}
             if hasattr(cell, "penalty"):
@@ -165,7 +176,7 @@ class Model:
             dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, input_gradient=i > 0, **upstream)
             dlast = None
             grads |= {f"{i}.{name}": value for name, value in layer.items()}
-        return penalties, grads
+        return penalties, grads, dh
 
     def _pool(self, h, last, mask):
         """Summary over time (B, H) of h (T, B, H), and the weights (T, B, 1) that made it (None for the last state)."""
@@ -257,7 +268,7 @@ class Model:
 class Classifier(Model):
     """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
 
-    metrics = ("accuracy",)
+    metrics, kind, width = ("accuracy",), "classifier", "classes"
 
     def __init__(self, cells, inputs, classes, pooling="last", dropout=0.3, **settings):
         super().__init__(cells, inputs, checks.count("classes", classes, low=2), pooling, dropout, **settings)
@@ -287,7 +298,7 @@ class Classifier(Model):
 class Regressor(Model):
     """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
 
-    metrics = ("mae",)
+    metrics, kind = ("mae",), "regressor"
 
     def __init__(self, cells, inputs, outputs=1, pooling="last", dropout=0.0, **settings):
         super().__init__(cells, inputs, outputs, pooling, dropout, **settings)
@@ -306,25 +317,49 @@ class Regressor(Model):
         return self.predict_outputs(x, batch_size, mask)
 
 
-def build(config):
-    """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument."""
+def build(config, room=math.inf):
+    """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument, and
+    for one of more than `room` parameters."""
     config = dict(config)
-    kinds = {"classifier": (Classifier, "classes"), "regressor": (Regressor, "outputs")}
-    kind, head = kinds[checks.choice("model", config.pop("model", None), tuple(kinds))]
+    kind = KINDS[checks.choice("model", config.pop("model", None), tuple(KINDS))]
     cells = []
     for settings in config.pop("cells", ()):
         settings = dict(settings)
         cell = CELLS[checks.choice("cell", settings.pop("kind", None), tuple(CELLS))]
         cells.append(_construct(cell, settings))
-    return _construct(kind, {"cells": cells, head: config.pop("outputs", None), **config})
+    if "outputs" in config:
+        config[kind.width] = config.pop("outputs")
+    if (least := _least_size(cells, config)) > room:
+        raise ValueError(f"its configuration asks for {least:,} parameters or more, the file holds {room:,} numbers")
+    return _construct(kind, {"cells": cells, **config})
+
+
+def _least_size(cells, config):
+    """A lower bound of a model's parameters, from what is yet unchecked: no file may ask for memory that it is not."""
+    size = {name: value for name, value in config.items() if isinstance(value, int)}
+    V, E = size.get("vocabulary_size", 0), size.get("embedding", 1)
+    inner = sum(cell.hidden * (cell.hidden + getattr(cell, "slots", 0)) for cell in cells)
+    below = [size.get("inputs", E), *(cell.hidden for cell in cells)]
+    links = sum(low * cell.hidden for low, cell in zip(below, cells, strict=False))
+    # An adaptive head is as wide as the last cell for its frequent words only; the rest is bounded by V and cutoffs.
+    cutoffs = [each for each in config.get("cutoffs") or () if isinstance(each, int)]
+    ends, words = [*cutoffs, V], (cutoffs[0] if cutoffs else V) * below[-1]
+    words += sum((high - low) * max(1, below[-1] // 4**i) for i, (low, high) in enumerate(pairwise(ends), 1))
+    table = 0 if config.get("tied") else V * E
+    return inner + links + table + words + size.get("classes", size.get("outputs", 0)) * below[-1]
 
 
 def load(path):
-    """The model that `Model.save` wrote to `path`. Raises FileNotFoundError, or ValueError naming what does not fit."""
+    """The model that `Model.save` wrote to `path`, or that a training run's checkpoint there holds.
+
+    Raises FileNotFoundError, or ValueError naming what does not fit.
+    """
     config, arrays = checkpoint.read(path)
+    config.pop("training", None)
+    arrays = {name: array for name, array in arrays.items() if "/" not in name}  # those are the run's
     try:
-        model = build(config)
-    except (TypeError, ValueError) as error:
+        model = build(config, sum(array.size for array in arrays.values()))
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}") from None
     checkpoint.check_arrays(path, model.params, arrays)
     model.params = {name: arrays[name] for name in model.params}

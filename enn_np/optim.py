@@ -24,6 +24,10 @@ class Optimizer:
         self.steps = 0
         self.state = {name: {} for name in self.moments}
 
+    def settings(self):
+        """What defines it, as plain values: its kind, learning rate and the rest, without what changes in training."""
+        return {"kind": type(self).__name__} | {k: v for k, v in vars(self).items() if k not in ("steps", "state")}
+
     def update(self, params, grads):
         """One step: change every array of `params` in place by the array of `grads` (which is overwritten)."""
         self.steps += 1

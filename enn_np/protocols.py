@@ -8,19 +8,21 @@ deterministic prediction, so that a sample's prediction is its own.
 import json
 import os
 import platform
-import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import checks, datasets
+from . import checks, datasets, storage
+from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
+from .checkpoint import differ
 from .engram import Engram
 from .models import Classifier
 from .optim import Adam
 from .trace import HebbianTraceMonitor
-from .training import EarlyStopping, ReduceOnPlateau, fit
+from .training import fit
 
 MODELS = ("engram", "rnn", "gru", "lstm")
 PROTOCOLS = ("paper", "sound")
@@ -105,13 +107,13 @@ def classifier(name, inputs, classes, protocol, seed, pooling="last"):
     return Classifier([kind(128), kind(64)], inputs, classes, dropout=0.0, **settings)
 
 
-def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progress=True):
+def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progress=True, checkpoint=None, resume=False):
     """Train by the paper's settings and test. Returns the numbers to write down, and the trace monitor or None.
 
     Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
+    checkpoint, resume: see `enn_np.fit`.
     """
     monitor = HebbianTraceMonitor(model, data.x_val[:batch_size]) if isinstance(model.cells[0], Engram) else None
-    started = time.perf_counter()
     history = fit(
         model,
         data.x,
@@ -123,12 +125,13 @@ def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progres
         callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
         seed=seed,
         progress=progress,
+        checkpoint=checkpoint,
+        resume=resume,
     )
-    seconds = time.perf_counter() - started
     scores = model.evaluate(data.x_test, data.y_test, batch_size)
     numbers = {
         "parameters": model.size,
-        "seconds": round(seconds, 2),
+        "seconds": round(history.duration, 2),
         **{f"test_{name}": round(value, 6) for name, value in scores.items()},
         "stopped": history.stopped,
         "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
@@ -139,27 +142,31 @@ def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progres
     return numbers, monitor
 
 
-def run_benchmark(benchmark, name, protocol, seed, out, epochs=None, limit=None, progress=True):
+def run_benchmark(benchmark, name, protocol, seed, out, epochs=None, limit=None, progress=True, resume=False):
     """One full run of a benchmark: writes `out`/summary.json, model.npz and (Engram) trace.npz. Returns the summary.
 
-    benchmark: "mnist" or "cifar10". epochs: the protocol's own if None. limit: train on so many sequences only.
+    benchmark: "mnist" or "cifar10". epochs: the protocol's own if None. limit: train on so many sequences only. While
+    it lasts, `out`/checkpoint.npz holds it; resume: go on from there.
     """
     checks.choice("benchmark", benchmark, tuple(EPOCHS))
     epochs = checks.count("epochs", EPOCHS[benchmark] if epochs is None else epochs)
     checks.choice("model", name, MODELS)
     checks.choice("protocol", protocol, PROTOCOLS)
     limit = limit if limit is None else checks.count("limit", limit)
-    out = folder(out)
-    data = load_split(benchmark, protocol, checks.count("seed", seed, low=0))
+    what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
+    with run_folder(out, what, resume) as (out, checkpoint, done):
+        return done or _run(what, out, epochs, limit, progress, checkpoint, resume)
+
+
+def _run(what, out, epochs, limit, progress, checkpoint, resume):
+    benchmark, protocol, name, seed = what.values()
+    data = load_split(benchmark, protocol, seed)
     model = classifier(name, data.x.shape[-1], 10, protocol, seed)
     if limit is not None:
         data = Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
-    numbers, monitor = train(model, data, epochs, seed, progress=progress)
+    numbers, monitor = train(model, data, epochs, seed, progress=progress, checkpoint=checkpoint, resume=resume)
     summary = {
-        "benchmark": benchmark,
-        "protocol": protocol,
-        "model": name,
-        "seed": seed,
+        **what,
         **numbers,
         "sequences": {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)},
         "config": model.config(),
@@ -167,7 +174,8 @@ def run_benchmark(benchmark, name, protocol, seed, out, epochs=None, limit=None,
     }
     model.save(out / "model.npz")
     if monitor:
-        np.savez(out / "trace.npz", traces=monitor.traces, retrieval=monitor.retrieval[:16], probe=monitor.x[:16])
+        with storage.whole(out / "trace.npz") as file:
+            np.savez(file, traces=monitor.traces, retrieval=monitor.retrieval[:16], probe=monitor.x[:16])
     write_json(out / "summary.json", summary)  # before the figures: a missing matplotlib must not cost the result
     draw(out, {TITLES[name]: numbers}, monitor)
     return summary
@@ -203,6 +211,38 @@ def folder(out):
     return out
 
 
+@contextmanager
+def run_folder(out, what, resume=False):
+    """The folder of one run, kept from other processes: (folder, path of its checkpoint, None), or, where the run that
+    is to be resumed is over, its summary in the place of None. The checkpoint goes when a run has ended by itself.
+
+    what: benchmark, protocol, model and seed. Raises ValueError if another process has the folder, if it holds an
+    unfinished run and `resume` is False, or if it is True and the finished run there is another one.
+    """
+    out = folder(out)
+    with storage.lock(out / ".lock", f"out: {out}"):
+        checkpoint, done = out / "checkpoint.npz", out / "summary.json"
+        if checkpoint.exists() and not resume:
+            raise ValueError(f"out: {out} holds an unfinished run; continue it by --resume, or delete {checkpoint}")
+        summary = read_json(done) if resume and done.exists() and not checkpoint.exists() else None
+        if summary:
+            differ(done, what, {name: summary.get(name) for name in what})
+        yield out, checkpoint, summary
+        if read_json(done).get("stopped") != "interrupted":
+            checkpoint.unlink(missing_ok=True)
+
+
+def read_json(path):
+    """The object in a JSON file. Raises ValueError naming the file if there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); run again, or use another copy") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(found).__name__}; run again, or use another copy")
+    return found
+
+
 def machine():
     """What the numbers were measured on."""
     from . import __version__
@@ -229,9 +269,4 @@ def _processor():
 
 def write_json(path, value):
     """Write `value` as JSON to `path`, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return storage.write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

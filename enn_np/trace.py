@@ -3,8 +3,8 @@
 import numpy as np
 
 from .backend import to_numpy
+from .callbacks import Callback
 from .engram import Engram
-from .training import Callback
 
 
 def trace_statistics(A, clip=None):
@@ -50,6 +50,17 @@ class HebbianTraceMonitor(Callback):
 
     def on_epoch_end(self, training, logs):
         self._note(training.model)
+
+    def state(self):
+        return {"statistics": self.statistics, "traces": self.traces}
+
+    def load_state(self, state):
+        traces = state["traces"]
+        if traces.shape[1:] != self.trace.shape or traces.dtype != self.trace.dtype:
+            raise ValueError(
+                f"traces should be {self.trace.dtype} of shape (epochs, {self.trace.shape}, is {traces.shape}"
+            )
+        self.statistics, self._traces = list(state["statistics"]), list(traces)
 
     def on_end(self, training):
         """The best weights may have come back: look at the model as it is now."""

@@ -1,184 +1,22 @@
-"""The training loop, and what watches it: early stopping, a plateau schedule, your own callbacks, a progress bar.
+"""The training loop: `fit`, the loop over epochs and batches, and a progress bar.
 
     for every epoch:  shuffle;  for every batch: loss, gradients, update;  validate;  ask the callbacks
 
 Keras' rules throughout, so that its users find what they expect and the paper's protocol can be replayed.
 """
 
-import math
 import sys
-import time
-from dataclasses import dataclass, field
-from typing import Any
+import zlib
+from contextlib import nullcontext
 
 import numpy as np
 
 from . import checks
 from .backend import array_module
-from .optim import Adam, Optimizer
-
-
-class History(dict):
-    """Lists with one number per epoch: "loss", "accuracy", "val_loss", ..., "learning_rate", "seconds".
-
-    best_epoch: index of the epoch with the best monitored value. stopped: "finished", "early" or "interrupted".
-    """
-
-    best_epoch = None
-    stopped = "finished"
-
-    def add(self, logs):
-        for name, value in logs.items():
-            self.setdefault(name, []).append(value)
-
-
-@dataclass
-class Training:
-    """A training run as callbacks see it. names: what can be monitored; monitor: what decides which weights are best.
-
-    `stop`: end after this epoch; `restore`: end with the best weights.
-    """
-
-    model: Any
-    optimizer: Optimizer
-    epochs: int
-    monitor: str
-    rng: Any
-    names: tuple = field(init=False)
-    history: History = field(default_factory=History)
-    stop: bool = False
-    restore: bool = False
-    best_score: float = math.inf
-    best_params: dict | None = None
-
-    def __post_init__(self):
-        self.names = ("loss", *self.model.metrics)
-        self.names += tuple(f"val_{name}" for name in self.names) if self.monitor.startswith("val_") else ()
-
-    def start(self, callbacks):
-        """Raise TypeError unless optimizer and callbacks can serve, then tell the callbacks."""
-        if not isinstance(self.optimizer, Optimizer):
-            raise TypeError(f"optimizer: expected one such as Adam(1e-3), got {self.optimizer!r}")
-        if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
-            raise TypeError(
-                f"callbacks: expected a list of Callback objects such as [EarlyStopping()], got {callbacks!r}"
-            )
-        for callback in callbacks:
-            callback.on_start(self)
-
-    def end_epoch(self, logs, callbacks):
-        """Record an epoch, remember its weights if they are the best so far, and ask the callbacks."""
-        self.history.add(logs)
-        score = _cost(self.monitor, logs)
-        if score < self.best_score:
-            self.best_score = score
-            self.history.best_epoch = len(self.history["loss"]) - 1
-            self.best_params = {name: value.copy() for name, value in self.model.params.items()}
-        for callback in callbacks:
-            callback.on_epoch_end(self, logs)
-
-    def check_finite(self, logs):
-        """Raise ValueError, with the best weights given back, if training has left the finite numbers for good."""
-        for name, value in logs.items():
-            if not math.isfinite(value):
-                self.restore_best()
-                raise ValueError(
-                    f"learning_rate: at {self.optimizer.learning_rate:g} {name} became {value} in epoch "
-                    f"{len(self.history.get('loss', ())) + 1}; lower it, or shorten gradients by Adam(clip_norm=1.0)"
-                )
-
-    def end(self, callbacks):
-        """Give the best weights back if asked for, then tell the callbacks."""
-        if self.restore:
-            self.restore_best()
-        for callback in callbacks:
-            callback.on_end(self)
-
-    def restore_best(self):
-        for name, value in (self.best_params or {}).items():
-            self.model.params[name][...] = value
-
-
-class Callback:
-    """Watches a training run: override `on_start`, `on_epoch_end` (logs: this epoch's numbers) and `on_end`."""
-
-    def on_start(self, training):
-        pass
-
-    def on_epoch_end(self, training, logs):
-        pass
-
-    def on_end(self, training):
-        pass
-
-
-class Patience(Callback):
-    """Counts epochs in which `monitor` did not improve by more than min_delta; after `patience` of them, `act`.
-
-    Losses improve by falling and accuracies by rising. A new run starts counting anew.
-    """
-
-    best, wait = math.inf, 0
-
-    def __init__(self, monitor, patience, min_delta):
-        self.monitor, self.patience = monitor, checks.count("patience", patience, low=0)
-        self.min_delta = checks.number("min_delta", min_delta, low=0)
-
-    def on_start(self, training):
-        if self.monitor not in training.names:
-            known = ", ".join(map(repr, training.names))
-            raise ValueError(
-                f"monitor: expected one of {known}, got {self.monitor!r}; what begins with val_ needs validation data"
-            )
-        self.best, self.wait = math.inf, 0
-
-    def on_epoch_end(self, training, logs):
-        cost = _cost(self.monitor, logs)
-        self.wait += 1
-        if cost < self.best - self.min_delta:
-            self.best, self.wait = cost, 0
-        elif self.wait >= self.patience:
-            self.act(training)
-
-
-class EarlyStopping(Patience):
-    """Stop when `monitor` has not improved by more than min_delta for `patience` epochs.
-
-    restore_best: end with the weights of the epoch where `monitor` was best, stopped early or not.
-    """
-
-    def __init__(self, monitor="val_loss", patience=3, min_delta=0.0, restore_best=True):
-        super().__init__(monitor, patience, min_delta)
-        self.restore_best = checks.switch("restore_best", restore_best)
-
-    def on_start(self, training):
-        super().on_start(training)
-        if self.restore_best:
-            training.monitor, training.restore = self.monitor, True
-
-    def act(self, training):
-        training.stop = True
-
-
-class ReduceOnPlateau(Patience):
-    """Multiply the learning rate by `factor`, but not to below min_learning_rate, after `patience` epochs in which
-    `monitor` improved by min_delta or less."""
-
-    def __init__(self, monitor="val_loss", factor=0.5, patience=2, min_delta=1e-4, min_learning_rate=1e-5):
-        super().__init__(monitor, patience, min_delta)
-        self.factor = checks.number("factor", factor, above=0, high=1)
-        self.min_learning_rate = checks.number("min_learning_rate", min_learning_rate, low=0)
-
-    def act(self, training):
-        rate = training.optimizer.learning_rate
-        if rate > self.min_learning_rate:  # one that began below it is never raised
-            training.optimizer.learning_rate = max(rate * self.factor, self.min_learning_rate)
-            self.wait = 0
-
-
-def _cost(name, logs):
-    """The monitored number, turned so that less is better."""
-    return -logs[name] if name.endswith("accuracy") else logs[name]
+from .checkpoint import check_arrays
+from .optim import Adam
+from .session import Pass, Training
+from .watch import not_finite, watch_memory
 
 
 def fit(
@@ -194,6 +32,9 @@ def fit(
     seed=0,
     mask=None,
     progress=True,
+    checkpoint=None,
+    resume=False,
+    non_finite="stop",
 ):
     """Train `model` in place and return its `History`.
 
@@ -201,62 +42,127 @@ def fit(
     or a share of the data between 0 and 1, taken from the end as Keras does. optimizer: Adam() by default. callbacks:
     a list of `Callback`. mask (n, T) bool. seed: of shuffling, dropout, initial states and trace noise; the same seed
     on the same machine gives the same weights to the bit. progress: a bar per epoch, shown only on a terminal. Ctrl-C
-    ends training with the best weights so far. Raises TypeError or ValueError naming the argument, before any work;
-    ValueError also where the loss became infinite or NaN, with the best weights so far given back.
+    ends training with the best weights so far. checkpoint: a file to save the run to, when it starts, every minute
+    (`Checkpoint(path, seconds=60)`) and at its end. resume: go on from there, if it exists, to the same end to the bit;
+    the settings must be the same, `epochs` may be more. non_finite: "stop" at a loss or gradient that is infinite or
+    NaN, or "skip" such batches. Raises TypeError or ValueError naming the argument, before any work; ValueError also
+    for a run that stops so, with the best weights so far given back.
     """
     x, y, mask = model.check_data(x, y, mask)
     epochs, batch_size = checks.count("epochs", epochs), checks.count("batch_size", batch_size)
     x, y, mask, validation = _split_validation(model, x, y, mask, validation)
     optimizer = Adam() if optimizer is None else optimizer
-    monitor = "loss" if validation is None else "val_loss"
-    training = Training(model, optimizer, epochs, monitor, np.random.default_rng(checks.count("seed", seed, low=0)))
-
-    def train_epoch(title):
-        return _train_epoch(training, x, y, mask, batch_size, title, progress)
+    monitor, seed = "loss" if validation is None else "val_loss", checks.count("seed", seed, low=0)
+    settings = {"batch_size": batch_size, "seed": seed}
+    if checkpoint is not None:
+        settings["data"] = fingerprint(x, y, mask, *(validation or ()))
+    rng = np.random.default_rng(seed)
+    training = Training(model, optimizer, epochs, monitor, rng, checkpoint, resume, settings, non_finite)
 
     def validate():
         return model.evaluate(*validation[:2], batch_size, validation[2])
 
-    return run_epochs(training, callbacks, train_epoch, None if validation is None else validate)
+    work = Shuffled(model, x, y, mask, batch_size)
+    return run_epochs(training, callbacks, work, None if validation is None else validate, progress)
 
 
-def run_epochs(training, callbacks, train_epoch, validate=None):
-    """All epochs of a run, and its history. train_epoch(title) trains one; it and validate() return numbers by name."""
-    training.start(callbacks)
+class Shuffled:
+    """What `fit` does in an epoch: all sequences once, in a new order, in batches.
+
+    The four methods are all that `run_epochs` asks of the work of an epoch; `LanguageModel.fit_stream` has another.
+    """
+
+    unit = " seq"
+
+    def __init__(self, model, x, y, mask, batch_size):
+        self.model, self.x, self.y, self.mask, self.batch_size = model, x, y, mask, batch_size
+        self.size = len(x)
+
+    def begin(self, rng):
+        """The arrays that go from batch to batch."""
+        return {"order": rng.permutation(self.size)}
+
+    def check(self, path, carry):
+        """Raise ValueError unless the arrays `carry`, from the file `path`, can be those of this work."""
+        check_arrays(path, self.begin(np.random.default_rng()), carry, "pass/carry/")
+        if not (np.sort(carry["order"]) == np.arange(self.size)).all():
+            raise ValueError(f"{path}: pass/carry/order does not name every sequence once; use another copy")
+
+    def batches(self, carry, start):
+        """Batches from number `start` on: rows picked by index, so that the data set is never copied."""
+        for i in range(start * self.batch_size, self.size, self.batch_size):
+            yield carry["order"][i : i + self.batch_size]
+
+    def learn(self, rows, carry, rng):
+        """(how many it saw, sums over them, gradients, carry) of one batch."""
+        model = self.model
+        mask = None if self.mask is None else model.time_major(self.mask[rows])
+        y = array_module(model.params["head.W"]).asarray(self.y[rows])
+        metrics, grads = model.loss_and_grads(model.time_major(self.x[rows]), y, rng, mask)
+        return len(rows), {**metrics, "loss": metrics["loss"] * len(rows)}, grads, carry
+
+    def means(self, totals, seen):
+        """The numbers of an epoch."""
+        return {name: float(value) / seen for name, value in totals.items()}
+
+
+def run_epochs(training, callbacks, work, validate=None, progress=True):
+    """All epochs of a run, or those left of a resumed one, and its history. validate() returns numbers by name."""
+    with training.checkpoint.held() if training.checkpoint else nullcontext():
+        training.start(callbacks, work)
+        return _run_epochs(training, work, validate, progress)
+
+
+def _run_epochs(training, work, validate, progress):
     try:
-        for epoch in range(training.epochs):
-            started = time.perf_counter()
-            logs = train_epoch(f"epoch {epoch + 1}/{training.epochs}")
+        while training.epoch < training.epochs and not training.stop:
+            logs = _train_epoch(training, work, progress)
             if validate is not None:
                 logs |= {f"val_{name}": value for name, value in validate().items()}
             training.check_finite(logs)
-            logs |= {"learning_rate": training.optimizer.learning_rate, "seconds": time.perf_counter() - started}
-            training.end_epoch(logs, callbacks)
-            if training.stop:
-                training.history.stopped = "early"
-                break
+            seconds = training.clock() - training.part.started
+            training.end_epoch(logs | {"learning_rate": training.optimizer.learning_rate, "seconds": seconds})
+        training.save()
+        training.history.stopped = "early" if training.stop else "finished"
     except KeyboardInterrupt:
         training.history.stopped = "interrupted"
         training.restore = True
-    training.end(callbacks)
+    training.end()
     return training.history
 
 
-def _train_epoch(training, x, y, mask, batch_size, title, progress):
-    """One pass over the data in a new order. Batches are rows picked by index: the data set is never copied."""
-    model, order, totals = training.model, training.rng.permutation(len(x)), {}
-    xp = array_module(model.params["head.W"])
-    with _bar(len(x), title, progress) as bar:
-        for start in range(0, len(x), batch_size):
-            rows = order[start : start + batch_size]
-            part_mask = None if mask is None else model.time_major(mask[rows])
-            part = model.time_major(x[rows])
-            metrics, grads = model.loss_and_grads(part, xp.asarray(y[rows]), training.rng, part_mask)
-            training.optimizer.update(model.params, grads)
-            for name, value in {**metrics, "loss": metrics["loss"] * len(rows)}.items():
-                totals[name] = totals.get(name, 0.0) + value
-            bar.advance(len(rows), totals)
-    return {name: float(value) / len(x) for name, value in totals.items()}
+def _train_epoch(training, work, progress):
+    """One pass over the data, or the rest of one that a checkpoint brought back."""
+    training.part = part = training.part or Pass(work.begin(training.rng), training.clock())
+    title = f"epoch {training.epoch + 1}/{training.epochs}"
+    with Bar(work.size, title, work.unit, progress, part.seen) as bar:
+        for batch in work.batches(part.carry, part.batches):
+            count, sums, grads, carry = work.learn(batch, part.carry, training.rng)
+            fault = not_finite(sums["loss"], grads)
+            if fault is None:
+                training.optimizer.update(training.model.params, grads)
+                part.totals = {name: part.totals.get(name, 0.0) + value for name, value in sums.items()}
+                part.seen, part.carry = part.seen + count, carry
+                bar.advance(count, part.totals)
+            else:
+                training.skip(fault)
+            part.batches += 1
+            training.save(only_if_due=True)
+    if not part.seen:
+        raise training.diverged("no batch had a finite loss and gradient in")
+    watch_memory(training.model, training.warned)
+    return work.means(part.totals, part.seen)
+
+
+def fingerprint(*arrays):
+    """[dtype, shape, CRC-32] of every array, None for None: tells whether a resumed run has the data it began with."""
+    found = []
+    for array in arrays:
+        crc, rows = 0, 0 if array is None else max(1, (1 << 20) * len(array) // max(1, array.nbytes))
+        for start in range(0, 0 if array is None else len(array), rows or 1):
+            crc = zlib.crc32(np.ascontiguousarray(array[start : start + rows]), crc)
+        found.append(array if array is None else [str(array.dtype), list(array.shape), crc])
+    return found
 
 
 def _split_validation(model, x, y, mask, validation):
@@ -279,24 +185,24 @@ def _split_validation(model, x, y, mask, validation):
     return x[:cut], y[:cut], None if mask is None else mask[:cut], held
 
 
-class _bar:
-    """tqdm's bar on a terminal with loss, metrics and time left; nothing elsewhere."""
+class Bar:
+    """tqdm's bar on a terminal with loss, metrics and time left; nothing elsewhere. done: where it starts."""
 
-    def __init__(self, total, title, progress):
-        self.total, self.title, self.done = total, title, 0
-        self.tqdm = None
+    def __init__(self, total, title, unit=" seq", progress=True, done=0):
+        self.done, self.tqdm = done, None
         if progress and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.tqdm = tqdm(total=total, desc=title, unit=" seq", leave=False, dynamic_ncols=True)
+            self.tqdm = tqdm(total=total, initial=done, desc=title, unit=unit, leave=False, dynamic_ncols=True)
 
     def __enter__(self):
         return self
 
-    def advance(self, rows, totals):
-        self.done += rows
+    def advance(self, count, totals):
+        """`count` more are done; totals: sums over all that are."""
+        self.done += count
         if self.tqdm is not None:
-            self.tqdm.update(rows)
+            self.tqdm.update(count)
             means = {name: f"{float(value) / self.done:.4f}" for name, value in totals.items()}
             self.tqdm.set_postfix(means, refresh=False)
 

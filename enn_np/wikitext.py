@@ -4,17 +4,15 @@ sound: words are embedded, the vocabulary is that of the training part, the stat
 and test are scored word by word with no noise. paper: 32-word windows cut as published, the id as one float, 10 epochs.
 """
 
-import time
-from pathlib import Path
-
 from . import checks
+from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
 from .language import LanguageModel, score_text, wikitext2_recipe
 from .optim import Adam
-from .protocols import MODELS, PROTOCOLS, folder, machine, write_json
+from .protocols import MODELS, PROTOCOLS, machine, run_folder, write_json
 from .text import load_wikitext, paper_windows
-from .training import EarlyStopping, ReduceOnPlateau, fit
+from .training import fit
 
 NAMES = {"wikitext2": "wikitext-2", "wikitext103": "wikitext-103"}
 
@@ -28,29 +26,41 @@ PAPER = {
 
 
 def run_wikitext(
-    benchmark, name, protocol, seed, out, epochs=None, limit=None, train="wiki.train.tokens", progress=True
+    benchmark,
+    name,
+    protocol,
+    seed,
+    out,
+    epochs=None,
+    limit=None,
+    train="wiki.train.tokens",
+    progress=True,
+    resume=False,
 ):
     """One full run: writes `out`/summary.json and model.npz. Returns the summary.
 
-    benchmark: "wikitext2" or "wikitext103". name, protocol, seed: see `protocols`. epochs: the protocol's own if None.
-    limit: train on so many words (sound) or windows (paper) only. train: another file to train on.
+    benchmark: "wikitext2" or "wikitext103". name, protocol, seed, resume: see `protocols`. epochs: the protocol's own
+    if None. limit: train on so many words (sound) or windows (paper) only. train: another file to train on.
     """
-    data_set = NAMES[checks.choice("benchmark", benchmark, tuple(NAMES))]
+    checks.choice("benchmark", benchmark, tuple(NAMES))
     checks.choice("model", name, MODELS)
     checks.choice("protocol", protocol, PROTOCOLS)
-    seed = checks.count("seed", seed, low=0)
+    what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     limit = limit if limit is None else checks.count("limit", limit)
     epochs = epochs if epochs is None else checks.count("epochs", epochs)
-    out, run = folder(out), _paper if protocol == "paper" else _sound
-    started = time.perf_counter()
-    model, history, scores, size = run(data_set, name, seed, epochs, limit, train, progress)
+    with run_folder(out, what, resume) as (out, checkpoint, done):
+        saving = {"progress": progress, "checkpoint": checkpoint, "resume": resume}
+        return done or _run(what, out, epochs, limit, train, saving)
+
+
+def _run(what, out, epochs, limit, train, saving):
+    benchmark, protocol, name, seed = what.values()
+    run = _paper if protocol == "paper" else _sound
+    model, history, scores, size = run(NAMES[benchmark], name, seed, epochs, limit, train, saving)
     summary = {
-        "benchmark": benchmark,
-        "protocol": protocol,
-        "model": name,
-        "seed": seed,
+        **what,
         "parameters": model.size,
-        "seconds": round(time.perf_counter() - started, 2),
+        "seconds": round(history.duration, 2),
         **{name: float(f"{value:.6g}") for name, value in scores.items()},
         "stopped": history.stopped,
         "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
@@ -61,24 +71,24 @@ def run_wikitext(
         "machine": machine(),
     }
     model.save(out / "model.npz")
-    write_json(Path(out) / "summary.json", summary)
+    write_json(out / "summary.json", summary)
     return summary
 
 
-def _sound(data_set, name, seed, epochs, limit, train, progress):
+def _sound(data_set, name, seed, epochs, limit, train, saving):
     text = load_wikitext(data_set, train=train)
     settings, training = wikitext2_recipe(name)
     model = LanguageModel(vocabulary_size=len(text.vocabulary), seed=seed, **settings)
     if epochs is not None:
         training["epochs"] = epochs
     tokens = text.train if limit is None else text.train[:limit]
-    history = model.fit_stream(tokens, validation=text.valid, seed=seed, progress=progress, **training)
+    history = model.fit_stream(tokens, validation=text.valid, seed=seed, **saving, **training)
     found = score_text(model, text)
     scores = {f"{part}_{key}": value for part in ("valid", "test") for key, value in found[part].items()}
     return model, history, scores, len(tokens)
 
 
-def _paper(data_set, name, seed, epochs, limit, train, progress):
+def _paper(data_set, name, seed, epochs, limit, train, saving):
     windows = paper_windows(data_set, train=train)
     cells = {
         "engram": Engram(128, 64, sparsity=0.3),
@@ -97,7 +107,7 @@ def _paper(data_set, name, seed, epochs, limit, train, progress):
         optimizer=Adam(1e-3, clip_norm=1.0),
         callbacks=[EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity")],
         seed=seed,
-        progress=progress,
+        **saving,
     )
     found = model.evaluate(windows.x_test, windows.y_test)
     return model, history, {f"test_{key}": value for key, value in found.items()}, len(x)

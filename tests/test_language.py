@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau
+from enn_np import GRU, LSTM, RNN, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, load
 from enn_np.gradcheck import Kink, _pattern, compare
-from enn_np.language import LanguageModel, load, score_text, scores, wikitext2_recipe
+from enn_np.language import LanguageModel, score_text, scores, wikitext2_recipe
 from enn_np.text import Text, Vocabulary, stream_batches, unigram_perplexity
 
 V, T, B = 7, 4, 3
@@ -147,6 +147,7 @@ def test_evaluation_of_a_stream_scores_every_next_word_given_all_before(name):
         assert found["accuracy"] == (log_p.argmax(-1) == tokens[1:]).mean()
 
 
+@pytest.mark.filterwarnings("ignore:cell 0. .*Hebbian trace:RuntimeWarning")  # four slots are few
 def test_every_epoch_starts_from_zero_and_every_piece_from_the_end_of_the_one_before():
     model = LanguageModel([Engram(4, 3), LSTM(5)], V, embedding=3)
     starts, ends, learn = [], [], model.learn
@@ -163,7 +164,8 @@ def test_every_epoch_starts_from_zero_and_every_piece_from_the_end_of_the_one_be
     for first in (starts[0], starts[4]):
         assert not any(part.any() for state in first for part in state)
     for i in (1, 2, 3, 5, 6, 7):
-        assert starts[i] is ends[i - 1]
+        for one, other in zip(starts[i], ends[i - 1], strict=True):
+            assert all(part is before for part, before in zip(one, other, strict=True))
         assert any(part.any() for state in starts[i] for part in state)
 
 
@@ -226,6 +228,7 @@ def test_windows_of_ids_as_numbers_train_as_any_model_does():
     assert 0 <= history["accuracy"][-1] <= 1
 
 
+@pytest.mark.filterwarnings("ignore:cell 0. .*Hebbian trace:RuntimeWarning")  # four slots are few
 def test_training_repeats_to_the_bit_and_callbacks_watch_it():
     epochs = []
 
@@ -300,10 +303,8 @@ def test_a_saved_model_comes_back(name, tmp_path):
 
 
 def test_files_of_other_models_are_refused(tmp_path):
-    from enn_np import Classifier, checkpoint
+    from enn_np import checkpoint
 
-    with pytest.raises(ValueError, match="model: expected one of 'language'"):
-        load(Classifier(RNN(3), 2, 2).save(tmp_path / "other.npz"))
     model = build("one cell")
     with pytest.raises(ValueError, match=r"bad\.npz.*surprise"):
         load(checkpoint.write(tmp_path / "bad.npz", {**model.config(), "surprise": 1}, model.params))

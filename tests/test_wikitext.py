@@ -6,8 +6,7 @@ import lzma
 import numpy as np
 import pytest
 
-from enn_np import cli, wikitext
-from enn_np.language import load
+from enn_np import cli, load, wikitext
 from enn_np.text import load_wikitext
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "far", "away", "."]

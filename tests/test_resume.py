@@ -1,0 +1,500 @@
+"""Nothing lost: a run that was interrupted anywhere and resumed ends as if nothing had happened, to the bit."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import C, D, classifier, copied, padding, same_to_the_bit, sequences
+
+from enn_np import (
+    GRU,
+    LSTM,
+    SGD,
+    Adam,
+    Callback,
+    Checkpoint,
+    Classifier,
+    EarlyStopping,
+    Engram,
+    LanguageModel,
+    ReduceOnPlateau,
+    Regressor,
+    fit,
+    load,
+    storage,
+)
+from enn_np import checkpoint as files
+from enn_np.trace import HebbianTraceMonitor
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+class Case:
+    """A training run that can be started any number of times. kill_at: die as the batch with this number begins."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def model(self):
+        if self.kind in ("stream", "windows"):
+            cells = [Engram(6, 5, trace="sample"), LSTM(4)]
+            return LanguageModel(cells, 17, 5, head="adaptive", cutoffs=(4, 9), dropout=0.2)
+        if self.kind == "regressor":
+            return Regressor(GRU(4), D, 2, pooling="mean", dropout=0.1)
+        return classifier([Engram(6, 5), GRU(4)], pooling="attention", dropout=0.3)
+
+    def optimizer(self):
+        return SGD(0.05, momentum=0.9) if self.kind == "regressor" else Adam(0.01, clip_norm=1.0)
+
+    def run(self, path=None, kill_at=None, resume=False, seconds=0, epochs=4, **settings):
+        """Train, and return the model, its history and the trace monitor (None where there is none)."""
+        model, monitor, seen = self.model(), None, 0
+        learn = "learn" if self.kind in ("stream", "windows") else "loss_and_grads"
+        original = getattr(model, learn)
+
+        def watched(*given, **named):
+            nonlocal seen
+            seen += 1
+            if seen == kill_at:
+                raise Killed
+            return original(*given, **named)
+
+        setattr(model, learn, watched)
+        settings = {
+            "epochs": epochs,
+            "optimizer": self.optimizer(),
+            "callbacks": [EarlyStopping(patience=2), ReduceOnPlateau(patience=1, min_delta=0.05)],
+            "checkpoint": None if path is None else Checkpoint(path, seconds),
+            "resume": resume,
+            "progress": False,
+            **settings,
+        }
+        if self.kind in ("stream", "windows"):
+            text = np.random.default_rng(3).integers(0, 17, 200).astype(np.uint16)
+            if self.kind == "stream":
+                return model, model.fit_stream(text, batch_size=3, steps=20, validation=text[:40], **settings), monitor
+            rows = text[:192].reshape(24, 8)
+            return model, model.fit(rows, (rows + 1) % 17, batch_size=6, validation=0.25, **settings), monitor
+        x, y = sequences(40)
+        mask = padding(40)
+        if self.kind == "regressor":
+            y = x.mean(1)[:, :2]
+        else:
+            y[30:] = (y[30:] + 1) % C  # wrong in validation, so that the best epoch is an early one
+            monitor = HebbianTraceMonitor(model, x[:5])
+            settings["callbacks"].append(monitor)
+        return model, fit(model, x, y, mask=mask, batch_size=7, validation=0.25, **settings), monitor
+
+
+KINDS = ("classifier", "regressor", "windows", "stream")
+BATCHES = {"classifier": 20, "regressor": 20, "windows": 12, "stream": 16}  # in four epochs
+pytestmark = pytest.mark.filterwarnings("ignore:cell 0. .*Hebbian trace:RuntimeWarning")  # five slots are few
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The runs that nobody interrupted."""
+    return {kind: Case(kind).run() for kind in KINDS}
+
+
+def assert_same_run(one, other):
+    """Parameters, history and trace to the bit; only the time taken may differ."""
+    (model, history, monitor), (model_2, history_2, monitor_2) = one, other
+    assert same_to_the_bit(model.params, model_2.params)
+    assert history.keys() == history_2.keys()
+    assert {**history, "seconds": 0} == {**history_2, "seconds": 0}
+    assert (history.best_epoch, history.stopped) == (history_2.best_epoch, history_2.stopped)
+    if monitor:
+        assert monitor.statistics == monitor_2.statistics
+        for name in ("traces", "trace", "retrieval"):
+            assert getattr(monitor, name).tobytes() == getattr(monitor_2, name).tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saving_changes_nothing(kind, whole, tmp_path):
+    """A save that draws from the generator, or leaves an array of the run in another memory order."""
+    assert_same_run(Case(kind).run(tmp_path / "run.npz"), whole[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", (0, 0.2, 0.5, 0.99))
+def test_a_killed_run_ends_as_the_whole_one(kind, share, whole, tmp_path):
+    """Any part of the state that is not saved: moments, generator, order, carried h and A, patience, best weights."""
+    path, case = tmp_path / "run.npz", Case(kind)
+    ran = len(whole[kind][1]["loss"]) * BATCHES[kind] // 4
+    with pytest.raises(Killed):
+        case.run(path, kill_at=1 + int(share * ran))
+    assert_same_run(case.run(path, resume=True), whole[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_again_and_again(kind, whole, tmp_path):
+    """What a resumed run saves must be as good as what the first one saved, also where saves are rare."""
+    path, case, deaths = tmp_path / "run.npz", Case(kind), 0
+    while deaths < 9:  # 20 batches at most, three and a part of one in every life
+        try:
+            ended = case.run(path, kill_at=4, resume=True)
+            break
+        except Killed:
+            deaths += 1
+    assert 3 <= deaths < 9
+    assert_same_run(ended, whole[kind])
+
+
+def test_a_run_that_was_over_comes_back(whole, tmp_path):
+    """A notebook cell run again: no training, the same model."""
+    path = tmp_path / "run.npz"
+    Case("classifier").run(path)
+    assert_same_run(Case("classifier").run(path, kill_at=1, resume=True), whole["classifier"])
+
+
+def test_resuming_nothing_begins_at_the_beginning(whole, tmp_path):
+    assert_same_run(Case("classifier").run(tmp_path / "new" / "run.npz", resume=True), whole["classifier"])
+
+
+def test_more_epochs_go_on_where_fewer_ended(tmp_path):
+    plain = {"callbacks": []}
+    Case("regressor").run(tmp_path / "run.npz", epochs=2, **plain)
+    more = Case("regressor").run(tmp_path / "run.npz", epochs=4, resume=True, **plain)
+    assert_same_run(more, Case("regressor").run(epochs=4, **plain))
+    with pytest.raises(ValueError, match=r"^epochs: .*run\.npz has 4 done, got 3; ask for as many or more"):
+        Case("regressor").run(tmp_path / "run.npz", epochs=3, resume=True, **plain)
+
+
+def test_time_stands_still_between_kill_and_resume(tmp_path):
+    path, case = tmp_path / "run.npz", Case("classifier")
+    with pytest.raises(Killed):
+        case.run(path, kill_at=8)
+    config, arrays = files.read(path)
+    config["training"]["seconds"] += 1000
+    files.write(path, config, arrays)
+    _, history, _ = case.run(path, resume=True)
+    assert 1000 < history.duration < 1100 and 1000 < sum(history["seconds"]) < 1100
+
+
+def test_a_checkpoint_is_a_model_too(tmp_path):
+    """What a killed run had learned can be used at once."""
+    path = tmp_path / "run.npz"
+    model, _, _ = Case("stream").run(path, callbacks=[])
+    again = load(path)
+    assert again.config() == model.config() and same_to_the_bit(again.params, model.params)
+
+
+# What does not fit
+
+
+def drop(name):
+    return lambda tree: tree.pop(name)
+
+
+def put(value, *names):
+    def change(tree):
+        for name in names[:-1]:
+            tree = tree[name]
+        tree[names[-1]] = value
+
+    return change
+
+
+WRONG = {
+    "a missing moment": ({"arrays": drop("moments/m/0.M")}, r"m/0\.M is missing"),
+    "a moment too many": ({"arrays": lambda a: a.update({"moments/v/new": np.ones(1)})}, r"v/new is not part"),
+    "a best weight of another shape": (
+        {"arrays": put(np.ones(2, "f4"), "best/0.M")},
+        r"best/0\.M should be float32 \(5",
+    ),
+    "a weight of another dtype": ({"arrays": put(np.ones((5, 6)), "0.M")}, r"0\.M should be float32"),
+    "an order of other sequences": (
+        {"arrays": lambda a: a["pass/carry/order"].fill(0)},
+        "order does not name every sequence once",
+    ),
+    "no order": ({"arrays": drop("pass/carry/order")}, r"pass/carry/order is missing|KeyError: 'carry'"),
+    "another model": ({"config": put(7, "seed")}, "seed was 7, is 0"),
+    "no run": ({"config": drop("training")}, "holds a model, but no training run"),
+    "a run that is no object": ({"config": put([], "training")}, "holds a model, but no training run"),
+    "no generator": ({"config": lambda config: config["training"].pop("rng")}, "KeyError: 'rng'"),
+    "another generator": ({"config": put("MT19937", "training", "rng", "bit_generator")}, "not a whole enn_np file"),
+    "a history of words": ({"config": put(["a"], "training", "history", "loss")}, "not a whole enn_np file"),
+    "a history of uneven lists": ({"config": put([1.0] * 9, "training", "history", "loss")}, "different lengths"),
+    "steps of a fraction": ({"config": put(1.5, "training", "optimizer", "steps")}, "steps: expected a whole number"),
+    "a newer format": ({"config": put(2, "format")}, "format 1, got 2; .*newer enn_np: upgrade"),
+    "other settings": ({"config": put(8, "training", "settings", "batch_size")}, "batch_size was 8, is 7"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_checkpoint_that_does_not_fit_says_why(what, tmp_path):
+    """One ValueError that names the file and the fault, before a single batch."""
+    path = tmp_path / "run.npz"
+    with pytest.raises(Killed):
+        Case("classifier").run(path, kill_at=8)
+    spoil_it, message = WRONG[what]
+    spoil_path(path, **spoil_it)
+    with pytest.raises(ValueError, match=message) as caught:
+        Case("classifier").run(path, kill_at=1, resume=True)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def spoil_path(path, config=lambda config: None, arrays=lambda arrays: None):
+    found = files.read(path)
+    format_ = {"format": files.FORMAT}
+    config_ = {**format_, **found[0]}
+    config(config_)
+    arrays(found[1])
+    np.savez(path, config=np.array(json.dumps(config_)), **found[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 8}, "batch_size was 7, is 8"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"optimizer": Adam(0.02, clip_norm=1.0)}, r"optimizer\.learning_rate was 0\.01, is 0\.02"),
+        ({"callbacks": [EarlyStopping(patience=5)]}, r"callbacks\.0\.patience was 2, is 5"),
+        ({"validation": None, "callbacks": []}, r"data\.0\.2 was \d+, is \d+"),
+    ],
+)
+def test_other_settings_are_named(settings, message, tmp_path):
+    """A run that goes on with another batch size is no longer the run that began."""
+    path, case = tmp_path / "run.npz", Case("classifier")
+    model = case.model()
+    x, y = sequences(40)
+    same = {"batch_size": 7, "validation": 0.25, "epochs": 1, "checkpoint": path, "progress": False}
+    callbacks = [EarlyStopping(patience=2)]
+    fit(model, x, y, **same, optimizer=Adam(0.01, clip_norm=1.0), callbacks=callbacks)
+    before = copied(model.params)
+    with pytest.raises(ValueError, match=message):
+        fit(
+            model,
+            x,
+            y,
+            **{**same, "optimizer": Adam(0.01, clip_norm=1.0), "callbacks": callbacks, "resume": True, **settings},
+        )
+    assert same_to_the_bit(model.params, before), "changed before it was refused"
+
+
+def test_other_data_are_noticed(tmp_path):
+    x, y = sequences(40)
+    fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz")
+    x = x.copy()
+    x[3, 1, 0] += 1
+    with pytest.raises(ValueError, match=r"data\.0\.2 was"):
+        fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz", resume=True)
+
+
+def test_a_run_is_not_overwritten_by_another(tmp_path):
+    x, y = sequences(40)
+    fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz")
+    with pytest.raises(ValueError, match=r"^checkpoint: .*run\.npz holds a run already; resume=True"):
+        fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz")
+
+
+def test_two_runs_cannot_share_a_checkpoint(tmp_path):
+    x, y = sequences(40)
+
+    class Second(Callback):
+        def on_epoch_end(self, training, logs):
+            fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz", resume=True)
+
+    with pytest.raises(ValueError, match=r"^checkpoint: .*run\.npz is in use by another run; wait"):
+        fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz", callbacks=[Second()])
+
+
+# Saves that fail
+
+
+def disk_full(monkeypatch, after):
+    """From the save with number `after` on, half a file is written and then the disk is full."""
+    saves, savez = 0, np.savez
+
+    def failing(file, **arrays):
+        nonlocal saves
+        saves += 1
+        if saves < after:
+            return savez(file, **arrays)
+        file.write(b"half a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", failing)
+
+
+@pytest.mark.parametrize("after", (1, 2, 9))
+def test_a_full_disk_costs_nothing_that_was_saved(after, whole, tmp_path, monkeypatch):
+    path, case = tmp_path / "run.npz", Case("classifier")
+    disk_full(monkeypatch, after)
+    with pytest.raises(OSError, match="checkpoint: No space left on device at epoch") as caught:
+        case.run(path)
+    assert caught.value.errno == errno.ENOSPC and str(path) in str(caught.value)
+    assert ("resume" in str(caught.value)) == (after > 1)
+    assert not list(tmp_path.glob("*.part")), "half a file was left behind"
+    monkeypatch.undo()
+    assert_same_run(case.run(path, resume=True), whole["classifier"])
+
+
+def test_leftovers_of_killed_writers_go(tmp_path):
+    path = tmp_path / "run.npz"
+    (tmp_path / "run.npz.12345678.part").write_bytes(b"half")
+    Case("regressor").run(path)
+    assert not list(tmp_path.glob("*.part"))
+
+
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import warnings; warnings.simplefilter("ignore")
+from test_resume import Case
+from enn_np import storage
+import numpy as np
+case, saves = Case({kind!r}), 0
+os_replace, savez = os.replace, np.savez
+def last():
+    global saves
+    saves += 1
+    return saves == {save}
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def replace(a, b):
+    if {during!r} == "rename" and last():
+        die()
+    os_replace(a, b)
+def half(file, **arrays):
+    savez(file, **arrays)
+    if {during!r} == "write" and last():
+        file.truncate(file.tell() // 2)
+        die()
+os.replace, np.savez = replace, half
+case.run({path!r}, resume=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is not of this system")
+@pytest.mark.parametrize(("kind", "during", "save"), [("classifier", "write", 4), ("stream", "rename", 9)])
+def test_sigkill_in_the_middle_of_a_save(kind, during, save, whole, tmp_path):
+    """Nothing runs after SIGKILL: no handler, no finally. What lies there must be a checkpoint all the same."""
+    path = tmp_path / "run.npz"
+    code = CHILD.format(tests=str(Path(__file__).parent), kind=kind, during=during, save=save, path=str(path))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert list(tmp_path.glob("*.part")), "it was not killed in the middle of a save"
+    load(path)
+    assert_same_run(Case(kind).run(path, resume=True), whole[kind])
+    assert not list(tmp_path.glob("*.part"))
+
+
+# Watchdogs
+
+
+def poisoned(model, batch, name="0.W_c", value=np.nan):
+    """The model, with one bad entry in the gradient of `name` at batch number `batch`."""
+    original, seen = model.loss_and_grads, 0
+
+    def spoilt(*given):
+        nonlocal seen
+        seen += 1
+        metrics, grads = original(*given)
+        if seen == batch and name in grads:
+            grads[name].flat[0] = value
+        elif seen == batch:
+            metrics[name] = value
+        return metrics, grads
+
+    model.loss_and_grads = spoilt
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("0.W_c", np.nan, r"the gradient of 0\.W_c became nan in 1 of 324 entries"),
+        ("head.b", -np.inf, r"the gradient of head\.b became -inf in 1 of 3 entries"),
+        ("0.M", 1e30, r"the gradient of 0\.M became too large to square"),
+        ("loss", np.nan, "loss became nan"),
+    ],
+)
+def test_a_bad_batch_stops_training_by_name(name, value, says, tmp_path):
+    """Caught at the batch, before the update spoils every weight; step, parameter and checkpoint are named."""
+    x, y = sequences(40)
+    path = tmp_path / "run.npz"
+    where = r"at step 7, batch 3 of epoch 2; lower it.*enn_np\.load\('.*run\.npz'\) is epoch 2, batch 2"
+    model = poisoned(classifier(Engram(6, 5)), 7, name, value)
+    with pytest.raises(ValueError, match=rf"^learning_rate: at 0\.001 {says} {where}"):
+        fit(model, x, y, epochs=3, batch_size=10, checkpoint=Checkpoint(path, 0))
+    for weights in (model.params, load(path).params):
+        assert all(np.isfinite(value).all() for value in weights.values())
+
+
+def test_bad_batches_can_be_skipped_and_are_counted(tmp_path):
+    x, y = sequences(40)
+    model = poisoned(classifier(Engram(6, 5)), 3)
+    path = tmp_path / "run.npz"
+    with pytest.warns(RuntimeWarning, match=r"0\.W_c became nan .*step 3, batch 3 of epoch 1: the batch is left out"):
+        history = fit(model, x, y, epochs=2, batch_size=10, non_finite="skip", checkpoint=path)
+    assert history.skipped == 1 and history.stopped == "finished" and np.isfinite(history["loss"]).all()
+    again = fit(
+        classifier(Engram(6, 5)), x, y, epochs=2, batch_size=10, non_finite="skip", checkpoint=path, resume=True
+    )
+    assert again.skipped == 1
+
+
+def test_an_epoch_without_a_good_batch_stops_all_the_same():
+    x, y = sequences(20)
+    with (
+        pytest.warns(RuntimeWarning, match="left out"),
+        pytest.raises(ValueError, match="no batch had a finite loss and gradient in epoch 1"),
+    ):
+        fit(poisoned(classifier(Engram(6, 5)), 1), x, y, epochs=2, batch_size=20, non_finite="skip")
+
+
+def warned(cell, epochs=3):
+    x, y = sequences(40)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Classifier(cell, D, C), x, y, epochs=epochs, optimizer=SGD(1e-6))
+    return [str(each.message) for each in caught]
+
+
+def test_a_saturated_trace_warns_once():
+    (message,) = warned(Engram(6, 5, hebbian_rate=0.9, trace_clip=1e-3))
+    assert message.startswith("cell 0: ") and "% of its Hebbian trace lies on the clip 0.001" in message
+    assert "lower hebbian_rate = 0.9 or raise trace_clip" in message
+
+
+def test_dead_slots_warn_once():
+    (message,) = warned(Engram(6, 40, retrieval="top_k", top_k=1, trace_clip=None))
+    assert "of its 40 memory slots are never read" in message and "use fewer slots" in message
+
+
+def test_a_healthy_memory_says_nothing():
+    assert warned(Engram(6, 5, trace_clip=None)) == []
+
+
+# Files and locks
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), storage.whole(tmp_path / "a") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_for_one(tmp_path):
+    def take():
+        with storage.lock(tmp_path / "lock", "out: here"):
+            return True
+
+    with (
+        storage.lock(tmp_path / "lock", "out: here"),
+        pytest.raises(ValueError, match=r"^out: here is in use by another run; wait"),
+    ):
+        take()
+    assert take()
