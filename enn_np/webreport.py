@@ -184,14 +184,14 @@ def _examples(model, stored):
 
 def _explained(model, probe, labels):
     """Sequences of every class, and mistakes, each run alone, with what attribution tells about each step."""
-    _, _, _, given = attribution.alone(model, probe)
+    _, _, _, given, _ = attribution.alone(model, probe)
     chosen = _choose(given, labels)
     x = probe[chosen]
-    alone, layer, _, target = attribution.alone(model, x)
+    alone, layer, _, target, _ = attribution.alone(model, x)
     cell, params = alone.cells[layer], alone.layer_params(layer)
     tape = alone.run_cells(alone.time_major(x))[2][layer]
-    seen = attribution.record(cell, params, tape)
-    shares = attribution.integration_shares(attribution.integration_parts(cell, params, tape))
+    seen = cell.record(params, tape)
+    shares = attribution.integration_shares(attribution.integration_parts(params, seen))
     likely, low, high = alone.predict_proba(x), float(probe.min()), float(probe.max())
     taken_apart = _taken_apart(model, probe, x, target, cell, tape, seen) if x.shape[1] <= STEPS else None
     examples = []
