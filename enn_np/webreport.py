@@ -27,6 +27,7 @@ from . import attribution
 from .models import Classifier, load
 from .protocols import PAPER, TITLES
 
+LARGEST = 2**30  # bytes of an array that are read
 ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
 EXAMPLES, PROBE = 12, 128  # sequences to look at one by one, and to count over
 STEPS = 128  # longer sequences are not taken apart step by step: that takes T runs of each
@@ -111,6 +112,9 @@ def _read_trace(path, notes):
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if name in arrays.files:
+                    size = arrays.zip.getinfo(f"{name}.npy").file_size
+                    if size > LARGEST:
+                        raise ValueError(f"{size / 1e9:,.1f} GB are too many")
                     stored[name] = arrays[name]
         except FileNotFoundError:
             notes.append("No trace of an Engram network is stored here (trace.npz): all that needs one is left out.")
