@@ -244,7 +244,7 @@ def _pieces(along, ways, low, high, nodes):
     for way, slope in zip(ways, slopes, strict=True):
         width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
         parts.append(way * np.einsum("kp,kpij->kij", width, slope.reshape(*width.shape, *way.shape)))
-    rise = along(high) - along(low)
+    rise = np.subtract(*np.split(along(np.concatenate((high, low))), 2))
     return _Pieces(low, high, rise - sum(part.sum((1, 2)) for part in parts), *parts)
 
 

@@ -177,9 +177,8 @@ def _examples(model, stored):
     if model is not None:
         return _explained(model, stored["probe"][:PROBE].astype(model.dtype), stored.get("labels"))
     probe, examples = stored.get("probe", np.zeros((0, 1, 1))), []
-    low, high = float(probe.min(initial=0)), float(probe.max(initial=0))
     for i, x in enumerate(probe[:EXAMPLES]):
-        example = {"name": f"sequence {i + 1}", "steps": len(x), "input": _picture(x, low, high)}
+        example = {"name": f"sequence {i + 1}", "steps": len(x), "input": _picture(x)}
         if "retrieval" in stored and i < len(stored["retrieval"]):
             example |= _retrieved(stored["retrieval"][i])
         examples.append(example)
@@ -196,7 +195,7 @@ def _explained(model, probe, labels):
     tape = alone.run_cells(alone.time_major(x))[2][layer]
     seen = cell.record(params, tape)
     shares = attribution.integration_shares(attribution.integration_parts(params, seen))
-    likely, low, high = alone.predict_proba(x), float(probe.min()), float(probe.max())
+    likely = alone.predict_proba(x)
     taken_apart = _taken_apart(model, probe, x, target, cell, tape, seen) if x.shape[1] <= STEPS else None
     examples = []
     for i, index in enumerate(chosen):
@@ -205,7 +204,7 @@ def _explained(model, probe, labels):
             "steps": x.shape[1],
             "truth": None if labels is None else str(labels[index]),
             "target": str(target[i]),
-            "input": _picture(x[i], low, high),
+            "input": _picture(x[i]),
             "shares": {name: _few(share[:, i] if share.ndim == 2 else share) for name, share in shares.items()},
             "probabilities": _few(likely[i]),
             **_retrieved(seen["retrieval"][:, i]),
@@ -272,8 +271,10 @@ def _retrieved(a):
     }
 
 
-def _picture(x, low, high):
-    """The input (T, D) as a map; in colours where it can be the rows of a square photograph, D = 3 T."""
+def _picture(x):
+    """The input (T, D) as a map from its least to its largest number; in colours where it can be the rows of a square
+    photograph, D = 3 T."""
+    low, high = float(x.min()), float(x.max())
     if x.shape[1] == 3 * x.shape[0]:
         return {**_map(x, low=low, high=high, columns=3 * (COLUMNS // 3)), "kind": "colours"}
     return {**_map(x, low=low, high=high), "kind": "grey"}

@@ -173,6 +173,15 @@ def test_a_probe_leaves_parameters_alone():
     assert same_to_the_bit(model.params, before)
 
 
+def test_a_note_costs_one_run_of_the_probe(monkeypatch):
+    """A probe run twice, or gradients computed for it: at the paper's sizes one run is a thousandth of an epoch."""
+    model, monitor = watched()
+    run_cells, seen = type(model).run_cells, []
+    monkeypatch.setattr(type(model), "run_cells", lambda *given: seen.append(given[1].shape) or run_cells(*given))
+    monitor._note(model)
+    assert seen == [(T, 10, D)]
+
+
 def test_the_first_engram_layer_is_watched_wherever_it_is():
     model, monitor = watched([GRU(3), Engram(H, N), Engram(2, 3)])
     assert monitor.layer == 1 and monitor.trace.shape == (N, H)
