@@ -9,8 +9,9 @@ attention over the cues of the past, which a shared trace averages over the batc
 
     alpha a_t A_{t-1} = alpha (1 - eta)^(t-1) a_t A_0 + alpha eta sum_{s < t} (1 - eta)^(t-1-s) <a_t, a_s> z_s + noise
 
-Functions of a tape take what `run` left behind. Functions of a model take x (n, T, D) as `fit` does, draw nothing at
-random, and look at the first Engram layer. Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
+What a run did is told by `run(..., record=True)`. Functions of a model take x (n, T, D) and mask (n, T) as `fit` does,
+draw nothing at random, and look at the first Engram layer. Padding is as if it were not there: it gets nothing.
+Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
 """
 
 import copy
@@ -22,43 +23,21 @@ import numpy as np
 
 from . import checks
 from .backend import Workspace, array_module, empty
-from .bptt import Tape, at, run, run_back
+from .bptt import Tape, at, hold, run, run_back
 from .engram import Engram, EngramState
 from .models import Classifier, Regressor
 from .ops import read
 
 
-def record(cell, params, tape):
-    """Everything the memory did in a run, by name, as copies that outlive the tape. Costs nothing until it is called.
-
-    codes z (T, B, H), similarities s and retrieval a (T, B, N), engram m (T, B, H) = bank_part a M + trace_part
-    alpha a A; trace A (T + 1, N, H), or (T + 1, B, N, H) per sample, and hidden h (T + 1, B, H), where entry t enters
-    step t and entry t + 1 leaves it. Raises RuntimeError if the tape's workspace has served another run since.
-    """
-    _check(cell, tape)
-    e, k, H = tape.e, tape.kept, cell.hidden
-    return {
-        "codes": e.z.copy(),
-        "similarities": k.s.copy(),  # (3)
-        "retrieval": k.a.copy(),
-        "engram": k.zmh[..., H : 2 * H].copy(),
-        "bank_part": k.a @ params["M"],
-        "trace_part": _trace_part(cell, tape),
-        "trace": tape.states.A.copy(),
-        "hidden": tape.states.h.copy(),
-    }
-
-
-def integration_parts(cell, params, tape):
+def integration_parts(params, seen):
     """What goes into c_t of (6) before its ReLU, by where it comes from: cue, bank, trace, past, (T, B, 3H) each, and
-    bias (3H,). Their sum is the whole."""
-    _check(cell, tape)
-    H, k, W_c = cell.hidden, tape.kept, params["W_c"]
+    bias (3H,). Their sum is the whole. seen: what `run(..., record=True)` of an Engram cell hands back."""
+    H, W_c = seen["codes"].shape[-1], params["W_c"]
     return {
-        "cue": tape.e.z @ W_c[:H],
-        "bank": k.a @ params["M"] @ W_c[H : 2 * H],
-        "trace": _trace_part(cell, tape) @ W_c[H : 2 * H],
-        "past": tape.states.h[:-1] @ W_c[2 * H :],
+        "cue": seen["codes"] @ W_c[:H],
+        "bank": seen["bank_part"] @ W_c[H : 2 * H],
+        "trace": seen["trace_part"] @ W_c[H : 2 * H],
+        "past": seen["hidden"][:-1] @ W_c[2 * H :],
         "bias": params["b_c"],
     }
 
@@ -77,39 +56,34 @@ def written_by(cell, tape, t):
     Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
     steps; and clipped (B, H), what the clip took away: zero, up to rounding, while it is not active. They add up to the
     trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
-    Raises ValueError for a tape with padding, and for a t that is not one of its steps.
+    At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
+    Raises TypeError for what is not the tape of an Engram cell in one segment, RuntimeError if its workspace has
+    served another run since, and ValueError for a t that is not one of its steps.
     """
-    _check(cell, tape)
-    if tape.mask is not None:
-        raise ValueError("tape: expected a run without mask, for the trace stands still at padding; run without one")
-    if checks.count("t", t, low=0) >= len(tape.x):
-        raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
-    xp, e, a, eta, batch = array_module(tape.x), tape.e, tape.kept.a, cell.hebbian_rate, tape.x.shape[1]
-    fade = (cell.trace_scale * eta * (1 - eta) ** xp.arange(t)[::-1]).astype(a.dtype)[:, None, None]
-    overlap = a[t] @ a[:t].swapaxes(1, 2)  # (t, B, B) <a_t, a_s> of every sample with every mate
-    overlap *= xp.eye(batch, dtype=a.dtype) if cell.trace == "sample" else 1 / batch
-    steps = fade * (overlap @ e.z[:t])  # a_t D_s
-    noise = xp.zeros_like(steps) if e.noise is None else fade * (a[t] @ e.noise[:t])
-    start = cell.trace_scale * (1 - eta) ** t * read(a[t], tape.states.A[0])
-    whole = cell.trace_scale * read(a[t], tape.states.A[t])
-    return {"start": start, "steps": steps, "noise": noise, "clipped": whole - start - steps.sum(0) - noise.sum(0)}
-
-
-def _trace_part(cell, tape):
-    """alpha a_t A_{t-1} for every step, (T, B, H)."""
-    pairs = zip(tape.kept.a, tape.states.A, strict=False)  # the last trace is read by nobody
-    return cell.trace_scale * array_module(tape.x).stack([read(a, A) for a, A in pairs])
-
-
-def _check(cell, tape):
     if not isinstance(cell, Engram) or not isinstance(tape, Tape):
         got = f"{type(cell).__name__} and {type(tape).__name__}"
         raise TypeError(f"cell, tape: expected an Engram cell and the tape of a run in one segment, got {got}")
     if tape.workspace.runs != tape.number:
         raise RuntimeError("tape: its workspace has been used by a later run; look at it before running again")
+    if checks.count("t", t, low=0) >= len(tape.x):
+        raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
+    xp, e, a, batch, each = array_module(tape.x), tape.e, tape.kept.a, tape.x.shape[1], cell.trace == "sample"
+    live = xp.ones((t, batch), bool) if tape.mask is None else tape.mask[:t]  # which steps wrote, for whom
+    share = xp.eye(batch, dtype=a.dtype) * live[:, None] if each else live / xp.maximum(live.sum(1, keepdims=True), 1)
+    live = live if each else live.any(1, keepdims=True)
+    since = live[::-1].cumsum(0)[::-1] - live  # (t, B) or (t, 1): how often the trace has faded after step s
+    fade = (live * cell.trace_scale * cell.hebbian_rate * (1 - cell.hebbian_rate) ** since).astype(a.dtype)[..., None]
+    overlap = a[t] @ a[:t].swapaxes(1, 2)  # (t, B, B) <a_t, a_s> of every sample with every mate
+    overlap *= share if each else share[:, None]
+    steps = fade * (overlap @ e.z[:t])  # a_t D_s
+    noise = xp.zeros_like(steps) if e.noise is None else fade * (a[t] @ e.noise[:t])
+    left = ((1 - cell.hebbian_rate) ** live.sum(0)).astype(a.dtype)[:, None]
+    start = cell.trace_scale * left * read(a[t], tape.states.A[0])
+    whole = cell.trace_scale * read(a[t], tape.states.A[t])
+    return {"start": start, "steps": steps, "noise": noise, "clipped": whole - start - steps.sum(0) - noise.sum(0)}
 
 
-def ablations(model, x, y, batch_size=128, seed=0):
+def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     """Loss and metrics of a trained model whose memory is disturbed at test time: {name: {"loss": ..., ...}}.
 
     x (n, T, D), y (n,). "intact"; "trace off": alpha = 0; "trace frozen": nothing is written, every sequence reads the
@@ -118,10 +92,12 @@ def ablations(model, x, y, batch_size=128, seed=0):
     trace is no better than these, what it recalls does not matter to the decision.
     """
     model, layer = _quiet(model)
-    x, y, _ = model.check_data(x, y)
+    x, y, mask = model.check_data(x, y, mask)
     cell, rng = model.cells[layer], np.random.default_rng(seed)
     entries = np.arange(cell.slots * cell.hidden).reshape(cell.slots, cell.hidden)
-    left = [model.run_cells(part, keep=False)[1][layer].A for _, part in model._batches(x, batch_size, None)]
+    left = []
+    for rows, part in model._batches(x, batch_size, mask):
+        left.append(model.run_cells(part, mask=model._mask(mask, rows), keep=False)[1][layer].A)
     mean = np.mean([A if A.ndim == 2 else A.mean(0) for A in left], axis=0)
     variants = {
         "intact": cell,
@@ -130,10 +106,10 @@ def ablations(model, x, y, batch_size=128, seed=0):
         "slots shuffled": _Shuffled(**asdict(cell), order=rng.permutation(entries)),
         "entries shuffled": _Shuffled(**asdict(cell), order=rng.permutation(entries.ravel())),
     }
-    return {name: _with(model, layer, other).evaluate(x, y, batch_size) for name, other in variants.items()}
+    return {name: _with(model, layer, other).evaluate(x, y, batch_size, mask) for name, other in variants.items()}
 
 
-def slot_ablation(model, x, y, batch_size=128):
+def slot_ablation(model, x, y, batch_size=128, mask=None):
     """Loss and metrics without one slot, {"loss": (N,), ...}: entry n is that of the network with N - 1 slots that is
     left without slot n. Raises ValueError where there is but one slot."""
     model, layer = _quiet(model)
@@ -142,31 +118,35 @@ def slot_ablation(model, x, y, batch_size=128):
         raise ValueError("model: its only memory slot cannot be left out; expected at least 2 slots")
     fewer = replace(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
     models = [_with(model, layer, fewer, M=np.delete(M, slot, axis=0)) for slot in range(cell.slots)]
-    scores = [each.evaluate(x, y, batch_size) for each in models]
+    scores = [each.evaluate(x, y, batch_size, mask) for each in models]
     return {name: np.array([score[name] for score in scores]) for name in scores[0]}
 
 
-def logit_changes(model, x, target=None, part="trace"):
+def logit_changes(model, x, target=None, part="trace", mask=None):
     """By how much output `target` falls when the `part`, "trace" or "bank", of m_t is taken away at one step t: (n, T).
 
     Exact: the rest of the sequence runs again without it. Retrieval and writing stay as they were, for neither sees h.
     target: an output or one per sequence (n,), by default the largest. Each sequence is run as a batch of its own.
     """
     checks.choice("part", part, ("trace", "bank"))
-    model, layer, x, target = alone(model, x, target)
+    model, layer, x, target, mask = alone(model, x, target, mask)
     cell, params, picked = model.cells[layer], model.layer_params(layer), (np.arange(len(x)), target)
-    tape = model.run_cells(model.time_major(x))[2][layer]
-    brought = integration_parts(cell, params, tape)[part]
-    whole = _outputs(model, tape.states.h[1:], layer)[picked]
+    mask = None if mask is None else model.time_major(mask)
+    tape = model.run_cells(model.time_major(x), mask=mask)[2][layer]
+    brought = integration_parts(params, cell.record(params, tape))[part]
+    whole = _outputs(model, tape.states.h[1:], layer, mask)[picked]
     changes = np.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
         without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
         state, _ = cell.step(without, at(tape.e, t), at(tape.states, t))
+        hold(cell, mask, t, state, at(tape.states, t))
         h = tape.states.h[1:].copy()
         h[t] = state.h
         if t + 1 < x.shape[1]:
-            h[t + 1 :] = run(cell, params, tape.x[t + 1 :], state, keep=False)[0]
-        changes[:, t] = whole - _outputs(model, h, layer)[picked]
+            h[t + 1 :] = run(cell, params, tape.x[t + 1 :], state, None if mask is None else mask[t + 1 :], keep=False)[
+                0
+            ]
+        changes[:, t] = whole - _outputs(model, h, layer, mask)[picked]
     return changes
 
 
@@ -206,7 +186,7 @@ class IntegratedGradients(NamedTuple):
 SMALLEST, MOST = 2.0**-20, 1000  # pieces of a path: no shorter one is cut, and there are not many more
 
 
-def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance=1e-3, nodes=4):
+def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance=1e-3, nodes=4, mask=None):
     """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) of output `target`, by hand-written BPTT:
 
         attribution = (x - baseline) * integral over p from 0 to 1 of d output / d x at baseline + p (x - baseline)
@@ -218,13 +198,14 @@ def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance
     thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where lengths are small.
     """
     tolerance, nodes = checks.number("tolerance", tolerance, above=0), checks.count("nodes", nodes)
-    model, layer, x, target = alone(model, x, target)
+    model, layer, x, target, mask = alone(model, x, target, mask)
     shape = len(x), *model.params[f"{layer}.M"].shape
     baseline = np.zeros_like(x) if baseline is None else checks.float_array("baseline", baseline, x.shape, x.dtype)
     A = np.zeros(shape, x.dtype) if A is None else checks.float_array("A", A, shape, x.dtype)
     found = []
-    for start, way, trace, out in zip(baseline, x - baseline, A, target, strict=True):
-        found.append(_integrate(partial(_along, model, layer, out, start, way, trace), (way, trace), tolerance, nodes))
+    for i, (start, way, trace, out) in enumerate(zip(baseline, x - baseline, A, target, strict=True)):
+        along = partial(_along, model, layer, out, start, way, trace, None if mask is None else mask[i])
+        found.append(_integrate(along, (way, trace), tolerance, nodes))
     return IntegratedGradients(*(np.stack(part) for part in zip(*found, strict=True)))
 
 
@@ -263,21 +244,22 @@ def _pieces(along, ways, low, high, nodes):
     for way, slope in zip(ways, slopes, strict=True):
         width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
         parts.append(way * np.einsum("kp,kpij->kij", width, slope.reshape(*width.shape, *way.shape)))
-    rise = along(high) - along(low)
+    rise = np.subtract(*np.split(along(np.concatenate((high, low))), 2))
     return _Pieces(low, high, rise - sum(part.sum((1, 2)) for part in parts), *parts)
 
 
-def _along(model, layer, target, start, way, trace, p, back=False):
+def _along(model, layer, target, start, way, trace, mask, p, back=False):
     """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
     (k, T, D) and at the initial trace (k, N, H). The k points are the batch."""
     p = p.astype(start.dtype)[:, None, None]
     states = [cell.initial_state(len(p), start.dtype) for cell in model.cells]
     states[layer] = states[layer]._replace(A=p * trace)
-    h, _, tapes = model.run_cells(model.time_major(start + p * way), keep=back, states=states)
+    mask = None if mask is None else np.repeat(mask[:, None], len(p), axis=1)  # (T, k)
+    h, _, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back, states=states)
     if not back:
-        return _outputs(model, h)[:, target]
+        return _outputs(model, h, -1, mask)[:, target]
     dpooled = np.repeat(model.params["head.W"].T[target : target + 1], len(p), axis=0)  # (k, H)
-    dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], None)[1], None)
+    dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1], mask)
     dstates = {}
     for i in reversed(range(len(model.cells))):
         dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)  # at the last h
@@ -304,22 +286,22 @@ def _with(model, layer, cell, **params):
     return model
 
 
-def alone(model, x, target=None):
+def alone(model, x, target=None, mask=None):
     """The model with a trace per sequence, so that each is a batch of its own; its Engram layer; x (n, T, D); target
-    (n,), the outputs to explain: those given, one or one per sequence, or the largest."""
+    (n,), the outputs to explain: those given, one or one per sequence, or the largest; and mask (n, T) or None."""
     if not isinstance(model, Classifier | Regressor):
         raise TypeError(f"model: expected a Classifier or a Regressor, got {type(model).__name__}")
     model, layer = _quiet(model)
     # What explains is the whole derivative, whatever training left out of it.
     changed = {"trace": "sample", "trace_gradient": True}
     model.cells = tuple(replace(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
-    x, _, _ = model.check_data(x, None)
-    target = model.predict_outputs(x).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
-    return model, layer, x, checks.class_labels("target", target, (len(x),), model.outputs)
+    x, _, mask = model.check_data(x, None, mask)
+    target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
+    return model, layer, x, checks.class_labels("target", target, (len(x),), model.outputs), mask
 
 
-def _outputs(model, h, layer=-1):
-    """The head's outputs (n, O) from the hidden states h (T, n, H) of `layer`, the last unless told otherwise."""
+def _outputs(model, h, layer, mask):
+    """The head's outputs (n, O) from the hidden states h (T, n, H) of `layer`."""
     for i in range(layer % len(model.cells) + 1, len(model.cells)):
-        h, _, _ = run(model.cells[i], model.layer_params(i), h, keep=False)
-    return model._pool(h, h[-1], None)[0] @ model.params["head.W"] + model.params["head.b"]
+        h, _, _ = run(model.cells[i], model.layer_params(i), h, mask=mask, keep=False)
+    return model._pool(h, h[-1], mask)[0] @ model.params["head.W"] + model.params["head.b"]

@@ -40,7 +40,7 @@ class Pieces(NamedTuple):
     workspace: Any
 
 
-def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segments=1, **given):
+def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segments=1, record=False, **given):
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
@@ -48,10 +48,12 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     keep=False drops the tape (prediction). workspace: a `Workspace` to reuse. segments: cut time into so many pieces
     and keep only the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least
     memory. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
-    Returns h (T, B, H), the final state, and the tape (None if not kept).
+    Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     check_run(cell, params, x, state, mask)
+    if record and not (keep and segments == 1):
+        raise ValueError(f"record: it needs the whole tape, got keep={keep}, segments={segments}; leave these out")
     xp, (steps, batch, _) = array_module(x), x.shape
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
     if keep and count("segments", segments) > 1:
@@ -78,7 +80,8 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
         after, _ = cell.step(params, at(e, t), at(states, t), at(kept, t))
         hold(cell, mask, t, after, at(states, t))
     final = type(state)(*(parts[steps].copy() for parts in states))
-    return states.h[1:], final, Tape(x, e, states, kept, mask, workspace, workspace.runs)
+    tape = Tape(x, e, states, kept, mask, workspace, workspace.runs)
+    return (states.h[1:], final, tape, *([cell.record(params, tape)] if record else ()))
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):

@@ -8,6 +8,7 @@ A cell holds hyper-parameters only. Parameters are a dict of arrays; states and 
     step(params, e, state, k)                   -> state, k  the equations; k keeps what the way back needs
     step_back(params, d, e, state, k, de)       -> d, de     the mirror image, from bottom to top
     collect(params, x, e, before, k, de)        -> dx, grads undoes `encode`; weight gradients over all leading axes
+    record(params, tape)                        -> dict      what a run did, by name: for run(..., record=True) alone
     shapes(batch)                               -> e, k, de  shapes of one step, so that `run` can provide the arrays
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
@@ -79,6 +80,11 @@ class Baseline:
         if input_gradient:
             dx = sum(flat(d_i) @ W.T for d_i, W in zip(d_in, W_x, strict=True)).reshape(x.shape)
         return dx, grads
+
+    def record(self, params, tape):
+        """States (T + 1, B, H), where entry t enters step t, and gates and candidates (T, B, H), by name, as copies."""
+        parts = tape.kept._asdict() | tape.states._asdict()
+        return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items()}
 
 
 Hidden = namedtuple("Hidden", "h")  # the state of RNN and GRU
@@ -156,9 +162,7 @@ class GRU(Baseline):
 
 
 LSTMState = namedtuple("LSTMState", "h c")  # output, and the cell's memory
-LSTMSums = namedtuple(
-    "LSTMSums", "i f g o"
-)  # what goes into the gates i, f, o and the candidate g; and gradients there
+LSTMSums = namedtuple("LSTMSums", "i f g o")  # what goes into gates i, f, o and candidate g; and gradients there
 LSTMKept = namedtuple("LSTMKept", "h c i f g o tanh_c")  # new state, gates, candidate, tanh(c)
 
 

@@ -5,12 +5,16 @@ ways that its output names: smaller batches, fewer epochs, a higher learning rat
 """
 
 from . import checks, datasets, protocols
+from .webreport import write_report
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
 
 
 def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
-    """Train the four networks, print a table, and write summary.json and figures under `out`. Returns the summary."""
+    """Train the four networks, print a table, and write what a run leaves, figures and a report under `out`.
+
+    That is summary.json, model.npz and trace.npz of the Engram network, PNG files and report.html. Returns the summary.
+    """
     epochs, seed = checks.count("epochs", epochs), checks.count("seed", seed, low=0)
     out = protocols.folder(out)
     data = protocols.mnist_split(datasets.load_digits(), 400, seed)
@@ -27,6 +31,9 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
         numbers, monitor = protocols.train(model, data, epochs, seed, BATCH, RATE, progress)
         title, paper = protocols.TITLES[name], protocols.PAPER["mnist"][name]
         results[title], watched = numbers, watched or monitor
+        if monitor:
+            model.save(out / "model.npz")
+            monitor.save(out / "trace.npz", data.y_val[: protocols.PROBE])
         say(
             _row(
                 title,
@@ -60,6 +67,7 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
     for path in protocols.draw(out, results, watched):
         say(f"  wrote {path}")
     say(f"  wrote {out / 'summary.json'}")
+    say(f"  wrote {write_report(out)}: curves, trace and single digits explained, to open in a browser")
     return summary
 
 

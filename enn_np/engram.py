@@ -248,6 +248,15 @@ class Engram:
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
         return de.s @ params["W_z"].T if input_gradient else None, grads
 
+    def record(self, params, tape):
+        """What a run did, as copies: codes z, engram m and its parts bank_part a M, trace_part alpha a A (T, B, H);
+        similarities s, retrieval a (T, B, N); trace A (T + 1, ...), hidden h (T + 1, B, H): entry t enters step t."""
+        xp, H, (e, states, k) = array_module(tape.x), self.hidden, tape[1:4]
+        recalled = [read(a, A) for a, A in zip(k.a, states.A[:-1], strict=True)]  # the last trace is read by nobody
+        seen = {"codes": e.z, "similarities": k.s, "retrieval": k.a, "engram": k.zmh[..., H : 2 * H]}
+        seen |= {"bank_part": k.a @ params["M"], "trace_part": self.trace_scale * xp.stack(recalled)}
+        return {name: part.copy() for name, part in {**seen, "trace": states.A, "hidden": states.h}.items()}
+
     def shapes(self, batch):
         """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
         H, N = self.hidden, self.slots

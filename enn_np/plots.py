@@ -326,12 +326,13 @@ def _percent(x, _position=None):
 
 def _logarithmic(ax):
     """A logarithmic y axis with plain numbers, if all lines lie above zero; if not, one from their lowest."""
-    lowest = min(min(line.get_ydata()) for line in ax.lines)
+    lowest, highest = (pick(pick(line.get_ydata()) for line in ax.lines) for pick in (min, max))
     if lowest <= 0:
         ax.set_ylim(bottom=lowest)
     else:
         ax.set_yscale("log")
-        ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        # Over many decades matplotlib leaves out all ticks rather than those between the powers of ten.
+        ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5) if highest < 100 * lowest else (1,))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("")
 

@@ -29,6 +29,7 @@ PROTOCOLS = ("paper", "sound")
 EPOCHS = {"mnist": 15, "cifar10": 30}
 MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
 CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
+PROBE = 128  # of the validation sequences, to watch the trace with
 TITLES = {"engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 # Reported in arXiv 2507.21474 and its notebooks: one run per model.
@@ -113,7 +114,7 @@ def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progres
     Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
     checkpoint, resume: see `enn_np.fit`.
     """
-    monitor = HebbianTraceMonitor(model, data.x_val[:batch_size]) if isinstance(model.cells[0], Engram) else None
+    monitor = HebbianTraceMonitor(model, data.x_val[:PROBE]) if isinstance(model.cells[0], Engram) else None
     history = fit(
         model,
         data.x,
@@ -135,10 +136,11 @@ def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progres
         **{f"test_{name}": round(value, 6) for name, value in scores.items()},
         "stopped": history.stopped,
         "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
-        "history": {name: [float(f"{value:.6g}") for value in values] for name, values in history.items()},
     }
     if monitor:
-        numbers["trace"] = monitor.statistics
+        numbers["trace"] = monitor.statistics  # the untrained network first, which the history lacks
+    curves = {name: values for name, values in history.items() if not name.startswith("trace_")}
+    numbers["history"] = {name: [float(f"{value:.6g}") for value in values] for name, values in curves.items()}
     return numbers, monitor
 
 
@@ -174,8 +176,7 @@ def _run(what, out, epochs, limit, progress, checkpoint, resume):
     }
     model.save(out / "model.npz")
     if monitor:
-        with storage.whole(out / "trace.npz") as file:
-            np.savez(file, traces=monitor.traces, retrieval=monitor.retrieval[:16], probe=monitor.x[:16])
+        monitor.save(out / "trace.npz", data.y_val[:PROBE])
     write_json(out / "summary.json", summary)  # before the figures: a missing matplotlib must not cost the result
     draw(out, {TITLES[name]: numbers}, monitor)
     return summary

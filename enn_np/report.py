@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import plots
+from . import claims, plots
 from .protocols import MODELS, PAPER, TITLES
 
 
@@ -71,6 +71,7 @@ def fill(page, folder):
     """Write every table between its marks in `page`, a Markdown file:
 
         <!-- results:BENCHMARK:PROTOCOL --> ... <!-- /results:BENCHMARK:PROTOCOL -->
+        <!-- claims:RUN --> ... <!-- /claims:RUN -->          of the traces of a stored run
 
     Returns the names of the tables.
     """
@@ -81,7 +82,8 @@ def fill(page, folder):
         mark = f"results:{match[1]}:{match[2]}"
         return f"<!-- {mark} -->\n{results_table(folder, match[1], match[2])}\n<!-- /{mark} -->"
 
-    text = page.read_text(encoding="utf-8")
+    text, found = claims.fill(page.read_text(encoding="utf-8"), folder)
+    names += found
     pattern = r"<!-- results:(\w+):(\w+) -->.*?<!-- /results:\1:\2 -->"
     page.write_text(re.sub(pattern, table, text, flags=re.DOTALL), encoding="utf-8")
     return names
@@ -91,9 +93,9 @@ def figures(folder):
     """Draw what the README shows into `folder`/figures, from the stored runs alone. Returns the paths.
 
     Learning curves of every benchmark by the paper's protocol; of stored traces (the .npz beside an Engram result),
-    retrieval weights and the trace over training.
+    retrieval weights, the trace over training, and what `claims` says of them.
     """
-    folder, drawn = Path(folder), {}
+    folder, drawn, written = Path(folder), {}, []
     for benchmark in PAPER:
         results = load_results(folder, benchmark, "paper")
         histories = {TITLES[model]: [run["history"] for run in results[model]] for model in MODELS if model in results}
@@ -105,9 +107,10 @@ def figures(folder):
         x = x.reshape(len(x), -1, 3) if x.shape[-1] % 3 == 0 else x
         drawn[f"{path.stem}-retrieval.png"] = plots.retrieval_over_time(a, image=np.clip(x, 0, 1))
         drawn[f"{path.stem}-trace.png"] = plots.trace_evolution(traces, labels=range(len(traces)))
+        written += claims.write(folder, path.stem)
     for name, figure in drawn.items():
         plots.save(figure, folder / "figures" / name)
-    return [folder / "figures" / name for name in drawn]
+    return [folder / "figures" / name for name in drawn] + written
 
 
 def _row(cells):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from . import storage
 from .backend import to_numpy
 from .callbacks import Callback
 from .engram import Engram
@@ -29,10 +30,11 @@ def effective_slots(a):
 class HebbianTraceMonitor(Callback):
     """After every epoch, run a fixed probe batch x (n, T, D) without noise and note what the trace looks like.
 
-    statistics: epochs + 1 dicts, untrained first, see `trace_statistics`, with "effective_slots" and "drift", the norm
-    of the change since the epoch before. traces (epochs + 1, N, H): after the last step, untrained first; where every
-    sample has its own trace, their mean. trace (N, H) and retrieval (n, T, N): of the model as it is at the end, which
-    may have its best weights back.
+    statistics: epochs + 1 dicts, untrained first, see `trace_statistics`, with "effective_slots", "usage_min" and
+    "usage_max", the mean weight of the slots used least and most, and "drift", the norm of the change since the epoch
+    before; after every epoch they join the history as "trace_min" and so on. traces (epochs + 1, N, H): after the last
+    step, untrained first; where every sample has its own trace, their mean. usage (epochs + 1, N): mean weight of every
+    slot. trace (N, H) and retrieval (n, T, N): of the model as it is at the end, which may have its best weights back.
     """
 
     def __init__(self, model, x):
@@ -41,18 +43,29 @@ class HebbianTraceMonitor(Callback):
             raise ValueError("model: expected one with an Engram cell, got none; only Engram has a trace to watch")
         self.layer, self.cell = layers[0], model.cells[layers[0]]
         self.x, _, _ = model.check_data(x, None)
-        self.statistics, self._traces = [], []
+        self.statistics, self._traces, self._usage = [], [], []
         self._note(model)
 
     @property
     def traces(self):
         return np.stack(self._traces)
 
+    @property
+    def usage(self):
+        return np.stack(self._usage)
+
+    def save(self, path, labels=None):
+        """Write traces, usage, retrieval, the probe and, if given, its labels (n,) to the .npz file `path`."""
+        known = {} if labels is None else {"labels": labels}
+        with storage.whole(path) as file:
+            np.savez(file, traces=self.traces, usage=self.usage, retrieval=self.retrieval, probe=self.x, **known)
+
     def on_epoch_end(self, training, logs):
         self._note(training.model)
+        training.history.add({f"trace_{name}": value for name, value in self.statistics[-1].items()})
 
     def state(self):
-        return {"statistics": self.statistics, "traces": self.traces}
+        return {"statistics": self.statistics, "traces": self.traces, "usage": self.usage}
 
     def load_state(self, state):
         traces = state["traces"]
@@ -60,7 +73,7 @@ class HebbianTraceMonitor(Callback):
             raise ValueError(
                 f"traces should be {self.trace.dtype} of shape (epochs, {self.trace.shape}, is {traces.shape}"
             )
-        self.statistics, self._traces = list(state["statistics"]), list(traces)
+        self.statistics, self._traces, self._usage = list(state["statistics"]), list(traces), list(state["usage"])
 
     def on_end(self, training):
         """The best weights may have come back: look at the model as it is now."""
@@ -68,11 +81,13 @@ class HebbianTraceMonitor(Callback):
 
     def _note(self, model):
         self.retrieval, self.trace = self._probe(model)
-        A = self.trace
+        A, usage = self.trace, self.retrieval.mean((0, 1))
+        numbers = trace_statistics(A, self.cell.trace_clip) | {"effective_slots": effective_slots(self.retrieval)}
+        numbers |= {"usage_min": float(usage.min()), "usage_max": float(usage.max())}
         drift = np.linalg.norm(A - self._traces[-1]) if self._traces else 0.0
+        self.statistics.append({**numbers, "drift": float(drift)})
         self._traces.append(A)
-        numbers = trace_statistics(A, self.cell.trace_clip)
-        self.statistics.append({**numbers, "effective_slots": effective_slots(self.retrieval), "drift": float(drift)})
+        self._usage.append(usage)
 
     def _probe(self, model):
         _, finals, tapes = model.run_cells(model.time_major(self.x))

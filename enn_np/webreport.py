@@ -27,6 +27,7 @@ from . import attribution
 from .models import Classifier, load
 from .protocols import PAPER, TITLES
 
+LARGEST = 2**30  # bytes of an array that are read
 ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
 EXAMPLES, PROBE = 12, 128  # sequences to look at one by one, and to count over
 STEPS = 128  # longer sequences are not taken apart step by step: that takes T runs of each
@@ -111,6 +112,9 @@ def _read_trace(path, notes):
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if name in arrays.files:
+                    size = arrays.zip.getinfo(f"{name}.npy").file_size
+                    if size > LARGEST:
+                        raise ValueError(f"{size / 1e9:,.1f} GB are too many")
                     stored[name] = arrays[name]
         except FileNotFoundError:
             notes.append("No trace of an Engram network is stored here (trace.npz): all that needs one is left out.")
@@ -173,9 +177,8 @@ def _examples(model, stored):
     if model is not None:
         return _explained(model, stored["probe"][:PROBE].astype(model.dtype), stored.get("labels"))
     probe, examples = stored.get("probe", np.zeros((0, 1, 1))), []
-    low, high = float(probe.min(initial=0)), float(probe.max(initial=0))
     for i, x in enumerate(probe[:EXAMPLES]):
-        example = {"name": f"sequence {i + 1}", "steps": len(x), "input": _picture(x, low, high)}
+        example = {"name": f"sequence {i + 1}", "steps": len(x), "input": _picture(x)}
         if "retrieval" in stored and i < len(stored["retrieval"]):
             example |= _retrieved(stored["retrieval"][i])
         examples.append(example)
@@ -184,15 +187,15 @@ def _examples(model, stored):
 
 def _explained(model, probe, labels):
     """Sequences of every class, and mistakes, each run alone, with what attribution tells about each step."""
-    _, _, _, given = attribution.alone(model, probe)
+    _, _, _, given, _ = attribution.alone(model, probe)
     chosen = _choose(given, labels)
     x = probe[chosen]
-    alone, layer, _, target = attribution.alone(model, x)
+    alone, layer, _, target, _ = attribution.alone(model, x)
     cell, params = alone.cells[layer], alone.layer_params(layer)
     tape = alone.run_cells(alone.time_major(x))[2][layer]
-    seen = attribution.record(cell, params, tape)
-    shares = attribution.integration_shares(attribution.integration_parts(cell, params, tape))
-    likely, low, high = alone.predict_proba(x), float(probe.min()), float(probe.max())
+    seen = cell.record(params, tape)
+    shares = attribution.integration_shares(attribution.integration_parts(params, seen))
+    likely = alone.predict_proba(x)
     taken_apart = _taken_apart(model, probe, x, target, cell, tape, seen) if x.shape[1] <= STEPS else None
     examples = []
     for i, index in enumerate(chosen):
@@ -201,7 +204,7 @@ def _explained(model, probe, labels):
             "steps": x.shape[1],
             "truth": None if labels is None else str(labels[index]),
             "target": str(target[i]),
-            "input": _picture(x[i], low, high),
+            "input": _picture(x[i]),
             "shares": {name: _few(share[:, i] if share.ndim == 2 else share) for name, share in shares.items()},
             "probabilities": _few(likely[i]),
             **_retrieved(seen["retrieval"][:, i]),
@@ -268,8 +271,10 @@ def _retrieved(a):
     }
 
 
-def _picture(x, low, high):
-    """The input (T, D) as a map; in colours where it can be the rows of a square photograph, D = 3 T."""
+def _picture(x):
+    """The input (T, D) as a map from its least to its largest number; in colours where it can be the rows of a square
+    photograph, D = 3 T."""
+    low, high = float(x.min()), float(x.max())
     if x.shape[1] == 3 * x.shape[0]:
         return {**_map(x, low=low, high=high, columns=3 * (COLUMNS // 3)), "kind": "colours"}
     return {**_map(x, low=low, high=high), "kind": "grey"}

@@ -7,16 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import cells, seeds
-from tiny import C, D, T, classifier, copied, randomise, same_to_the_bit, sequences
+from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, Classifier, Engram, Regressor, run
+from enn_np import GRU, LSTM, RNN, Classifier, Engram, Regressor, run
 from enn_np.attribution import (
     ablations,
     integrated_gradients,
     integration_parts,
     integration_shares,
     logit_changes,
-    record,
     slot_ablation,
     written_by,
 )
@@ -25,15 +24,16 @@ PARTS = ("cue", "bank", "trace", "past", "bias")
 sizes = st.integers(1, 4)
 
 
-def engram_run(cell, seed, batch=3, steps=6, dtype=np.float64, trace=0.3):
-    """A run from a random state with noise: params with random biases too, the tape."""
+def engram_run(cell, seed, batch=3, steps=6, dtype=np.float64, trace=0.3, masked=False):
+    """A run from a random state with noise: params with random biases too, the tape, and what was recorded."""
     rng = np.random.default_rng(seed)
     params = {name: rng.standard_normal(value.shape, dtype) for name, value in cell.init(rng, D, dtype).items()}
     state = cell.initial_state(batch, dtype, rng)
     state = state._replace(A=trace * rng.standard_normal(state.A.shape, dtype))
     x = rng.standard_normal((steps, batch, D), dtype)
-    _, _, tape = run(cell, params, x, state, noise=cell.noise(rng, steps, dtype))
-    return params, tape
+    mask = rng.random((steps, batch)) < 0.6 if masked else None  # padding anywhere, whole steps of it too
+    _, _, tape, seen = run(cell, params, x, state, mask, noise=cell.noise(rng, steps, dtype), record=True)
+    return params, tape, seen
 
 
 def model_of(cell=None, seed=0, dtype="float64", **settings):
@@ -53,11 +53,10 @@ def close(one, other, tolerance=1e-10):
 
 
 @settings(max_examples=30)
-@given(cells(Engram), seeds, sizes, sizes)
-def test_a_record_is_what_the_equations_say(cell, seed, batch, steps):
+@given(cells(Engram), seeds, sizes, sizes, st.booleans())
+def test_a_record_is_what_the_equations_say(cell, seed, batch, steps, masked):
     """(3) to (6) written once more, sample by sample: similarities of the wrong step, or parts of the wrong trace."""
-    params, tape = engram_run(cell, seed, batch, steps)
-    seen = record(cell, params, tape)
+    params, tape, seen = engram_run(cell, seed, batch, steps, masked=masked)
     assert all(np.isfinite(value).all() for value in seen.values())
     for t in range(steps):
         for b in range(batch):
@@ -73,23 +72,46 @@ def test_a_record_is_what_the_equations_say(cell, seed, batch, steps):
     close(seen["trace"][1:], tape.kept.A)
 
 
-def test_a_record_outlives_the_tape():
-    """Views into a workspace that the next run fills."""
-    cell = Engram(4, 3)
-    params, tape = engram_run(cell, 0)
-    seen = record(cell, params, tape)
+@pytest.mark.parametrize("kind", (RNN, GRU, LSTM, Engram))
+def test_a_record_is_of_any_cell_and_outlives_the_tape(kind):
+    """Views into a workspace that the next run fills; a recorded run that differs from one that is not."""
+    cell = Engram(4, 3) if kind is Engram else kind(4)
+    params, x = cell.init(np.random.default_rng(0), D), sequences(3)[0].swapaxes(0, 1)
+    h, state, tape, seen = run(cell, params, x, record=True)
+    np.testing.assert_array_equal(seen["hidden"], np.concatenate((np.zeros((1, 3, 4), np.float32), h)))
+    assert all(value.dtype == np.float32 and len(value) in (T, T + 1) for value in seen.values())
     before = copied(seen)
-    for part in (*tape.states, tape.e.z, tape.kept.a, tape.kept.zmh):
-        part[...] = np.nan
+    for tree in (tape.states, tape.e, tape.kept):
+        for part in tree:
+            if part is not None:
+                part[...] = np.nan
     assert same_to_the_bit(seen, before)
+    plain = run(cell, params, x)
+    assert len(plain) == 3 and same_to_the_bit(plain[1]._asdict(), state._asdict())
+
+
+def test_gates_are_recorded_by_name():
+    """One gate under another's name."""
+    cell, x = LSTM(4), sequences(3)[0].swapaxes(0, 1)
+    seen = run(cell, cell.init(np.random.default_rng(0), D), x, record=True)[3]
+    close(seen["c"][1:], seen["f"] * seen["c"][:-1] + seen["i"] * seen["g"], 1e-6)
+    close(seen["hidden"][1:], seen["o"] * seen["tanh_c"], 1e-6)
+
+
+@pytest.mark.parametrize("settings", ({"keep": False}, {"segments": 2}))
+def test_what_is_not_kept_is_not_recorded(settings):
+    cell = Engram(4, 3)
+    params, tape, _ = engram_run(cell, 0)
+    with pytest.raises(ValueError, match=r"^record: .*whole tape"):
+        run(cell, params, tape.x, record=True, **settings)
 
 
 @settings(max_examples=30)
-@given(cells(Engram), seeds, sizes, sizes)
-def test_parts_of_the_integration_add_up(cell, seed, batch, steps):
+@given(cells(Engram), seeds, sizes, sizes, st.booleans())
+def test_parts_of_the_integration_add_up(cell, seed, batch, steps, masked):
     """A block of W_c given to the wrong part, or a share that is not of the whole."""
-    params, tape = engram_run(cell, seed, batch, steps)
-    parts = integration_parts(cell, params, tape)
+    params, tape, seen = engram_run(cell, seed, batch, steps, masked=masked)
+    parts = integration_parts(params, seen)
     assert tuple(parts) == PARTS
     close(np.maximum(sum(parts.values()), 0), tape.kept.c)
     shares = integration_shares(parts)
@@ -100,24 +122,27 @@ def test_parts_of_the_integration_add_up(cell, seed, batch, steps):
 # -------------------------------------------------------------------------------------------- who wrote the trace
 
 
-@settings(max_examples=40)
-@given(cells(Engram, trace_clip=None), seeds, sizes, st.integers(1, 6))
-def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps):
-    """(9) unrolled with a power too many, without the start, the noise or the batch mates."""
-    params, tape = engram_run(cell, seed, batch, steps)
-    whole = record(cell, params, tape)["trace_part"]
+@settings(max_examples=60)
+@given(cells(Engram, trace_clip=None), seeds, sizes, st.integers(1, 6), st.booleans())
+def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps, masked):
+    """(9) unrolled with a power too many, without the start, the noise or the batch mates, or with padding that fades
+    or writes."""
+    _, tape, seen = engram_run(cell, seed, batch, steps, masked=masked)
     for t in range(steps):
         parts = written_by(cell, tape, t)
         assert parts["steps"].shape == parts["noise"].shape == (t, batch, cell.hidden)
-        close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0), whole[t])
+        close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0), seen["trace_part"][t])
         close(parts["clipped"], 0)
+        if masked:
+            padding = ~tape.mask[:t] if cell.trace == "sample" else np.repeat(~tape.mask[:t].any(1)[:, None], batch, 1)
+            assert not parts["steps"][padding].any() and not parts["noise"][padding].any()
 
 
 @pytest.mark.parametrize("trace", ("batch", "sample"))
 def test_a_step_that_is_kept_from_writing_is_what_the_parts_say(trace):
     """Each part against the run itself: at step s nothing but fading, all else as before."""
     cell = Engram(5, 4, hebbian_rate=0.3, trace_scale=0.8, trace_clip=None, trace=trace, trace_noise=0)
-    _, tape = engram_run(cell, 3)
+    _, tape, _ = engram_run(cell, 3)
     eta, t = cell.hebbian_rate, 5
     parts = written_by(cell, tape, t)
     for s in range(t):
@@ -132,31 +157,26 @@ def test_a_step_that_is_kept_from_writing_is_what_the_parts_say(trace):
 def test_what_the_clip_took_is_named():
     """A clip that was active and goes unnoticed: the parts alone would claim more than the trace holds."""
     cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=0.02, trace_noise=0)
-    params, tape = engram_run(cell, 1, trace=0)
-    whole = record(cell, params, tape)["trace_part"]
+    _, tape, seen = engram_run(cell, 1, trace=0)
     parts = written_by(cell, tape, 5)
     assert abs(parts["clipped"]).max() > 1e-3
-    close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"], whole[5])
+    total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"]
+    close(total, seen["trace_part"][5])
 
 
 def test_bad_tapes():
-    """Padding, another run's arrays, a step that is none, and a cell without memory, each by its name."""
+    """Another run's arrays, a step that is none, and a cell without memory, each by its name."""
     cell = Engram(4, 3)
-    params, tape = engram_run(cell, 0)
+    params, tape, _ = engram_run(cell, 0)
     for t, error in ((6, ValueError), (-1, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match=r"^t: "):
             written_by(cell, tape, t)
-    with pytest.raises(ValueError, match=r"^tape: .*mask"):
-        written_by(cell, tape._replace(mask=np.ones((6, 3), bool)), 2)
     with pytest.raises(TypeError, match=r"^cell, tape: .*GRU"):
-        record(GRU(4), params, tape)
+        written_by(GRU(4), tape, 2)
     _, _, pieces = run(cell, params, tape.x, segments=2)
     with pytest.raises(TypeError, match=r"^cell, tape: .*Pieces"):
-        record(cell, params, pieces)
+        written_by(cell, pieces, 2)
     run(cell, params, tape.x, workspace=tape.workspace)
-    for look in (record, integration_parts):
-        with pytest.raises(RuntimeError, match=r"^tape: "):
-            look(cell, params, tape)
     with pytest.raises(RuntimeError, match=r"^tape: "):
         written_by(cell, tape, 2)
 
@@ -277,6 +297,54 @@ def test_logit_changes_reach_the_layers_above():
     last["1.W_c"][5:10] = 0  # what is recalled goes nowhere
     model.params = last
     close(logit_changes(model, x, 0), 0)
+
+
+def cut(x, mask, i):
+    """Sequence i without its padding."""
+    return x[i : i + 1, mask[i]]
+
+
+@pytest.mark.parametrize("pooling", ("last", "mean", "attention"))
+def test_padding_is_as_if_it_were_not_there(pooling):
+    """Sequences with a mask are explained as the shorter ones that they are, whatever stands in the padding: pooled
+    over padding, a trace that fades in it, a start at the wrong end."""
+    layers = Engram(6, 4, hebbian_rate=0.4, trace_scale=1.5), GRU(3)
+    model, x, _ = model_of(layers, pooling=pooling)
+    mask = padding(6)
+    mask[1] = [False, True, False, True, True]  # gaps, and a start after padding
+    x[~mask] = 1e3
+    target = model.predict(np.where(mask[..., None], x, 0), mask=mask)
+    changes = {part: logit_changes(model, x, target, part, mask) for part in ("trace", "bank")}
+    found = integrated_gradients(model, x, target, mask=mask, tolerance=1e-5)
+    assert not found.x[~mask].any()
+    assert (abs(found.residual) <= 1e-3 * np.maximum(abs(found.difference), 0.01)).all()
+    for i in range(6):
+        short, out = cut(x, mask, i), target[i]
+        for part, values in changes.items():
+            close(values[i, mask[i]], logit_changes(model, short, out, part)[0], 1e-9)
+            close(values[i, ~mask[i]], 0)
+        whole = integrated_gradients(model, short, out, tolerance=1e-5)
+        close(found.difference[i], whole.difference[0], 1e-9)
+        np.testing.assert_allclose(found.x[i, mask[i]], whole.x[0], atol=1e-3, rtol=1e-2)
+
+
+def test_ablations_of_padded_sequences():
+    """Scores in which padding was read, against the sequences one by one without it."""
+    model, x, y = model_of(Engram(6, 4, hebbian_rate=0.4, trace_scale=3.0, trace="sample"))
+    mask = padding(6)
+    found = ablations(model, x, y, mask=mask)
+    fewer = slot_ablation(model, x, y, mask=mask)
+    assert found["intact"] == pytest.approx(model.evaluate(x, y, mask=mask))
+    for name in ("intact", "trace off", "slots shuffled", "entries shuffled"):  # what is frozen is the mean of all six
+        losses = [ablations(model, cut(x, mask, i), y[i : i + 1])[name]["loss"] for i in range(6)]
+        assert found[name]["loss"] == pytest.approx(np.mean(losses)), name
+    losses = [slot_ablation(model, cut(x, mask, i), y[i : i + 1])["loss"] for i in range(6)]
+    close(fewer["loss"], np.mean(losses, 0))
+    cell, left = model.cells[0], []
+    for i in range(6):
+        left.append(model.run_cells(model.time_major(cut(x, mask, i)))[1][0].A[0])
+    frozen = [outputs_by_hand(model, cut(x, mask, i), cell, write=False, A=np.mean(left, 0)) for i in range(6)]
+    assert found["trace frozen"] == pytest.approx(scores(np.concatenate(frozen), y), rel=1e-9)
 
 
 def test_each_sequence_is_explained_alone():

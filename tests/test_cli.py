@@ -15,11 +15,11 @@ import pytest
 from test_datasets import write_mnist
 from tiny import digits, same_to_the_bit
 
-from enn_np import RNN, __version__, cli, datasets, download, load, protocols
+from enn_np import RNN, __version__, cli, datasets, download, load, protocols, webreport
 from enn_np.cli import main
 
 ROOT = Path(cli.__file__).resolve().parents[1]
-COMMANDS = ("demo", "train", "tables", "gradcheck", "data")
+COMMANDS = ("demo", "train", "report", "tables", "gradcheck", "data")
 
 
 @pytest.fixture
@@ -66,6 +66,12 @@ def python(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def small_report(patch):
+    """Two sequences explained, eight counted: as many as the page holds take ten seconds."""
+    patch.setattr(webreport, "EXAMPLES", 2)
+    patch.setattr(webreport, "PROBE", 8)
 
 
 def table(text):
@@ -200,8 +206,10 @@ def test_train_without_a_published_number_shows_a_dash(run, monkeypatch, tmp_pat
 def test_demo_runs_from_the_command_line(run, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
     monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    small_report(monkeypatch)
     status, out, err = run("demo", "--out", tmp_path / "demo", "--epochs", 1, "--seed", 4)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert str(tmp_path / "demo" / "report.html") in out and (tmp_path / "demo" / "report.html").exists()
     assert status == 0 and err == "" and summary["settings"]["seed"] == 4 and summary["settings"]["epochs"] == 1
     for name in ("Engram", "RNN", "GRU", "LSTM"):
         assert {"test_accuracy", "test_loss", "parameters", "seconds"} <= summary["models"][name].keys()
@@ -216,10 +224,24 @@ def test_ctrl_c_in_training_keeps_the_result_and_ends_with_130(run, monkeypatch,
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
     monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
     monkeypatch.setattr(protocols.Classifier, "loss_and_grads", interrupt)
+    small_report(monkeypatch)
     benchmark = ["mnist", "--limit", 32] if command == "train" else []
     status, _, err = run(command, *benchmark, "--out", tmp_path / "out")
     assert status == 130 and "Traceback" not in err
     assert (tmp_path / "out" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("out", (None, "page.html"))
+def test_report_writes_a_page_about_a_run(run, mnist_folder, tmp_path, out, monkeypatch):
+    """What `train` wrote is enough; a folder without a run ends with 2 and its name."""
+    small_report(monkeypatch)
+    folder = tmp_path / "run"
+    run("train", "mnist", "--limit", 32, "--epochs", 1, "--out", folder)
+    page = folder / "report.html" if out is None else tmp_path / out
+    assert run("report", folder, *([] if out is None else ["--out", page])) == (0, f"wrote {page}\n", "")
+    assert "No trace" not in page.read_text(encoding="utf-8") and page.stat().st_size > 50_000
+    status, _, err = run("report", tmp_path)
+    assert status == 2 and err.startswith(f"enn_np: {tmp_path / 'summary.json'}: no such file")
 
 
 def test_ctrl_c_elsewhere_ends_with_130_and_one_line(run, monkeypatch):

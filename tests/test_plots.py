@@ -129,6 +129,16 @@ def test_more_models_than_colours():
     assert len(ax.lines) == 9
 
 
+def test_a_loss_over_many_decades_keeps_its_ticks():
+    """matplotlib leaves them all out if asked for 1, 2 and 5 of more decades than there is room for."""
+    for lowest in (1e-1, 1e-3, 1e-6):
+        figure = plots.learning_curves({"m": {"val_loss": [1.0, lowest]}}, metrics=("val_loss",))
+        figure.canvas.draw()
+        ax = figure.axes[0]
+        low, high = ax.get_ylim()
+        assert sum(low <= tick <= high for tick in ax.get_yticks()) >= 2, lowest
+
+
 def test_accuracies_are_dots_with_their_values():
     (ax,) = plots.accuracy_against_paper(rows, labels=("ours, 5k digits", "paper")).axes
     ours, paper = (line.get_xydata().tolist() for line in ax.lines)

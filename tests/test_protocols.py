@@ -1,12 +1,13 @@
 """The published experiments at tiny size: their data, their models, and the files that a run leaves."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from tiny import digits, same_to_the_bit
 
-from enn_np import GRU, Adam, Engram, datasets, fit, load, protocols
+from enn_np import GRU, Adam, Engram, datasets, fit, load, protocols, webreport
 from enn_np.demo import demo
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -193,14 +194,19 @@ def test_a_run_is_not_lost_with_its_figures(small_mnist, monkeypatch, tmp_path):
 
 
 def test_a_run_of_engram_keeps_its_traces(small_mnist, no_figures, tmp_path):
+    """The probe is the first of the validation sequences, all of it, with their labels."""
     summary = protocols.run_benchmark("mnist", "engram", "paper", 0, tmp_path, epochs=2, limit=32, progress=False)
+    split = protocols.mnist_split(digits(100, 30), 20, 0)
     with np.load(tmp_path / "trace.npz") as stored:
-        assert stored["traces"].shape == (3, 64, 128)
-        assert stored["retrieval"].shape == (16, 28, 64) and stored["probe"].shape == (16, 28, 28)
+        assert stored["traces"].shape == (3, 64, 128) and stored["usage"].shape == (3, 64)
+        assert stored["retrieval"].shape == (20, 28, 64)
+        np.testing.assert_array_equal(stored["probe"], split.x_val)
+        np.testing.assert_array_equal(stored["labels"], split.y_val)
         assert abs(stored["traces"][-1]).max() == pytest.approx(
             max(summary["trace"][-1]["max"], -summary["trace"][-1]["min"])
         )
     assert len(summary["trace"]) == 3
+    assert not any(name.startswith("trace_") for name in summary["history"])  # they would stand there twice
 
 
 def test_seeds_repeat_to_the_bit_and_differ(small_mnist, no_figures, tmp_path):
@@ -260,12 +266,19 @@ def test_a_folder_that_cannot_be_made_is_found_before_training(no_data):
 # The demo
 
 
+def small_report(patch):
+    """Two sequences explained, eight counted: as many as the page holds take ten seconds."""
+    patch.setattr(webreport, "EXAMPLES", 2)
+    patch.setattr(webreport, "PROBE", 8)
+
+
 @pytest.fixture(scope="module")
 def demonstrated(tmp_path_factory):
     """The demo on 64 digits and for one epoch: its folder, its summary, and what it said."""
     said, out = [], tmp_path_factory.mktemp("demo") / "new"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_digits", lambda: digits(464, 40))
+        small_report(patch)
         summary = demo(out, epochs=1, progress=False, say=said.append)
     return out, summary, "\n".join(said)
 
@@ -282,6 +295,24 @@ def test_the_demo_writes_a_summary_of_all_four(demonstrated):
 
 def test_the_demo_draws_its_figures(demonstrated):
     assert_figures(demonstrated[0])
+
+
+def test_the_demo_ends_with_a_report_of_single_digits(demonstrated):
+    """Its path is the last thing said; nothing was missing for it; what it explains is the Engram network trained."""
+    out, summary, said = demonstrated
+    assert str(out / "report.html") in said.splitlines()[-1]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert '<ul class="notes" aria-label="What is left out, and why"></ul>' in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    assert list(data["histories"]) == list(summary["models"]) and len(data["trace"]["maps"]) == 2
+    assert data["slots"]["truth"] is True and data["slots"]["n"] == 8
+    assert all("changes" in example and example["truth"] for example in data["examples"])
+    with np.load(out / "trace.npz") as stored:
+        x, y = stored["probe"], stored["labels"]
+    assert len(x) == len(y) == protocols.PROBE
+    model = load(out / "model.npz")
+    model.random_inference = False
+    assert data["slots"]["ablations"]["intact"] == pytest.approx(model.evaluate(x[:8], y[:8]))
 
 
 def test_the_demo_shows_a_table_with_the_papers_numbers(demonstrated):
@@ -306,6 +337,7 @@ def test_ctrl_c_in_the_demo_keeps_what_there_is(monkeypatch, tmp_path, epochs_be
     if epochs_before:
         monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
+    small_report(monkeypatch)
     original, batches = protocols.Classifier.loss_and_grads, []
 
     def interrupted(model, *batch):
@@ -318,6 +350,7 @@ def test_ctrl_c_in_the_demo_keeps_what_there_is(monkeypatch, tmp_path, epochs_be
     summary = demo(tmp_path, epochs=3, progress=False, say=str)
     assert list(summary["models"]) == ["Engram"] and summary["models"]["Engram"]["stopped"] == "interrupted"
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (tmp_path / "report.html").stat().st_size > 10_000
     assert len(summary["models"]["Engram"]["history"].get("loss", ())) == epochs_before
     if not epochs_before:
         assert_figures(tmp_path, FIGURES[1:])

@@ -71,7 +71,8 @@ def test_shapes(trace, epochs):
     assert monitor.traces.shape == (epochs + 1, N, H) and len(monitor.statistics) == epochs + 1
     assert monitor.trace.shape == (N, H) and monitor.retrieval.shape == (10, T, N)
     np.testing.assert_allclose(monitor.retrieval.sum(-1), 1, rtol=1e-5)
-    names = {"min", "max", "mean_abs", "sd", "share_small", "share_clipped", "effective_slots", "drift"}
+    names = {"min", "max", "mean_abs", "sd", "share_small", "share_clipped"}
+    names |= {"effective_slots", "usage_min", "usage_max", "drift"}
     assert all(statistics.keys() == names for statistics in monitor.statistics)
     assert all(type(value) is float for statistics in monitor.statistics for value in statistics.values())
 
@@ -83,6 +84,9 @@ def test_what_is_noted_is_what_a_run_leaves():
     np.testing.assert_array_equal(monitor.trace, state.A)
     np.testing.assert_array_equal(monitor.retrieval, tape.kept.a.swapaxes(0, 1))
     wanted = trace_statistics(state.A, 0.1) | {"effective_slots": effective_slots(tape.kept.a), "drift": 0.0}
+    usage = tape.kept.a.mean((0, 1))
+    wanted |= {"usage_min": usage.min(), "usage_max": usage.max()}
+    np.testing.assert_allclose(monitor.usage, usage[None], rtol=1e-5)
     assert monitor.statistics[0] == pytest.approx(wanted)
 
 
@@ -101,6 +105,29 @@ def test_drift_is_the_distance_to_the_epoch_before():
     steps = [np.linalg.norm(after - before) for before, after in zip(monitor.traces, monitor.traces[1:], strict=False)]
     np.testing.assert_allclose(drifts, [0, *steps], rtol=1e-6)
     assert min(drifts[1:]) > 0
+
+
+def test_statistics_join_the_history():
+    """One number an epoch as in all of the history, to be drawn beside the loss; the untrained is no epoch."""
+    model, monitor = watched()
+    x, y = sequences()
+    history = model.fit(x, y, epochs=2, callbacks=[monitor])
+    for name in monitor.statistics[0]:
+        assert history[f"trace_{name}"] == [statistics[name] for statistics in monitor.statistics[1:]]
+    assert len(history["loss"]) == 2
+
+
+@pytest.mark.parametrize("labels", (None, np.arange(10) % 3))
+def test_all_that_was_watched_is_saved(labels, tmp_path):
+    model, monitor = watched()
+    x, y = sequences()
+    model.fit(x, y, epochs=2, callbacks=[monitor])
+    monitor.save(tmp_path / "trace.npz", labels)
+    with np.load(tmp_path / "trace.npz", allow_pickle=False) as stored:
+        saved = dict(stored)
+    wanted = {"traces": monitor.traces, "usage": monitor.usage, "retrieval": monitor.retrieval, "probe": monitor.x}
+    wanted |= {} if labels is None else {"labels": labels}
+    assert same_to_the_bit(saved, wanted) and saved["usage"].shape == (3, N)
 
 
 def test_earlier_traces_are_not_overwritten():
@@ -144,6 +171,15 @@ def test_a_probe_leaves_parameters_alone():
     before = copied(model.params)
     monitor._note(model)
     assert same_to_the_bit(model.params, before)
+
+
+def test_a_note_costs_one_run_of_the_probe(monkeypatch):
+    """A probe run twice, or gradients computed for it: at the paper's sizes one run is a thousandth of an epoch."""
+    model, monitor = watched()
+    run_cells, seen = type(model).run_cells, []
+    monkeypatch.setattr(type(model), "run_cells", lambda *given: seen.append(given[1].shape) or run_cells(*given))
+    monitor._note(model)
+    assert seen == [(T, 10, D)]
 
 
 def test_the_first_engram_layer_is_watched_wherever_it_is():

@@ -16,7 +16,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from enn_np import GRU, Classifier, Engram, Regressor, attribution
+from enn_np import GRU, Classifier, Engram, Regressor, attribution, webreport
 from enn_np.webreport import EXAMPLES, write_report
 
 T, D, N, H, K = 6, 8, 5, 7, 4  # steps, inputs, slots, hidden units, stored traces
@@ -279,6 +279,24 @@ def test_damaged_arrays(tmp_path, name, content):
     folder.joinpath(name).write_bytes(content)
     text = write_report(folder).read_text(encoding="utf-8")
     assert re.search(rf"<li>{name}(: traces cannot be read| does not serve)", text)
+
+
+def test_arrays_too_large_to_read_are_left_out_and_said(tmp_path, monkeypatch):
+    """Found out before they are unpacked: a small file can hold an array that no memory can."""
+    monkeypatch.setattr(webreport, "LARGEST", 4 * T * D * 20 + 200)  # the probe, and no more
+    text = report_of(tmp_path, summary_of(), {**arrays(), "traces": np.zeros((9, 50, 50), np.float32)}, network())
+    assert "trace.npz: traces cannot be read (ValueError: 0.0 GB are too many)" in text
+    data = data_of(text)
+    assert data["trace"] is None and data["examples"] and data["slots"]
+
+
+@pytest.mark.parametrize("history", ({}, {"loss": []}, {"loss": [], "val_loss": []}, None))
+def test_an_empty_history_leaves_the_rest(tmp_path, history):
+    """A run that was interrupted in its first epoch."""
+    text = report_of(tmp_path, summary_of(history=history, trace=[], best_epoch=None), arrays(), network())
+    data = data_of(text)
+    assert not any(any(curves.values()) for curves in data["histories"].values()) and data["statistics"] == []
+    assert len(data["trace"]["maps"]) == K and data["examples"] and "0 (best –)" in " ".join(Page(text).texts)
 
 
 def test_a_lone_array_is_no_trace(tmp_path):
