@@ -6,34 +6,30 @@ N tokens, V words in the vocabulary, B batch, T time steps.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import zlib
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from itertools import chain, repeat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-from uuid import uuid4
+from typing import NamedTuple
 
 import numpy as np
 
 from enn_np import download as web
+from enn_np import storage
 from enn_np.checks import choice, count, number
+from enn_np.words import CHUNK, TextFile, blocks, encode, numbering
 
 Array = np.ndarray
-UNKNOWN, END = "<unk>", "<eos>"
+UNKNOWN = "<unk>"
 # Published counts, `<eos>` included: tokens of train, valid and test, and distinct words of train.
 COUNTS = {
     "wikitext-2": (2_088_628, 217_646, 245_569, 33_278),
     "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
 }
-CHUNK = 1 << 20  # bytes read at a time
-LONGEST_LINE = 1 << 24  # bytes; the longest line of WikiText is far shorter
 CACHE_FORMAT = 1
 
 
@@ -134,10 +130,10 @@ def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.t
     Source: `examples/sequence.ipynb` of `tensorflow-engram`, commit ec87f778.
     """
     file = _locate(name, folder, download, train, verify=False)[0]
-    lines = sum(block.count(b"\n") for block in _blocks(file))
+    lines = sum(block.count(b"\n") for block in blocks(file))
     chosen = np.random.default_rng(seed).permutation(lines)[: lines // 4]  # as datasets' shuffle(seed)
-    wanted, ids, windows = set(chosen.tolist()), _numbering(), {}
-    for i, line in enumerate(line for block in _blocks(file) for line in block.decode().split("\n")[:-1]):
+    wanted, ids, windows = set(chosen.tolist()), numbering(), {}
+    for i, line in enumerate(line for block in blocks(file) for line in block.decode().split("\n")[:-1]):
         if i in wanted:
             row = np.array([ids[word] for word in line.lower().split()], np.int32)
             full = max(len(row) - 1, 0) // 32  # a window needs a word after it
@@ -189,21 +185,10 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
     return ((inputs[:, piece].astype(np.int32), targets[:, piece].astype(np.int32)) for piece in pieces)
 
 
-# Files to blocks of lines
+# Files to ids
 
 
-class _File(NamedTuple):
-    """A text: a plain or packed file, or the member `inside` of a data set's zip."""
-
-    path: Path
-    inside: str = ""  # data set/file, where path is the zip
-    known: tuple[int | None, int | None, str | None] = (None, None, None)  # tokens, distinct words, sha256
-
-    def __str__(self):
-        return f"{self.path}, member {self.inside}" if self.inside else str(self.path)
-
-
-def _locate(name, folder, download, train, verify) -> list[_File]:
+def _locate(name, folder, download, train, verify) -> list[TextFile]:
     """Paths of train, valid, test, after downloading what is missing; never one train text for another."""
     choice("name", name, tuple(COUNTS))
     folder = web.data_folder() if folder is None else Path(folder)
@@ -219,113 +204,19 @@ def _locate(name, folder, download, train, verify) -> list[_File]:
     files = []
     for item, *known in zip(items, tokens, (types, None, None), strict=True):
         place = (paths[item.name], "") if paths[item.name] else (archive, f"{name}/{item.name}")
-        files.append(_File(*place, (*known, item.sha256)) if verify else _File(*place))
+        files.append(TextFile(*place, (*known, item.sha256)) if verify else TextFile(*place))
     if other:
         places = [place / (train + end) for place in (folder / name, folder) for end in ("", ".xz")]
-        files[0] = _File(next((place for place in places if place.is_file()), places[0]))
+        files[0] = TextFile(next((place for place in places if place.is_file()), places[0]))
         if not files[0].path.is_file():
             raise FileNotFoundError(f"{places[0]} is missing; put it there, or leave out train={train!r}")
     return files
 
 
-@contextmanager
-def _open(file: _File) -> Iterator[BinaryIO]:
-    if not file.inside:
-        with web.open_packed(file.path) as stream:
-            yield stream
-        return
-    name, _, wanted = file.inside.partition("/")
-    for item, stream in web.members(file.path, web.SOURCES[name]):  # checks the zip's names and sizes
-        if item.name == wanted:
-            yield stream
-            return
-
-
-def _chunks(file: _File, digest) -> Iterator[bytes]:
-    """All bytes of a file, fed to digest too, and a last newline if it has none."""
-    last = b"\n"
-    with web.readable(file.path), _open(file) as stream:
-        while data := stream.read(CHUNK):
-            digest.update(data)
-            last = data
-            yield data
-    if not last.endswith(b"\n"):
-        yield b"\n"
-
-
-def _blocks(file: _File, digest=None) -> Iterator[bytes]:
-    """Blocks of whole lines, each ending in a newline, about CHUNK bytes; a hashlib digest is fed the bytes.
-
-    Raises DamagedFile, naming the line, where the bytes cannot be unpacked or are not lines of UTF-8.
-    """
-    line, rest = 1, b""
-    for data in _chunks(file, digest or hashlib.sha256()):
-        head, newline, tail = data.rpartition(b"\n")
-        block, rest = (rest + head + newline, tail) if newline else (b"", rest + tail)
-        try:
-            block.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line += block.count(b"\n", 0, error.start)
-            raise web.DamagedFile(file, f"line {line} is not UTF-8 ({error.reason})") from error
-        if block:
-            yield block
-        line += block.count(b"\n")
-        if len(rest) > LONGEST_LINE:
-            raise web.DamagedFile(file, f"line {line} has over {LONGEST_LINE:,} bytes")
-
-
-# Blocks of lines to ids
-
-
-class _Encoder:
-    """Turns blocks of lines into ids, given `ids`: a dict from word (UTF-8 bytes) to id that knows any word.
-
-    The dict alone takes 150 ns a token. Nine words in ten have at most 8 bytes, which make one 64-bit key, so
-    a direct-mapped table (slot = hash of the key) answers for those in a few array operations. What it cannot
-    answer (words that are long, new, or whose slot is taken) goes to the dict, which alone decides.
-    """
-
-    BITS = 20
-    MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # keep the first n bytes of a key
-    GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: each byte of a key moves the top bits
-
-    def __init__(self, ids: defaultdict):
-        self.ids = ids
-        self.keys = np.zeros(1 << self.BITS, np.uint64)  # 0 means free: no word is empty
-        self.values = np.zeros(1 << self.BITS, np.int32)
-
-    def __call__(self, block: bytes) -> Array:
-        """Ids (N,) int32 of the words of whole lines, with `<eos>` for each newline."""
-        text = b" " + block.replace(b"\n", f" {END} ".encode()) + b" " * 8
-        inside = np.frombuffer(text, np.uint8) > 32  # white space and control characters part words
-        edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-        start, end = edges[::2], edges[1::2]  # (N,)
-        size = end - start
-        eight_bytes = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))  # from every place on, no copy
-        key = eight_bytes[start] & self.MASKS[np.minimum(size, 8)]
-        slot = (key * self.GOLDEN) >> np.uint64(64 - self.BITS)
-        ids = self.values[slot]
-        miss = np.flatnonzero((self.keys[slot] != key) | (size > 8))
-        places = zip(start[miss].tolist(), end[miss].tolist(), strict=True)
-        ids[miss] = [self.ids[text[i:j]] for i, j in places]
-        learn = miss[(size[miss] <= 8) & (self.keys[slot[miss]] == 0)]
-        self.keys[slot[learn]] = key[learn]
-        learn = learn[self.keys[slot[learn]] == key[learn]]  # of words that want one slot, the last has it
-        self.values[slot[learn]] = ids[learn]
-        return ids
-
-
-def _numbering() -> defaultdict:
-    """A dict that numbers each new key in order of appearance."""
-    ids = defaultdict()
-    ids.default_factory = ids.__len__
-    return ids
-
-
-def _parse(files: list[_File]) -> tuple[Vocabulary, list[list[Array]]]:
+def _parse(files: list[TextFile]) -> tuple[Vocabulary, list[list[Array]]]:
     """The vocabulary of files[0], and the ids of every file in pieces."""
-    ids = _numbering()
-    train = _encode(files[0], ids)
+    ids = numbering()
+    train = encode(files[0], ids)
     unknown = ids[UNKNOWN.encode()]  # a text without <unk> gets it here, with count 0
     counts = _tally(train, len(ids))
     order = np.argsort(-counts, kind="stable")  # ids are in order of first appearance, which ties keep
@@ -334,25 +225,11 @@ def _parse(files: list[_File]) -> tuple[Vocabulary, list[list[Array]]]:
     rank = np.empty(len(order), vocabulary.dtype)
     rank[order] = np.arange(len(order))
     ids.default_factory = lambda: unknown
-    splits = [train, *(_encode(file, ids) for file in files[1:])]
+    splits = [train, *(encode(file, ids) for file in files[1:])]
     for pieces in splits:
         for i, piece in enumerate(pieces):  # in place, as WikiText-103 takes 400 MB
             pieces[i] = rank[piece]
     return vocabulary, splits
-
-
-def _encode(file: _File, ids: defaultdict) -> list[Array]:
-    """Ids of a whole file in pieces. Raises DamagedFile where it is empty or not what is known of it."""
-    digest, encoder = hashlib.sha256(), _Encoder(ids)
-    pieces = [encoder(block) for block in _blocks(file, digest)]
-    found = (sum(map(len, pieces)), len(ids), digest.hexdigest())
-    if not found[0]:
-        raise web.DamagedFile(file, "it is empty")
-    for what, known, got in zip(("tokens", "distinct words", "as sha256"), file.known, found, strict=True):
-        if known not in (None, got):
-            problem = f"expected {known} {what}, got {got} (pass verify=False to use it as it is)"
-            raise web.DamagedFile(file, problem)
-    return pieces
 
 
 def _tally(pieces: Iterable[Array], size: int) -> Array:
@@ -401,27 +278,16 @@ def _write_cache(stem: Path, sources: list, vocabulary: Vocabulary, splits: list
     head = BytesIO()
     kind = {"descr": vocabulary.dtype.str, "fortran_order": False, "shape": (sum(tokens),)}
     np.lib.format.write_array_header_1_0(head, kind)
-    pieces = (piece.tobytes() for pieces in splits for piece in pieces)
-    crc = _replace(Path(f"{stem}.npy"), chain([head.getvalue()], pieces))
+    crc = 0
+    with storage.whole(f"{stem}.npy") as file:
+        for part in chain([head.getvalue()], (piece.tobytes() for pieces in splits for piece in pieces)):
+            file.write(part)
+            crc = zlib.crc32(part, crc)
     header = json.dumps({"sources": sources, "tokens": tokens, "crc32": crc})
     lines = [f"{word} {n}" for word, n in zip(vocabulary.words, vocabulary.counts.tolist(), strict=True)]
     rest = "\n".join([header, *lines, ""]).encode()
-    _replace(Path(f"{stem}.txt"), [b"%08x\n" % zlib.crc32(rest), rest])
-
-
-def _replace(path: Path, chunks: Iterable[bytes]) -> int:
-    """Write a file that takes its name only once it is whole, so no one reads half of it; return its CRC."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, crc = path.with_name(f"{path.name}.{uuid4().hex}.part"), 0
-    try:
-        with open(part, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                crc = zlib.crc32(chunk, crc)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return crc
+    with storage.whole(f"{stem}.txt") as file:
+        file.write(b"%08x\n%s" % (zlib.crc32(rest), rest))
 
 
 def _crc(path: Path | str) -> int:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enn_np import text as module
+from enn_np import words as reader
 from enn_np.text import Vocabulary, load_wikitext, paper_windows, stream_batches, unigram_perplexity
 
 TRAIN = " = Valkyria = \n \n the cat sat on the encyclopaedia , the naïve – <unk> cat \n"
@@ -127,8 +128,8 @@ def test_ids_follow_frequency_then_first_appearance(tmp_path_factory, text, chun
     texts = {**FILES, "wiki.train.tokens": text}
     folder = write(tmp_path_factory.mktemp("text"), texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK", chunk)  # cuts everywhere, inside characters too
-        patch.setattr(module._Encoder, "BITS", max(bits, 1))  # two slots make nearly every word collide
+        patch.setattr(reader, "CHUNK", chunk)  # cuts everywhere, inside characters too
+        patch.setattr(reader.Encoder, "BITS", max(bits, 1))  # two slots make nearly every word collide
         got = load(folder)
     assert is_right(got, texts)
     counts = Counter(words_of(text))
@@ -155,9 +156,9 @@ def test_vocabulary_speaks_both_ways():
     for wrong in ([3], [-1]):
         with pytest.raises(ValueError, match="ids: expected 0 to 2"):
             vocabulary.decode(wrong)
-    for words, counts in ((["a"], [1]), (["<unk>"], [1, 2]), (["a", "<unk>"], [1, 2]), (["<unk>", "<unk>"], [1, 1])):
+    for names, counts in ((["a"], [1]), (["<unk>"], [1, 2]), (["a", "<unk>"], [1, 2]), (["<unk>", "<unk>"], [1, 1])):
         with pytest.raises(ValueError, match="words, counts"):
-            Vocabulary(words, counts)
+            Vocabulary(names, counts)
 
 
 # Damaged files
@@ -174,8 +175,8 @@ def test_text_without_words_or_lines(tmp_path, monkeypatch):
     write(tmp_path, {**FILES, "wiki.test.tokens": ""})
     with pytest.raises(ValueError, match=r"wiki\.test\.tokens.*empty"):
         load(tmp_path)
-    monkeypatch.setattr(module, "LONGEST_LINE", 1000)
-    monkeypatch.setattr(module, "CHUNK", 300)
+    monkeypatch.setattr(reader, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(reader, "CHUNK", 300)
     write(tmp_path, {**FILES, "wiki.test.tokens": "a \n" + "b " * 1000})
     with pytest.raises(ValueError, match=r"wiki\.test\.tokens.*line 2 has over 1,000 bytes"):
         load(tmp_path)
