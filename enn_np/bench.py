@@ -1,4 +1,4 @@
-"""How fast is NumPy with gradients by hand? Every work against its peers, A B A B, on the CPU.
+"""How fast is NumPy with gradients by hand? Every work against its peers, A B A B, on the CPU or on a card.
 
     for every number of threads, every work:
         start a process per competitor, check its gradients against ours, warm up
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import checks, plots
+from .backend import device_module
 from .peers.process import Worker, WorkerError
 from .peers.works import Side, all_works
 
@@ -58,7 +59,8 @@ def bench(
     works=None,
     repeats=15,
     warmup=3,
-    threads=(1, 2),
+    threads=None,
+    device="cpu",
     interpreters=None,
     json_path=None,
     chart_path=None,
@@ -66,21 +68,26 @@ def bench(
     passive=False,
     log=print,
 ):
-    """Time the `works` (names in `all_works()`, all by default) against its peers, print a table, return the result.
+    """Time the `works` (names in `all_works(device)`, all by default) against its peers, print a table, return the
+    result.
 
-    repeats: timed rounds, at least 15, after `warmup` untimed ones. threads: numbers of threads, one after the other.
+    repeats: timed rounds, at least 15, after `warmup` untimed ones. threads: numbers of threads, one after the other
+    (1 and 2; with device="cuda" 1). device: "cpu" or "cuda", where the data lie before the clock starts, and which has
+    done all its work when the clock stops.
     interpreters: {"torch": path of a Python, "jax": ..., "tensorflow": ...}, this one where not given. json_path,
     chart_path (.png, .svg): files to write. quick: tiny sizes, two repeats; shows that all is in order, and times
     nothing. passive: OpenMP threads sleep at once, for a machine with other work. log: gets every line of text.
     Returns {"header", "rows"}. Raises ValueError or TypeError, naming the argument, before any work.
     """
-    names, threads = _checked(works, repeats, warmup, threads, interpreters, quick)
+    device_module(device)
+    threads = ((1, 2) if device == "cpu" else (1,)) if threads is None else threads
+    names, threads = _checked(all_works(device), works, repeats, warmup, threads, interpreters, quick)
     settings = {"repeats": 2 if quick else repeats, "warmup": 1 if quick else warmup}
-    settings |= {"threads": threads, "passive": passive, "quick": quick}
+    settings |= {"threads": threads, "passive": passive, "quick": quick, "device": device}
     header, rows = {"began": _now(), "load_before": _load(), **machine(), **settings, "versions": {}}, []
     for count in threads:
         for name in names:
-            work = all_works()[name].small() if quick else all_works()[name]
+            work = all_works(device)[name].small() if quick else all_works(device)[name]
             outcomes = _measure(name, work, count, interpreters or {}, settings, log)
             rows += _rows(name, work, outcomes, count)
             header["versions"] |= {o.side.library: o.said["versions"] for o in outcomes if o.said.get("versions")}
@@ -94,8 +101,8 @@ def bench(
     return result
 
 
-def _checked(works, repeats, warmup, threads, interpreters, quick):
-    known = tuple(all_works())
+def _checked(known, works, repeats, warmup, threads, interpreters, quick):
+    known = tuple(known)
     names = list(known if works is None else works)
     threads = [threads] if isinstance(threads, int) else list(threads)
     for name in names:
@@ -118,7 +125,7 @@ def _measure(name, work, threads, interpreters, settings, log):
     try:
         for side in work.sides:
             python = interpreters.get(side.library, sys.executable)
-            worker, answer = _prepare(side, python, threads, settings["passive"])
+            worker, answer = _prepare(side, python, threads, settings)
             workers.append(worker)
             said.append(answer)
             log(f"{name}, threads {threads}, {side.name}: {_summary(answer)}")
@@ -130,11 +137,11 @@ def _measure(name, work, threads, interpreters, settings, log):
     return [_outcome(side, work.unit, *rest) for side, *rest in zip(work.sides, said, turns, strict=True)]
 
 
-def _prepare(side, python, threads, passive):
+def _prepare(side, python, threads, settings):
     """The side's worker, or None, and its answer."""
     command = [str(python), "-m", "enn_np.peers.worker", side.module, side.variant, str(threads)]
     try:
-        worker = Worker(side.name, command, threads, passive)
+        worker = Worker(side.name, command, threads, settings["passive"], settings["device"])
     except WorkerError as error:
         return None, {"status": "absent", "note": str(error)}
     try:

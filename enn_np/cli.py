@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from . import __version__, checks, storage
+from .backend import device_module
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .download import SOURCES, data_folder, fetch, status, verify
@@ -45,6 +46,7 @@ def _parser():
     )
     demo.add_argument("--epochs", type=int, default=DEMO_EPOCHS, help="epochs at most (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
+    _device(demo)
     demo.set_defaults(command=_demo)
 
     train = _command(commands, "train", "one full run of a benchmark")
@@ -62,6 +64,7 @@ def _parser():
     train.add_argument("--train-file", default=TRAIN_FILE, metavar="NAME", help="text to train on (%(default)s)")
     train.add_argument("--out", metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)")
     train.add_argument("--resume", action="store_true", help="continue the run in that folder, killed or interrupted")
+    _device(train)
     train.set_defaults(command=_train)
 
     tables = _command(commands, "tables", "write a page's result tables, and the figures, from the stored results")
@@ -76,17 +79,19 @@ def _parser():
 
     check = _command(commands, "gradcheck", "compare every hand-written gradient with finite differences")
     check.add_argument("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
+    _device(check)
     check.set_defaults(command=_gradcheck)
 
     bench = _command(commands, "bench", "time training steps against other frameworks on this machine")
     bench.add_argument("--works", nargs="*", help="what to time (everything)")
     bench.add_argument("--repeats", type=int, default=15, help="timed rounds of each (%(default)s)")
-    bench.add_argument("--threads", type=int, nargs="*", default=(1, 2), help="numbers of threads (1 2)")
+    bench.add_argument("--threads", type=int, nargs="*", help="numbers of threads (1 2; with a card 1)")
     for peer in PEERS:
         bench.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter that has {peer}, if not this one")
     bench.add_argument("--json", metavar="FILE", help="write the rows here")
     bench.add_argument("--chart", metavar="FILE", help="draw a bar chart here (.png or .svg)")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: shows that all is in order")
+    _device(bench)
     bench.set_defaults(command=_bench)
 
     data = _command(commands, "data", "list, download and verify data sets")
@@ -110,9 +115,16 @@ def _command(commands, name, purpose):
     return commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")
 
 
+def _device(parser):
+    """The option of every command that computes; its function hands `settings.device` on."""
+    parser.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where to compute; cuda needs CuPy (%(default)s)"
+    )
+
+
 def _demo(settings):
     with storage.lock(folder(settings.out) / ".lock", f"out: {settings.out}"):
-        summary = demo(settings.out, settings.epochs, settings.seed)
+        summary = demo(settings.out, settings.epochs, settings.seed, device=settings.device)
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
@@ -121,6 +133,7 @@ def _train(settings):
     out = settings.out or f"runs/{name}"
     what = settings.benchmark, settings.model, settings.protocol, settings.seed, out
     size = {"epochs": settings.epochs, "limit": settings.limit, "resume": settings.resume}
+    size["device"] = settings.device
     if settings.resume and not any(Path(out, name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
     if settings.benchmark in EPOCHS:
@@ -147,7 +160,8 @@ def _bench(settings):
     bench(
         settings.works,
         settings.repeats,
-        threads=tuple(settings.threads),
+        threads=settings.threads,
+        device=settings.device,
         interpreters=interpreters,
         json_path=settings.json,
         chart_path=settings.chart,
@@ -174,9 +188,10 @@ def _gradcheck(settings):
     from .gradcheck import TOLERANCE
 
     checks.count("seeds", settings.seeds)
+    device_module(settings.device)
     print(f"{'cell':<8}{'switches':<52}{'parameter':<11}{'largest relative error':>22}")
     rows, failed = 0, 0
-    for cell, switches, name, error in gradient_table(settings.seeds):
+    for cell, switches, name, error in gradient_table(settings.seeds, settings.device):
         rows, failed = rows + 1, failed + (error > TOLERANCE)
         print(f"{cell:<8}{switches:<52}{name:<11}{error:>22.1e}{'' if error <= TOLERANCE else '  FAILED'}")
     verdict = f"{failed} of {rows} gradients FAILED" if failed else f"all {rows} gradients agree"
@@ -196,7 +211,7 @@ ENGRAM_SWITCHES = (
 )
 
 
-def gradient_table(seeds):
+def gradient_table(seeds, device="cpu"):
     """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all four cells."""
     from .cells import GRU, LSTM, RNN
     from .engram import Engram
@@ -210,7 +225,7 @@ def gradient_table(seeds):
             cell = Engram(**small, trace=trace, **switches)
             rows += [(cell, f"trace={trace}" + (f", {words}" if words else ""), masked) for masked in (False, True)]
     for cell, switches, masked in rows:
-        runs = [check(cell, batch=3, seed=seed, masked=masked) for seed in range(seeds)]
+        runs = [check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
         label = ", ".join(filter(None, [switches, "masked" if masked else ""])) or "-"
         for name in runs[0]:
             yield type(cell).__name__, label, name, max(run[name] for run in runs)

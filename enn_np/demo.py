@@ -5,16 +5,18 @@ ways that its output names: smaller batches, fewer epochs, a higher learning rat
 """
 
 from . import checks, datasets, protocols
+from .backend import device_module
 from .webreport import write_report
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
 
 
-def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
+def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, device="cpu"):
     """Train the four networks, print a table, and write what a run leaves, figures and a report under `out`.
 
     That is summary.json, model.npz and trace.npz of the Engram network, PNG files and report.html. Returns the summary.
     """
+    device_module(device)
     epochs, seed = checks.count("epochs", epochs), checks.count("seed", seed, low=0)
     out = protocols.folder(out)
     data = protocols.mnist_split(datasets.load_digits(), 400, seed)
@@ -27,7 +29,7 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
     results, watched = {}, None
     say(_row("model", "test acc.", "test loss", "parameters", "seconds", "paper acc.", "paper params"))
     for name in protocols.MODELS:
-        model = protocols.classifier(name, 28, 10, "paper", seed, "attention")
+        model = protocols.classifier(name, 28, 10, "paper", seed, "attention").to_device(device)
         numbers, monitor = protocols.train(model, data, epochs, seed, BATCH, RATE, progress)
         title, paper = protocols.TITLES[name], protocols.PAPER["mnist"][name]
         results[title], watched = numbers, watched or monitor
@@ -57,7 +59,7 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print):
             "seed": seed,
         },
         "sequences": {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)},
-        "machine": protocols.machine(),
+        "machine": protocols.machine(device),
     }
     protocols.write_json(out / "summary.json", summary)
     say(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty
+from .backend import array_module, empty, fused
 from .checks import Settings, count, float_array
 from .initial import glorot_uniform, he_normal
 from .ops import cosine, cosine_back, flat, layer_norm, layer_norm_back, linear, match, read, relu, relu_back, softmax
@@ -163,12 +163,20 @@ class Engram:
         if eta == 0:
             k.A[...] = A
             return
-        xp.multiply(A, 1 - eta, out=k.A)
-        xp.add(k.A, write(k.a * (eta * self._share(e)), e.z, self.trace == "batch"), out=k.A)  # eta (8), like A
-        if e.noise is not None:
-            xp.add(k.A, eta * e.noise, out=k.A)
-        if self.trace_clip is not None:
-            xp.clip(k.A, -self.trace_clip, self.trace_clip, out=k.A)  # (9)
+        written = write(k.a * (eta * self._share(e)), e.z, self.trace == "batch")  # eta (8), like A
+        low, high = (None, None) if self.trace_clip is None else (-self.trace_clip, self.trace_clip)
+        self._fade(xp, A, written, e.noise, 1 - eta, eta, low, high, k.A)
+
+    @staticmethod
+    @fused
+    def _fade(xp, A, written, noise, keep, eta, low, high, out):
+        """(9), into `out`."""
+        xp.multiply(A, keep, out=out)
+        xp.add(out, written, out=out)
+        if noise is not None:
+            xp.add(out, eta * noise, out=out)
+        if high is not None:
+            xp.clip(out, low, high, out=out)
 
     def _share(self, e):
         """Each sample's part in the mean of (8): 1 / B, unless padding says otherwise; all of it per sample."""
@@ -282,4 +290,4 @@ class Engram:
         weight = (live / xp.maximum(live.sum(), 1)).astype(a.dtype)[..., None]
         log_a = xp.log(xp.maximum(a, xp.finfo(a.dtype).tiny))  # 0 log 0 = 0
         value = (weight * (self.l1 * abs(a) - self.entropy * a * log_a)).sum()
-        return float(value), weight * (self.l1 * xp.sign(a) - self.entropy * (log_a + 1))
+        return value, weight * (self.l1 * xp.sign(a) - self.entropy * (log_a + 1))

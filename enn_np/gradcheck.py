@@ -11,6 +11,7 @@ its numbers again. It knows by the pattern of exact zeros and clipped entries, n
 
 import numpy as np
 
+from .backend import to_device, to_numpy
 from .bptt import run, run_back
 from .checks import count, number
 
@@ -49,18 +50,19 @@ def compare(loss, values, grads, rng, eps=1e-6, every=False):
     return errors
 
 
-def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, eps=1e-6):
+def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, eps=1e-6, device="cpu"):
     """Check all gradients of `cell` through `run` and `run_back`: {name: relative error}, to hold below 1e-6.
 
     Names: the parameters, "x", and "state.<part>" for the initial state. The loss is a random projection of every
     hidden state and of every part of the final state, plus the cell's penalty. Everything is random, biases too.
-    inputs D, batch B, steps T; masked: with random padding. Redraws at kinks, up to 50 times.
+    inputs D, batch B, steps T; masked: with random padding; device: "cpu" or "cuda", where the cell runs and its loss
+    is summed, while numbers are drawn and compared on the host. Redraws at kinks, up to 50 times.
     """
     inputs, batch, steps = count("inputs", inputs), count("batch", batch), count("steps", steps)
     number("eps", eps, above=0)
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
-        loss, values, grads = _problem(cell, inputs, batch, steps, masked, rng)
+        loss, values, grads = _problem(cell, inputs, batch, steps, masked, rng, device)
         try:
             return compare(loss, values, grads, rng, eps, every)
         except Kink:
@@ -68,7 +70,7 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
     raise RuntimeError("50 draws in a row lay on a kink; try another seed or smaller sizes")
 
 
-def _problem(cell, inputs, batch, steps, masked, rng):
+def _problem(cell, inputs, batch, steps, masked, rng, device):
     """A random loss over the cell's run, the values it is asked at, and the hand-written gradients there."""
     values = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, inputs, np.float64).items()}
     state = cell.initial_state(batch, np.float64)
@@ -79,8 +81,10 @@ def _problem(cell, inputs, batch, steps, masked, rng):
     given = {} if noise is None else {"noise": noise}
     projection = rng.standard_normal((steps, batch, cell.hidden)) / np.sqrt(steps * batch * cell.hidden)
     final = type(state)(*(rng.standard_normal(part.shape) / np.sqrt(part.size) for part in state))
+    mask, given, projection, final = to_device((mask, given, projection, final), device)
 
     def forward(values):
+        values = to_device(values, device)
         params = {name: value for name, value in values.items() if name != "x" and not name.startswith("state.")}
         start = type(state)(*(values[f"state.{name}"] for name in state._fields))
         h, end, tape = run(cell, params, values["x"], start, mask, **given)
@@ -90,11 +94,11 @@ def _problem(cell, inputs, batch, steps, masked, rng):
 
     params, tape, _, da = forward(values)
     dx, dstate, grads = run_back(cell, params, tape, projection, final, **({} if da is None else {"da": da}))
-    grads = {**grads, "x": dx, **{f"state.{name}": part for name, part in _parts(dstate)}}
+    grads = to_numpy({**grads, "x": dx, **{f"state.{name}": part for name, part in _parts(dstate)}})
 
     def loss(values):
         _, tape, value, _ = forward(values)
-        return value, _pattern(cell, tape)
+        return float(value), to_numpy(_pattern(cell, tape))
 
     return loss, values, grads
 

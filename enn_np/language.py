@@ -138,9 +138,11 @@ class LanguageModel(Model):
         the mean of its batches'. rng: see `hidden`.
         """
         loss, right, grads, _ = self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)
-        tokens = x.size if mask is None else mask.sum()
-        found = scores(loss * tokens, right, tokens)
-        return {name: value if name == "loss" else value * x.shape[1] for name, value in found.items()}, grads
+        tokens, rows = x.size if mask is None else mask.sum(), x.shape[1]
+        xp, loss = array_module(x), loss.astype(np.float64)  # exp(89) is not a float32 any more
+        found = {"loss": loss, "accuracy": right / tokens * rows, "bits": loss / math.log(2) * rows}
+        found["perplexity"] = xp.exp(xp.minimum(loss, 700.0)) * rows
+        return found, grads
 
     # --------------------------------------------------------------------------------------------------- data sets
 
@@ -176,11 +178,11 @@ class LanguageModel(Model):
         A batch trace makes a window depend on its batch mates; trace="sample" does not.
         """
         x, y, mask = self.check_data(x, y, mask)
-        sums, rng = np.zeros(3), self._inference_rng()
+        sums, rng = (0, 0, 0), self._inference_rng()
         for rows, ids in self._batches(x, batch_size, mask):
             live = self._mask(mask, rows)
             h, _, _ = self.hidden(ids, rng, live)
-            sums += self._sums(h, self.time_major(y[rows]), live)
+            sums = self._sums(sums, h, self.time_major(y[rows]), live)
         return scores(*sums)
 
     def evaluate_stream(self, tokens, batch_size=1, steps=256):
@@ -190,18 +192,17 @@ class LanguageModel(Model):
         from a zero state somewhere in the text, and some last tokens are left out (see `stream_batches`). With a batch
         trace they also share one memory: use one row, or trace="sample".
         """
-        tokens, sums = self._ids("tokens", tokens, ("N",)), np.zeros(3)
-        states = None
+        tokens, sums, states = self._ids("tokens", tokens, ("N",)), (0, 0, 0), None
         for ids, targets in stream_batches(tokens, batch_size, checks.count("steps", steps)):
             h, states, _ = self.hidden(self.time_major(ids), states=states)
-            sums += self._sums(h, self.time_major(targets))
+            sums = self._sums(sums, h, self.time_major(targets))
         return scores(*sums)
 
-    def _sums(self, h, targets, mask=None):
-        """Sums over the tokens: -log p, right answers, tokens."""
+    def _sums(self, sums, h, targets, mask=None):
+        """`sums` with those over these tokens added: -log p, right answers, tokens. On a card they stay there."""
         loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
-        tokens = targets.size if mask is None else int(mask.sum())
-        return float(loss) * tokens, int(right), tokens
+        tokens = targets.size if mask is None else mask.sum()
+        return sums[0] + loss.astype(np.float64) * tokens, sums[1] + right, sums[2] + tokens
 
     def fit_stream(
         self,
@@ -308,9 +309,10 @@ def _carry(states):
 
 def scores(nats, right, tokens):
     """{"loss", "perplexity", "bits", "accuracy"} from sums over tokens of -log p and of right answers."""
-    loss = float(nats / tokens)
+    nats, right, tokens = float(nats), float(right), int(tokens)
+    loss = nats / tokens
     perplexity = math.exp(min(loss, 700.0))  # exp(710) is not a float any more
-    return {"loss": loss, "perplexity": perplexity, "bits": loss / math.log(2), "accuracy": float(right / tokens)}
+    return {"loss": loss, "perplexity": perplexity, "bits": loss / math.log(2), "accuracy": right / tokens}
 
 
 def score_text(model, text, batch_size=1, steps=256):

@@ -6,7 +6,7 @@ gradient of the loss with respect to the value, and returns the gradient with re
 Shapes: `...` any leading axes (time, batch), D inputs, H features, N memory slots, B batch.
 """
 
-from .backend import array_module
+from .backend import array_module, fused
 
 UNIT_EPS = 1e-12  # below this squared length a vector counts as zero, as in tf.nn.l2_normalize
 NORM_EPS = 1e-6  # layer norm, as in the published Engram cell
@@ -57,12 +57,13 @@ def relu_back(dy, y, out=None):
     return array_module(y).multiply(dy, y > 0, out=out)
 
 
-def sigmoid(x, out=None):
-    """1 / (1 + exp(-x)), by tanh, which cannot overflow."""
-    y = array_module(x).tanh(0.5 * x, out=out)
-    y *= 0.5
-    y += 0.5
-    return y
+@fused
+def sigmoid(xp, x, out):
+    """1 / (1 + exp(-x)), by tanh, which cannot overflow, into `out`."""
+    xp.multiply(x, 0.5, out=out)
+    xp.tanh(out, out=out)
+    out *= 0.5
+    out += 0.5
 
 
 def softmax(x):

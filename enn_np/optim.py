@@ -6,7 +6,7 @@ and so the paper), `global_clip_norm` all by their common length, which keeps th
 
 import math
 
-from .backend import array_module
+from .backend import array_module, fused
 from .checks import number
 
 
@@ -49,12 +49,16 @@ class Optimizer:
 
 
 def _shorten(arrays, limit):
-    """Scale all arrays by limit / max(norm, limit), with no host synchronisation on a GPU."""
+    """Scale all arrays by limit / max(norm, limit), where the host never learns the norm."""
     xp = array_module(arrays[0])
-    norm = xp.sqrt(sum(xp.vdot(g, g) for g in arrays))
-    scale = limit / xp.maximum(norm, limit)
+    squared = sum(xp.vdot(g, g) for g in arrays)
     for g in arrays:
-        g *= scale.astype(g.dtype)
+        scale(xp, g, squared, limit)
+
+
+@fused
+def scale(xp, g, squared, limit):
+    g *= limit / xp.maximum(xp.sqrt(squared), limit)
 
 
 class SGD(Optimizer):
@@ -67,9 +71,15 @@ class SGD(Optimizer):
         self.momentum = number("momentum", momentum, low=0, high=1)
 
     def rule(self, xp, p, g, u):
-        u *= self.momentum
-        u -= self.learning_rate * g
-        p += u
+        descend(xp, p, g, u, self.learning_rate, self.momentum)
+
+
+@fused
+def descend(xp, p, g, u, rate, momentum):
+    u *= momentum
+    g *= rate
+    u -= g
+    p += u
 
 
 class Adam(Optimizer):
@@ -89,15 +99,21 @@ class Adam(Optimizer):
 
     def rule(self, xp, p, g, m, v):
         b1, b2 = self.beta_1, self.beta_2
-        m *= b1
-        m += (1 - b1) * g
-        v *= b2
-        g *= g
-        g *= 1 - b2
-        v += g
         rate = self.learning_rate * math.sqrt(1 - b2**self.steps) / (1 - b1**self.steps)
-        root = xp.sqrt(v, out=g)  # g has served; its memory holds the step
-        root += self.epsilon
-        xp.divide(m, root, out=root)
-        root *= rate
-        p -= root
+        adapt(xp, p, g, m, v, b1, 1 - b1, b2, 1 - b2, rate, self.epsilon)
+
+
+@fused
+def adapt(xp, p, g, m, v, b1, rest_1, b2, rest_2, rate, epsilon):
+    """Adam's update; g has served when v has it, and its memory then holds the step."""
+    m *= b1
+    m += rest_1 * g
+    v *= b2
+    g *= g
+    g *= rest_2
+    v += g
+    xp.sqrt(v, out=g)
+    g += epsilon
+    xp.divide(m, g, out=g)
+    g *= rate
+    p -= g

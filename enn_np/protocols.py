@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import checks, datasets, storage
+from .backend import card_name, device_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .checkpoint import differ
@@ -144,26 +145,30 @@ def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progres
     return numbers, monitor
 
 
-def run_benchmark(benchmark, name, protocol, seed, out, epochs=None, limit=None, progress=True, resume=False):
+def run_benchmark(
+    benchmark, name, protocol, seed, out, epochs=None, limit=None, progress=True, resume=False, device="cpu"
+):
     """One full run of a benchmark: writes `out`/summary.json, model.npz and (Engram) trace.npz. Returns the summary.
 
     benchmark: "mnist" or "cifar10". epochs: the protocol's own if None. limit: train on so many sequences only. While
-    it lasts, `out`/checkpoint.npz holds it; resume: go on from there.
+    it lasts, `out`/checkpoint.npz holds it; resume: go on from there. device:
+    "cpu" or "cuda", where the network is trained.
     """
     checks.choice("benchmark", benchmark, tuple(EPOCHS))
+    device_module(device)
     epochs = checks.count("epochs", EPOCHS[benchmark] if epochs is None else epochs)
     checks.choice("model", name, MODELS)
     checks.choice("protocol", protocol, PROTOCOLS)
     limit = limit if limit is None else checks.count("limit", limit)
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     with run_folder(out, what, resume) as (out, checkpoint, done):
-        return done or _run(what, out, epochs, limit, progress, checkpoint, resume)
+        return done or _run(what, out, epochs, limit, progress, checkpoint, resume, device)
 
 
-def _run(what, out, epochs, limit, progress, checkpoint, resume):
+def _run(what, out, epochs, limit, progress, checkpoint, resume, device):
     benchmark, protocol, name, seed = what.values()
     data = load_split(benchmark, protocol, seed)
-    model = classifier(name, data.x.shape[-1], 10, protocol, seed)
+    model = classifier(name, data.x.shape[-1], 10, protocol, seed).to_device(device)
     if limit is not None:
         data = Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
     numbers, monitor = train(model, data, epochs, seed, progress=progress, checkpoint=checkpoint, resume=resume)
@@ -172,7 +177,7 @@ def _run(what, out, epochs, limit, progress, checkpoint, resume):
         **numbers,
         "sequences": {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)},
         "config": model.config(),
-        "machine": machine(),
+        "machine": machine(device),
     }
     model.save(out / "model.npz")
     if monitor:
@@ -244,11 +249,12 @@ def read_json(path):
     return found
 
 
-def machine():
+def machine(device="cpu"):
     """What the numbers were measured on."""
     from . import __version__
 
-    return {
+    card = {"card": card_name()} if device == "cuda" else {}
+    return card | {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import storage
-from .backend import to_numpy
+from .backend import array_module, to_numpy
 from .callbacks import Callback
 from .engram import Engram
 
@@ -23,8 +23,9 @@ def trace_statistics(A, clip=None):
 
 def effective_slots(a):
     """exp(entropy) of retrieval weights a (..., N), averaged: N if all slots are read alike, 1 if only one is."""
-    entropy = -(a * np.log(np.maximum(a, np.finfo(a.dtype).tiny))).sum(-1)
-    return float(np.exp(entropy).mean())
+    xp = array_module(a)
+    entropy = -(a * xp.log(xp.maximum(a, np.finfo(a.dtype).tiny))).sum(-1)
+    return float(xp.exp(entropy).mean())
 
 
 class HebbianTraceMonitor(Callback):

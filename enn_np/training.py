@@ -201,8 +201,8 @@ class Bar:
     def advance(self, count, totals):
         """`count` more are done; totals: sums over all that are."""
         self.done += count
-        if self.tqdm is not None:
-            self.tqdm.update(count)
+        # Only where the bar was drawn anew: to fetch a card's numbers is to wait for it.
+        if self.tqdm is not None and self.tqdm.update(count):
             means = {name: f"{float(value) / self.done:.4f}" for name, value in totals.items()}
             self.tqdm.set_postfix(means, refresh=False)
 

@@ -5,6 +5,7 @@ and test are scored word by word with no noise. paper: 32-word windows cut as pu
 """
 
 from . import checks
+from .backend import device_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
@@ -36,12 +37,15 @@ def run_wikitext(
     train="wiki.train.tokens",
     progress=True,
     resume=False,
+    device="cpu",
 ):
     """One full run: writes `out`/summary.json and model.npz. Returns the summary.
 
     benchmark: "wikitext2" or "wikitext103". name, protocol, seed, resume: see `protocols`. epochs: the protocol's own
-    if None. limit: train on so many words (sound) or windows (paper) only. train: another file to train on.
+    if None. limit: train on so many words (sound) or windows (paper) only. train: another file to train on. device:
+    "cpu" or "cuda", where the network is trained.
     """
+    device_module(device)
     checks.choice("benchmark", benchmark, tuple(NAMES))
     checks.choice("model", name, MODELS)
     checks.choice("protocol", protocol, PROTOCOLS)
@@ -50,13 +54,13 @@ def run_wikitext(
     epochs = epochs if epochs is None else checks.count("epochs", epochs)
     with run_folder(out, what, resume) as (out, checkpoint, done):
         saving = {"progress": progress, "checkpoint": checkpoint, "resume": resume}
-        return done or _run(what, out, epochs, limit, train, saving)
+        return done or _run(what, out, epochs, limit, train, saving, device)
 
 
-def _run(what, out, epochs, limit, train, saving):
+def _run(what, out, epochs, limit, train, saving, device):
     benchmark, protocol, name, seed = what.values()
     run = _paper if protocol == "paper" else _sound
-    model, history, scores, size = run(NAMES[benchmark], name, seed, epochs, limit, train, saving)
+    model, history, scores, size = run(NAMES[benchmark], name, seed, epochs, limit, train, saving, device)
     summary = {
         **what,
         "parameters": model.size,
@@ -68,17 +72,17 @@ def _run(what, out, epochs, limit, train, saving):
         "train_size": size,
         "train_file": train,
         "config": model.config(),
-        "machine": machine(),
+        "machine": machine(device),
     }
     model.save(out / "model.npz")
     write_json(out / "summary.json", summary)
     return summary
 
 
-def _sound(data_set, name, seed, epochs, limit, train, saving):
+def _sound(data_set, name, seed, epochs, limit, train, saving, device):
     text = load_wikitext(data_set, train=train)
     settings, training = wikitext2_recipe(name)
-    model = LanguageModel(vocabulary_size=len(text.vocabulary), seed=seed, **settings)
+    model = LanguageModel(vocabulary_size=len(text.vocabulary), seed=seed, **settings).to_device(device)
     if epochs is not None:
         training["epochs"] = epochs
     tokens = text.train if limit is None else text.train[:limit]
@@ -88,7 +92,7 @@ def _sound(data_set, name, seed, epochs, limit, train, saving):
     return model, history, scores, len(tokens)
 
 
-def _paper(data_set, name, seed, epochs, limit, train, saving):
+def _paper(data_set, name, seed, epochs, limit, train, saving, device):
     windows = paper_windows(data_set, train=train)
     cells = {
         "engram": Engram(128, 64, sparsity=0.3),
@@ -97,6 +101,7 @@ def _paper(data_set, name, seed, epochs, limit, train, saving):
         "lstm": [LSTM(128), LSTM(128)],
     }[name]
     model = LanguageModel(cells, len(windows.words), embedding=None, seed=seed, random_inference=True)
+    model.to_device(device)
     x, y = (part if limit is None else part[:limit] for part in windows[:2])
     history = fit(
         model,

@@ -9,6 +9,9 @@ import os
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+import sys  # noqa: E402
+
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 EXAMPLES = 100
@@ -16,3 +19,12 @@ common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Heal
 settings.register_profile("ci", max_examples=EXAMPLES, derandomize=True, **common)
 settings.register_profile("thorough", max_examples=10 * EXAMPLES, print_blob=True, **common)
 settings.load_profile(os.environ.get("ENN_HYPOTHESIS", "ci"))
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """The stand-in for CuPy in its place: device="cuda" means it."""
+    import strict
+
+    monkeypatch.setitem(sys.modules, "cupy", strict)
+    return strict

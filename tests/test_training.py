@@ -521,6 +521,7 @@ def test_the_bar_shows_means_over_what_was_seen(monkeypatch):
     """Divided by the whole data set, the loss would seem to rise through every epoch."""
     shown = []
     monkeypatch.setattr("tqdm.tqdm.set_postfix", lambda bar, means, refresh: shown.append(means))
+    monkeypatch.setattr("tqdm.tqdm.update", lambda bar, rows: True)  # drawn anew at every batch
     run_with_bar(monkeypatch, terminal=True)
     losses = [float(means["loss"]) for means in shown]
     assert len(losses) == 2 * 6 and min(losses) > 0.5 * max(losses)

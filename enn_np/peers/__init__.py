@@ -6,6 +6,6 @@
     numpy_cells         our own side, as a user trains
     torch_cells, jax_cells, tensorflow_cells     the peers; only a worker imports them
 
-Each *_cells has `versions()` and `build(problem, variant, threads)`, whose result has `answers(dtype)`: loss and
-gradients under our names (None if it has no such precision), and `run()`: the work once.
+Each *_cells has `versions(problem)` and `build(problem, variant, threads)`, whose result has `answers(dtype)`: loss and
+gradients under our names (None if it has no such precision), and `run()`: the work once, to its end on a card too.
 """

@@ -10,7 +10,7 @@ import numpy as np
 from jax import numpy as jnp
 
 
-def versions():
+def versions(problem):
     return {"python": platform.python_version(), "jax": jax.__version__}
 
 

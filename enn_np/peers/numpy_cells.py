@@ -7,13 +7,16 @@ import tracemalloc
 import numpy as np
 
 from .. import Adam, Stream, __version__, run, run_back
-from ..backend import Workspace
+from ..backend import Workspace, array_module, card_name, to_device, to_numpy, wait
 
 
-def versions():
+def versions(problem):
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     library = f"{blas.get('name')} {blas.get('version')}"
-    return {"python": platform.python_version(), "enn_np": __version__, "numpy": np.__version__, "blas": library}
+    known = {"python": platform.python_version(), "enn_np": __version__, "numpy": np.__version__, "blas": library}
+    if problem.device == "cuda":
+        known |= {"cupy": array_module(to_device(np.zeros(1), "cuda")).__version__, "card": card_name()}
+    return known
 
 
 def build(problem, variant, threads):
@@ -27,21 +30,33 @@ def answers(problem, dtype):
     if problem.kind == "stream":
         h, A = stream(model.cells[0], model.layer_params(0), x)
         return {"h": h, "A": A}
+    return gradients(model, x, y)
+
+
+def gradients(model, x, y):
     metrics, grads = model.loss_and_grads(x, y, None)
-    return {"loss": metrics["loss"], **grads}
+    return to_numpy({**grads, "loss": array_module(x).asarray(metrics["loss"])})
 
 
 class Training:
     """One step of training: forward, backward, clip, Adam. Random initial states and trace noise are drawn, too."""
 
     def __init__(self, problem):
-        self.model, self.optimizer = problem.model("float32"), Adam(clip_norm=1.0)
-        self.x, self.y = problem.data("float32")
-        self.rng = np.random.default_rng(0)
+        self.problem, self.optimizer, self.rng = problem, Adam(clip_norm=1.0), np.random.default_rng(0)
+        self.model, self.x, self.y = self._network("float32")
+
+    def _network(self, dtype):
+        device = self.problem.device
+        return self.problem.model(dtype).to_device(device), *to_device(self.problem.data(dtype), device)
+
+    def answers(self, dtype):
+        """Ours on a card is a competitor like the others: it must find what NumPy finds."""
+        return gradients(*self._network(dtype))
 
     def run(self):
         _, grads = self.model.loss_and_grads(self.x, self.y, self.rng)
         self.optimizer.update(self.model.params, grads)
+        wait(self.x)
 
 
 class Streaming:
@@ -95,8 +110,9 @@ class Product:
 
     def __init__(self, problem):
         rng = np.random.default_rng(0)
-        self.a, self.b = rng.random((2, problem.steps, problem.steps), np.float32)
-        self.out = np.empty_like(self.a)
+        self.a, self.b = to_device(tuple(rng.random((2, problem.steps, problem.steps), np.float32)), problem.device)
+        self.out = array_module(self.a).empty_like(self.a)
 
     def run(self):
-        np.matmul(self.a, self.b, out=self.out)
+        array_module(self.a).matmul(self.a, self.b, out=self.out)
+        wait(self.out)

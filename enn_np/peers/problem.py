@@ -15,6 +15,7 @@ class Problem:
 
     kind: "train" (forward, backward, clip, Adam), "stream" (forward, one step of one sample at a time), "recompute"
     (forward and backward of a long run, its tape kept whole or in `segments`), or "gemm" (a `steps`^3 product).
+    device: "cpu" or "cuda", where all of it lies before the clock starts and is done before the clock stops.
     cell, one layer per entry of `hidden`. noise: draw initial states and trace noise, as in training.
     """
 
@@ -28,6 +29,7 @@ class Problem:
     classes: int = 10
     trace: str = "batch"
     segments: int | None = None
+    device: str = "cpu"
 
     def model(self, dtype):
         """Our classifier without dropout. Every parameter is moved off its initial value, so that none is 0 or 1."""

@@ -17,14 +17,15 @@ class WorkerError(RuntimeError):
     """A competitor that could not be asked: it does not start, died, hangs or answers nonsense."""
 
 
-def environment(threads, passive=False):
-    """The environment of every worker: `threads` threads, no GPU, nothing compiled by helpers in the background.
+def environment(threads, passive=False, device="cpu"):
+    """The environment of every worker: `threads` threads, no GPU unless asked for, nothing compiled by helpers.
 
     passive: let OpenMP's threads sleep at once when they have nothing to do. Only PyTorch's obey, and pay for it.
     """
     counts = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "TORCHINDUCTOR_COMPILE_THREADS")
     settings = dict.fromkeys(counts, str(threads)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    settings |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    settings |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    settings |= {"CUDA_VISIBLE_DEVICES": "-1"} if device == "cpu" else {}
     if passive:
         settings |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "0"}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -38,14 +39,14 @@ class Worker:
     Raises WorkerError if the command cannot be started.
     """
 
-    def __init__(self, name, command, threads=1, passive=False):
+    def __init__(self, name, command, threads=1, passive=False, device="cpu"):
         self.name, self.answers = name, queue.Queue()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 closed in `stop`
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
         mine = pin(threads)
         try:
             # In a session of its own, so that what it starts itself can be ended with it.
-            settings = {"env": environment(threads, passive), "start_new_session": True}
+            settings = {"env": environment(threads, passive, device), "start_new_session": True}
             self.process = subprocess.Popen(command, text=True, errors="replace", **pipes, **settings)
         except OSError as error:
             self.log.close()

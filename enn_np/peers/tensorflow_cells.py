@@ -15,7 +15,7 @@ from tensorflow_engram.layers import Engram as Layer
 from tensorflow_engram.models import EngramNetwork
 
 
-def versions():
+def versions(problem):
     named = {"tensorflow": tf.__version__, "keras": keras.__version__}
     return {"python": platform.python_version(), **named, "tensorflow-engram": version("tensorflow-engram")}
 

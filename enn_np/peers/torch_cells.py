@@ -1,7 +1,9 @@
 """PyTorch: the Engram cell line by line from its equations, and nn.RNN, nn.GRU, nn.LSTM for the baselines.
 
-variant: "eager" or "compile" (torch.compile of the whole model, its loop over time unrolled). Adam is PyTorch's fused
-one, its fastest on a CPU. Equation (1) is done for all steps at once, as anybody would who sees that it needs no past.
+variant: "eager", "compile" (torch.compile of the whole model, its loop over time unrolled) or "graphs" (the same with
+mode="reduce-overhead", CUDA graphs). Adam is PyTorch's fused one, its fastest. Equation (1) is done for all steps at
+once, as anybody would who sees that it needs no past. On a card nn.RNN, nn.GRU and nn.LSTM are cuDNN's, in float32 as
+ours is, not TF32.
 """
 
 import platform
@@ -15,12 +17,18 @@ from torch.nn import functional as F
 ORDER = {"rnn": [0], "gru": [1, 0, 2], "lstm": [0, 1, 2, 3]}
 
 
-def versions():
-    return {"python": platform.python_version(), "torch": torch.__version__}
+def versions(problem):
+    known = {"python": platform.python_version(), "torch": torch.__version__}
+    if problem.device == "cuda":
+        known |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return known
 
 
 def build(problem, variant, threads):
     torch.set_num_threads(threads)
+    if problem.device == "cuda" and not torch.cuda.is_available():
+        raise ImportError(f"PyTorch {torch.__version__} finds no CUDA device; install its CUDA build")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if problem.kind == "stream":
         return Streaming(problem)
     return Training(problem, variant)
@@ -46,13 +54,14 @@ class Engram(nn.Module):
     def given(self, x, draw):
         """h_0, A_0 and the trace noise for x (T, B, D), by draw = torch.randn or torch.zeros."""
         hyper, (steps, batch, _) = self.hyper, x.shape
-        h = hyper.initial_scale * draw(batch, hyper.hidden, dtype=x.dtype)
-        A = hyper.initial_scale * draw(hyper.slots, hyper.hidden, dtype=x.dtype)
-        return h, A, hyper.trace_noise * draw(steps, hyper.slots, hyper.hidden, dtype=x.dtype)
+        like = {"dtype": x.dtype, "device": x.device}
+        h = hyper.initial_scale * draw(batch, hyper.hidden, **like)
+        A = hyper.initial_scale * draw(hyper.slots, hyper.hidden, **like)
+        return h, A, hyper.trace_noise * draw(steps, hyper.slots, hyper.hidden, **like)
 
     def grads(self):
         named = {f"0.{name}": value for name, value in self.cell.items()} | {"head.W": self.W, "head.b": self.b}
-        return {name: value.grad.numpy() for name, value in named.items()}
+        return {name: value.grad.cpu().numpy() for name, value in named.items()}
 
 
 def cue(p, x):
@@ -109,12 +118,12 @@ class Baseline(nn.Module):
 
     def _ours(self, theirs):
         """The inverse of `_theirs`; `argsort` inverts a permutation."""
-        gates = theirs.grad.reshape(len(self.order), -1, *theirs.shape[1:]).numpy()
+        gates = theirs.grad.reshape(len(self.order), -1, *theirs.shape[1:]).cpu().numpy()
         gates = gates[np.argsort(self.order)]
         return gates.swapaxes(1, 2) if gates.ndim == 3 else gates
 
     def grads(self):
-        found = {"head.W": self.W.grad.numpy(), "head.b": self.b.grad.numpy()}
+        found = {"head.W": self.W.grad.cpu().numpy(), "head.b": self.b.grad.cpu().numpy()}
         for i, (cell, layer) in enumerate(zip(self.cells, self.layers, strict=True)):
             found |= {f"{i}.W_x": self._ours(layer.weight_ih_l0), f"{i}.W_h": self._ours(layer.weight_hh_l0)}
             biases = zip(cell.biases, (layer.bias_ih_l0, layer.bias_hh_l0), strict=False)
@@ -133,11 +142,12 @@ class Training:
     def _network(self, dtype):
         model = self.problem.model(dtype)
         net = Engram(model) if self.problem.cell == "engram" else Baseline(model, self.problem.cell)
-        call = torch.compile(net, dynamic=False) if self.variant == "compile" else net
-        return net, call, *map(torch.tensor, self.problem.data(dtype))
+        net, mode = net.to(self.problem.device), "reduce-overhead" if self.variant == "graphs" else None
+        call = net if self.variant == "eager" else torch.compile(net, dynamic=False, mode=mode)
+        return net, call, *(torch.tensor(part, device=self.problem.device) for part in self.problem.data(dtype))
 
     def answers(self, dtype):
-        if self.variant == "compile" and dtype == "float64":
+        if self.variant != "eager" and dtype == "float64":
             return None  # the same port as "eager", and compiling takes a minute
         net, call, x, y = self._network(dtype)
         loss = F.cross_entropy(call(x, *net.given(x, torch.zeros)), y)
@@ -151,6 +161,8 @@ class Training:
         for p in self.net.parameters():
             p.grad.div_(p.grad.norm().clamp(min=1.0))
         self.optimizer.step()
+        if self.problem.device == "cuda":
+            torch.cuda.synchronize()
 
 
 class Streaming:

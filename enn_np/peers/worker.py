@@ -39,10 +39,10 @@ def prepare(module, variant, threads, problem):
     problem = Problem(**{**problem, "hidden": tuple(problem["hidden"])})
     competitor = cells.build(problem, variant, threads)
     agreement, note = {}, ""
-    if cells is not numpy_cells:
+    if cells is not numpy_cells or (problem.device == "cuda" and problem.kind == "train"):
         agreement, note = compare(competitor, problem)
     reply = {"status": "mismatch" if note else "ok", "note": note, "agreement": agreement}
-    reply |= {"versions": cells.versions(), "memory": getattr(competitor, "memory", None)}
+    reply |= {"versions": cells.versions(problem), "memory": getattr(competitor, "memory", None)}
     if note:
         return None, reply
     competitor.run()

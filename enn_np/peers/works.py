@@ -44,6 +44,7 @@ def ours(name, **sizes):
 
 
 PRODUCT = ours("matrix product", kind="gemm", steps=2048)
+CARD_PRODUCT = ours("matrix product", kind="gemm", steps=8192, device="cuda")
 
 
 def against(name, peers, unit="step", **sizes):
@@ -63,8 +64,24 @@ def baseline(cell, torch_name):
     return against(cell, peers, cell=cell, hidden=(128, 64))
 
 
-def all_works():
-    """All works by name, at the paper's MNIST sizes."""
+def card_works():
+    """The works on a card: the paper's MNIST sizes, where launches decide, and large ones, where products do."""
+    torch = {name: ("torch", "torch_cells", name) for name in ("eager", "compile", "graphs")}
+    sizes = {"": {}, "-large": {"hidden": (1024,), "slots": 512, "batch": 512, "inputs": 1024}}
+    named = {}
+    for suffix, size in sizes.items():
+        peers = {f"torch {name}": how for name, how in torch.items()}
+        named[f"engram{suffix}"] = against(f"engram{suffix}", peers, device="cuda", **size)
+        for cell in ("lstm", "gru", "rnn"):
+            layers = {"hidden": (128, 64)} | size
+            named[cell + suffix] = against(cell + suffix, {"cuDNN (torch)": TORCH}, cell=cell, device="cuda", **layers)
+    return {name: work._replace(sides=[*work.sides, CARD_PRODUCT]) for name, work in named.items()}
+
+
+def all_works(device="cpu"):
+    """All works by name, at the paper's MNIST sizes; on a card those of `card_works`."""
+    if device == "cuda":
+        return card_works()
     engram = {"torch eager": TORCH, "torch.compile": COMPILED, "JAX jit": JIT, "tensorflow-engram": KERAS}
     sample = [ours("enn_np", trace="sample"), ours("enn_np, one trace a batch")]
     long = {"kind": "recompute", "steps": 784}

@@ -1,0 +1,358 @@
+"""A stand-in for CuPy on a machine without a card: NumPy arrays behind a door that opens only where CuPy's does.
+
+    sys.modules["cupy"] = strict        # from now on device="cuda" means these arrays
+
+It refuses what CuPy refuses or has not got (CuPy's user guide, "Differences between CuPy and NumPy", and its source,
+14.2): a NumPy array beside a device array, NumPy's functions on device arrays, implicit conversion to NumPy, `out` of
+einsum, most of `ufunc.at`. It refuses more: iteration over single numbers, lists where arrays are meant, reading what
+`empty` left (NaN), and, inside `no_sync()`, every operation for which the host would have to wait for the card.
+`fetched` counts such waits. Results are NumPy's to the bit. A test asks CuPy, where there is one, for all these names.
+"""
+
+import functools
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+
+__version__ = "stand-in"
+fetched = 0  # how often the host waited for the device
+_state = threading.local()
+
+
+class Synchronised(RuntimeError):
+    """The host waited for the card where it must not."""
+
+
+@contextmanager
+def no_sync():
+    """Within it nothing may wait for the card: no float(), bool() or int() of an array, no get(), no nonzero."""
+    _state.no_sync = True
+    try:
+        yield
+    finally:
+        _state.no_sync = False
+
+
+def _wait(what):
+    global fetched
+    if getattr(_state, "no_sync", False):
+        raise Synchronised(f"{what} makes the host wait for the card")
+    fetched += 1
+
+
+def _not_fused(what):
+    if getattr(_state, "written", None) is not None:
+        raise TypeError(f"{what} inside fuse: only element-wise operations and [...] = can be fused")
+
+
+def _write(array):
+    """A device array's memory, to be written; inside `fuse` the write is noted."""
+    if not isinstance(array, ndarray):
+        raise TypeError(f"out: expected an array of the device, got {type(array)}")
+    if getattr(_state, "written", None) is not None:
+        _state.written.append(array)
+    return array._host
+
+
+def _host(value, name="an operation"):
+    """What stands behind a device array; Python and NumPy scalars as they are; anything else is refused."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, np.ndarray | list) or not isinstance(value, int | float | np.generic | type(None)):
+        raise TypeError(f"{name}: unsupported type {type(value)} beside device arrays")
+    return value
+
+
+def _device(value):
+    return ndarray(value) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _operator(name, swap=False):
+    function = getattr(np, name)
+
+    def method(self, *other):
+        if name == "matmul":
+            _not_fused("@")
+        pair = [self._host, *(_host(value, name) for value in other)]
+        return _device(function(*(reversed(pair) if swap else pair)))
+
+    return method
+
+
+def _in_place(name):
+    def method(self, other):
+        getattr(np, name)(self._host, _host(other, name), out=_write(self))
+        return self
+
+    return method
+
+
+def _reduction(name):
+    def method(self, axis=None, keepdims=False):
+        _not_fused(name)
+        settings = {} if name.startswith("arg") else {"keepdims": keepdims}
+        return _device(getattr(self._host, name)(axis=axis, **settings))
+
+    return method
+
+
+class ndarray:
+    """An array on the device."""
+
+    __array_ufunc__ = None  # NumPy's operators and ufuncs refuse it
+    __hash__ = None
+
+    def __init__(self, host):
+        self._host = np.asarray(host)
+
+    def __array__(self, *_, **__):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __array_function__(self, function, *_):
+        raise TypeError(f"numpy.{function.__name__} called on an array of the device")
+
+    @property
+    def shape(self):
+        _not_fused("shape")
+        return self._host.shape
+
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    dtype = property(lambda self: self._host.dtype)
+    T = property(lambda self: ndarray(self._host.T))
+
+    def __len__(self):
+        return len(self._host)
+
+    def __repr__(self):
+        return f"device array {self.dtype} {self.shape}"  # the numbers would have to be fetched
+
+    def __iter__(self):
+        if self.ndim < 2:
+            raise TypeError("iteration over the numbers of a device array: one launch each")
+        return (self[i] for i in range(len(self)))
+
+    # What waits for the card.
+
+    def get(self):
+        _wait("get()")
+        return self._host.copy()
+
+    def item(self):
+        _wait("item()")
+        return self._host.item()
+
+    def __bool__(self):
+        _wait("bool()")
+        return bool(self._host)
+
+    def __float__(self):
+        _wait("float()")
+        return float(self._host.item())
+
+    def __int__(self):
+        _wait("int()")
+        return int(self._host.item())
+
+    def __index__(self):
+        raise TypeError("an array of the device is no index; fetch it with int()")
+
+    # What does not.
+
+    def _place(self, index):
+        """An index for the host, which leaves single entries views as CuPy does."""
+        parts = index if isinstance(index, tuple) else (index,)
+        for part in parts:
+            if isinstance(part, ndarray) and part.dtype == bool:
+                _wait("indexing with a mask")
+        parts = tuple(part if isinstance(part, slice | type(...)) else _host(part, "an index") for part in parts)
+        return parts if ... in [part for part in parts if not isinstance(part, np.ndarray)] else (*parts, ...)
+
+    def __getitem__(self, index):
+        _not_fused("indexing")
+        return ndarray(self._host[self._place(index)])
+
+    def __setitem__(self, index, value):
+        if index is not ...:
+            _not_fused("writing to a part")
+        _write(self)[self._place(index)] = _host(value, "assignment")
+
+    def reshape(self, *shape):
+        return ndarray(self._host.reshape(*shape))
+
+    def swapaxes(self, one, other):
+        return ndarray(self._host.swapaxes(one, other))
+
+    def ravel(self):
+        return ndarray(self._host.ravel())
+
+    def copy(self):
+        return ndarray(self._host.copy())
+
+    def astype(self, dtype, copy=True):
+        return ndarray(self._host.astype(dtype, copy=copy))
+
+
+for _name in ("sum", "max", "min", "mean", "std", "any", "all", "argmax"):
+    setattr(ndarray, _name, _reduction(_name))
+_names = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "matmul": "matmul"}
+_names |= {"and": "bitwise_and", "or": "bitwise_or"}
+for _sign, _name in _names.items():
+    setattr(ndarray, f"__{_sign}__", _operator(_name))
+    setattr(ndarray, f"__r{_sign}__", _operator(_name, swap=True))
+    setattr(ndarray, f"__i{_sign}__", _in_place(_name))
+_names = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
+_names |= {"neg": "negative", "abs": "absolute", "invert": "invert"}
+for _sign, _name in _names.items():
+    setattr(ndarray, f"__{_sign}__", _operator(_name))
+
+
+class _Ufunc:
+    """An element-wise function of device arrays and scalars, at least one of them an array."""
+
+    def __init__(self, name):
+        self.name, self.__name__ = name, name
+
+    def __call__(self, *values, out=None):
+        if not any(isinstance(value, ndarray) for value in values):
+            raise TypeError(f"{self.name}: no array of the device among {[type(value) for value in values]}")
+        found = getattr(np, self.name)(*(_host(v, self.name) for v in values), out=None if out is None else _write(out))
+        return _device(found) if out is None else out
+
+
+class _Add(_Ufunc):
+    def at(self, array, index, values):
+        """Atomic adds: CuPy has them for add, subtract, maximum and minimum alone."""
+        np.add.at(array._host, _host(index, "add.at"), _host(values, "add.at"))
+
+
+_ELEMENTWISE = (
+    "subtract",
+    "multiply",
+    "divide",
+    "maximum",
+    "minimum",
+    "tanh",
+    "sqrt",
+    "exp",
+    "log",
+    "sign",
+    "isfinite",
+)
+for _name in _ELEMENTWISE:
+    globals()[_name] = _Ufunc(_name)
+add, clip = _Add("add"), _Ufunc("clip")
+
+
+def matmul(x, y, out=None):
+    _not_fused("matmul")
+    return _Ufunc("matmul")(x, y, out=out)
+
+
+def _function(name, waits=False):
+    """NumPy's function of device arrays and scalars."""
+    numpys = getattr(np, name)
+
+    @functools.wraps(numpys, assigned=("__name__",))
+    def function(*values, **settings):
+        if name != "where":
+            _not_fused(name)
+        if waits:
+            _wait(name)
+        if "out" in settings:
+            raise TypeError(f"{name}: CuPy's has no `out`")
+        if not any(isinstance(value, ndarray) for value in values):
+            raise TypeError(f"{name}: no array of the device among {[type(value) for value in values]}")
+        values = [value if isinstance(value, str) else _host(value, name) for value in values]
+        settings = {key: value if isinstance(value, str) else _host(value, name) for key, value in settings.items()}
+        found = numpys(*values, **settings)
+        return tuple(map(_device, found)) if isinstance(found, tuple) else _device(found)
+
+    return function
+
+
+_names = "where einsum vdot sum sort partition flip cumsum take_along_axis searchsorted ascontiguousarray zeros_like"
+for _name in _names.split():
+    globals()[_name] = _function(_name)
+for _name in ("flatnonzero", "unique", "bincount"):  # sizes of results that depend on numbers: the host must know them
+    globals()[_name] = _function(_name, waits=True)
+
+
+def fuse(kernel_name):
+    """CuPy's decorator: the function as one element-wise kernel.
+
+    Whatever it writes must be as large as everything it reads: a smaller array would be written by many threads.
+    """
+
+    def decorate(function):
+        def kernel(*values):
+            if getattr(_state, "written", None) is not None:
+                return function(*values)  # part of a larger kernel
+            _state.written = []
+            try:
+                if function(*values) is not None:
+                    raise TypeError(f"{kernel_name}: a fused function writes into its arguments and returns nothing")
+                written = _state.written
+            finally:
+                _state.written = None
+            shape = np.broadcast_shapes(*(value.shape for value in values if isinstance(value, ndarray)))
+            small = [array.shape for array in written if array.shape != shape and any(array is v for v in values)]
+            if small:
+                raise TypeError(f"{kernel_name}: writes arrays of shapes {small} in a kernel over {shape}")
+
+        return kernel
+
+    return decorate
+
+
+def empty(shape, dtype=float):
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
+    return ndarray(np.full(size, 0xFF, np.uint8).view(dtype).reshape(shape))  # NaN, or -1
+
+
+def empty_like(array):
+    return empty(array.shape, array.dtype)
+
+
+def _creator(name):
+    def create(*values, **settings):
+        if any(isinstance(value, ndarray | np.ndarray) for value in values):
+            raise TypeError(f"{name}: expected numbers, got an array")
+        return ndarray(getattr(np, name)(*values, **settings))
+
+    return create
+
+
+zeros, ones, full, arange, eye = map(_creator, ("zeros", "ones", "full", "arange", "eye"))
+
+
+def asarray(value):
+    """From the host to the device: the one door in. A NumPy array is copied, a device array is not."""
+    return value if isinstance(value, ndarray) else ndarray(np.array(value))
+
+
+def _joiner(name):
+    def join(arrays, axis=0, out=None):
+        arrays = [_host(array, name) for array in arrays]
+        found = getattr(np, name)(arrays, axis=axis, out=None if out is None else _write(out))
+        return ndarray(found) if out is None else out
+
+    return join
+
+
+concatenate, stack = _joiner("concatenate"), _joiner("stack")
+
+
+def copyto(new, old, where=True):
+    np.copyto(new._host, _host(old, "copyto"), where=where if where is True else where._host)
+
+
+inf, finfo, float32, float64, int64 = np.inf, np.finfo, np.float32, np.float64, np.int64
+cuda = SimpleNamespace(
+    is_available=lambda: True,
+    get_current_stream=lambda: SimpleNamespace(synchronize=lambda: _wait("synchronize()")),
+    runtime=SimpleNamespace(getDeviceProperties=lambda number: {"name": b"none: a stand-in for tests"}),
+)
