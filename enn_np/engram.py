@@ -11,7 +11,7 @@
     (9) A_t  = clip( (1 - eta) A_{t-1} + eta (D_t + eps_t) )  ... wires together, and fades
 
 Letters: T time, B batch, D inputs, H hidden, N memory slots. `encode` computes (1) for all steps at once, for the cue
-needs no past, `step` the rest; `step_back` undoes (9) to (1), and `collect` sums the weight gradients of all steps.
+needs no past, `step` the rest; `step_back` undoes (9) to (2), and `collect` (1), where it sums the weight gradients.
 """
 
 from collections import namedtuple
@@ -34,8 +34,8 @@ EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share")
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
 EngramKept = namedtuple("EngramKept", "h A M_eff M_inv s a zmh c r r_hat r_inv")
-# Gradients for `collect`: at h and z; before the ReLUs of (1), s, of (6), c, and of (7), r; at the bank M (N, H).
-EngramGradient = namedtuple("EngramGradient", "h z s c r M")
+# Gradients for `collect`: at h and z; before the ReLUs of (6), c, and of (7), r; at the bank M (N, H).
+EngramGradient = namedtuple("EngramGradient", "h z c r M")
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Engram:
         return sparsemax(s) if self.retrieval == "sparsemax" else softmax(s)
 
     def step_back(self, params, d, e, state, k, de=None, da=None):
-        """Undo (9) to (1). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
+        """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         xp, H, shared = array_module(d.h), self.hidden, self.trace == "batch"
 
@@ -229,7 +229,6 @@ class Engram:
         dA += dM_eff  # (2) to A_{t-1}
 
         xp.add(dz, unit_back(read(ds, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
-        relu_back(self._normalise_back(params, "z", de.z, e), e.r, out=de.s)  # (1)
         return EngramState(dh, dA), de
 
     def _unclip(self, dA, A):
@@ -246,15 +245,16 @@ class Engram:
         return sparsemax_back(da, a) if self.retrieval == "sparsemax" else softmax_back(da, a)
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
-        """Weight gradients, each one product over time and batch."""
-        grads = {"W_z": flat(x).T @ flat(de.s), "b_z": sum_rows(de.s)}
+        """Undo (1), which needs no past; weight gradients, each one product over time and batch."""
+        ds = relu_back(self._normalise_back(params, "z", de.z, e), e.r)  # before the ReLU of (1)
+        grads = {"W_z": flat(x).T @ flat(ds), "b_z": sum_rows(ds)}
         grads["M"] = de.M.reshape(-1, *params["M"].shape).sum(0)
         grads |= {"W_c": flat(k.zmh).T @ flat(de.c), "b_c": sum_rows(de.c)}
         grads |= {"W_h": flat(k.c).T @ flat(de.r), "b_h": sum_rows(de.r)}
         if self.layer_norm:
             grads |= {"gamma_z": sum_rows(de.z * e.r_hat), "beta_z": sum_rows(de.z)}
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
-        return de.s @ params["W_z"].T if input_gradient else None, grads
+        return ds @ params["W_z"].T if input_gradient else None, grads
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, engram m and its parts bank_part a M, trace_part alpha a A (T, B, H);
@@ -273,7 +273,7 @@ class Engram:
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
         cue = EngramCue(row, row, one, row, *norm, None, None)
         kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
-        return cue, kept, EngramGradient(row, row, row, wide, row, (N, H))
+        return cue, kept, EngramGradient(row, row, wide, row, (N, H))
 
     def penalty(self, a, mask=None):
         """Sparsity penalties of the retrieval weights a (T, B, N): mean over live steps and samples of

@@ -66,7 +66,9 @@ class Fake:
 
 
 def prepare_fake(monkeypatch, **settings):
-    fake = SimpleNamespace(build=lambda problem, variant, threads: Fake(problem, **settings), versions=lambda problem: {})
+    fake = SimpleNamespace(
+        build=lambda problem, variant, threads: Fake(problem, **settings), versions=lambda problem: {}
+    )
     monkeypatch.setattr(worker.importlib, "import_module", lambda name: fake)
     return worker.prepare("fake", "", 1, {"steps": 2, "batch": 2, "inputs": 3, "hidden": [4], "slots": 3})
 

@@ -25,6 +25,7 @@ from enn_np import (
     Engram,
     ReduceOnPlateau,
     Regressor,
+    Stream,
     backend,
     bptt,
     cells,
@@ -39,6 +40,7 @@ from enn_np import (
     models,
     ops,
     optim,
+    protocols,
     trace,
 )
 from enn_np.backend import Workspace, to_device, to_numpy
@@ -101,6 +103,14 @@ def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
     for _ in range(2):
         assert_close(outcome(there, workspace=workspace), want, tolerance[dtype], floor=1e-3)
     assert_close(outcome(there, segments=3), outcome(here, segments=3), tolerance[dtype], floor=1e-3)
+    if not masked:
+        stream = Stream(cell, there.params, 3, there.state)
+        noise = there.given.get("noise", [None] * 5)
+        h = [
+            to_numpy(stream(x, **({} if eps is None else {"noise": eps})))
+            for x, eps in zip(there.x, noise, strict=True)
+        ]
+        assert_close(h, want["h"], tolerance[dtype])
     h, final, _ = there.forward(keep=False)
     assert_close(to_numpy([h, *final]), here.forward(keep=False)[:1] + here.forward(keep=False)[1], tolerance[dtype])
 
@@ -385,6 +395,7 @@ def test_commands_compute_where_they_are_told(card, monkeypatch, tmp_path, capsy
     real = models.Model.to_device
     monkeypatch.setattr(models.Model, "to_device", lambda self, device: moves.append(device) or real(self, device))
     monkeypatch.setattr(cli, "ENGRAM_SWITCHES", ({},))
+    monkeypatch.setattr(protocols, "draw", lambda *_: [])  # figures are not what computes
     monkeypatch.setattr(datasets, "load_digits", lambda: __import__("tiny").digits(432, 8))
     assert cli.main(["demo", "--device", "cuda", "--epochs", "1", "--out", str(tmp_path)]) == 0
     assert moves == ["cuda"] * 4 and '"card": "none: a stand-in for tests"' in (tmp_path / "summary.json").read_text()
