@@ -114,7 +114,9 @@ class LanguageModel(Model):
     def backward(self, dh, memo):
         """The penalties of the cells, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
         ids, drop_in, drop_out, tapes, mask = memo
-        penalties, grads, dx = self._cells_back(tapes, dh if drop_out is None else dh * drop_out, None, mask)
+        penalties, grads, dx = self._cells_back(
+            tapes, dh if drop_out is None else dh * drop_out, None, mask, self.embedding is not None
+        )
         if self.embedding is not None:
             dx = dx if drop_in is None else dx * drop_in
             grads["embedding.W"] = add_rows(array_module(dx).zeros_like(self.params[self._table]), ids, dx)

@@ -161,9 +161,9 @@ class Model:
         penalty, grads = self.backward(dout, memo)
         return {"loss": loss + penalty, **metrics}, grads
 
-    def _cells_back(self, tapes, dh, dlast, mask):
+    def _cells_back(self, tapes, dh, dlast, mask, input_gradient=False):
         """Through the stack from the top, where each layer's dx is the dh of the layer below: the cells' penalties,
-        the gradients of their parameters, and the lowest layer's dx (T, B, D)."""
+        the gradients of their parameters, and, if asked for, the lowest layer's dx (T, B, D), else None."""
         grads, penalties, self.tapes = {}, 0.0, tapes
         for i in reversed(range(len(self.cells))):
             cell, upstream = self.cells[i], {}
@@ -173,7 +173,8 @@ class Model:
                 upstream = {} if da is None else {"da": da}
             # The first part of every state is h; the others are not read by the head.
             dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)
-            dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, input_gradient=i > 0, **upstream)
+            upstream["input_gradient"] = i > 0 or input_gradient
+            dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
             dlast = None
             grads |= {f"{i}.{name}": value for name, value in layer.items()}
         return penalties, grads, dh
