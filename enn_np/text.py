@@ -109,8 +109,12 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     sources = [[f.path.name, f.inside, s.st_size, s.st_mtime_ns, *f.known, CACHE_FORMAT] for f, s in stats]
     text = _read_cache(stem, sources)
     if text is None:
-        _write_cache(stem, sources, *_parse(files))
-        text = _read_cache(stem, sources)
+        place.mkdir(parents=True, exist_ok=True)
+        with storage.lock(place / ".lock"):  # asked again: another process may have parsed it meanwhile
+            text = _read_cache(stem, sources)
+            if text is None:
+                _write_cache(stem, sources, *_parse(files))
+                text = _read_cache(stem, sources)
     if text is None:
         raise OSError(f"{stem}.npy changed while it was written; stop what else writes there and run again")
     return text

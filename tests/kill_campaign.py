@@ -91,8 +91,8 @@ def position(path):
 def kill_until_it_ends(kind, folder, rng, count):
     """Kill and resume one run until it ends; notes in `count`."""
     path, end, before = folder / f"{kind}.npz", folder / f"{kind}.end.npz", (0, 0)
-    for each in folder.glob(f"*{kind}.*"):
-        each.unlink()
+    for each in (path, end):
+        each.unlink(missing_ok=True)
     while True:
         process = start(kind, path, end)
         try:
@@ -168,8 +168,8 @@ def main():
         folder = Path(folder)
         wholes, messages = {}, []
         for kind in KINDS:
-            wholes[kind] = folder / f"whole.{kind}.end.npz.kept"
-            process = start(kind, folder / f"whole-{kind}.npz", wholes[kind])
+            wholes[kind] = folder / "whole" / f"{kind}.end.npz"
+            process = start(kind, folder / "whole" / f"{kind}.npz", wholes[kind])
             _, error = process.communicate()
             if process.returncode:
                 raise SystemExit(error)

@@ -1,0 +1,258 @@
+"""Folders that runs write to: what a killed run leaves, --resume, and two processes that want the same place."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_wikitext import text  # noqa: F401  the fixture
+from tiny import digits, same_to_the_bit
+
+from enn_np import Checkpoint, cli, datasets, load, protocols, storage, wikitext
+
+TESTS = str(Path(__file__).parent)
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+@pytest.fixture
+def small_mnist(monkeypatch):
+    monkeypatch.setattr(datasets, "load_mnist", lambda: digits(150, 30))
+    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
+    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """killed_at(owner, method, n): call number n of a model's method is the process's death; saves are frequent."""
+
+    def arm(owner, method, n):
+        original, calls = getattr(owner, method), []
+
+        def dying(*given, **named):
+            calls.append(1)
+            if len(calls) == n:
+                raise Killed
+            return original(*given, **named)
+
+        monkeypatch.setattr(owner, method, dying)
+        monkeypatch.setattr(Checkpoint, "due", lambda self: True)
+
+    return arm
+
+
+def without_time(summary):
+    """A summary but for what the clock says."""
+    history = {name: values for name, values in summary["history"].items() if name != "seconds"}
+    return {**summary, "history": history, "seconds": None}
+
+
+MNIST = ("mnist", "engram", "paper", 0)
+SMALL = {"epochs": 2, "progress": False}
+SETTINGS = (
+    (protocols.run_benchmark, MNIST, SMALL, (protocols.Classifier, "loss_and_grads", 3)),
+    (
+        wikitext.run_wikitext,
+        ("wikitext2", "lstm", "sound", 0),
+        {**SMALL, "limit": 600},
+        (wikitext.LanguageModel, "learn", 20),
+    ),
+    (wikitext.run_wikitext, ("wikitext2", "gru", "paper", 0), SMALL, (wikitext.LanguageModel, "learn", 2)),
+)
+
+
+@pytest.mark.parametrize(("run", "what", "settings", "death"), SETTINGS, ids=("mnist", "sound text", "paper text"))
+def test_a_killed_command_goes_on_in_its_folder(run, what, settings, death, small_mnist, text, tmp_path, killed_at):  # noqa: F811
+    """The same summary, model and traces as without the kill, and nothing left over."""
+    whole = run(*what, tmp_path / "whole", **settings)
+    out = tmp_path / "killed"
+    killed_at(*death)
+    with pytest.raises(Killed):
+        run(*what, out, **settings)
+    assert load(out / "checkpoint.npz").size == whole["parameters"] and not (out / "summary.json").exists()
+    with pytest.raises(ValueError, match=r"^out: .*killed holds an unfinished run; continue it by --resume, or delete"):
+        run(*what, out, **settings)
+    resumed = run(*what, out, **settings, resume=True)
+    assert without_time(resumed) == without_time(whole)
+    assert same_to_the_bit(load(out / "model.npz").params, load(tmp_path / "whole" / "model.npz").params)
+    files = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert files == {"summary.json", "model.npz"} | ({"trace.npz"} if "engram" in what else set())
+    for name in files & {"trace.npz"}:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert run(*what, out, **settings, resume=True) == resumed, "a finished run was not simply read"
+    with pytest.raises(ValueError, match=r"summary\.json: the run there differs in seed was 0, is 7"):
+        run(*what[:3], 7, out, **settings, resume=True)
+
+
+def test_a_kill_between_training_and_summary_costs_no_training(small_mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocols, "write_json", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        protocols.run_benchmark(*MNIST, tmp_path, **SMALL)
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets, "load_mnist", lambda: digits(150, 30))
+    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
+    monkeypatch.setattr(protocols, "draw", lambda *_: [])
+    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", lambda *_: 1 / 0)
+    assert protocols.run_benchmark(*MNIST, tmp_path, **SMALL, resume=True)["stopped"] == "finished"
+
+
+def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, capsys):
+    """Ctrl-C writes down what there is, says how to go on, and keeps the checkpoint."""
+    command = ["train", "mnist", "--model", "rnn", "--epochs", "2", "--limit", "100", "--out"]
+    assert cli.main([*command, str(tmp_path / "whole")]) == 0
+    learn, calls = protocols.Classifier.loss_and_grads, []
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 2:  # the second epoch's only batch
+            raise KeyboardInterrupt
+        return learn(*given)
+
+    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", interrupted)
+    assert cli.main([*command, str(tmp_path / "run")]) == 130
+    assert "continue it by --resume" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["stopped"] == "interrupted"
+    assert cli.main([*command, str(tmp_path / "run"), "--resume"]) == 0
+    whole, resumed = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "run"))
+    assert without_time(whole) == without_time(resumed)
+
+
+def test_the_command_says_when_there_is_nothing_to_resume(small_mnist, tmp_path, capsys):
+    command = ["train", "mnist", "--model", "rnn", "--epochs", "1", "--resume", "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    first = capsys.readouterr().out
+    assert "nothing to resume there yet" in first
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out in first.replace("nothing to resume there yet; starting from the beginning", "")
+
+
+def test_a_damaged_checkpoint_or_summary_is_named(small_mnist, tmp_path, capsys):
+    command = ["train", "mnist", "--model", "rnn", "--epochs", "1", "--resume", "--out", str(tmp_path)]
+    for name, says in (("checkpoint.npz", "not a whole enn_np file"), ("summary.json", "not readable as JSON")):
+        (tmp_path / name).write_bytes(b"half")
+        assert cli.main(command) == 2
+        assert f"{tmp_path / name}: {says}" in capsys.readouterr().err
+        (tmp_path / name).unlink()
+
+
+# Two processes
+
+RUN = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from tiny import digits
+from enn_np import datasets, protocols
+datasets.load_mnist = lambda: digits(150, 30)
+protocols.MNIST_HELD_OUT = 20
+protocols.draw = lambda *_: []
+Path({ready!r}).touch()
+while not Path({go!r}).exists():
+    time.sleep(0.001)
+try:
+    protocols.run_benchmark("mnist", "rnn", "paper", {seed}, {out!r}, epochs=2, progress=False)
+except ValueError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+def at_once(codes, folder):
+    """Run programs that wait for the file "go" in `folder`, all at the same moment: [(exit status, output), ...]."""
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for code in codes
+    ]
+    while not all((folder / f"ready{i}").exists() or each.poll() is not None for i, each in enumerate(started)):
+        time.sleep(0.01)
+    (folder / "go").touch()
+    outputs = [each.communicate()[0] for each in started]
+    return [(each.returncode, output) for each, output in zip(started, outputs, strict=True)]
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    """One works, the other is refused before any work: neither files of both, nor one over the other."""
+    places = {"tests": TESTS, "go": str(tmp_path / "go"), "out": str(tmp_path / "run")}
+    codes = [RUN.format(**places, ready=str(tmp_path / f"ready{seed}"), seed=seed) for seed in (0, 1)]
+    ended = at_once(codes, tmp_path)
+    assert sorted(status for status, _ in ended) == [0, 2], ended
+    assert any("in use by another run; wait" in output for _, output in ended)
+    winner = [status for status, _ in ended].index(0)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["seed"] == winner and load(tmp_path / "run" / "model.npz").seed == winner
+
+
+WRITE = """
+import time
+from pathlib import Path
+from enn_np import protocols
+Path({ready!r}).touch()
+while not Path({go!r}).exists():
+    time.sleep(0.001)
+for i in range(40):
+    protocols.write_json(Path({out!r}) / "shared.json", {{"who": {who}, "numbers": [i] * 5000}})
+    protocols.write_json(Path({out!r}) / f"own-{who}-{{i % 4}}.json", {{"numbers": [i] * 500}})
+"""
+
+
+def test_two_writers_of_one_results_folder(tmp_path):
+    """Whoever looks sees a whole file of one of them; files of different names are all there."""
+    places = {"go": str(tmp_path / "go"), "out": str(tmp_path / "results")}
+    codes = [WRITE.format(**places, ready=str(tmp_path / f"ready{who}"), who=who) for who in (0, 1)]
+    codes.append(WATCH.format(**places, ready=str(tmp_path / "ready2")))
+    ended = at_once(codes, tmp_path)
+    assert [status for status, _ in ended] == [0, 0, 0], ended
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    assert names == {"shared.json", *(f"own-{who}-{i}.json" for who in (0, 1) for i in range(4))}
+
+
+WATCH = """
+import json, time
+from pathlib import Path
+Path({ready!r}).touch()
+while not Path({go!r}).exists():
+    time.sleep(0.001)
+path = Path({out!r}) / "shared.json"
+while not path.exists():
+    time.sleep(0.001)
+for _ in range(200):
+    seen = json.loads(path.read_text())
+    assert len(set(seen["numbers"])) == 1 and len(seen["numbers"]) == 5000
+"""
+
+PARSE = """
+import time
+from pathlib import Path
+from enn_np.text import load_wikitext
+Path({ready!r}).touch()
+while not Path({go!r}).exists():
+    time.sleep(0.001)
+text = load_wikitext("wikitext-2", {data!r}, download=False, verify=False, train={train!r})
+print(len(text.train), int(text.train.sum()), len(text.vocabulary))
+"""
+
+
+def test_processes_that_share_a_text_cache(tmp_path):
+    """Two that build the same cache, and a third that wants another training text of the same folder."""
+    rng = np.random.default_rng(0)
+    for name, lines in (("train", 4000), ("head", 1000), ("valid", 50), ("test", 50)):
+        rows = (" ".join(map(str, row)) for row in rng.integers(0, 900, (lines, 12)))
+        (tmp_path / f"wiki.{name}.tokens").write_text("\n".join(rows) + "\n")
+    names = ("wiki.train.tokens", "wiki.train.tokens", "wiki.head.tokens")
+    places = {"go": str(tmp_path / "go"), "data": str(tmp_path)}
+    codes = [PARSE.format(**places, ready=str(tmp_path / f"ready{i}"), train=name) for i, name in enumerate(names)]
+    ended = at_once(codes, tmp_path)
+    assert [status for status, _ in ended] == [0, 0, 0], ended
+    assert ended[0] == ended[1] and ended[0][1].split()[0] == "52000" and ended[2][1].split()[0] == "13000"
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_the_demo_keeps_its_folder(tmp_path, capsys):
+    with storage.lock(tmp_path / ".lock"):
+        assert cli.main(["demo", "--out", str(tmp_path)]) == 2
+    assert f"out: {tmp_path} is in use by another run" in capsys.readouterr().err
