@@ -54,15 +54,7 @@ def relu(x, out=None):
 
 def relu_back(dy, y, out=None):
     """dy where the unit was on. The kink itself counts as off."""
-    xp = array_module(y)
-    out = xp.empty_like(y) if out is None else out
-    _where_on(xp, dy, y, out)
-    return out
-
-
-@fused
-def _where_on(xp, dy, y, out):
-    xp.multiply(dy, y > 0, out=out)
+    return array_module(y).multiply(dy, y > 0, out=out)
 
 
 @fused
@@ -124,43 +116,22 @@ def layer_norm(x, gamma, beta, out=None):
     width = x.shape[-1]
     mean = x @ xp.full((width, 1), 1 / width, x.dtype)
     x_hat = xp.subtract(x, mean, out=x_hat)
-    squares = dot_rows(x_hat, x_hat)
-    y, inv = (xp.empty_like(x_hat) if y is None else y), (squares if inv is None else inv)
-    _inverse_deviation(xp, squares, width, inv)
-    _stretch(xp, x_hat, inv, gamma, beta, y)
-    return y, x_hat, inv
-
-
-@fused
-def _inverse_deviation(xp, squares, width, inv):
-    xp.divide(squares, width, out=inv)
-    inv += NORM_EPS
-    xp.sqrt(inv, out=inv)
-    xp.divide(1, inv, out=inv)
-
-
-@fused
-def _stretch(xp, x_hat, inv, gamma, beta, y):
+    inv = xp.divide(1, xp.sqrt(dot_rows(x_hat, x_hat) / width + NORM_EPS), out=inv)
     x_hat *= inv
-    xp.multiply(x_hat, gamma, out=y)
+    y = xp.multiply(x_hat, gamma, out=y)
     y += beta
+    return y, x_hat, inv
 
 
 def layer_norm_back(dy, gamma, x_hat, inv):
     """dx: mean and variance depend on every entry, hence the two means that are taken away."""
     width = dy.shape[-1]
     dx = dy * gamma  # gradient of x_hat, then of x in place
-    xp = array_module(dy)
-    mean = dx @ xp.full((width, 1), 1 / width, dy.dtype)
-    _across(xp, dx, mean, x_hat, dot_rows(dx, x_hat), width, inv)
-    return dx
-
-
-@fused
-def _across(xp, dx, mean, x_hat, along, width, inv):
-    dx -= mean
-    dx -= x_hat * (along / width)
+    along = dot_rows(dx, x_hat) / width
+    dx -= dx @ array_module(dy).full((width, 1), 1 / width, dy.dtype)
+    dx -= x_hat * along
     dx *= inv
+    return dx
 
 
 def unit(x, out=None):
