@@ -4,7 +4,7 @@ Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the s
 gradcheck (why to believe them); then models and training. Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
-from .bptt import Stream, Tape, run, run_back
+from .bptt import Tape, run, run_back
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .checkpoint import Checkpoint
@@ -13,6 +13,7 @@ from .language import LanguageModel
 from .models import Classifier, Model, Regressor, load
 from .optim import SGD, Adam
 from .session import History
+from .stream import Stream
 from .training import fit
 
 __version__ = "0.1.0"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import checks, plots
-from .backend import device_module
+from .device import device_module
 from .peers.process import Worker, WorkerError
 from .peers.works import Side, all_works
 

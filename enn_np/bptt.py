@@ -2,7 +2,6 @@
 
     run       forward in time    e = encode(x);  for t:  state, kept[t] = step(e[t], state)
     run_back  backward in time   for t reversed:  dstate, de[t] = step_back(dstate, ...);  collect
-    Stream    one step at a time, where the next input is not known yet
 
 A cell says what one step does and how to undo it; these loops repeat it, hold the states of padded steps, and hand
 the stacked arrays to `collect`, so that every weight gradient is one matrix product over all steps.
@@ -13,8 +12,8 @@ Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes f
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .backend import Workspace, array_module, empty
-from .checks import check_params, check_run, check_run_back, count, float_array
+from .backend import Workspace, array_module
+from .checks import check_run, check_run_back, count
 
 
 class Tape(NamedTuple):
@@ -147,36 +146,6 @@ def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
         dxs.insert(0, dx)
         total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
     return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
-
-
-class Stream:
-    """A cell at work on a signal as it comes, in arrays of its own that are used again at every step.
-
-        stream = Stream(cell, params)
-        for x_t in signal:  h = stream(x_t)     # x_t (B, D), h (B, H); the step after the next overwrites h
-
-    batch: B, how many signals side by side. state: where to go on, as `run` returns it, or None for zeros;
-    `stream.state` is the state now. Raises TypeError or ValueError, naming the argument, before any work.
-    """
-
-    def __init__(self, cell, params, batch=1, state=None):
-        check_params(cell, params)
-        W = params[cell.input_weight]
-        xp, self.shape = array_module(W), (count("batch", batch), W.shape[-2])
-        check_run(cell, params, xp.zeros((1, *self.shape), W.dtype), state)
-        self.cell, self.params = cell, params
-        self.state = state or cell.initial_state(batch, W.dtype, xp=xp)
-        cue, kept, _ = cell.shapes(batch)
-        # Two sets by turns: the state that a step reads lies in the one, what it writes in the other.
-        self.cue, self.kept, self.next = empty(cue, W), empty(kept, W), empty(kept, W)
-
-    def __call__(self, x_t, **given):
-        """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
-        float_array("x_t", x_t, self.shape, self.cue[0].dtype)
-        e = self.cell.encode(self.params, x_t, out=self.cue, **given)
-        self.state, _ = self.cell.step(self.params, e, self.state, self.kept)
-        self.kept, self.next = self.next, self.kept
-        return self.state.h
 
 
 def at(tree, t):

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty, fused
+from .backend import array_module, empty
 from .checks import count
+from .device import fused
 from .initial import glorot_uniform, orthogonal
 from .ops import flat, linear, sigmoid, sum_rows, turned
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from . import __version__, checks, storage
-from .backend import device_module
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
+from .device import device_module
 from .download import SOURCES, data_folder, fetch, status, verify
 from .protocols import EPOCHS, MODELS, PAPER, PROTOCOLS, folder, run_benchmark
 

@@ -5,7 +5,7 @@ ways that its output names: smaller batches, fewer epochs, a higher learning rat
 """
 
 from . import checks, datasets, protocols
-from .backend import device_module
+from .device import device_module
 from .webreport import write_report
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3

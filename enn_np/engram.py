@@ -19,11 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty, fused
+from .backend import array_module, empty
 from .checks import Settings, count, float_array
+from .device import fused
 from .initial import glorot_uniform, he_normal
-from .ops import cosine, cosine_back, flat, layer_norm, layer_norm_back, linear, match, read, relu, relu_back, softmax
-from .ops import softmax_back, sparsemax, sparsemax_back, sum_rows, top_k_softmax, turned, unit, unit_back, write
+from .ops import cosine, cosine_back, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
+from .ops import softmax, softmax_back, sparsemax, sparsemax_back, sum_rows, top_k_softmax, turned, unit, unit_back
+from .ops import write
 
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
@@ -247,10 +249,9 @@ class Engram:
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""
         ds = relu_back(self._normalise_back(params, "z", de.z, e), e.r)  # before the ReLU of (1)
-        grads = {"W_z": flat(x).T @ flat(ds), "b_z": sum_rows(ds)}
-        grads["M"] = de.M.reshape(-1, *params["M"].shape).sum(0)
-        grads |= {"W_c": flat(k.zmh).T @ flat(de.c), "b_c": sum_rows(de.c)}
-        grads |= {"W_h": flat(k.c).T @ flat(de.r), "b_h": sum_rows(de.r)}
+        grads = {"M": de.M.reshape(-1, *params["M"].shape).sum(0)}
+        for name, dy, into in (("z", ds, x), ("c", de.c, k.zmh), ("h", de.r, k.c)):
+            grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, into)
         if self.layer_norm:
             grads |= {"gamma_z": sum_rows(de.z * e.r_hat), "beta_z": sum_rows(de.z)}
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}

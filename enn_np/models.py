@@ -13,8 +13,9 @@ import numpy as np
 
 from . import cells as baselines
 from . import checkpoint, checks, training
-from .backend import Workspace, array_module, to_device
+from .backend import Workspace, array_module
 from .bptt import run, run_back
+from .device import to_device
 from .engram import Engram
 from .initial import glorot_uniform
 from .losses import cross_entropy, mean_squared_error

@@ -6,7 +6,8 @@ gradient of the loss with respect to the value, and returns the gradient with re
 Shapes: `...` any leading axes (time, batch), D inputs, H features, N memory slots, B batch.
 """
 
-from .backend import array_module, fused
+from .backend import array_module
+from .device import fused
 
 UNIT_EPS = 1e-12  # below this squared length a vector counts as zero, as in tf.nn.l2_normalize
 NORM_EPS = 1e-6  # layer norm, as in the published Engram cell
@@ -24,10 +25,9 @@ def linear(x, W, b, out=None):
     return y.reshape(*x.shape[:-1], W.shape[-1])
 
 
-def linear_back(dy, x, W):
-    """(dx, dW, db) of `linear`; dW and db summed over all leading axes."""
-    dx = (flat(dy) @ W.T).reshape(x.shape)
-    return dx, flat(x).T @ flat(dy), sum_rows(dy)
+def linear_back(dy, x):
+    """(dW, db) of `linear`, summed over all leading axes. Its dx is dy W'."""
+    return flat(x).T @ flat(dy), sum_rows(dy)
 
 
 def turned(params, name):

@@ -6,8 +6,9 @@ and so the paper), `global_clip_norm` all by their common length, which keeps th
 
 import math
 
-from .backend import array_module, fused
+from .backend import array_module
 from .checks import number
+from .device import fused
 
 
 class Optimizer:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from . import checks, datasets, storage
-from .backend import card_name, device_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .checkpoint import differ
+from .device import card_name, device_module
 from .engram import Engram
 from .models import Classifier
 from .optim import Adam

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import checks
-from .backend import array_module, to_numpy
+from .backend import array_module
 from .callbacks import Callback, cost
 from .checkpoint import Checkpoint, DamagedArchive, check_arrays, differ
+from .device import to_numpy
 from .optim import Optimizer
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from . import storage
-from .backend import array_module, to_numpy
+from .backend import array_module
 from .callbacks import Callback
+from .device import to_numpy
 from .engram import Engram
 
 

@@ -7,8 +7,9 @@ import pytest
 import strict
 
 from enn_np import RNN, Classifier
-from enn_np.backend import Workspace, array_module, to_device, to_numpy
+from enn_np.backend import Workspace, array_module
 from enn_np.cells import Hidden
+from enn_np.device import to_device, to_numpy
 
 
 def test_the_arrays_decide(card):

@@ -26,7 +26,6 @@ from enn_np import (
     ReduceOnPlateau,
     Regressor,
     Stream,
-    backend,
     bptt,
     cells,
     cli,
@@ -43,7 +42,8 @@ from enn_np import (
     protocols,
     trace,
 )
-from enn_np.backend import Workspace, to_device, to_numpy
+from enn_np.backend import Workspace
+from enn_np.device import card_name, fused, to_device, to_numpy, wait
 from enn_np.language import LanguageModel
 from enn_np.peers import numpy_cells
 from enn_np.peers.problem import TOLERANCES, Problem, difference
@@ -59,7 +59,7 @@ CELLS += [
 def no_card():
     """Why `pytest -m gpu` cannot run here, or None."""
     try:
-        backend.card_name()
+        card_name()
     except (ImportError, ValueError) as error:
         return str(error)
 
@@ -349,7 +349,7 @@ WAITS = [
     lambda x: strict.arange(3)[strict.arange(3) > 1],
     lambda x: strict.unique(strict.arange(3)),
     lambda x: strict.flatnonzero(strict.arange(3)),
-    lambda x: backend.wait(x),
+    lambda x: wait(x),
 ]
 
 
@@ -375,7 +375,7 @@ FAULTS = {
 def test_the_stand_in_fuses_only_what_cupy_fuses(card, fault):
     x, row, y = (to_device(np.ones(shape), "cuda") for shape in ((2, 2), (1, 2), (2, 2)))
     with pytest.raises(TypeError):
-        backend.fused(FAULTS[fault])(strict, x, row, y)
+        fused(FAULTS[fault])(strict, x, row, y)
 
 
 def test_the_stand_in_offers_nothing_that_cupy_lacks():

@@ -67,7 +67,7 @@ OPS = {
     "linear": Op(
         lambda lead, B, D, H, N: [(*lead, D), (D, H), (H,)],
         ops.linear,
-        lambda dy, x, W, b: ops.linear_back(dy, x, W),
+        lambda dy, x, W, b: (dy @ W.T, *ops.linear_back(dy, x)),
     ),
     "relu": rowwise(ops.relu, ops.relu_back),
     "softmax": rowwise(ops.softmax, ops.softmax_back),

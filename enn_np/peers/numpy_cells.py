@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 
 from .. import Adam, Stream, __version__, run, run_back
-from ..backend import Workspace, array_module, card_name, to_device, to_numpy, wait
+from ..backend import Workspace, array_module
+from ..device import card_name, to_device, to_numpy, wait
 
 
 def versions(problem):
