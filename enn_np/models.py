@@ -149,7 +149,7 @@ class Model:
         dpooled = dout @ self.params["head.W"].T
         if drop is not None:
             dpooled *= drop
-        dh, dlast, pool_grads = self._pool_back(dpooled, h, weights, mask)
+        dh, dlast, pool_grads = self._pool_back(dpooled, h, weights)
         penalty, cell_grads, _ = self._cells_back(tapes, dh, dlast, mask)
         return penalty, {**cell_grads, **pool_grads, **grads}
 
@@ -195,7 +195,7 @@ class Model:
             weights = softmax(scores.T).T[..., None]
         return (weights * h).sum(0), weights
 
-    def _pool_back(self, d, h, weights, mask):
+    def _pool_back(self, d, h, weights):
         """dh (T, B, H) or None, gradient at the last state or None, and gradients of the attention."""
         if self.pooling == "last":
             return None, d, {}

@@ -73,7 +73,7 @@ class HebbianTraceMonitor(Callback):
         traces = state["traces"]
         if traces.shape[1:] != self.trace.shape or traces.dtype != self.trace.dtype:
             raise ValueError(
-                f"traces should be {self.trace.dtype} of shape (epochs, {self.trace.shape}, is {traces.shape}"
+                f"traces should be {self.trace.dtype} of shape (epochs, *{self.trace.shape}), is {traces.shape}; resume the run that wrote them"
             )
         self.statistics, self._traces, self._usage = list(state["statistics"]), list(traces), list(state["usage"])
 
