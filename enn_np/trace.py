@@ -72,9 +72,8 @@ class HebbianTraceMonitor(Callback):
     def load_state(self, state):
         traces = state["traces"]
         if traces.shape[1:] != self.trace.shape or traces.dtype != self.trace.dtype:
-            raise ValueError(
-                f"traces should be {self.trace.dtype} of shape (epochs, *{self.trace.shape}), is {traces.shape}; resume the run that wrote them"
-            )
+            wanted, got = f"{self.trace.dtype} (epochs, {self.trace.shape})", f"{traces.dtype} {traces.shape}"
+            raise ValueError(f"traces: expected {wanted}, got {got}; resume with the model and probe of that run")
         self.statistics, self._traces, self._usage = list(state["statistics"]), list(traces), list(state["usage"])
 
     def on_end(self, training):
