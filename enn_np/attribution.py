@@ -263,7 +263,7 @@ def _along(model, layer, target, start, way, trace, mask, p, back=False):
     if not back:
         return to_numpy(_outputs(model, h, -1, mask)[:, target])
     dpooled = xp.repeat(W.T[target : target + 1], len(p), axis=0)  # (k, H)
-    dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1], mask)
+    dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1])
     dstates = {}
     for i in reversed(range(len(model.cells))):
         dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)  # at the last h

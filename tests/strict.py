@@ -183,6 +183,9 @@ class ndarray:
     def reshape(self, *shape):
         return ndarray(self._host.reshape(*shape))
 
+    def transpose(self, *axes):
+        return ndarray(self._host.transpose(*axes))
+
     def swapaxes(self, one, other):
         return ndarray(self._host.swapaxes(one, other))
 
