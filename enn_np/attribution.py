@@ -24,9 +24,10 @@ import numpy as np
 from . import checks
 from .backend import Workspace, array_module, empty
 from .bptt import Tape, at, hold, run, run_back
+from .device import to_numpy
 from .engram import Engram, EngramState
 from .models import Classifier, Regressor
-from .ops import read
+from .ops import read, relu
 
 
 def integration_parts(params, seen):
@@ -45,9 +46,9 @@ def integration_parts(params, seen):
 def integration_shares(parts):
     """Each part's share of |c_t|^2, (T, B): <part, c> / <c, c>, below 0 where it works against the rest. c = ReLU(u) is
     zero where the sum u of the parts is negative, so <u, c> = <c, c> and the shares add up to 1 (0 if all of c is)."""
-    c = np.maximum(sum(parts.values()), 0)
+    xp, c = array_module(parts["cue"]), relu(sum(parts.values()))
     size = (c * c).sum(-1)
-    return {name: (part * c).sum(-1) / np.where(size > 0, size, 1) for name, part in parts.items()}
+    return {name: (part * c).sum(-1) / xp.where(size > 0, size, 1) for name, part in parts.items()}
 
 
 def written_by(cell, tape, t):
@@ -97,7 +98,7 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     entries = np.arange(cell.slots * cell.hidden).reshape(cell.slots, cell.hidden)
     left = []
     for rows, part in model._batches(x, batch_size, mask):
-        left.append(model.run_cells(part, mask=model._mask(mask, rows), keep=False)[1][layer].A)
+        left.append(to_numpy(model.run_cells(part, mask=model._mask(mask, rows), keep=False)[1][layer].A))
     mean = np.mean([A if A.ndim == 2 else A.mean(0) for A in left], axis=0)
     variants = {
         "intact": cell,
@@ -117,7 +118,8 @@ def slot_ablation(model, x, y, batch_size=128, mask=None):
     if cell.slots == 1:
         raise ValueError("model: its only memory slot cannot be left out; expected at least 2 slots")
     fewer = replace(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
-    models = [_with(model, layer, fewer, M=np.delete(M, slot, axis=0)) for slot in range(cell.slots)]
+    rest = [array_module(M).asarray(np.delete(np.arange(cell.slots), slot)) for slot in range(cell.slots)]
+    models = [_with(model, layer, fewer, M=M[slots]) for slots in rest]
     scores = [each.evaluate(x, y, batch_size, mask) for each in models]
     return {name: np.array([score[name] for score in scores]) for name in scores[0]}
 
@@ -130,12 +132,13 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     """
     checks.choice("part", part, ("trace", "bank"))
     model, layer, x, target, mask = alone(model, x, target, mask)
-    cell, params, picked = model.cells[layer], model.layer_params(layer), (np.arange(len(x)), target)
+    cell, params, xp = model.cells[layer], model.layer_params(layer), array_module(model.params["head.W"])
+    picked = xp.arange(len(x)), xp.asarray(target)
     mask = None if mask is None else model.time_major(mask)
     tape = model.run_cells(model.time_major(x), mask=mask)[2][layer]
     brought = integration_parts(params, cell.record(params, tape))[part]
     whole = _outputs(model, tape.states.h[1:], layer, mask)[picked]
-    changes = np.empty(x.shape[:2], x.dtype)
+    changes = xp.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
         without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
         state, _ = cell.step(without, at(tape.e, t), at(tape.states, t))
@@ -143,11 +146,10 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
         h = tape.states.h[1:].copy()
         h[t] = state.h
         if t + 1 < x.shape[1]:
-            h[t + 1 :] = run(cell, params, tape.x[t + 1 :], state, None if mask is None else mask[t + 1 :], keep=False)[
-                0
-            ]
+            rest = None if mask is None else mask[t + 1 :]
+            h[t + 1 :] = run(cell, params, tape.x[t + 1 :], state, rest, keep=False)[0]
         changes[:, t] = whole - _outputs(model, h, layer, mask)[picked]
-    return changes
+    return to_numpy(changes)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class _Frozen(Engram):
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         state = super().initial_state(batch, dtype, rng, xp)
-        state.A[...] = self.start
+        state.A[...] = xp.asarray(self.start)
         return state
 
 
@@ -170,7 +172,8 @@ class _Shuffled(Engram):
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
-        A = state.A.reshape(*state.A.shape[:-2], -1)[..., self.order.ravel()].reshape(state.A.shape)
+        order = array_module(state.A).asarray(self.order.ravel())
+        A = state.A.reshape(*state.A.shape[:-2], -1)[..., order].reshape(state.A.shape)
         super().step(params, e, EngramState(state.h, A), k)
         self._write(k, e, state.A)  # anew, into the trace as it was
         return EngramState(k.h, k.A), k
@@ -250,22 +253,23 @@ def _pieces(along, ways, low, high, nodes):
 
 def _along(model, layer, target, start, way, trace, mask, p, back=False):
     """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
-    (k, T, D) and at the initial trace (k, N, H). The k points are the batch."""
-    p = p.astype(start.dtype)[:, None, None]
-    states = [cell.initial_state(len(p), start.dtype) for cell in model.cells]
-    states[layer] = states[layer]._replace(A=p * trace)
-    mask = None if mask is None else np.repeat(mask[:, None], len(p), axis=1)  # (T, k)
+    (k, T, D) and at the initial trace (k, N, H), on the host. The k points are the batch."""
+    p, W = p.astype(start.dtype)[:, None, None], model.params["head.W"]
+    xp = array_module(W)
+    states = [cell.initial_state(len(p), start.dtype, xp=xp) for cell in model.cells]
+    states[layer] = states[layer]._replace(A=xp.asarray(p * trace))
+    mask = None if mask is None else xp.asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
     h, _, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back, states=states)
     if not back:
-        return _outputs(model, h, -1, mask)[:, target]
-    dpooled = np.repeat(model.params["head.W"].T[target : target + 1], len(p), axis=0)  # (k, H)
+        return to_numpy(_outputs(model, h, -1, mask)[:, target])
+    dpooled = xp.repeat(W.T[target : target + 1], len(p), axis=0)  # (k, H)
     dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1])
     dstates = {}
     for i in reversed(range(len(model.cells))):
         dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)  # at the last h
         dh, dstates[i], _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
         dlast = None
-    return dh.swapaxes(0, 1), dstates[layer].A
+    return to_numpy((dh.swapaxes(0, 1), dstates[layer].A))
 
 
 def _quiet(model):

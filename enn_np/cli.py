@@ -20,6 +20,7 @@ def main(arguments=None):
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
     settings = _parser().parse_args(arguments)
     try:
+        device_module(getattr(settings, "device", "cpu"))  # before any work
         return settings.command(settings) or 0
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"enn_np: {error}", file=sys.stderr)
@@ -116,7 +117,7 @@ def _command(commands, name, purpose):
 
 
 def _device(parser):
-    """The option of every command that computes; its function hands `settings.device` on."""
+    """The option of every command that computes: `main` asks if the device is there, the command hands it on."""
     parser.add_argument(
         "--device", default="cpu", choices=("cpu", "cuda"), help="where to compute; cuda needs CuPy (%(default)s)"
     )
@@ -188,7 +189,6 @@ def _gradcheck(settings):
     from .gradcheck import TOLERANCE
 
     checks.count("seeds", settings.seeds)
-    device_module(settings.device)
     print(f"{'cell':<8}{'switches':<52}{'parameter':<11}{'largest relative error':>22}")
     rows, failed = 0, 0
     for cell, switches, name, error in gradient_table(settings.seeds, settings.device):

@@ -5,7 +5,6 @@ ways that its output names: smaller batches, fewer epochs, a higher learning rat
 """
 
 from . import checks, datasets, protocols
-from .device import device_module
 from .webreport import write_report
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
@@ -16,7 +15,6 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, devic
 
     That is summary.json, model.npz and trace.npz of the Engram network, PNG files and report.html. Returns the summary.
     """
-    device_module(device)
     epochs, seed = checks.count("epochs", epochs), checks.count("seed", seed, low=0)
     out = protocols.folder(out)
     data = protocols.mnist_split(datasets.load_digits(), 400, seed)

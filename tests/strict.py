@@ -92,7 +92,7 @@ def _in_place(name):
 def _reduction(name):
     def method(self, axis=None, keepdims=False):
         _not_fused(name)
-        settings = {} if name.startswith("arg") else {"keepdims": keepdims}
+        settings = {"keepdims": True} if keepdims else {}
         return _device(getattr(self._host, name)(axis=axis, **settings))
 
     return method
@@ -183,6 +183,9 @@ class ndarray:
     def reshape(self, *shape):
         return ndarray(self._host.reshape(*shape))
 
+    def transpose(self, *axes):
+        return ndarray(self._host.transpose(*axes))
+
     def swapaxes(self, one, other):
         return ndarray(self._host.swapaxes(one, other))
 
@@ -196,7 +199,7 @@ class ndarray:
         return ndarray(self._host.astype(dtype, copy=copy))
 
 
-for _name in ("sum", "max", "min", "mean", "std", "any", "all", "argmax"):
+for _name in ("sum", "max", "min", "mean", "std", "any", "all", "argmax", "cumsum"):
     setattr(ndarray, _name, _reduction(_name))
 _names = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "matmul": "matmul"}
 _names |= {"and": "bitwise_and", "or": "bitwise_or"}
@@ -275,6 +278,7 @@ def _function(name, waits=False):
 
 
 _names = "where einsum vdot sum sort partition flip cumsum take_along_axis searchsorted ascontiguousarray zeros_like"
+_names += " repeat"
 for _name in _names.split():
     globals()[_name] = _function(_name)
 for _name in ("flatnonzero", "unique", "bincount"):  # sizes of results that depend on numbers: the host must know them

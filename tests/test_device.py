@@ -26,6 +26,7 @@ from enn_np import (
     ReduceOnPlateau,
     Regressor,
     Stream,
+    attribution,
     bptt,
     cells,
     cli,
@@ -54,6 +55,9 @@ CELLS += [
     for trace in ("batch", "sample")
     for switches in (*cli.ENGRAM_SWITCHES, {"trace_gradient": False})
 ]
+
+
+NAMES = [f"{type(cell).__name__}-{i}" for i, cell in enumerate(CELLS)]
 
 
 def no_card():
@@ -90,9 +94,16 @@ def outcome(problem, **options):
     return {name: value.copy() for name, value in to_numpy({**found, **problem.backward(tape)}).items()}
 
 
+def streamed(problem):
+    """The output of every step, one at a time."""
+    stream = Stream(problem.cell, problem.params, 3, problem.state)
+    given = [{name: value[t] for name, value in problem.given.items()} for t in range(len(problem.x))]
+    return [to_numpy(stream(x, **more)).copy() for x, more in zip(problem.x, given, strict=True)]
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("cell", CELLS, ids=NAMES)
 def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
     """Catches a function that is NumPy's only, an upcast, and arithmetic that differs between the devices."""
     here = draw(cell, steps=5, masked=masked, dtype=np.dtype(dtype).type)
@@ -103,20 +114,13 @@ def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
     for _ in range(2):
         assert_close(outcome(there, workspace=workspace), want, tolerance[dtype], floor=1e-3)
     assert_close(outcome(there, segments=3), outcome(here, segments=3), tolerance[dtype], floor=1e-3)
-    if not masked:
-        stream = Stream(cell, there.params, 3, there.state)
-        noise = there.given.get("noise", [None] * 5)
-        h = [
-            to_numpy(stream(x, **({} if eps is None else {"noise": eps})))
-            for x, eps in zip(there.x, noise, strict=True)
-        ]
-        assert_close(h, want["h"], tolerance[dtype])
+    assert_close(streamed(there), streamed(here), tolerance[dtype])
     h, final, _ = there.forward(keep=False)
     assert_close(to_numpy([h, *final]), here.forward(keep=False)[:1] + here.forward(keep=False)[1], tolerance[dtype])
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("cell", CELLS, ids=NAMES)
 def test_gradients_against_differences(tolerance, cell, masked):
     if isinstance(cell, Engram) and not cell.trace_gradient:
         return  # cuts what a difference sees
@@ -213,7 +217,7 @@ def test_language_models(tolerance, words):
     x, y = tokens[:60].reshape(12, 5), tokens[1:61].reshape(12, 5)
     found = []
     for device in ("cpu", "cuda"):
-        layers = [LSTM(4), Engram(4, 3, trace="sample")]
+        layers = [LSTM(4), Engram(4, 3, trace="sample", trace_clip=None)]
         model = LanguageModel(layers, 12, dropout=0.2, dtype="float64", **WORDS[words]).to_device(device)
         windows = model.fit(x, y, epochs=2, batch_size=5, mask=padding(12), validation=(x, y))
         stream = model.fit_stream(tokens, epochs=2, batch_size=2, steps=7, validation=tokens)
@@ -223,6 +227,32 @@ def test_language_models(tolerance, words):
         numbers |= {"sample": model.sample(tokens[:3], 6), **to_numpy(model.params)}
         found.append({name: value for name, value in numbers.items() if "seconds" not in name})
     assert_close(found[1], found[0], 1e3 * tolerance["float64"] or 1e-12, floor=1e-3)  # rows are added in another order
+
+
+def test_attribution(tolerance):
+    """What explains a model works where the model is, and answers on the host."""
+    (x, y), mask = sequences(6, dtype=np.float64), padding(6)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = classifier([Engram(4, 3), GRU(3)], dtype="float64", pooling="attention").to_device(device)
+        cell, params = model.cells[0], model.layer_params(0)
+        noise = to_device(cell.noise(np.random.default_rng(0), 5, np.float64), device)
+        for live in (None, mask):
+            given = {"mask": None if live is None else model.time_major(live), "noise": noise}
+            _, _, tape, seen = bptt.run(cell, params, model.time_major(x), record=True, **given)
+        parts = attribution.integration_parts(params, seen)
+        numbers = seen | attribution.integration_shares(parts)
+        numbers |= {f"part {name}": part for name, part in parts.items()}
+        numbers |= {f"written {name}": part for name, part in attribution.written_by(cell, tape, 3).items()}
+        numbers |= {
+            f"changes {part}": attribution.logit_changes(model, x, part=part, mask=mask) for part in ("trace", "bank")
+        }
+        numbers |= attribution.integrated_gradients(model, x[:2], tolerance=0.5, nodes=2, mask=mask[:2])._asdict()
+        for variant, scores in attribution.ablations(model, x, y, 3, mask=mask).items():
+            numbers |= {f"{variant} {name}": np.array(value) for name, value in scores.items()}
+        numbers |= {f"slot {name}": value for name, value in attribution.slot_ablation(model, x, y).items()}
+        found.append(to_numpy(numbers))
+    assert_close(found[1], found[0], 1e3 * tolerance["float64"], floor=1e-3)
 
 
 @pytest.mark.parametrize("cell", ["engram", "lstm"])
@@ -395,7 +425,8 @@ def test_commands_compute_where_they_are_told(card, monkeypatch, tmp_path, capsy
     real = models.Model.to_device
     monkeypatch.setattr(models.Model, "to_device", lambda self, device: moves.append(device) or real(self, device))
     monkeypatch.setattr(cli, "ENGRAM_SWITCHES", ({},))
-    monkeypatch.setattr(protocols, "draw", lambda *_: [])  # figures are not what computes
+    monkeypatch.setattr(protocols, "draw", lambda *_: [])  # figures and pages are not what computes
+    monkeypatch.setattr("enn_np.demo.write_report", lambda *_: "no report")
     monkeypatch.setattr(datasets, "load_digits", lambda: __import__("tiny").digits(432, 8))
     assert cli.main(["demo", "--device", "cuda", "--epochs", "1", "--out", str(tmp_path)]) == 0
     assert moves == ["cuda"] * 4 and '"card": "none: a stand-in for tests"' in (tmp_path / "summary.json").read_text()
