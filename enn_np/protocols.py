@@ -249,6 +249,38 @@ def read_json(path):
     return found
 
 
+WORDS = {"benchmark", "protocol", "model", "stopped"}  # of a result
+NUMBERS = {"parameters", "seconds", "test_loss", "test_accuracy"}
+MACHINE = {"processor", "cores", "python", "numpy", "blas_threads"}
+
+
+def read_result(path):
+    """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on.
+
+    Raises ValueError naming the file, the field and what is there.
+    """
+    found = read_json(path)
+    wrong = {name: "a word" for name in WORDS if not isinstance(found.get(name), str)}
+    wrong |= {name: "a finite number" for name in NUMBERS if not _finite(found.get(name))}
+    wrong |= {name: "a finite number" for name in found if name[:5] in ("test_", "valid") and not _finite(found[name])}
+    wrong |= {name: "a whole number" for name in ("seed", "best_epoch") if type(found.get(name)) is not int}
+    history, where = found.get("history"), found.get("machine")
+    lists = history.values() if isinstance(history, dict) and "loss" in history else [None]
+    if not all(isinstance(each, list) and all(map(_finite, each)) for each in lists):
+        wrong["history"] = 'lists of numbers, "loss" among them'
+    if not isinstance(where, dict) or not where.keys() >= MACHINE:
+        wrong["machine"] = "what the run was measured on"
+    for name, wanted in sorted(wrong.items()):
+        raise ValueError(
+            f"{path}: {name}: expected {wanted}, got {found.get(name)!r:.60}; run again, or remove the file"
+        )
+    return found
+
+
+def _finite(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def machine(device="cpu"):
     """What the numbers were measured on."""
     from . import __version__

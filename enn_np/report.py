@@ -1,24 +1,20 @@
 """Tables from stored results: what the README shows is what a command wrote under data/results/."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
 from . import claims, plots
-from .protocols import MODELS, PAPER, TITLES
+from .protocols import MODELS, PAPER, TITLES, read_result
 
 
 def load_results(folder, benchmark, protocol):
     """{model: [result, ...]} of every stored run, sorted by seed. Raises ValueError naming a file that is no result."""
     found = {}
     for path in sorted(Path(folder).glob("*.json")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            key, seed = (result["benchmark"], result["protocol"], result["model"]), result["seed"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not a result of `python -m enn_np train` ({error!r}); remove it") from None
+        result = read_result(path)
+        key, seed = (result["benchmark"], result["protocol"], result["model"]), result["seed"]
         if key[:2] == (benchmark, protocol):
             found.setdefault(key[2], []).append((seed, result))
     return {model: [result for _, result in sorted(runs, key=lambda run: run[0])] for model, runs in found.items()}

@@ -12,10 +12,12 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from . import checks
 from .backend import array_module
 from .callbacks import Callback, cost
-from .checkpoint import Checkpoint, DamagedArchive, check_arrays, differ
+from .checkpoint import Checkpoint, DamagedArchive, check_arrays, differ, flatten
 from .device import to_numpy
 from .optim import Optimizer
 
@@ -212,6 +214,9 @@ class Training:
             check_arrays(path, params if best else {}, best, "best/")
             if part:
                 work.check(path, part["carry"])
+            stored = flatten({"best": best, "moments": moments, "pass": part})[1] | mine
+            for name in [name for name, array in stored.items() if not np.isfinite(array).all()]:
+                raise ValueError(f"{path}: {name} holds what is not finite; use another copy")
             self._take(state, mine)
         except ValueError as error:
             raise error if str(error).startswith(f"{path}: ") else DamagedArchive(path, error) from None

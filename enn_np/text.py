@@ -270,11 +270,13 @@ def _read_cache(stem: Path, sources: list) -> Text | None:
         if header["sources"] != sources or header["crc32"] != _crc(f"{stem}.npy"):
             return None
         ids = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+        words, counts = zip(*(line.split(" ") for line in lines), strict=True)
+        text = Text(*np.split(ids, np.cumsum(header["tokens"])[:2]), Vocabulary(words, np.array(counts, np.int64)))
+        if [len(part) for part in text[:3]] != header["tokens"] or len(words) <= ids.max():
+            return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
-    words, counts = zip(*(line.split(" ") for line in lines), strict=True)
-    parts = np.split(ids, np.cumsum(header["tokens"])[:2])
-    return Text(*parts, Vocabulary(words, np.array(counts, np.int64)))
+    return text
 
 
 def _write_cache(stem: Path, sources: list, vocabulary: Vocabulary, splits: list[list[Array]]) -> None:

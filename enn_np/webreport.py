@@ -115,7 +115,9 @@ def _read_trace(path, notes):
                     size = arrays.zip.getinfo(f"{name}.npy").file_size
                     if size > LARGEST:
                         raise ValueError(f"{size / 1e9:,.1f} GB are too many")
-                    stored[name] = arrays[name]
+                    if not isinstance(array := arrays[name], np.ndarray):  # NumPy hands out what is no array as bytes
+                        raise ValueError("no array is there")
+                    stored[name] = array
         except FileNotFoundError:
             notes.append("No trace of an Engram network is stored here (trace.npz): all that needs one is left out.")
             return {}

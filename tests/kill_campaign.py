@@ -37,6 +37,7 @@ KINDS = ("digits", "text")
 def train(kind, path, end):
     """One run, resumed where there is something to resume; what came out goes to the file `end`."""
     warnings.simplefilter("ignore")
+    print("begins", flush=True)
     callbacks = [EarlyStopping(patience=2), ReduceOnPlateau(patience=1, min_delta=0.02)]
     saving = {"checkpoint": Checkpoint(path, seconds=0.02), "resume": True, "progress": False, "callbacks": callbacks}
     if kind == "digits":
@@ -66,7 +67,7 @@ def start(kind, path, end, limit=None):
     return subprocess.Popen(
         [sys.executable, __file__, "--child", kind, str(path), str(end)],
         preexec_fn=size,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -88,15 +89,16 @@ def position(path):
     return len(training["history"].get("loss", ())), training["pass"].get("batches", 0)
 
 
-def kill_until_it_ends(kind, folder, rng, count):
-    """Kill and resume one run until it ends; notes in `count`."""
+def kill_until_it_ends(kind, folder, rng, seconds, count):
+    """Kill and resume one run, which alone takes `seconds`, until it ends; notes in `count`."""
     path, end, before = folder / f"{kind}.npz", folder / f"{kind}.end.npz", (0, 0)
     for each in (path, end):
         each.unlink(missing_ok=True)
     while True:
         process = start(kind, path, end)
+        process.stdout.readline()  # its imports are done
         try:
-            _, error = process.communicate(timeout=rng.uniform(0.4, 4.0))
+            _, error = process.communicate(timeout=rng.uniform(0.0, 0.3) * seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -166,16 +168,19 @@ def main():
     count = dict.fromkeys((*names, "full disks", "clear errors", "equal after a full disk"), 0)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        wholes, messages = {}, []
+        wholes, seconds, messages = {}, {}, []
         for kind in KINDS:
             wholes[kind] = folder / "whole" / f"{kind}.end.npz"
             process = start(kind, folder / "whole" / f"{kind}.npz", wholes[kind])
+            process.stdout.readline()
+            alone = time.monotonic()
             _, error = process.communicate()
+            seconds[kind] = time.monotonic() - alone
             if process.returncode:
                 raise SystemExit(error)
         while count["kills"] < settings.kills:
             for kind in KINDS:
-                _, end = kill_until_it_ends(kind, folder, rng, count)
+                _, end = kill_until_it_ends(kind, folder, rng, seconds[kind], count)
                 count["runs"] += 1
                 count["equal to the bit"] += same(end, wholes[kind])
         for kind in KINDS:
