@@ -157,9 +157,6 @@ class ndarray:
         _wait("int()")
         return int(self._host.item())
 
-    def __index__(self):
-        raise TypeError("an array of the device is no index; fetch it with int()")
-
     # What does not.
 
     def _place(self, index):
@@ -206,7 +203,8 @@ _names |= {"and": "bitwise_and", "or": "bitwise_or"}
 for _sign, _name in _names.items():
     setattr(ndarray, f"__{_sign}__", _operator(_name))
     setattr(ndarray, f"__r{_sign}__", _operator(_name, swap=True))
-    setattr(ndarray, f"__i{_sign}__", _in_place(_name))
+    if _name != "matmul":
+        setattr(ndarray, f"__i{_sign}__", _in_place(_name))
 _names = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
 _names |= {"neg": "negative", "abs": "absolute", "invert": "invert"}
 for _sign, _name in _names.items():

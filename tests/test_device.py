@@ -12,7 +12,7 @@ import pytest
 import strict
 import test_parity
 from problems import assert_close, draw
-from tiny import KINDS, STACKS, classifier, padding, sequences
+from tiny import KINDS, STACKS, classifier, digits, padding, sequences
 
 from enn_np import (
     GRU,
@@ -413,7 +413,8 @@ def test_the_stand_in_offers_nothing_that_cupy_lacks():
     own = ("np", "functools", "threading", "contextmanager", "SimpleNamespace", "Synchronised", "no_sync", "fetched")
     offered = [name for name in vars(strict) if not name.startswith("_") and name not in own]
     assert [name for name in offered if not hasattr(cupy, name)] == []
-    assert [name for name in dir(strict.ndarray) if not hasattr(cupy.ndarray, name) and name != "_host"] == []
+    methods = [name for name in dir(strict.ndarray) if name not in ("_host", "_place", "__weakref__")]
+    assert [name for name in methods if not hasattr(cupy.ndarray, name)] == []
 
 
 # ----------------------------------------------------------------------------------------------------- commands
@@ -427,11 +428,20 @@ def test_commands_compute_where_they_are_told(card, monkeypatch, tmp_path, capsy
     monkeypatch.setattr(cli, "ENGRAM_SWITCHES", ({},))
     monkeypatch.setattr(protocols, "draw", lambda *_: [])  # figures and pages are not what computes
     monkeypatch.setattr("enn_np.demo.write_report", lambda *_: "no report")
-    monkeypatch.setattr(datasets, "load_digits", lambda: __import__("tiny").digits(432, 8))
-    assert cli.main(["demo", "--device", "cuda", "--epochs", "1", "--out", str(tmp_path)]) == 0
-    assert moves == ["cuda"] * 4 and '"card": "none: a stand-in for tests"' in (tmp_path / "summary.json").read_text()
+    monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 8))
+    monkeypatch.setattr(datasets, "load_mnist", lambda: digits(40, 8))
+    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 8)
+    assert cli.main(["demo", "--device", "cuda", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
+    train = ["train", "mnist", "--model", "gru", "--epochs", "1", "--limit", "16", "--out", str(tmp_path / "run")]
+    assert cli.main([*train, "--device", "cuda"]) == 0
+    assert moves == ["cuda"] * 5
+    for run in ("demo", "run"):
+        assert '"card": "none: a stand-in for tests"' in (tmp_path / run / "summary.json").read_text()
     before = strict.fetched
     assert cli.main(["gradcheck", "--device", "cuda", "--seeds", "1"]) == 0 and strict.fetched > before
+    asked = {}
+    monkeypatch.setattr("enn_np.bench.bench", lambda *_, **settings: asked.update(settings))
+    assert cli.main(["bench", "--device", "cuda"]) == 0 and asked["device"] == "cuda" and asked["threads"] is None
     capsys.readouterr()
 
 

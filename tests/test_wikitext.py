@@ -52,6 +52,16 @@ def test_a_paper_run_takes_the_id_as_a_number(text, tmp_path, model):
     assert summary["history"]["val_perplexity"][0] > 1 and summary["test_accuracy"] <= 1
 
 
+@pytest.mark.parametrize("protocol", ["sound", "paper"])
+def test_it_trains_on_a_card(text, tmp_path, card, protocol):
+    """Catches a protocol that leaves its model on the host."""
+    before = card.fetched
+    wikitext.run_wikitext(
+        "wikitext2", "lstm", protocol, 0, tmp_path / "run", epochs=1, limit=200, progress=False, device="cuda"
+    )
+    assert card.fetched > before
+
+
 def test_the_command_line_trains_it(text, tmp_path, capsys):
     command = ["train", "wikitext2", "--model", "lstm", "--protocol", "sound", "--epochs", "1", "--limit", "300"]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
