@@ -57,10 +57,11 @@ class DamagedArchive(ValueError):
         super().__init__(f"{path}: not a whole enn_np file ({what}); save it again or use another copy")
 
 
-def read_arrays(path):
-    """{name: array} of an .npz of plain arrays that nobody vouches for.
+def read_arrays(path, names=None, most=math.inf):
+    """{name: array} of an .npz of plain arrays that nobody vouches for; names: of these alone, if they are there.
 
-    Before memory is asked for, what its parts announce is compared with the bytes that are there. No pickle is read.
+    Before memory is asked for, what its parts announce is compared with the bytes that are there, and with `most`, the
+    bytes of the largest array that is wanted. No pickle is read.
     Raises FileNotFoundError, or DamagedArchive (a ValueError).
     """
     try:
@@ -72,7 +73,11 @@ def read_arrays(path):
                 raise ValueError("its parts announce more bytes than the file has")
             if len({member.filename for member in members}) < len(members):
                 raise ValueError("two of its parts have the same name")
-            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+            found = {member.filename.removesuffix(".npy"): member for member in members}
+            wanted = {name: member for name, member in found.items() if names is None or name in names}
+            if (size := max((member.file_size for member in wanted.values()), default=0)) > most:
+                raise ValueError(f"{size / 1e9:,.1f} GB are too many")
+            return {name: _array(archive, member) for name, member in wanted.items()}
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile and NumPy's header parser raise nearly anything on a damaged file

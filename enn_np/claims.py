@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .checkpoint import read_arrays
 from .plots import COLORS, _axes, _line, _logarithmic, _matplotlib, _percent, _signed, _traces, _whole_numbers, save
 from .protocols import write_json
 
@@ -178,8 +179,7 @@ def stability(traces, seed=0):
 def stored(folder, run):
     """Traces and their statistics of a stored run: RUN.npz and RUN.json in `folder`."""
     path = Path(folder) / run
-    with np.load(path.with_name(f"{run}.npz"), allow_pickle=False) as arrays:
-        traces = arrays["traces"]
+    traces = read_arrays(path.with_name(f"{run}.npz"))["traces"]
     return traces, json.loads(path.with_name(f"{run}.json").read_text(encoding="utf-8"))["trace"]
 
 

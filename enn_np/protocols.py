@@ -259,11 +259,11 @@ def read_result(path):
 
     Raises ValueError naming the file, the field and what is there.
     """
-    found = read_json(path)
+    found, whole = read_json(path), {"seed": (int,), "best_epoch": (int, type(None))}
     wrong = {name: "a word" for name in WORDS if not isinstance(found.get(name), str)}
     wrong |= {name: "a finite number" for name in NUMBERS if not _finite(found.get(name))}
     wrong |= {name: "a finite number" for name in found if name[:5] in ("test_", "valid") and not _finite(found[name])}
-    wrong |= {name: "a whole number" for name in ("seed", "best_epoch") if type(found.get(name)) is not int}
+    wrong |= {name: "a whole number" for name in ("seed", "best_epoch") if type(found.get(name, "")) not in whole[name]}
     history, where = found.get("history"), found.get("machine")
     lists = history.values() if isinstance(history, dict) and "loss" in history else [None]
     if not all(isinstance(each, list) and all(map(_finite, each)) for each in lists):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from . import claims, plots
+from .checkpoint import read_arrays
 from .protocols import MODELS, PAPER, TITLES, read_result
 
 
@@ -98,8 +99,8 @@ def figures(folder):
         if histories:
             drawn[f"{benchmark}-learning-curves.png"] = plots.learning_curves(histories)
     for path in sorted(folder.glob("*-engram-*.npz")):
-        with np.load(path, allow_pickle=False) as stored:
-            traces, a, x = stored["traces"], stored["retrieval"][0], stored["probe"][0]
+        stored = read_arrays(path)
+        traces, a, x = stored["traces"], stored["retrieval"][0], stored["probe"][0]
         x = x.reshape(len(x), -1, 3) if x.shape[-1] % 3 == 0 else x
         drawn[f"{path.stem}-retrieval.png"] = plots.retrieval_over_time(a, image=np.clip(x, 0, 1))
         drawn[f"{path.stem}-trace.png"] = plots.trace_evolution(traces, labels=range(len(traces)))

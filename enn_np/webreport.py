@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from . import attribution
+from .checkpoint import read_arrays
 from .models import Classifier, load
 from .protocols import PAPER, TITLES
 
@@ -110,19 +111,12 @@ def _read_trace(path, notes):
     stored = {}
     for name in ("traces", "retrieval", "probe", "labels"):
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                if name in arrays.files:
-                    size = arrays.zip.getinfo(f"{name}.npy").file_size
-                    if size > LARGEST:
-                        raise ValueError(f"{size / 1e9:,.1f} GB are too many")
-                    if not isinstance(array := arrays[name], np.ndarray):  # NumPy hands out what is no array as bytes
-                        raise ValueError("no array is there")
-                    stored[name] = array
+            stored |= read_arrays(path, [name], LARGEST)
         except FileNotFoundError:
             notes.append("No trace of an Engram network is stored here (trace.npz): all that needs one is left out.")
             return {}
-        except Exception as error:  # zipfile, zlib and NumPy's header parser raise nearly anything on a damaged file
-            notes.append(f"trace.npz: {name} cannot be read ({type(error).__name__}: {error}) and is left out.")
+        except ValueError as error:
+            notes.append(f"trace.npz: {name} cannot be read ({error}) and is left out.")
     for name in ("traces", "retrieval", "probe"):
         array = stored.get(name, np.ones((1, 1, 1)))
         if array.ndim != 3 or not array.size or array.dtype.kind != "f" or not np.isfinite(array).all():

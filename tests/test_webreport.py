@@ -285,7 +285,7 @@ def test_arrays_too_large_to_read_are_left_out_and_said(tmp_path, monkeypatch):
     """Found out before they are unpacked: a small file can hold an array that no memory can."""
     monkeypatch.setattr(webreport, "LARGEST", 4 * T * D * 20 + 200)  # the probe, and no more
     text = report_of(tmp_path, summary_of(), {**arrays(), "traces": np.zeros((9, 50, 50), np.float32)}, network())
-    assert "trace.npz: traces cannot be read (ValueError: 0.0 GB are too many)" in text
+    assert re.search(r"trace\.npz: traces cannot be read \(.*0\.0 GB are too many", text)
     data = data_of(text)
     assert data["trace"] is None and data["examples"] and data["slots"]
 
