@@ -150,7 +150,7 @@ class Engram:
         """Who takes the steps, from which cue and state: this cell, or, where the trace need not be made at each of
         them, `codes.Ahead`. That takes one trace per sample, no clip, and with a mask no noise."""
         linear_trace = self.trace == "sample" and self.trace_clip is None and (mask is None or e.noise is None)
-        if linear_trace and codes.pays(*e.z.shape, self.slots) and type(self).step is Engram.step:
+        if linear_trace and codes.pays(len(e.z), self.hidden) and type(self).step is Engram.step:
             ahead = codes.Ahead(self, params, e, state, mask, keep)
             return ahead, e._replace(m=ahead.recalled.m), Hidden(state.h)
         return self, e, state

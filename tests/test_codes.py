@@ -20,7 +20,7 @@ LINEAR = {"trace": "sample", "trace_clip": None}
 
 def by_codes(yes=True, piece=16):
     """Every run that can, whatever its size, or none, takes the codes; in pieces of so many steps."""
-    return patch.multiple(codes, pays=lambda steps, batch, hidden, slots: yes, PIECE=piece)
+    return patch.multiple(codes, pays=lambda steps, hidden: yes, PIECE=piece)
 
 
 def both(problem, piece, **options):
