@@ -79,8 +79,9 @@ def written_by(cell, tape, t):
     steps = fade * (overlap @ e.z[:t])  # a_t D_s
     noise = xp.zeros_like(steps) if e.noise is None else fade * (a[t] @ e.noise[:t])
     left = ((1 - cell.hebbian_rate) ** live.sum(0)).astype(a.dtype)[:, None]
-    start = cell.trace_scale * left * read(a[t], tape.states.A[0])
-    whole = cell.trace_scale * read(a[t], tape.states.A[t])
+    A = cell.traces(tape)
+    start = cell.trace_scale * left * read(a[t], A[0])
+    whole = cell.trace_scale * read(a[t], A[t])
     return {"start": start, "steps": steps, "noise": noise, "clipped": whole - start - steps.sum(0) - noise.sum(0)}
 
 
@@ -138,11 +139,12 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     tape = model.run_cells(model.time_major(x), mask=mask)[2][layer]
     brought = integration_parts(params, cell.record(params, tape))[part]
     whole = _outputs(model, tape.states.h[1:], layer, mask)[picked]
+    states = EngramState(tape.states.h, cell.traces(tape))
     changes = xp.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
         without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
-        state, _ = cell.step(without, at(tape.e, t), at(tape.states, t))
-        hold(cell, mask, t, state, at(tape.states, t))
+        state, _ = cell.step(without, at(tape.e, t), at(states, t))
+        hold(cell, mask, t, state, at(states, t))
         h = tape.states.h[1:].copy()
         h[t] = state.h
         if t + 1 < x.shape[1]:
@@ -266,7 +268,7 @@ def _along(model, layer, target, start, way, trace, mask, p, back=False):
     dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1])
     dstates = {}
     for i in reversed(range(len(model.cells))):
-        dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)  # at the last h
+        dstate = None if dlast is None else [dlast] + [None] * (len(states[i]) - 1)  # at the last h
         dh, dstates[i], _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
         dlast = None
     return to_numpy((dh.swapaxes(0, 1), dstates[layer].A))

@@ -20,7 +20,8 @@ class Tape(NamedTuple):
     """What a run leaves behind: all that `run_back` needs, and all there is to see of the memory.
 
     x (T, B, D) inputs; e what `encode` made of them; states, the cell's state with T + 1 entries per part;
-    kept, what every step kept, T entries per part; mask (T, B) or None; workspace, and which of its runs this was.
+    kept, what every step kept, T entries per part; mask (T, B) or None; workspace, and which of its runs this was;
+    ahead, where a cell did a part of all steps before the loop: that part, which is then missing in states and kept.
     """
 
     x: Any
@@ -30,6 +31,7 @@ class Tape(NamedTuple):
     mask: Any
     workspace: Any
     number: int
+    ahead: Any = None
 
 
 class Pieces(NamedTuple):
@@ -59,27 +61,31 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
         return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
     if not keep:
         e = cell.encode(params, x, mask=mask, **given)
+        loop, e, state = _ahead(cell, params, e, state, mask, keep)
         h = xp.empty((steps, *state.h.shape), x.dtype)
         for t in range(steps):
             before = state
-            state, _ = cell.step(params, at(e, t), before)
-            hold(cell, mask, t, state, before)
+            state, _ = loop.step(params, at(e, t), before)
+            hold(loop, mask, t, state, before)
             h[t] = state.h
-        return h, state, None
+        return h, state if loop is cell else loop.final(state), None
     workspace = workspace or Workspace()
     workspace.runs += 1
-    cue, kept, _ = cell.shapes(batch)
-    e = cell.encode(params, x, mask=mask, out=workspace.empty("cue", cue, x, (steps,)), **given)
+    e = cell.encode(params, x, mask=mask, out=workspace.empty("cue", cell.shapes(batch)[0], x, (steps,)), **given)
+    loop, e, state = _ahead(cell, params, e, state, mask, keep)
+    kept = loop.shapes(batch)[1]
     states = workspace.empty("states", type(state)(*(part.shape for part in state)), x, (steps + 1,))
     for parts, part in zip(states, state, strict=True):
         parts[0] = part
     kept = workspace.empty("kept", kept._replace(**dict.fromkeys(states._fields)), x, (steps,))
     kept = kept._replace(**{name: parts[1:] for name, parts in zip(states._fields, states, strict=True)})
     for t in range(steps):
-        after, _ = cell.step(params, at(e, t), at(states, t), at(kept, t))
-        hold(cell, mask, t, after, at(states, t))
+        after, _ = loop.step(params, at(e, t), at(states, t), at(kept, t))
+        hold(loop, mask, t, after, at(states, t))
     final = type(state)(*(parts[steps].copy() for parts in states))
     tape = Tape(x, e, states, kept, mask, workspace, workspace.runs)
+    if loop is not cell:
+        final, tape = loop.final(final), tape._replace(kept=loop.add(kept), ahead=loop)
     return (states.h[1:], final, tape, *([cell.record(params, tape)] if record else ()))
 
 
@@ -95,7 +101,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     if isinstance(tape, Pieces):
         return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
-    x, e, states, kept, mask, workspace, number = tape
+    x, e, states, kept, mask, workspace, number, ahead = tape
+    loop = ahead or cell
     if workspace.runs != number:
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
     steps, batch, _ = x.shape
@@ -107,16 +114,18 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         f"{name}'": array_module(x).ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights
     }
     params = {**params, **turned}
-    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
+    de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        d, skipped = release(cell, mask, t, d)
-        extra = {name: value[t] for name, value in upstream.items()}
-        d, _ = cell.step_back(params, d, at(e, t), at(states, t), at(kept, t), at(de, t), **extra)
+        d, skipped = release(loop, mask, t, d)
+        extra = {} if ahead else {name: value[t] for name, value in upstream.items()}
+        d, _ = loop.step_back(params, d, at(e, t), at(states, t), at(kept, t), at(de, t), **extra)
         if skipped is not None:
             d = type(d)(*(part + past for part, past in zip(d, skipped, strict=True)))
+    if ahead:
+        d, de = ahead.back(params, e, d, dstate, de, **upstream)
     before = type(states)(*(part[:steps] for part in states))
     dx, grads = cell.collect(params, x, e, before, kept, de, input_gradient)
     return dx, d, grads
@@ -146,6 +155,11 @@ def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
         dxs.insert(0, dx)
         total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
     return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
+
+
+def _ahead(cell, params, e, state, mask, keep):
+    """Who takes the steps, from what: the cell, unless it can do a part of all steps at once (`Engram.ahead`)."""
+    return cell.ahead(params, e, state, mask, keep) if hasattr(cell, "ahead") else (cell, e, state)
 
 
 def at(tree, t):

@@ -137,15 +137,15 @@ def check_run_back(cell, tape, dh, dstate, upstream):
     if kept is None or type(kept) is not type(cell.shapes(1)[1]):
         got = type(tape).__name__ if kept is None else type(kept).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
-    states, dtype = tape.states, tape.x.dtype
+    wanted, dtype = cell.initial_state(tape.x.shape[1]), tape.x.dtype
     if dh is not None:
         float_array("dh", dh, tape.kept.h.shape, dtype, finite=False)
     if dstate is not None:
-        if not isinstance(dstate, tuple | list) or len(dstate) != len(states):
-            raise TypeError(f"dstate: expected the parts {states._fields}, each an array or None, got {type(dstate)}")
-        for name, parts, part in zip(states._fields, states, dstate, strict=True):
+        if not isinstance(dstate, tuple | list) or len(dstate) != len(wanted):
+            raise TypeError(f"dstate: expected the parts {wanted._fields}, each an array or None, got {type(dstate)}")
+        for name, like, part in zip(wanted._fields, wanted, dstate, strict=True):
             if part is not None:
-                float_array(f"dstate.{name}", part, parts.shape[1:], dtype, finite=False)
+                float_array(f"dstate.{name}", part, like.shape, dtype, finite=False)
     if upstream.get("da") is not None and hasattr(kept, "a"):
         float_array("da", upstream["da"], kept.a.shape, dtype, finite=False)
 

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import codes
 from .backend import array_module, empty
+from .cells import Hidden
 from .checks import Settings, count, float_array
 from .device import fused
 from .initial import glorot_uniform, he_normal
@@ -31,8 +33,8 @@ from .ops import write
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
 # All that needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
-# noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8).
-EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share")
+# noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8); m (B, H) where `ahead` knows it.
+EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share m")
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
 EngramKept = namedtuple("EngramKept", "h A M_eff M_inv s a zmh c r r_hat r_inv")
@@ -144,6 +146,15 @@ class Engram:
             share = (mask / xp.maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
         return e._replace(noise=noise, share=share)
 
+    def ahead(self, params, e, state, mask=None, keep=True):
+        """Who takes the steps, from which cue and state: this cell, or, where the trace need not be made at each of
+        them, `codes.Ahead`. That takes one trace per sample, no clip, and with a mask no noise."""
+        linear_trace = self.trace == "sample" and self.trace_clip is None and (mask is None or e.noise is None)
+        if linear_trace and codes.pays(len(e.z), self.hidden) and type(self).step is Engram.step:
+            ahead = codes.Ahead(self, params, e, state, mask, keep)
+            return ahead, e._replace(m=ahead.recalled.m), Hidden(state.h)
+        return self, e, state
+
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
         xp = array_module(state.h)
@@ -152,12 +163,16 @@ class Engram:
         k.s[...], k.M_inv[...] = cosine(e.z_unit, k.M_eff)  # (B, N) (3) how well every slot matches the cue
         k.a[...] = self._retrieve(k.s / self.tau)  # (B, N) (4) retrieval weights
         m = read(k.a, k.M_eff)  # (B, H) (5) retrieved engram
-        xp.concatenate((e.z, m, state.h), axis=1, out=k.zmh)
+        self.integrate(params, e.z, m, state.h, k)
+        self._write(k, e, state.A)  # (8), (9)
+        return EngramState(k.h, k.A), k
+
+    def integrate(self, params, z, m, h, k):
+        """(6) and (7) into k."""
+        array_module(h).concatenate((z, m, h), axis=1, out=k.zmh)
         relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H) (6) integration
         relu(linear(k.c, params["W_h"], params["b_h"], out=k.r), out=k.r)
         self._normalise(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
-        self._write(k, e, state.A)  # (8), (9)
-        return EngramState(k.h, k.A), k
 
     def _write(self, k, e, A):
         """(8) and (9) into k.A. The trace is read before it is written: step t recalls what steps before t wrote."""
@@ -205,15 +220,9 @@ class Engram:
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
         de = de or empty(self.shapes(len(d.h))[2], d.h)
-        xp, H, shared = array_module(d.h), self.hidden, self.trace == "batch"
+        xp, shared = array_module(d.h), self.trace == "batch"
 
-        de.h[...] = d.h
-        dr = self._normalise_back(params, "h", d.h, k)  # (7)
-        relu_back(dr, k.r, out=de.r)
-        relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c, through the ReLU of (6)
-        dzmh = de.c @ turned(params, "W_c")  # (6) to [z ; m ; h_{t-1}]
-        dz, dm, dh = dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
-
+        dz, dm, dh = self.integrate_back(params, d.h, k, de)
         dA = self._unclip(d.A, k.A)  # (9)
         da = match(dm, k.M_eff) + (0 if da is None else da)  # (5) to a_t, beside the loss' own
         if self.hebbian_rate and self.trace_gradient:
@@ -232,6 +241,15 @@ class Engram:
 
         xp.add(dz, unit_back(read(ds, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
         return EngramState(dh, dA), de
+
+    def integrate_back(self, params, dh, k, de):
+        """Undo (7) and (6), noting in de what `collect` needs: gradients at z_t, m_t and h_{t-1}."""
+        de.h[...] = dh
+        dr = self._normalise_back(params, "h", dh, k)  # (7)
+        relu_back(dr, k.r, out=de.r)
+        relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c, through the ReLU of (6)
+        dzmh, H = de.c @ turned(params, "W_c"), self.hidden  # (6) to [z ; m ; h_{t-1}]
+        return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
 
     def _unclip(self, dA, A):
         """A copy of dA, zero on the clip, where a small change changes nothing, or all zero without trace_gradient."""
@@ -257,14 +275,18 @@ class Engram:
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
         return ds @ params["W_z"].T if input_gradient else None, grads
 
+    def traces(self, tape):
+        """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t. Made where the run did not."""
+        return tape.states.A if tape.ahead is None else tape.ahead.traces(tape.e)
+
     def record(self, params, tape):
         """What a run did, as copies: codes z, engram m and its parts bank_part a M, trace_part alpha a A (T, B, H);
         similarities s, retrieval a (T, B, N); trace A (T + 1, ...), hidden h (T + 1, B, H): entry t enters step t."""
-        xp, H, (e, states, k) = array_module(tape.x), self.hidden, tape[1:4]
-        recalled = [read(a, A) for a, A in zip(k.a, states.A[:-1], strict=True)]  # the last trace is read by nobody
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
+        recalled = [read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)]  # the last trace is read by nobody
         seen = {"codes": e.z, "similarities": k.s, "retrieval": k.a, "engram": k.zmh[..., H : 2 * H]}
         seen |= {"bank_part": k.a @ params["M"], "trace_part": self.trace_scale * xp.stack(recalled)}
-        return {name: part.copy() for name, part in {**seen, "trace": states.A, "hidden": states.h}.items()}
+        return {name: part.copy() for name, part in {**seen, "trace": A, "hidden": states.h}.items()}
 
     def shapes(self, batch):
         """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
@@ -272,7 +294,7 @@ class Engram:
         row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
         norm = (row, one) if self.layer_norm else (None, None)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        cue = EngramCue(row, row, one, row, *norm, None, None)
+        cue = EngramCue(row, row, one, row, *norm, None, None, None)
         kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
         return cue, kept, EngramGradient(row, row, wide, row, (N, H))
 

@@ -173,7 +173,7 @@ class Model:
                 penalties += penalty
                 upstream = {} if da is None else {"da": da}
             # The first part of every state is h; the others are not read by the head.
-            dstate = None if dlast is None else [dlast] + [None] * (len(tapes[i].states) - 1)
+            dstate = None if dlast is None else [dlast] + [None] * (len(cell.initial_state(1)) - 1)
             upstream["input_gradient"] = input_gradient or i > 0
             dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
             dlast = None

@@ -69,7 +69,7 @@ def test_a_record_is_what_the_equations_say(cell, seed, batch, steps, masked):
             close(seen["trace_part"][t, b], cell.trace_scale * a @ A)
     close(seen["engram"], seen["bank_part"] + seen["trace_part"])
     close(seen["hidden"][1:], tape.kept.h)
-    close(seen["trace"][1:], tape.kept.A)
+    close(seen["trace"][1:], cell.traces(tape)[1:])
 
 
 @pytest.mark.parametrize("kind", (RNN, GRU, LSTM, Engram))
@@ -146,11 +146,12 @@ def test_a_step_that_is_kept_from_writing_is_what_the_parts_say(trace):
     eta, t = cell.hebbian_rate, 5
     parts = written_by(cell, tape, t)
     for s in range(t):
-        A = tape.states.A[0]
+        traces = cell.traces(tape)
+        A = traces[0]
         for past in range(t):
-            D = (1 - (past == s)) * (tape.states.A[past + 1] - (1 - eta) * tape.states.A[past])
+            D = (1 - (past == s)) * (traces[past + 1] - (1 - eta) * traces[past])
             A = (1 - eta) * A + D
-        a, lost = tape.kept.a[t], tape.states.A[t] - A
+        a, lost = tape.kept.a[t], traces[t] - A
         close(parts["steps"][s], cell.trace_scale * (a @ lost if trace == "batch" else (a[:, None] @ lost)[:, 0]))
 
 

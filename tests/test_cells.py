@@ -70,12 +70,13 @@ def test_stopped_trace_gradient(problem):
     The reference is the difference of a loss in which every trace but the first is the recorded number.
     """
     _, _, tape = problem.forward()
+    traces = problem.cell.traces(tape)
 
     def loss(values):
         moved, value, pattern = problem.at(values), 0.0, []
         h = moved.state.h
         for t in range(len(problem.x)):
-            A = moved.state.A if t == 0 else tape.states.A[t]
+            A = moved.state.A if t == 0 else traces[t]
             (h, _), e, k = one_step(moved, t, type(moved.state)(h, A))
             value += (h * problem.dh[t]).sum() + (k.a * problem.upstream["da"][t]).sum()
             pattern += zeros(e, k)
@@ -272,7 +273,7 @@ def test_padding_freezes_the_state(kind, data):
 @given(problem=problems(Engram, masked=True, trace="batch", hebbian_rate=0.5, trace_clip=None))
 def test_shared_trace_moves_while_anyone_lives(problem):
     """Catches a trace that stops as soon as one sample is padded."""
-    A = problem.forward()[2].states.A
+    A = problem.cell.traces(problem.forward()[2])
     moved = (A[1:] != A[:-1]).any((1, 2))
     assert (moved == problem.mask.any(1)).all()
 
@@ -527,7 +528,7 @@ def test_no_noise_where_none_is_wanted():
 @given(problem=problems(Engram, hebbian_rate=0))
 def test_rate_zero_freezes_the_trace(problem):
     """Catches a frozen trace that is decayed, clipped or rounded."""
-    A = problem.forward()[2].states.A
+    A = problem.cell.traces(problem.forward()[2])
     assert (A == problem.state.A).all()
 
 

@@ -49,7 +49,7 @@ def gradient_errors(model, batch=3, steps=4, masked=False, seed=0, every=False):
             pattern += zeros(tape.e, tape.kept)
             if isinstance(cell, Engram):
                 value += cell.penalty(tape.kept.a, mask)[0]
-                pattern += [abs(tape.kept.A) == cell.trace_clip]
+                pattern += [abs(cell.traces(tape)) == cell.trace_clip]
         return value, pattern
 
     params = model.params

@@ -32,6 +32,6 @@ def test_engram(problem):
     h, end, tape = problem.forward()
     noise = problem.given["noise"].tolist() if problem.given else None
     want_h, want_A, want_a = oracle.engram(problem.cell, *listed(problem), noise)
-    assert_close([h, tape.states.A[1:], end.A], [want_h, want_A, want_A[-1]])
+    assert_close([h, problem.cell.traces(tape)[1:], end.A], [want_h, want_A, want_A[-1]])
     got_a = [tape.kept.a[t, b] for t, row in enumerate(want_a) for b, a in enumerate(row) if a is not None]
     assert_close(got_a, [a for row in want_a for a in row if a is not None])

@@ -28,12 +28,14 @@ class Problem:
     slots: int = 64
     classes: int = 10
     trace: str = "batch"
+    trace_clip: float | None = 0.1
     segments: int | None = None
     device: str = "cpu"
 
     def model(self, dtype):
         """Our classifier without dropout. Every parameter is moved off its initial value, so that none is 0 or 1."""
-        settings = {"slots": self.slots, "trace": self.trace} if self.cell == "engram" else {}
+        memory = {"slots": self.slots, "trace": self.trace, "trace_clip": self.trace_clip}
+        settings = memory if self.cell == "engram" else {}
         cells = [CELLS[self.cell](hidden=hidden, **settings) for hidden in self.hidden]
         model = Classifier(cells, self.inputs, self.classes, dropout=0.0, dtype=dtype)
         rng = np.random.default_rng(1)
