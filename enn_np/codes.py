@@ -24,14 +24,15 @@ from collections import namedtuple
 from .backend import array_module, empty
 from .cells import Hidden
 from .ops import UNIT_EPS, cosine_back, dot_rows, flat
+from .retrieval import retrieve, retrieve_back
 
 PIECE = 16  # steps between two cuts
 
 
 def pays(steps, hidden):
-    """Whether codes are faster than steps with the trace, as measured with 16 to 128 slots and batches of 1 to 128: never
-    at one step; at any other number of them from about 32 hidden units on, for what a pair of steps costs is paid once
-    in a slot, not in each of its entries."""
+    """Whether codes are faster than steps with the trace, as measured with 16 to 128 slots and batches of 1 to 128:
+    never at one step; at any other number of them from about 32 hidden units on, for what a pair of steps costs is paid
+    once in a slot, not in each of its entries."""
     return steps > 1 and hidden > 32
 
 
@@ -140,7 +141,7 @@ def recall(cell, params, z, z_inv, noise, A, f):
         x[t] += xp.einsum("sbn,sbn->bn", _row(f.F, t) * a[:t], _past(z, S, zS, t))
         M_inv[t] = 1 / xp.sqrt(xp.maximum(S_2[t % len(S)] + 2 * alpha * x[t] + alpha**2 * r, UNIT_EPS))
         s[t] = (zS[t] + alpha * y[t]) * M_inv[t] * z_inv[t]  # (3)
-        a[t] = cell._retrieve(s[t] / cell.tau)  # (4)
+        a[t] = retrieve(cell.retrieval, s[t] / cell.tau, cell.top_k)  # (4)
         wrote = f.wrote[t] * a[t]
         r = f.left[t] ** 2 * r + wrote * (2 * f.left[t] * y[t] + wrote * z_2[t])
     ab = _turn(a)
@@ -174,7 +175,7 @@ def recall_back(cell, params, z, z_inv, noise, A, f, g, k, dm, da, dA):
     for t in reversed(range(steps)):
         wrote, left, z_2 = g.wrote[t] * a[t], g.left[t], dot_rows(z[t], z[t])
         da[t] += 2 * g.wrote[t] * dr * (left * k.y[t] + wrote * z_2)
-        ds = cell._retrieve_back(da[t], a[t]) / cell.tau  # (4)
+        ds = retrieve_back(cell.retrieval, da[t], a[t]) / cell.tau  # (4)
         dn[t], along = cosine_back(ds, k.s[t], k.M_inv[t])  # (3)
         dn[t] *= z_inv[t]
         dl[t] = -0.5 * along[..., 0]

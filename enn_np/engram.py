@@ -26,8 +26,8 @@ from .checks import Settings, count, float_array
 from .device import fused
 from .initial import glorot_uniform, he_normal
 from .ops import cosine, cosine_back, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
-from .ops import softmax, softmax_back, sparsemax, sparsemax_back, sum_rows, top_k_softmax, turned, unit, unit_back
-from .ops import write
+from .ops import sum_rows, turned, unit, unit_back, write
+from .retrieval import RETRIEVALS, retrieve, retrieve_back
 
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
@@ -83,7 +83,7 @@ class Engram:
         check.numbers("temperature", *([] if self.trace_clip is None else ["trace_clip"]), above=0)
         check.switches("layer_norm", "trace_gradient")
         check.choice("trace", ("batch", "sample"))
-        check.choice("retrieval", ("softmax", "top_k", "sparsemax"))
+        check.choice("retrieval", RETRIEVALS)
         if self.retrieval == "top_k" and self.top_k > self.slots:
             raise ValueError(f"top_k: expected at most slots = {self.slots}, got {self.top_k}")
 
@@ -161,7 +161,7 @@ class Engram:
         xp.multiply(state.A, self.trace_scale, out=k.M_eff)
         xp.add(k.M_eff, params["M"], out=k.M_eff)  # (2) bank + trace
         k.s[...], k.M_inv[...] = cosine(e.z_unit, k.M_eff)  # (B, N) (3) how well every slot matches the cue
-        k.a[...] = self._retrieve(k.s / self.tau)  # (B, N) (4) retrieval weights
+        k.a[...] = retrieve(self.retrieval, k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
         m = read(k.a, k.M_eff)  # (B, H) (5) retrieved engram
         self.integrate(params, e.z, m, state.h, k)
         self._write(k, e, state.A)  # (8), (9)
@@ -212,11 +212,6 @@ class Engram:
         """Through LN of (1) or (7), or nothing where layer norm is off."""
         return layer_norm_back(dy, params[f"gamma_{name}"], kept.r_hat, kept.r_inv) if self.layer_norm else dy
 
-    def _retrieve(self, s):
-        if self.retrieval == "top_k":
-            return top_k_softmax(s, self.top_k)
-        return sparsemax(s) if self.retrieval == "sparsemax" else softmax(s)
-
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
         de = de or empty(self.shapes(len(d.h))[2], d.h)
@@ -229,7 +224,7 @@ class Engram:
             share = self.hebbian_rate * self._share(e)
             da += match(e.z, dA) * share  # (8) to a_t
             dz += read(k.a, dA) * share  # (8) to z_t
-        ds = self._retrieve_back(da, k.a)  # (4)
+        ds = retrieve_back(self.retrieval, da, k.a)  # (4)
         ds /= self.tau
         ds, along = cosine_back(ds, k.s, k.M_inv)  # (3)
         dM_eff = write(xp.stack((ds, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~
@@ -260,9 +255,6 @@ class Engram:
         if self.trace_clip is not None and self.hebbian_rate:  # a trace at rest is not clipped
             xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
         return dA
-
-    def _retrieve_back(self, da, a):
-        return sparsemax_back(da, a) if self.retrieval == "sparsemax" else softmax_back(da, a)
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""

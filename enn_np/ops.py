@@ -74,36 +74,10 @@ def softmax(x):
 
 
 def softmax_back(dy, y):
-    """y * (dy - <dy, y>). Entries with y = 0 get nothing, so it serves `top_k_softmax` too."""
+    """y * (dy - <dy, y>). Entries with y = 0 get nothing, so it serves a softmax over some entries too."""
     dx = dy - dot_rows(dy, y)
     dx *= y
     return dx
-
-
-def top_k_softmax(x, k):
-    """Softmax over the k largest entries of the last axis, zero elsewhere (ties are all kept)."""
-    xp = array_module(x)
-    kth = xp.partition(x, x.shape[-1] - k, axis=-1)[..., -k, None]
-    return softmax(xp.where(x >= kth, x, -xp.inf).astype(x.dtype, copy=False))
-
-
-def sparsemax(x):
-    """The point of the probability simplex nearest to x (Martins & Astudillo 2016): many exact zeros.
-
-    y = max(x - t, 0), with t such that y sums to 1: over the support {largest j entries}, t = (sum - 1) / j.
-    """
-    xp = array_module(x)
-    ordered = xp.flip(xp.sort(x, axis=-1), axis=-1)
-    j = xp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
-    t = (xp.cumsum(ordered, axis=-1) - 1) / j
-    support = xp.sum(ordered > t, axis=-1, keepdims=True)  # true for a prefix of the ordered entries
-    return relu(x - xp.take_along_axis(t, support - 1, axis=-1))
-
-
-def sparsemax_back(dy, y):
-    """On the support dy minus its mean there; zero off the support (the Jacobian is diag(s) - s s' / |s|)."""
-    on = (y > 0).astype(dy.dtype)
-    return on * (dy - dot_rows(dy, on) / on.sum(-1, keepdims=True))
 
 
 def layer_norm(x, gamma, beta, out=None):

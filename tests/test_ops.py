@@ -9,7 +9,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from problems import assert_close, assert_derivatives, assert_same, seeds, sizes, zeros
 
-from enn_np import gradcheck, ops
+from enn_np import gradcheck, ops, retrieval
 
 LEADS = st.sampled_from(((), (1,), (3,), (2, 3), (1, 1), (4, 2)))
 
@@ -37,7 +37,7 @@ def rowwise(forward, back):
 
 
 def top_k(k):
-    return rowwise(lambda x: ops.top_k_softmax(x, min(k, x.shape[-1])), ops.softmax_back)
+    return rowwise(lambda x: retrieval.top_k_softmax(x, min(k, x.shape[-1])), ops.softmax_back)
 
 
 def layer_norm_back(dy, x, gamma, beta):
@@ -73,7 +73,7 @@ OPS = {
     "softmax": rowwise(ops.softmax, ops.softmax_back),
     "top 1": top_k(1),
     "top 2": top_k(2),
-    "sparsemax": rowwise(ops.sparsemax, ops.sparsemax_back),
+    "sparsemax": rowwise(retrieval.sparsemax, retrieval.sparsemax_back),
     "unit": Op(
         lambda lead, B, D, H, N: [(*lead, H)],
         lambda x: ops.unit(x)[0],
@@ -194,7 +194,7 @@ def test_top_k_keeps_the_k_largest(lead, H, k, seed):
     """Catches k - 1 or k + 1 kept, the smallest kept, and a softmax over dropped entries."""
     (x,) = normal(seed, (*lead, H))
     k = min(k, H)
-    y = ops.top_k_softmax(x, k)
+    y = retrieval.top_k_softmax(x, k)
     assert ((y > 0).sum(-1) == k).all()
     for row, kept in zip(ops.flat(x), ops.flat(y), strict=True):
         best = np.sort(row)[-k:]
@@ -203,14 +203,14 @@ def test_top_k_keeps_the_k_largest(lead, H, k, seed):
 
 def test_top_k_keeps_ties():
     """Catches an arbitrary choice among equals, which would make results depend on the order of slots."""
-    assert ops.top_k_softmax(np.array([[2.0, 2.0, 2.0, 1.0]]), 2).tolist() == [[1 / 3, 1 / 3, 1 / 3, 0]]
+    assert retrieval.top_k_softmax(np.array([[2.0, 2.0, 2.0, 1.0]]), 2).tolist() == [[1 / 3, 1 / 3, 1 / 3, 0]]
 
 
 @given(lead=LEADS, H=st.integers(1, 6), seed=seeds, scale=st.sampled_from((0.1, 1, 100)))
 def test_sparsemax_is_the_projection_on_the_simplex(lead, H, seed, scale):
     """Catches a wrong support: the KKT conditions of min |y - x|^2 on the simplex hold at no other point."""
     x = scale * normal(seed, (*lead, H))[0]
-    y = ops.sparsemax(x)
+    y = retrieval.sparsemax(x)
     assert (y >= 0).all()
     assert_close([y.sum(-1)], [np.ones(lead)], 1e-11)
     for row, point in zip(ops.flat(x), ops.flat(y), strict=True):
@@ -224,15 +224,15 @@ def test_sparsemax_is_the_projection_on_the_simplex(lead, H, seed, scale):
 def test_sparsemax_jacobian(H, seed):
     """Catches the softmax Jacobian in its place: diag(s) - s s' / |s|, s the support."""
     (x,) = normal(seed, H)
-    y = ops.sparsemax(x)
+    y = retrieval.sparsemax(x)
     s = (y > 0).astype(float)
-    J = np.stack([ops.sparsemax_back(row, y) for row in np.eye(H)])
+    J = np.stack([retrieval.sparsemax_back(row, y) for row in np.eye(H)])
     assert_close([J], [np.diag(s) - np.outer(s, s) / s.sum()])
 
 
 def test_sparsemax_edges():
     """Catches a winner that does not take all, ties broken apart, and cancellation far out."""
-    got = [ops.sparsemax(np.array(x)) for x in ([3.0, 1.0, 0.0], [1.0, 1.0], [1e6, 1e6, 0.0])]
+    got = [retrieval.sparsemax(np.array(x)) for x in ([3.0, 1.0, 0.0], [1.0, 1.0], [1e6, 1e6, 0.0])]
     assert_same(got, [[1, 0, 0], [0.5, 0.5], [0.5, 0.5, 0]])
 
 
