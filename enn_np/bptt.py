@@ -59,9 +59,12 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
     if keep and count("segments", segments) > 1:
         return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
+    workspace, loop = workspace or Workspace(), cell
+    cue = workspace.empty("cue", cell.shapes(batch)[0], x, (steps,)) if keep else None
+    e = cell.encode(params, x, mask=mask, out=cue, **given)
+    if hasattr(cell, "ahead"):  # a part of all steps at once; `loop` takes the steps for the rest
+        loop, e, state = cell.ahead(params, e, state, mask, keep)
     if not keep:
-        e = cell.encode(params, x, mask=mask, **given)
-        loop, e, state = _ahead(cell, params, e, state, mask, keep)
         h = xp.empty((steps, *state.h.shape), x.dtype)
         for t in range(steps):
             before = state
@@ -69,15 +72,11 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
             hold(loop, mask, t, state, before)
             h[t] = state.h
         return h, state if loop is cell else loop.final(state), None
-    workspace = workspace or Workspace()
     workspace.runs += 1
-    e = cell.encode(params, x, mask=mask, out=workspace.empty("cue", cell.shapes(batch)[0], x, (steps,)), **given)
-    loop, e, state = _ahead(cell, params, e, state, mask, keep)
-    kept = loop.shapes(batch)[1]
     states = workspace.empty("states", type(state)(*(part.shape for part in state)), x, (steps + 1,))
     for parts, part in zip(states, state, strict=True):
         parts[0] = part
-    kept = workspace.empty("kept", kept._replace(**dict.fromkeys(states._fields)), x, (steps,))
+    kept = workspace.empty("kept", loop.shapes(batch)[1]._replace(**dict.fromkeys(states._fields)), x, (steps,))
     kept = kept._replace(**{name: parts[1:] for name, parts in zip(states._fields, states, strict=True)})
     for t in range(steps):
         after, _ = loop.step(params, at(e, t), at(states, t), at(kept, t))
@@ -105,14 +104,12 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     loop = ahead or cell
     if workspace.runs != number:
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
-    steps, batch, _ = x.shape
-    d = type(states)(*(array_module(x).zeros_like(part[0]) for part in states))
+    xp, (steps, batch, _) = array_module(x), x.shape
+    d = type(states)(*(xp.zeros_like(part[0]) for part in states))
     for part, given in zip(d, dstate or (), strict=False):  # no dstate, no parts
         if given is not None:
             part += given
-    turned = {
-        f"{name}'": array_module(x).ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights
-    }
+    turned = {f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights}
     params = {**params, **turned}
     de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
@@ -157,11 +154,6 @@ def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
     return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
 
 
-def _ahead(cell, params, e, state, mask, keep):
-    """Who takes the steps, from what: the cell, unless it can do a part of all steps at once (`Engram.ahead`)."""
-    return cell.ahead(params, e, state, mask, keep) if hasattr(cell, "ahead") else (cell, e, state)
-
-
 def at(tree, t):
     """Entry t of every array in a NamedTuple; None stays None."""
     return type(tree)(*(None if part is None else part[t] for part in tree))
@@ -178,8 +170,7 @@ def release(cell, mask, t, d):
     """The mirror of `hold`: the gradient that enters step t, and the one that passes padding by (None if none)."""
     if mask is None:
         return d, None
-    alive = list(_alive(cell, mask, t, d))
-    xp = array_module(d.h)
+    xp, alive = array_module(d.h), list(_alive(cell, mask, t, d))
     entering = [xp.where(live, part, 0) for live, part in zip(alive, d, strict=True)]
     passing = [xp.where(live, 0, part) for live, part in zip(alive, d, strict=True)]
     return type(d)(*entering), type(d)(*passing)

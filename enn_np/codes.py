@@ -14,7 +14,8 @@ one sample and one slot, with the row of the trace split into what this sample w
 
 Only a_t waits for a_s: one loop over (B, N) arrays, all else is products over time. Their cost grows with T^2, so time
 is cut into pieces; the trace (B, N, H) is made at the cuts alone, to be A_0 of the next piece. A padded step neither
-fades nor writes: P and F then count live steps, each sample its own.
+fades nor writes: P and F then count live steps, each sample its own, and S would be no longer shared if there were
+noise. `ahead` therefore leaves noise with padding, and of course the clip, to the step.
 
 Letters: T time (of a piece), B batch, N slots, H hidden. B' is B with a mask, else 1; T' is T with noise, else 1.
 """
@@ -29,11 +30,25 @@ from .retrieval import retrieve, retrieve_back
 PIECE = 16  # steps between two cuts
 
 
+def ahead(cell, params, e, state, mask=None, keep=True):
+    """Who takes the steps of a run, from which cue and state: `Ahead` where codes do and pay, else the cell itself."""
+    linear = cell.trace == "sample" and cell.trace_clip is None and (mask is None or e.noise is None)
+    same = cell.replaced == (type(cell).step, type(cell).step_back, type(cell)._write)  # no subclass with its own
+    if not linear or not same or not pays(len(e.z), cell.hidden):
+        return cell, e, state
+    loop = Ahead(cell, params, e, state, mask, keep)
+    return loop, e._replace(m=loop.recalled.m), Hidden(state.h)
+
+
 def pays(steps, hidden):
-    """Whether codes are faster than steps with the trace, as measured with 16 to 128 slots and batches of 1 to 128:
-    never at one step; at any other number of them from about 32 hidden units on, for what a pair of steps costs is paid
-    once in a slot, not in each of its entries."""
+    """Whether codes are faster than the step, as measured with B = 1 to 128 and N = 16 to 128: from 33 hidden units on,
+    for a step reads the H entries of a slot where codes read the steps of a piece."""
     return steps > 1 and hidden > 32
+
+
+def traces(cell, tape):
+    """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t. Made here if the run spared it."""
+    return tape.states.A if tape.ahead is None else tape.ahead.traces(tape.e)
 
 
 class Ahead:

@@ -21,7 +21,6 @@ import numpy as np
 
 from . import codes
 from .backend import array_module, empty
-from .cells import Hidden
 from .checks import Settings, count, float_array
 from .device import fused
 from .initial import glorot_uniform, he_normal
@@ -142,18 +141,8 @@ class Engram:
         unit(e.z, out=(e.z_unit, e.z_inv))
         share = None
         if mask is not None and self.trace == "batch":  # the mean of (8) is over the samples still alive
-            xp = array_module(x)
-            share = (mask / xp.maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
+            share = (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
         return e._replace(noise=noise, share=share)
-
-    def ahead(self, params, e, state, mask=None, keep=True):
-        """Who takes the steps, from which cue and state: this cell, or, where the trace need not be made at each of
-        them, `codes.Ahead`. That takes one trace per sample, no clip, and with a mask no noise."""
-        linear_trace = self.trace == "sample" and self.trace_clip is None and (mask is None or e.noise is None)
-        if linear_trace and codes.pays(len(e.z), self.hidden) and type(self).step is Engram.step:
-            ahead = codes.Ahead(self, params, e, state, mask, keep)
-            return ahead, e._replace(m=ahead.recalled.m), Hidden(state.h)
-        return self, e, state
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
@@ -237,11 +226,12 @@ class Engram:
         xp.add(dz, unit_back(read(ds, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
         return EngramState(dh, dA), de
 
+    replaced, ahead, traces = (step, step_back, _write), codes.ahead, codes.traces  # a whole run's memory at once
+
     def integrate_back(self, params, dh, k, de):
         """Undo (7) and (6), noting in de what `collect` needs: gradients at z_t, m_t and h_{t-1}."""
         de.h[...] = dh
-        dr = self._normalise_back(params, "h", dh, k)  # (7)
-        relu_back(dr, k.r, out=de.r)
+        relu_back(self._normalise_back(params, "h", dh, k), k.r, out=de.r)  # (7)
         relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c, through the ReLU of (6)
         dzmh, H = de.c @ turned(params, "W_c"), self.hidden  # (6) to [z ; m ; h_{t-1}]
         return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
@@ -266,10 +256,6 @@ class Engram:
             grads |= {"gamma_z": sum_rows(de.z * e.r_hat), "beta_z": sum_rows(de.z)}
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
         return ds @ params["W_z"].T if input_gradient else None, grads
-
-    def traces(self, tape):
-        """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t. Made where the run did not."""
-        return tape.states.A if tape.ahead is None else tape.ahead.traces(tape.e)
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, engram m and its parts bank_part a M, trace_part alpha a A (T, B, H);

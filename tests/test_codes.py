@@ -66,6 +66,14 @@ def test_codes_where_something_vanishes(gradient):
     assert_equal(problem)
 
 
+def test_codes_that_are_nearly_zero():
+    """Below 1e-6 a length is held: it is a constant, and has no gradient."""
+    problem = draw(Engram(4, 3, hebbian_rate=0.5, layer_norm=False, **LINEAR), steps=5, batch=2)
+    for name in ("W_z", "b_z"):
+        problem.params[name] *= 1e-7
+    assert_equal(problem)
+
+
 SWITCHES = ({}, {"trace_gradient": True, "retrieval": "sparsemax"}, {"layer_norm": False}, {"entropy": 0.3})
 
 
