@@ -166,7 +166,10 @@ class LanguageModel(Model):
         )
         if value.dtype.kind not in "iu" or not fits:
             wanted = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
-            raise ValueError(f"{name}: expected integer ids ({wanted}), got {value.dtype} of shape {value.shape}")
+            raise ValueError(
+                f"{name}: expected integer ids ({wanted}), got {value.dtype} of shape {value.shape}; "
+                "`Vocabulary.encode` makes them of words"
+            )
         if value.min() < 0 or value.max() >= V:
             raise ValueError(
                 f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; "

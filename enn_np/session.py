@@ -247,6 +247,8 @@ class Training:
             callback.load_state(state["callbacks"][str(i)])
         if part:
             totals = {name: xp.asarray(value)[()] for name, value in part["totals"].items()}
+            if any(value.ndim or value.dtype.kind not in "iuf" for value in totals.values()):
+                raise ValueError("its totals are no numbers")
             done, seen = checks.count("batches", part["batches"], 0), checks.count("seen", part["seen"], 0)
             self.part = Pass(_on(xp, part["carry"]), float(part["started"]), done, seen, totals)
         for name, value in params.items():

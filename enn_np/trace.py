@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import storage
+from . import checks, storage
 from .backend import array_module
 from .callbacks import Callback
 from .device import to_numpy
@@ -70,11 +70,14 @@ class HebbianTraceMonitor(Callback):
         return {"statistics": self.statistics, "traces": self.traces, "usage": self.usage}
 
     def load_state(self, state):
-        traces = state["traces"]
-        if traces.shape[1:] != self.trace.shape or traces.dtype != self.trace.dtype:
-            wanted, got = f"{self.trace.dtype} (epochs, {self.trace.shape})", f"{traces.dtype} {traces.shape}"
-            raise ValueError(f"traces: expected {wanted}, got {got}; resume with the model and probe of that run")
-        self.statistics, self._traces, self._usage = list(state["statistics"]), list(traces), list(state["usage"])
+        epochs = len(state["statistics"])
+        for name, one in (("traces", self._traces[0]), ("usage", self._usage[0])):
+            checks.float_array(name, state[name], (epochs, *one.shape), one.dtype)
+        self.statistics, self._traces, self._usage = (
+            list(state["statistics"]),
+            list(state["traces"]),
+            list(state["usage"]),
+        )
 
     def on_end(self, training):
         """The best weights may have come back: look at the model as it is now."""

@@ -56,7 +56,13 @@ from enn_np.webreport import write_report
 
 ROOM = 1 << 30  # bytes that a reader may ask for beyond what the process has
 SECONDS = 10
-KEPT = {}
+KEPT = {
+    "checkpoint": [699, 1177, 6010],
+    "results": [5, 16, 28, 45, 6113],
+    "run directory": [17, 44, 5137, 5139],
+    "run directory with a model": [8, 33, 5108],
+    "text cache": [8, 23, 61, 6019],
+}
 
 # ------------------------------------------------------------------------------------------------------- mutations
 

@@ -121,7 +121,7 @@ def full_disk(kind, whole, folder, count):
     """Fill the disk while a run is on; it must end with one clear error, keep its checkpoint, and go on later."""
     small = folder / "small"
     small.mkdir(exist_ok=True)
-    size = 5 * whole.stat().st_size
+    size = 12 * whole.stat().st_size  # two checkpoints, of up to five times the parameters each
     mounted = not subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", small], capture_output=True
     ).returncode

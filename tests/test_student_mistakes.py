@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from tiny import C, D, T, classifier, copied, same_to_the_bit, sequences
 
-from enn_np import GRU, SGD, Adam, Classifier, EarlyStopping, Engram, ReduceOnPlateau, Regressor, load
+from enn_np import (
+    GRU,
+    SGD,
+    Adam,
+    Checkpoint,
+    Classifier,
+    EarlyStopping,
+    Engram,
+    LanguageModel,
+    ReduceOnPlateau,
+    Regressor,
+    load,
+)
 from enn_np.models import build
 
 N = 24
@@ -131,6 +143,23 @@ SETTINGS = {
     "negative patience": (lambda: EarlyStopping(patience=-1), ValueError, "patience", "-1", "at least 0"),
     "a plateau that raises the rate": (lambda: ReduceOnPlateau(factor=2), ValueError, "factor", "2.0", "at most 1"),
     "a negative learning rate": (lambda: Adam(-1e-3), ValueError, "learning_rate", "-0.001", "greater than 0"),
+    "a checkpoint that is a switch": (fit(checkpoint=True), TypeError, "checkpoint", "True", r"Checkpoint\(path\)"),
+    "resuming from nothing named": (
+        fit(resume=True),
+        ValueError,
+        "resume",
+        "checkpoint=None",
+        "name the checkpoint's path",
+    ),
+    "resume as a word": (fit(resume="yes"), TypeError, "resume", "'yes'", "True or False"),
+    "an unknown rule for bad batches": (
+        fit(non_finite="ignore"),
+        ValueError,
+        "non_finite",
+        "'ignore'",
+        "'stop', 'skip'",
+    ),
+    "saving less often than never": (lambda: Checkpoint("run.npz", -1), ValueError, "seconds", "-1", "at least 0"),
     "a learning rate as a word": (lambda: SGD("fast"), TypeError, "learning_rate", "'fast'", "a number"),
     "predicting in batches of nothing": (
         lambda: classifier().predict(x, batch_size=0),
@@ -193,9 +222,55 @@ MODELS = {
     ),
 }
 
-MISTAKES = DATA | SETTINGS | MODELS
+ids = np.arange(40) % 9
 
 
+def words(tokens=ids, **settings):
+    """`fit_stream` of a fresh language model of nine words."""
+    return lambda: LanguageModel(GRU(4), 9, 4).fit_stream(tokens, epochs=1, batch_size=2, progress=False, **settings)
+
+
+TEXT = {
+    "a text as a string": (words("the cat sat"), ValueError, "tokens", "<U11", r"Vocabulary\.encode"),
+    "a text as a list of words": (words(["the", "cat"]), ValueError, "tokens", "<U3", r"Vocabulary\.encode"),
+    "ids of a larger vocabulary": (
+        words(ids + 3),
+        ValueError,
+        "tokens",
+        "3 to 11",
+        "vocabulary that the model was built",
+    ),
+    "one-hot words": (words(np.eye(9)[ids]), ValueError, "tokens", r"\(40, 9\)", r"integer ids \(N,\)"),
+    "a text shorter than its rows": (words(ids[:2]), ValueError, "tokens", "got 2", "smaller batch_size"),
+    "words to validate on": (words(validation=["a"]), ValueError, "validation", "<U1", r"Vocabulary\.encode"),
+    "one word only": (lambda: LanguageModel(GRU(4), 1), ValueError, "vocabulary_size", "got 1", "at least 2"),
+    "tied weights of different widths": (
+        lambda: LanguageModel(GRU(4), 9, 5, tied=True),
+        ValueError,
+        "tied",
+        "embedding = 5",
+        "change these or use tied=False",
+    ),
+    "a prompt of no words": (
+        lambda: LanguageModel(GRU(4), 9).sample(ids[:0], 5),
+        ValueError,
+        "prompt_ids",
+        r"shape \(0,\)",
+        r"integer ids \(P,\)",
+    ),
+    "a learning rate in the clouds": (
+        lambda: classifier(Engram(6, 4)).fit(x, y, optimizer=SGD(1e30), batch_size=4),
+        ValueError,
+        "learning_rate",
+        r"at 1e\+30 .* step \d",
+        r"lower it, or .*clip_norm=1\.0",
+    ),
+}
+
+MISTAKES = DATA | SETTINGS | MODELS | TEXT
+
+
+@pytest.mark.filterwarnings("ignore:overflow|invalid:RuntimeWarning")  # of the learning rate in the clouds
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_message_names_argument_value_and_remedy(mistake):
     """A mistake that passes, fails deep inside NumPy, or comes back in words that do not help."""
