@@ -87,7 +87,6 @@ def execute(nb):
         resources={"metadata": {"path": str(FOLDER)}},
         timeout=SECONDS,
         record_timing=False,
-        store_widget_state=False,
         extra_arguments=["--log-level=ERROR"],  # not of the kernel's port, which is local
     ).execute()
 
