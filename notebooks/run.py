@@ -22,9 +22,8 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
 BLAS = "OPENBLAS", "OMP", "MKL"
-SECONDS = 600  # for one cell, at full size
+SECONDS = 1800  # for one cell, at full size
 MANAGED = ("badges", "install", "links")  # cells that this file writes, known by their id
-SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 
 
 def notebooks():
@@ -38,6 +37,13 @@ def title(path):
         cell.source for cell in nbformat.read(path, 4).cells if cell.source.startswith("# ")
     )
     return first.splitlines()[0].removeprefix("# ")
+
+
+def solutions(nb):
+    """The code in the folded solutions of the exercises."""
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    folded = "".join(re.findall(r"<details>(.*?)</details>", text, re.DOTALL))
+    return re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
 
 
 def repository():
@@ -103,12 +109,23 @@ def strip(nb):
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)
                 output.metadata = {}
         if "outputs" in cell:
-            cell.outputs = [each for each in cell.outputs if not _slider(each)]
+            cell.outputs = _joined(each for each in cell.outputs if not _slider(each))
 
 
 def _slider(output):
     text = output.get("data", {}).get("text/plain", "")
     return text.startswith(("interactive(", "<function"))
+
+
+def _joined(outputs):
+    """Printed text in one piece: where a kernel cuts it depends on the clock."""
+    joined = []
+    for output in outputs:
+        if joined and "name" in output and output.name == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def main(arguments=None):
@@ -136,12 +153,7 @@ def main(arguments=None):
         nb = nbformat.read(path, 4)
         frame(nb, path, where)
         if given.solutions:
-            text = "\n".join(
-                cell.source for cell in nb.cells if cell.cell_type == "markdown"
-            )
-            nb.cells += [
-                nbformat.v4.new_code_cell(solution) for solution in SOLUTION.findall(text)
-            ]
+            nb.cells += [nbformat.v4.new_code_cell(code) for code in solutions(nb)]
         execute(nb)
         strip(nb)
         nbformat.write(nb, given.out / path.name)
