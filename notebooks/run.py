@@ -1,0 +1,164 @@
+"""Execute the notebooks, each in a new kernel, and write them with their outputs.
+
+    python notebooks/run.py            all, in place: how the committed outputs are made
+    python notebooks/run.py 03 05      some of them
+    python notebooks/run.py --out DIR --solutions 03
+                                       into DIR, with the solutions of exercises run as well
+
+ENN_FULL=1 in the environment runs them at full size. What is written depends on the cells
+alone: ids by position, no times, no versions. The links at the end come from the files that
+are here. Badges for Colab and Binder, and the cell that installs the package there, appear
+once pyproject.toml names a Repository under [project.urls].
+"""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent
+BLAS = "OPENBLAS", "OMP", "MKL"
+SECONDS = 1800  # for one cell, at full size
+MANAGED = ("badges", "install", "links")  # cells that this file writes, known by their id
+
+
+def notebooks():
+    """The numbered notebooks in reading order."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+
+
+def title(path):
+    """The first heading of a notebook."""
+    first = next(
+        cell.source for cell in nbformat.read(path, 4).cells if cell.source.startswith("# ")
+    )
+    return first.splitlines()[0].removeprefix("# ")
+
+
+def solutions(nb):
+    """The code in the folded solutions of the exercises."""
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    folded = "".join(re.findall(r"<details>(.*?)</details>", text, re.DOTALL))
+    return re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
+
+
+def repository():
+    """The project on GitHub as "owner/name", or None where pyproject.toml names none."""
+    text = (FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(
+        r'^Repository = "https://github\.com/([\w.-]+/[\w.-]+?)/?"', text, re.MULTILINE
+    )
+    return found and found[1]
+
+
+def frame(nb, path, where):
+    """Write the cells that all share: badges and installation on top, links at the end."""
+    cells = [cell for cell in nb.cells if cell.id not in MANAGED]
+    if where:
+        site = f"{where}/blob/HEAD/notebooks/{path.name}"
+        badges = (
+            f"[![Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+            f"(https://colab.research.google.com/github/{site}) "
+            f"[![Binder](https://mybinder.org/badge_logo.svg)]"
+            f"(https://mybinder.org/v2/gh/{where}/HEAD?labpath=notebooks/{path.name})"
+        )
+        install = (
+            "try:\n    import enn_np\nexcept ModuleNotFoundError:  # on Colab or Binder\n"
+        )
+        install += f"    %pip install --quiet git+https://github.com/{where}"
+        cells.insert(1, nbformat.v4.new_markdown_cell(badges, id="badges"))
+        cells.insert(2, nbformat.v4.new_code_cell(install, id="install"))
+    order = notebooks()
+    at = order.index(path)
+    links = ["[All notebooks](README.md)"]
+    if at > 0:
+        links.insert(0, f"Previous: [{title(order[at - 1])}]({order[at - 1].name})")
+    if at + 1 < len(order):
+        links.append(f"Next: [{title(order[at + 1])}]({order[at + 1].name})")
+    cells.append(nbformat.v4.new_markdown_cell("---\n" + " · ".join(links), id="links"))
+    nb.cells = cells
+
+
+def execute(nb):
+    """Run all cells in a new kernel, in the notebooks' folder, on one BLAS thread."""
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ |= dict.fromkeys((f"{name}_NUM_THREADS" for name in BLAS), "1")
+    NotebookClient(
+        nb,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(FOLDER)}},
+        timeout=SECONDS,
+        record_timing=False,
+        extra_arguments=["--log-level=ERROR"],  # not of the kernel's port, which is local
+    ).execute()
+
+
+def strip(nb):
+    """Leave of a notebook what its cells decide."""
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nb.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    for i, cell in enumerate(nb.cells):
+        cell.id = cell.id if cell.id in MANAGED else f"cell-{i:02}"
+        cell.metadata = {}
+        for output in cell.get("outputs", ()):
+            if "data" in output:  # a slider lives in a running kernel only
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
+                output.metadata = {}
+        if "outputs" in cell:
+            cell.outputs = _joined(each for each in cell.outputs if not _slider(each))
+
+
+def _slider(output):
+    text = output.get("data", {}).get("text/plain", "")
+    return text.startswith(("interactive(", "<function"))
+
+
+def _joined(outputs):
+    """Printed text in one piece: where a kernel cuts it depends on the clock."""
+    joined = []
+    for output in outputs:
+        if joined and "name" in output and output.name == joined[-1].get("name"):
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("numbers", nargs="*", help="such as 03; all if none is given")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, help="folder to write to, in place if not given"
+    )
+    parser.add_argument(
+        "--solutions",
+        action="store_true",
+        help="run the solutions of the exercises as well",
+    )
+    given = parser.parse_args(arguments)
+    paths = [
+        path for path in notebooks() if not given.numbers or path.name[:2] in given.numbers
+    ]
+    if not paths:
+        known = [path.name[:2] for path in notebooks()]
+        parser.error(f"numbers: expected some of {known}, got {given.numbers}")
+    where = repository()
+    for path in paths:
+        nb = nbformat.read(path, 4)
+        frame(nb, path, where)
+        if given.solutions:
+            nb.cells += [nbformat.v4.new_code_cell(code) for code in solutions(nb)]
+        execute(nb)
+        strip(nb)
+        nbformat.write(nb, given.out / path.name)
+        print(path.name, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

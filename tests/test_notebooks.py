@@ -1,0 +1,165 @@
+"""The notebooks run from a clean kernel, what is committed is complete, and together they say all that they promise.
+
+The same checks hold for a committed notebook and for one that was executed just now: `faults` names what is wrong.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enn_np import Engram
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+NAMES = [path.stem for path in NOTEBOOKS]
+
+
+def cells(path, kind):
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+@functools.cache
+def text(path):
+    """All that a notebook says beside its code."""
+    return "\n\n".join(source(cell) for cell in cells(path, "markdown"))
+
+
+def faults(notebook):
+    """What a reader would stumble over in a notebook (a dict), as a list of sentences."""
+    found, code = [], [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    counts = [cell["execution_count"] for cell in code]
+    if counts != list(range(1, len(code) + 1)):
+        found.append(f"execution counts are {counts}")
+    for cell in code:
+        lines = source(cell).splitlines()
+        if len(lines) > 25:
+            found.append(f"a cell of {len(lines)} lines: {lines[0]}")
+        for output in cell["outputs"]:
+            if output["output_type"] == "error" or output.get("name") == "stderr":
+                found.append(f"{output['output_type']}: {output.get('evalue') or output.get('text')}")
+            if output.get("metadata"):
+                found.append(f"metadata of an output: {output['metadata']}")
+    if set(notebook["metadata"]) != {"kernelspec", "language_info"} or any(c["metadata"] for c in notebook["cells"]):
+        found.append("metadata: write the notebook by `python notebooks/run.py`")
+    return found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_what_is_committed_is_complete_and_clean(path):
+    assert faults(json.loads(path.read_text(encoding="utf-8"))) == []
+    assert path.stat().st_size < 1.5e6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_it_runs_from_a_clean_kernel_and_so_do_its_solutions(path, tmp_path):
+    pytest.importorskip("nbclient", reason="notebooks need jupyter: pip install -r requirements.txt")
+    command = [sys.executable, str(FOLDER / "run.py"), "--out", str(tmp_path), "--solutions", path.name[:2]]
+    environment = {name: value for name, value in os.environ.items() if name != "ENN_FULL"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert faults(json.loads((tmp_path / path.name).read_text(encoding="utf-8"))) == []
+
+
+GOOD = {"kernelspec": {}, "language_info": {}}
+
+
+def notebook(source="1 + 1", outputs=(), count=1, **metadata):
+    cell = {"cell_type": "code", "source": source, "outputs": outputs, "execution_count": count, "metadata": {}}
+    return {"cells": [cell], "metadata": GOOD | metadata}
+
+
+@pytest.mark.parametrize(
+    "broken, said",
+    [
+        (notebook(count=2), "execution counts"),
+        (notebook(count=None), "execution counts"),
+        (notebook(source="1\n" * 26), "26 lines"),
+        (notebook(outputs=[{"output_type": "error", "evalue": "no"}]), "error: no"),
+        (notebook(outputs=[{"output_type": "stream", "name": "stderr", "text": "careful"}]), "careful"),
+        (notebook(outputs=[{"output_type": "display_data", "metadata": {"width": 3}}]), "metadata of an output"),
+        (notebook(widgets={}), "metadata"),
+    ],
+)
+def test_the_checks_find_what_they_are_for(broken, said):
+    assert faults(notebook()) == []
+    (fault,) = faults(broken)
+    assert said in fault
+
+
+def places(mark):
+    return [path.name for path in NOTEBOOKS for _ in range(text(path).count(mark))]
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_every_equation_and_its_way_back_stand_in_one_place(number):
+    assert len(places(rf"\tag{{{number}}}")) == 1
+    assert len(places(rf"\tag{{{number}b}}")) == 1
+
+
+@pytest.mark.parametrize("switch", [field.name for field in dataclasses.fields(Engram)])
+def test_every_switch_of_the_cell_is_introduced_once(switch):
+    """In bold; other places may use it."""
+    assert len(places(f"**`{switch}`**")) == 1
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, FOLDER / "README.md"], ids=[*NAMES, "README"])
+def test_links_lead_somewhere(path):
+    said = text(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", said):
+        assert (FOLDER / target).exists(), target
+
+
+@pytest.mark.parametrize("i", range(len(NOTEBOOKS)), ids=NAMES)
+def test_each_has_what_a_reader_expects_and_leads_to_the_next(i):
+    path = NOTEBOOKS[i]
+    said, last = text(path), source(cells(path, "markdown")[-1])
+    assert said.startswith(f"# {path.name[:2]} ")
+    assert "**What you will learn**" in said and "Reading time:" in said
+    assert said.count("<details>") == said.count("</details>") >= 2
+    assert i == 0 or f"({NOTEBOOKS[i - 1].name})" in last
+    assert i + 1 == len(NOTEBOOKS) or f"({NOTEBOOKS[i + 1].name})" in last
+    code = "\n".join(source(cell) for cell in cells(path, "code"))
+    assert "assert " in code
+    assert any("image/png" in output.get("data", {}) for cell in cells(path, "code") for output in cell["outputs"])
+
+
+def test_the_map_names_every_notebook_once_with_its_reading_time():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        (line,) = [line for line in page.splitlines() if f"({path.name})" in line]
+        (minutes,) = re.findall(r"Reading time: (\d+) minutes", text(path))
+        assert re.search(rf"\b{minutes} min\b", line), line
+
+
+def test_badges_come_with_a_public_address(tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="notebooks need jupyter: pip install -r requirements.txt")
+    monkeypatch.syspath_prepend(FOLDER)
+    import run
+
+    for path in NOTEBOOKS[:2]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    notebook = nbformat.read(tmp_path / NOTEBOOKS[0].name, 4)
+    run.frame(notebook, tmp_path / NOTEBOOKS[0].name, None)
+    plain = [cell.id for cell in notebook.cells]
+    run.frame(notebook, tmp_path / NOTEBOOKS[0].name, "someone/enn_np")
+    run.frame(notebook, tmp_path / NOTEBOOKS[0].name, "someone/enn_np")  # twice: they are replaced, not added
+    assert [cell.id for cell in notebook.cells] == [plain[0], "badges", "install", *plain[1:]]
+    assert f"colab.research.google.com/github/someone/enn_np/blob/HEAD/notebooks/{NAMES[0]}" in notebook.cells[1].source
+    assert "pip install --quiet git+https://github.com/someone/enn_np" in notebook.cells[2].source
+    assert NOTEBOOKS[1].name in notebook.cells[-1].source
+    run.frame(notebook, tmp_path / NOTEBOOKS[0].name, None)
+    assert [cell.id for cell in notebook.cells] == plain
