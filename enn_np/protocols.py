@@ -33,7 +33,9 @@ MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
 CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
 PROBE = 128  # of the validation sequences, to watch the trace with
 TITLES = {"engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
-TITLES |= {name: f"{TITLES[name.split('-')[0]]}, {name.split('-')[1]} of Engram" for name in MATCHED}
+for name in MATCHED:
+    kind, what = name.split("-")
+    TITLES[name] = f"{TITLES[kind]} of Engram's {'size' if what == 'parameters' else what}"
 
 # Reported in arXiv 2507.21474 and its notebooks: one run per model.
 PAPER = {

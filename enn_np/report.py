@@ -10,6 +10,7 @@ A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, whic
 """
 
 import re
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,9 @@ def tests_table(folder, benchmark, protocol):
 
     results, score = load_results(folder, benchmark, protocol), _score(benchmark)
     sign, form = (1, "+.2%") if score == "test_accuracy" else (-1, "+.4g")
-    scores = {
-        model: {run["seed"]: sign * run[score] for run in runs} for model, runs in results.items() if len(runs) > 1
-    }
-    if len(scores) < 2:
+    scores = {model: {run["seed"]: sign * run[score] for run in runs} for model, runs in results.items()}
+    pairs = _comparable(scores, combinations(scores, 2))
+    if not pairs:
         return "Not yet: it needs two seeds of two models."
     rows = [
         [
@@ -104,12 +104,13 @@ def tests_table(folder, benchmark, protocol):
             f"{each.hedges_g:+.1f}",
             f"{each.improvement:.0%}",
         ]
-        for each in compare(scores)
+        for each in compare(scores, pairs)
     ]
     head = ["pair", "seeds", "difference", "95% interval", "Welch p", "permutation p", "Hedges' g", "P(first better)"]
     middle = ", ".join(
         f"{TITLES.get(model, model)} {_number(abs(interquartile_mean(list(runs.values()))), form.strip('+'))}"
         for model, runs in scores.items()
+        if any(model in pair for pair in pairs)
     )
     what = "" if sign > 0 else f" Differences are of {score.replace('_', ' ')}, turned so that more is better."
     return _markdown(head, rows) + f"\n\np values are Holm-adjusted. Interquartile means: {middle}.{what}"
@@ -124,7 +125,7 @@ def ablation_table(folder, *benchmarks):
     for benchmark, results in loaded.items():
         head += [f"{benchmark}: accuracy", "from full", "p", f"slots of {variants.ABLATED[benchmark][1]}"]
         scores = {name: {run["seed"]: run["test_accuracy"] for run in runs} for name, runs in results.items()}
-        pairs = [(name, "full") for name in scores if name != "full" and "full" in scores and len(scores[name]) > 1]
+        pairs = _comparable(scores, [(name, "full") for name in scores if name != "full" and "full" in scores])
         found = {each.a: each for each in compare(scores, pairs)}
         columns.append({name: _ablated(runs, found.get(name)) for name, runs in results.items()})
     rows = []
@@ -133,6 +134,11 @@ def ablation_table(folder, *benchmarks):
         rows.append([name, change, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
     origins = [f"{benchmark}: {_origin(results)}" for benchmark, results in loaded.items() if results]
     return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted.", *origins])
+
+
+def _comparable(scores, pairs):
+    """The pairs that have two seeds in common."""
+    return [(a, b) for a, b in pairs if len(scores[a].keys() & scores[b].keys()) > 1]
 
 
 def _ablated(runs, comparison):
