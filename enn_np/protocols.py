@@ -304,7 +304,7 @@ def read_json(path):
 
 
 WORDS = {"benchmark", "protocol", "model", "stopped"}  # of a result
-NUMBERS = {"parameters", "seconds", "test_loss", "test_accuracy"}
+NUMBERS = {"parameters", "seconds", "test_loss"}  # and test_accuracy, or test_mae of a regression
 MACHINE = {"processor", "cores", "python", "numpy", "blas_threads"}
 
 
@@ -315,7 +315,8 @@ def read_result(path):
     """
     found, whole = read_json(path), {"seed": (int,), "best_epoch": (int, type(None))}
     wrong = {name: "a word" for name in WORDS if not isinstance(found.get(name), str)}
-    wrong |= {name: "a finite number" for name in NUMBERS if not _finite(found.get(name))}
+    numbers = NUMBERS | {"test_mae" if "test_mae" in found else "test_accuracy"}
+    wrong |= {name: "a finite number" for name in numbers if not _finite(found.get(name))}
     wrong |= {name: "a finite number" for name in found if name[:5] in ("test_", "valid") and not _finite(found[name])}
     wrong |= {name: "a whole number" for name in ("seed", "best_epoch") if type(found.get(name, "")) not in whole[name]}
     history, where = found.get("history"), found.get("machine")

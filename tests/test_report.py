@@ -16,8 +16,18 @@ ACCURACY = {"engram": (0.96, 0.97, 0.965), "rnn": (0.98, 0.981, 0.982), "gru": (
 def store(folder, benchmark, protocol, model, seed, accuracy, **more):
     history = {"loss": [2.0, 1.0], "val_loss": [2.0, 1.5], "val_accuracy": [0.5, accuracy], "accuracy": [0.5, 0.6]}
     result = {"benchmark": benchmark, "protocol": protocol, "model": model, "seed": seed, "parameters": 1234}
-    result |= {"seconds": 90.0, "test_loss": 1 - accuracy, "test_accuracy": accuracy, "machine": MACHINE}
+    result |= {
+        "best_epoch": 2,
+        "stopped": "finished",
+        "config": {},
+        "seconds": 90.0,
+        "test_loss": 1 - accuracy,
+        "test_accuracy": accuracy,
+        "machine": MACHINE,
+    }
     result |= {"history": {**history, "learning_rate": [1e-3, 1e-3]}, **more}
+    if "test_mae" in result:
+        del result["test_accuracy"]
     (folder / f"{benchmark}-{protocol}-{model}-{seed}.json").write_text(json.dumps(result))
 
 
@@ -61,7 +71,9 @@ def test_pairs_are_compared(folder):
 def test_worse_is_more_for_losses(tmp_path):
     for seed in (0, 1, 2):
         for model, loss in (("engram", 0.3), ("rnn", 0.5)):
-            store(tmp_path, "regression", "sound", model, seed, 1 - loss + seed / 100, test_linear_loss=0.75)
+            store(
+                tmp_path, "regression", "sound", model, seed, 1 - loss + seed / 100, test_linear_loss=0.75, test_mae=0.4
+            )
     assert cells(table("tests", "regression", "sound", tmp_path), "Engram - RNN")[2] == "**+0.2**"
     text = table("results", "regression", "sound", tmp_path)
     assert cells(text, "RNN")[2] == "**0.4900 ± 0.0100**" and cells(text, "RNN")[4] == "0.7500 ± 0.0000"
