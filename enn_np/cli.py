@@ -1,4 +1,4 @@
-"""The commands: `python -m enn_np demo | train | report | tables | gradcheck | bench | data`."""
+"""The commands: `python -m enn_np demo | train | benchmark | report | tables | gradcheck | bench | data`."""
 
 import argparse
 import sys
@@ -9,10 +9,14 @@ from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .device import device_module
 from .download import SOURCES, data_folder, fetch, status, verify
-from .protocols import EPOCHS, MODELS, PAPER, PROTOCOLS, folder, run_benchmark
+from .protocols import PAPER, folder
+from .variants import MODELS, PROTOCOLS, SHAPES
 
-BENCHMARKS = (*EPOCHS, "wikitext2", "wikitext103")
+BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")
 PEERS = ("torch", "jax", "tensorflow")
+PROTOCOL_HELP = (
+    "as published, flaws included; without leaks between samples and sets; or one change a run (%(default)s)"
+)
 TRAIN_FILE = "wiki.train.tokens"
 
 
@@ -52,13 +56,8 @@ def _parser():
 
     train = _command(commands, "train", "one full run of a benchmark")
     train.add_argument("benchmark", choices=BENCHMARKS, help="data set, downloaded if it is not there")
-    train.add_argument("--model", default="engram", choices=MODELS, help="network (%(default)s)")
-    train.add_argument(
-        "--protocol",
-        default="paper",
-        choices=PROTOCOLS,
-        help="as published, flaws included, or without leaks between samples and sets (%(default)s)",
-    )
+    train.add_argument("--model", default="engram", help=f"network: {', '.join(MODELS)} (%(default)s)")
+    train.add_argument("--protocol", default="paper", choices=PROTOCOLS, help=PROTOCOL_HELP)
     train.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
     train.add_argument("--epochs", type=int, help="epochs at most (the protocol's own)")
     train.add_argument("--limit", type=int, help="train on the first so many sequences (or words of a text) only")
@@ -67,6 +66,19 @@ def _parser():
     train.add_argument("--resume", action="store_true", help="continue the run in that folder, killed or interrupted")
     _device(train)
     train.set_defaults(command=_train)
+
+    many = _command(commands, "benchmark", "all runs of a benchmark that have no stored result yet")
+    many.add_argument("name", choices=BENCHMARKS, help="data set, downloaded if it is not there")
+    many.add_argument("--protocol", default="paper", choices=PROTOCOLS, help=PROTOCOL_HELP)
+    many.add_argument("--seeds", type=int, help="so many, 0 first (5; 3 for an ablation)")
+    many.add_argument("--models", nargs="+", help="networks (all that the protocol has)")
+    many.add_argument("--jobs", type=int, default=1, help="processes at a time, one BLAS thread each (%(default)s)")
+    many.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
+    many.add_argument("--epochs", type=int, help="epochs at most, for a trial (the protocol's own)")
+    many.add_argument("--limit", type=int, help="train on the first so many sequences or words only, for a trial")
+    many.add_argument("--train-file", metavar="NAME", help=f"text to train on, for a trial ({TRAIN_FILE})")
+    _device(many)
+    many.set_defaults(command=_benchmark)
 
     tables = _command(commands, "tables", "write a page's result tables, and the figures, from the stored results")
     tables.add_argument("--page", default="README.md", help="Markdown file with result marks (%(default)s)")
@@ -129,7 +141,17 @@ def _demo(settings):
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
+def _benchmark(settings):
+    from .benchmark import benchmark
+
+    what = settings.name, settings.protocol, settings.seeds, settings.models, settings.results, settings.jobs
+    shorter = {"epochs": settings.epochs, "limit": settings.limit, "train": settings.train_file}
+    return 1 if benchmark(*what, settings.device, **shorter) else 0
+
+
 def _train(settings):
+    from .benchmark import run
+
     name = f"{settings.benchmark}-{settings.model}-{settings.protocol}-{settings.seed}"
     out = settings.out or f"runs/{name}"
     what = settings.benchmark, settings.model, settings.protocol, settings.seed, out
@@ -137,13 +159,10 @@ def _train(settings):
     size["device"] = settings.device
     if settings.resume and not any(Path(out, name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
-    if settings.benchmark in EPOCHS:
-        summary, paper = run_benchmark(*what, **size), PAPER[settings.benchmark].get(settings.model, {})
-    else:
-        from . import wikitext
-
-        summary = wikitext.run_wikitext(*what, **size, train=settings.train_file)
-        paper = wikitext.PAPER[settings.model] if settings.benchmark == "wikitext103" else {}
+    if settings.benchmark.startswith("wikitext"):
+        size["train"] = settings.train_file
+    summary = run(*what, **size)
+    paper = PAPER.get(settings.benchmark, {}).get(settings.model, {})
     print(f"{'':<16}{'this run':>12}{'paper':>12}")
     for key in ("test_accuracy", "test_loss", "test_perplexity", "parameters", "seconds"):
         if key not in summary:

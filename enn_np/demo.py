@@ -5,6 +5,7 @@ ways that its output names: smaller batches, fewer epochs, a higher learning rat
 """
 
 from . import checks, datasets, protocols
+from .variants import MODELS, network
 from .webreport import write_report
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
@@ -26,9 +27,10 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, devic
     )
     results, watched = {}, None
     say(_row("model", "test acc.", "test loss", "parameters", "seconds", "paper acc.", "paper params"))
-    for name in protocols.MODELS:
-        model = protocols.classifier(name, 28, 10, "paper", seed, "attention").to_device(device)
-        numbers, monitor = protocols.train(model, data, epochs, seed, BATCH, RATE, progress)
+    training = {"epochs": epochs, "batch_size": BATCH, "learning_rate": RATE}
+    for name in MODELS:
+        model, _ = network("mnist", "paper", name, seed, "attention")
+        numbers, monitor = protocols.train(model.to_device(device), data, seed, training, progress=progress)
         title, paper = protocols.TITLES[name], protocols.PAPER["mnist"][name]
         results[title], watched = numbers, watched or monitor
         if monitor:
@@ -49,13 +51,7 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, devic
             break
     summary = {
         "models": results,
-        "settings": {
-            "epochs": epochs,
-            "batch_size": BATCH,
-            "learning_rate": RATE,
-            "pooling": "attention",
-            "seed": seed,
-        },
+        "settings": {**training, "pooling": "attention", "seed": seed},
         "sequences": {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)},
         "machine": protocols.machine(device),
     }

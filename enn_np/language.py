@@ -18,7 +18,7 @@ import numpy as np
 from . import checks
 from .backend import array_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
-from .cells import LSTM
+from .cells import GRU, LSTM, RNN
 from .checkpoint import check_arrays, flatten
 from .device import to_numpy
 from .engram import Engram
@@ -96,13 +96,16 @@ class LanguageModel(Model):
         states: where the cells start, as an earlier call returned them; None means zeros, or random with `rng`.
         rng: draws those, trace noise, and, where learning is True, dropout.
         """
-        if self.embedding is None:
-            x, drop_in = ids.astype(self.dtype)[..., None], None  # (T, B, 1) the id as a number, as published
-        else:
-            x, drop_in = self._drop(self.params[self._table][ids], rng, learning)  # (T, B, E)
+        x, drop_in = self._drop(self.cell_inputs(ids), rng, learning and self.embedding is not None)
         h, finals, tapes = self.run_cells(x, rng, mask, learning, states)
         h, drop_out = self._drop(h, rng, learning)
         return h, finals, (ids, drop_in, drop_out, tapes, mask)
+
+    def cell_inputs(self, ids):
+        """What the first cell sees of ids (T, B): their embeddings (T, B, E)."""
+        if self.embedding is None:
+            return ids.astype(self.dtype)[..., None]  # (T, B, 1) the id as a number, as published
+        return self.params[self._table][ids]
 
     def _drop(self, x, rng, learning):
         """x with a share of its numbers zeroed and the others scaled up, and the factors (None: nothing dropped)."""
@@ -331,16 +334,24 @@ def score_text(model, text, batch_size=1, steps=256):
     return found
 
 
+# Cell and learning rate for WikiText-2. One trace per sample: rows depend on no other row. Widths: within 2.6% of
+# Engram's 8.3 million numbers, most of them in the embedding. Rates: the best of 1e-3, 2e-3 and 4e-3 by validation
+# perplexity after 600 steps (`benchmark.SEARCH`; data/results/rates holds all three of each).
+WIKITEXT2 = {
+    "engram": (Engram(200, 32, trace="sample"), 2e-3),
+    "rnn": (RNN(240), 1e-3),
+    "gru": (GRU(210), 4e-3),
+    "lstm": (LSTM(200), 4e-3),
+}
+
+
 def wikitext2_recipe(model_name):
-    """How to reach a fair comparison on WikiText-2 within an hour on two cores, for "lstm" or "engram".
+    """How to reach a fair comparison on WikiText-2 within an hour on two cores, for a key of `WIKITEXT2`.
 
     Two dicts: settings of `LanguageModel(vocabulary_size=33_278, ...)`, and of its `fit_stream(text.train,
-    validation=text.valid, ...)`. Both models have about 8 million numbers, most of them in the embedding.
+    validation=text.valid, ...)`.
     """
-    checks.choice("model_name", model_name, ("lstm", "engram"))
-    # One trace per sample: rows depend on no other row. Rates: the better of 2e-3 and 4e-3, and of 1e-3 and 2e-3, by
-    # validation perplexity after 600 and 400 steps.
-    cell, rate = (LSTM(200), 4e-3) if model_name == "lstm" else (Engram(200, 32, trace="sample"), 2e-3)
+    cell, rate = WIKITEXT2[checks.choice("model_name", model_name, tuple(WIKITEXT2))]
     # Adaptive: 3.3 minutes an epoch on one core, where the full softmax takes 20 and so could see three epochs.
     model = {"cells": cell, "embedding": 200, "head": "adaptive", "cutoffs": (2_000, 10_000), "dropout": 0.3}
     fit = {

@@ -114,6 +114,10 @@ class Model:
         prefix = f"{i}."
         return {name[len(prefix) :]: value for name, value in self.params.items() if name.startswith(prefix)}
 
+    def cell_inputs(self, x):
+        """What the first cell sees of a batch x."""
+        return x
+
     def run_cells(self, x, rng=None, mask=None, keep=True, states=None):
         """All cells over x (T, B, D). rng: draws initial states and trace noise; None means zeros and no noise.
 

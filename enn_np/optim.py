@@ -12,16 +12,22 @@ from .device import fused
 
 
 class Optimizer:
-    """Clipping and the loop over parameters; `rule` is the update of one array, in place."""
+    """Clipping and the loop over parameters; `rule` is the update of one array, in place.
+
+    frozen: names of parameters to leave as they are, such as ("0.M",), an Engram's memory bank.
+    """
 
     moments = ()
 
-    def __init__(self, learning_rate, clip_norm=None, global_clip_norm=None):
+    def __init__(self, learning_rate, clip_norm=None, global_clip_norm=None, frozen=()):
         self.learning_rate = number("learning_rate", learning_rate, above=0)
         self.clip_norm = clip_norm if clip_norm is None else number("clip_norm", clip_norm, above=0)
         self.global_clip_norm = (
             global_clip_norm if global_clip_norm is None else number("global_clip_norm", global_clip_norm, above=0)
         )
+        if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
+            raise TypeError(f"frozen: expected names of parameters such as ('0.M',), got {frozen!r}")
+        self.frozen = list(frozen)
         self.steps = 0
         self.state = {name: {} for name in self.moments}
 
@@ -32,6 +38,10 @@ class Optimizer:
     def update(self, params, grads):
         """One step: change every array of `params` in place by the array of `grads` (which is overwritten)."""
         self.steps += 1
+        for name in self.frozen:
+            if name not in params:
+                raise ValueError(f"frozen: expected names among {', '.join(params)}, got {name!r}")
+            grads[name][...] = 0  # and so are its moments, and then its steps
         self.clip(grads)
         for key, g in grads.items():
             xp = array_module(g)

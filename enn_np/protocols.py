@@ -1,37 +1,41 @@
 """The published experiments as commands: which data, which model, how it is trained, and what is written down.
 
-Two protocols. "paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace
-noise at test time too, and a trace that test samples share with their batch. "sound": one trace per sample and
-deterministic prediction, so that a sample's prediction is its own.
+"paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace noise at test time
+too, and a trace that test samples share with their batch. "sound": one trace per sample and deterministic prediction,
+so that a sample's prediction is its own. "ablation": as sound, shorter, one change of the Engram cell in each network.
 """
 
 import json
 import os
 import platform
+import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import checks, datasets, storage
+from . import checks, datasets, storage, tasks
 from .callbacks import EarlyStopping, ReduceOnPlateau
-from .cells import GRU, LSTM, RNN
 from .checkpoint import differ
 from .device import card_name, device_module
 from .engram import Engram
-from .models import Classifier
 from .optim import Adam
 from .trace import HebbianTraceMonitor
 from .training import fit
+from .variants import MATCHED, names, network
 
-MODELS = ("engram", "rnn", "gru", "lstm")
-PROTOCOLS = ("paper", "sound")
-EPOCHS = {"mnist": 15, "cifar10": 30}
+EPOCHS = {"mnist": 15, "cifar10": 30, "regression": 20, "recall": 20}
+# Ablations are many, so that each is short: the first 12,000 digits to train on, smaller batches, fewer epochs.
+ABLATION = {"mnist": {"epochs": 6, "batch_size": 64, "limit": 12_000}, "recall": {"batch_size": 64}}
+GENERATED = {"regression": (14_000, 2_000, 4_000), "recall": (20_000, 2_000, 4_000)}  # train, validation, test
 MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
 CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
 PROBE = 128  # of the validation sequences, to watch the trace with
 TITLES = {"engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
+for name in MATCHED:
+    kind, what = name.split("-")
+    TITLES[name] = f"{TITLES[kind]} of Engram's {'size' if what == 'parameters' else what}"
 
 # Reported in arXiv 2507.21474 and its notebooks: one run per model.
 PAPER = {
@@ -43,6 +47,12 @@ PAPER = {
     },
     # Validated, stopped and restored on the test set; no baselines were published.
     "cifar10": {"engram": {"parameters": 227_722, "test_loss": None, "test_accuracy": 0.468, "seconds": 1_737}},
+    "wikitext103": {  # its own cut of the text
+        "engram": {"test_loss": 7.0656, "test_accuracy": 0.0942, "test_perplexity": 1180.8, "seconds": 3_887},
+        "rnn": {"test_loss": 6.9440, "test_accuracy": 0.1053, "test_perplexity": 1047.0, "seconds": 3_675},
+        "gru": {"test_loss": 6.9520, "test_accuracy": 0.1033, "test_perplexity": 1055.2, "seconds": 10_886},
+        "lstm": {"test_loss": 6.8233, "test_accuracy": 0.1155, "test_perplexity": 929.5, "seconds": 10_892},
+    },
 }
 
 
@@ -90,88 +100,117 @@ def cifar10_split(images, protocol, seed):
     return Split(x, images.y_train[train], x_val, images.y_train[held], x_test, images.y_test)
 
 
+def generated_split(benchmark, seed):
+    """A generated data set: `tasks.one_feature` as sequences of one step, or `tasks.associative_recall`."""
+    draw = {"regression": tasks.one_feature, "recall": tasks.associative_recall}[benchmark]
+    rng, parts = np.random.default_rng(seed), []
+    for n in GENERATED[benchmark]:
+        parts += draw(rng, n)
+    return Split(*parts)
+
+
 def load_split(benchmark, protocol, seed):
     """The sequences of a benchmark; downloads the data set if it is not there."""
+    if benchmark in GENERATED:
+        return generated_split(benchmark, seed)
     if benchmark == "cifar10":
         return cifar10_split(datasets.load_cifar10(), protocol, seed)
     return mnist_split(datasets.load_mnist(), MNIST_HELD_OUT, seed)
 
 
-def classifier(name, inputs, classes, protocol, seed, pooling="last"):
-    """The published network: Engram(128, 64) with dropout 0.3, or two baseline layers 128 -> 64."""
-    checks.choice("model", name, MODELS)
-    checks.choice("protocol", protocol, PROTOCOLS)
-    settings = {"pooling": pooling, "seed": seed, "random_inference": protocol == "paper"}
-    if name == "engram":
-        trace = "batch" if protocol == "paper" else "sample"
-        return Classifier(Engram(128, 64, trace=trace), inputs, classes, dropout=0.3, **settings)
-    kind = {"rnn": RNN, "gru": GRU, "lstm": LSTM}[name]
-    return Classifier([kind(128), kind(64)], inputs, classes, dropout=0.0, **settings)
-
-
-def train(model, data, epochs, seed, batch_size=128, learning_rate=1e-3, progress=True, checkpoint=None, resume=False):
-    """Train by the paper's settings and test. Returns the numbers to write down, and the trace monitor or None.
+def learn(model, data, seed, training, progress=True, checkpoint=None, resume=False, frozen=()):
+    """Train by the paper's settings. Returns the history, and the trace monitor or None.
 
     Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
-    checkpoint, resume: see `enn_np.fit`.
+    training: epochs, batch_size, learning_rate. checkpoint, resume: see `enn_np.fit`. frozen: see `Optimizer`.
     """
     monitor = HebbianTraceMonitor(model, data.x_val[:PROBE]) if isinstance(model.cells[0], Engram) else None
     history = fit(
         model,
         data.x,
         data.y,
-        epochs=epochs,
-        batch_size=batch_size,
+        epochs=training["epochs"],
+        batch_size=training["batch_size"],
         validation=(data.x_val, data.y_val),
-        optimizer=Adam(learning_rate, clip_norm=1.0),
+        optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
         callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
         seed=seed,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
     )
-    scores = model.evaluate(data.x_test, data.y_test, batch_size)
+    return history, monitor
+
+
+def train(model, data, seed, training, frozen=(), **saving):
+    """`learn`, then test. Returns the numbers to write down, and the trace monitor or None."""
+    history, monitor = learn(model, data, seed, training, frozen=frozen, **saving)
+    scores = model.evaluate(data.x_test, data.y_test, training["batch_size"])
     numbers = {
-        "parameters": model.size,
-        "seconds": round(history.duration, 2),
+        "parameters": model.size - sum(model.params[name].size for name in frozen),
         **{f"test_{name}": round(value, 6) for name, value in scores.items()},
-        "stopped": history.stopped,
-        "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
+        **outcome(history, monitor),
     }
-    if monitor:
-        numbers["trace"] = monitor.statistics  # the untrained network first, which the history lacks
-    curves = {name: values for name, values in history.items() if not name.startswith("trace_")}
-    numbers["history"] = {name: [float(f"{value:.6g}") for value in values] for name, values in curves.items()}
     return numbers, monitor
 
 
-def run_benchmark(
-    benchmark, name, protocol, seed, out, epochs=None, limit=None, progress=True, resume=False, device="cpu"
-):
+def outcome(history, monitor):
+    """What to write down of a training run: how long, to what end, and the numbers of every epoch."""
+    curves = {name: values for name, values in history.items() if not name.startswith("trace_")}
+    numbers = {
+        "seconds": round(history.duration, 2),
+        "stopped": history.stopped,
+        "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
+        "history": {name: [float(f"{value:.6g}") for value in values] for name, values in curves.items()},
+    }
+    # The trace of the untrained network comes first, which the history lacks.
+    return numbers | ({"trace": monitor.statistics} if monitor else {})
+
+
+def training_settings(benchmark, protocol, epochs=None, limit=None, learning_rate=None):
+    """{"epochs", "batch_size", "learning_rate", "limit"} of a benchmark, with what is not None in their place.
+
+    limit: train on so many sequences only, or None for all.
+    """
+    own = {"epochs": EPOCHS[benchmark], "batch_size": 128, "learning_rate": 1e-3, "limit": None}
+    own |= ABLATION[benchmark] if protocol == "ablation" else {}
+    given = {"epochs": epochs, "limit": limit}
+    own |= {name: checks.count(name, value) for name, value in given.items() if value is not None}
+    if learning_rate is not None:
+        own["learning_rate"] = checks.number("learning_rate", learning_rate, above=0)
+    return own
+
+
+def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=False, device="cpu", **shorter):
     """One full run of a benchmark: writes `out`/summary.json, model.npz and (Engram) trace.npz. Returns the summary.
 
-    benchmark: "mnist" or "cifar10". epochs: the protocol's own if None. limit: train on so many sequences only. While
-    it lasts, `out`/checkpoint.npz holds it; resume: go on from there. device:
-    "cpu" or "cuda", where the network is trained.
+    benchmark: "mnist", "cifar10", "regression" or "recall". shorter: see `training_settings`; the protocol's own if
+    left out. While it lasts, `out`/checkpoint.npz holds it; resume: go on from there. device: "cpu" or "cuda", where
+    the network is trained.
     """
     checks.choice("benchmark", benchmark, tuple(EPOCHS))
     device_module(device)
-    epochs = checks.count("epochs", EPOCHS[benchmark] if epochs is None else epochs)
-    checks.choice("model", name, MODELS)
-    checks.choice("protocol", protocol, PROTOCOLS)
-    limit = limit if limit is None else checks.count("limit", limit)
+    checks.choice("model", name, names(benchmark, protocol))
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
+    what["training"] = training_settings(benchmark, protocol, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):
-        return done or _run(what, out, epochs, limit, progress, checkpoint, resume, device)
+        return done or _run(what, out, device, {"progress": progress, "checkpoint": checkpoint, "resume": resume})
 
 
-def _run(what, out, epochs, limit, progress, checkpoint, resume, device):
-    benchmark, protocol, name, seed = what.values()
+def prepared(benchmark, protocol, name, seed, limit, device="cpu"):
+    """Data, the untrained model, and the names of parameters not to train."""
     data = load_split(benchmark, protocol, seed)
-    model = classifier(name, data.x.shape[-1], 10, protocol, seed).to_device(device)
-    if limit is not None:
-        data = Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
-    numbers, monitor = train(model, data, epochs, seed, progress=progress, checkpoint=checkpoint, resume=resume)
+    model, frozen = network(benchmark, protocol, name, seed)
+    data = Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
+    return data, model.to_device(device), frozen
+
+
+def _run(what, out, device, saving):
+    benchmark, protocol, name, seed, training = what.values()
+    data, model, frozen = prepared(benchmark, protocol, name, seed, training["limit"], device)
+    numbers, monitor = train(model, data, seed, training, frozen, **saving)
+    if benchmark == "regression":
+        numbers["test_linear_loss"] = round(linear_loss(data), 6)
     summary = {
         **what,
         **numbers,
@@ -183,8 +222,21 @@ def _run(what, out, epochs, limit, progress, checkpoint, resume, device):
     if monitor:
         monitor.save(out / "trace.npz", data.y_val[:PROBE])
     write_json(out / "summary.json", summary)  # before the figures: a missing matplotlib must not cost the result
-    draw(out, {TITLES[name]: numbers}, monitor)
+    draw(out, {TITLES.get(name, name): numbers}, monitor)
     return summary
+
+
+def linear_loss(data):
+    """Mean squared error on the test part of the straight line that fits the training part best."""
+    x, x_test = (np.column_stack([part[:, 0], np.ones(len(part))]) for part in (data.x, data.x_test))
+    line = np.linalg.lstsq(x, data.y, rcond=None)[0]
+    return float(((x_test @ line - data.y_test) ** 2).mean())
+
+
+def curves(history):
+    """Settings of `plots.learning_curves`: validation loss, its unit, and what the kind of task has beside it."""
+    beside = next(name for name in ("perplexity", "accuracy", "mae") if name in history)
+    return {"metrics": ("val_loss", f"val_{beside}"), "loss_unit": "squared error" if beside == "mae" else "nats"}
 
 
 def draw(out, results, monitor):
@@ -193,7 +245,9 @@ def draw(out, results, monitor):
     from . import plots
 
     histories = {title: numbers["history"] for title, numbers in results.items() if numbers["history"]}
-    drawn = {"learning_curves.png": plots.learning_curves(histories)} if histories else {}  # none after an early Ctrl-C
+    drawn = {}
+    if histories:  # none after an early Ctrl-C
+        drawn["learning_curves.png"] = plots.learning_curves(histories, **curves(next(iter(histories.values()))))
     if monitor:
         x = monitor.x[0]
         colours = x.reshape(len(x), -1, 3) if x.shape[-1] % 3 == 0 else x
@@ -222,8 +276,8 @@ def run_folder(out, what, resume=False):
     """The folder of one run, kept from other processes: (folder, path of its checkpoint, None), or, where the run that
     is to be resumed is over, its summary in the place of None. The checkpoint goes when a run has ended by itself.
 
-    what: benchmark, protocol, model and seed. Raises ValueError if another process has the folder, if it holds an
-    unfinished run and `resume` is False, or if it is True and the finished run there is another one.
+    what: benchmark, protocol, model, seed and training settings. Raises ValueError if another process has the folder,
+    if it holds an unfinished run and `resume` is False, or if it is True and the finished run there is another one.
     """
     out = folder(out)
     with storage.lock(out / ".lock", f"out: {out}"):
@@ -250,7 +304,7 @@ def read_json(path):
 
 
 WORDS = {"benchmark", "protocol", "model", "stopped"}  # of a result
-NUMBERS = {"parameters", "seconds", "test_loss", "test_accuracy"}
+NUMBERS = {"parameters", "seconds", "test_loss"}  # and test_accuracy, or test_mae of a regression
 MACHINE = {"processor", "cores", "python", "numpy", "blas_threads"}
 
 
@@ -261,7 +315,8 @@ def read_result(path):
     """
     found, whole = read_json(path), {"seed": (int,), "best_epoch": (int, type(None))}
     wrong = {name: "a word" for name in WORDS if not isinstance(found.get(name), str)}
-    wrong |= {name: "a finite number" for name in NUMBERS if not _finite(found.get(name))}
+    numbers = NUMBERS | {"test_mae" if "test_mae" in found else "test_accuracy"}
+    wrong |= {name: "a finite number" for name in numbers if not _finite(found.get(name))}
     wrong |= {name: "a finite number" for name in found if name[:5] in ("test_", "valid") and not _finite(found[name])}
     wrong |= {name: "a whole number" for name in ("seed", "best_epoch") if type(found.get(name, "")) not in whole[name]}
     history, where = found.get("history"), found.get("machine")
@@ -294,7 +349,20 @@ def machine(device="cpu"):
         "numpy": np.__version__,
         "enn_np": __version__,
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
+        "revision": _revision(),
     }
+
+
+def _revision():
+    """The git commit of this checkout, with "-dirty" where files differ from it; None where there is none."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _processor():

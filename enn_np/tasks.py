@@ -60,6 +60,19 @@ def adding_task(rng: np.random.Generator, n: int, steps: int = 100):
     return x, np.einsum("nt,nt->n", x[:, :, 0], x[:, :, 1])[:, None]
 
 
+def one_feature(rng: np.random.Generator, n: int):
+    """Regression from one number, as a sequence of one step: y = sin(3 x) + noise.
+
+    x  (n, 1, 1) float32, normally distributed
+    y  (n, 1) float32; the noise has sd 0.5, so that no model gets below a mean squared error of 0.25
+
+    In the place of the paper's regression on one feature of a downloaded data set. With one step the Engram network's
+    trace is written but never read: this compares how the networks fit a curve, not memory. ValueError for n below 1.
+    """
+    x, noise = rng.standard_normal((2, count("n", n), 1), np.float32)
+    return x[:, None], np.sin(3 * x) + noise / 2
+
+
 def associative_recall(rng: np.random.Generator, n: int, pairs: int = 4, keys: int = 26, values: int = 10):
     """Read key-value pairs such as c9 k8 j3 f1, then ??c, and say what belonged to c: 9.
 

@@ -30,7 +30,7 @@ def effective_slots(a):
 
 
 class HebbianTraceMonitor(Callback):
-    """After every epoch, run a fixed probe batch x (n, T, D) without noise and note what the trace looks like.
+    """After every epoch, run a fixed probe batch x without noise and note what the trace looks like.
 
     statistics: epochs + 1 dicts, untrained first, see `trace_statistics`, with "effective_slots", "usage_min" and
     "usage_max", the mean weight of the slots used least and most, and "drift", the norm of the change since the epoch
@@ -94,6 +94,6 @@ class HebbianTraceMonitor(Callback):
         self._usage.append(usage)
 
     def _probe(self, model):
-        _, finals, tapes = model.run_cells(model.time_major(self.x))
+        _, finals, tapes = model.run_cells(model.cell_inputs(model.time_major(self.x)))
         A = to_numpy(finals[self.layer].A)
         return to_numpy(tapes[self.layer].kept.a).swapaxes(0, 1).copy(), A if A.ndim == 2 else A.mean(0)

@@ -11,66 +11,57 @@ from .device import device_module
 from .engram import Engram
 from .language import LanguageModel, score_text, wikitext2_recipe
 from .optim import Adam
-from .protocols import MODELS, PROTOCOLS, machine, run_folder, write_json
-from .text import load_wikitext, paper_windows
+from .protocols import machine, outcome, run_folder, write_json
+from .text import load_wikitext, paper_windows, stream_batches
+from .trace import HebbianTraceMonitor
 from .training import fit
+from .variants import names
 
+TRAIN_FILE = "wiki.train.tokens"
 NAMES = {"wikitext2": "wikitext-2", "wikitext103": "wikitext-103"}
 
-# Reported in arXiv 2507.21474: one run per model, WikiText-103, its own cut of the text.
-PAPER = {
-    "engram": {"test_loss": 7.0656, "test_accuracy": 0.0942, "test_perplexity": 1180.8, "seconds": 3_887},
-    "rnn": {"test_loss": 6.9440, "test_accuracy": 0.1053, "test_perplexity": 1047.0, "seconds": 3_675},
-    "gru": {"test_loss": 6.9520, "test_accuracy": 0.1033, "test_perplexity": 1055.2, "seconds": 10_886},
-    "lstm": {"test_loss": 6.8233, "test_accuracy": 0.1155, "test_perplexity": 929.5, "seconds": 10_892},
-}
+
+def training_settings(benchmark, protocol, name, epochs=None, limit=None, learning_rate=None, train=TRAIN_FILE):
+    """{"epochs", "learning_rate", "limit", "train_file"} of a run, with what is not None in the place of its own.
+
+    limit: train on so many words (sound) or windows (paper) only, or None for all. train: the file to train on.
+    """
+    own = {"epochs": 10, "learning_rate": 1e-3}
+    if protocol == "sound":
+        fitting = wikitext2_recipe(name)[1]
+        own = {"epochs": fitting["epochs"], "learning_rate": fitting["optimizer"].learning_rate}
+    own["limit"] = None
+    given = {"epochs": epochs, "limit": limit}
+    own |= {key: checks.count(key, value) for key, value in given.items() if value is not None}
+    if learning_rate is not None:
+        own["learning_rate"] = checks.number("learning_rate", learning_rate, above=0)
+    return own | {"train_file": train}
 
 
-def run_wikitext(
-    benchmark,
-    name,
-    protocol,
-    seed,
-    out,
-    epochs=None,
-    limit=None,
-    train="wiki.train.tokens",
-    progress=True,
-    resume=False,
-    device="cpu",
-):
+def run_wikitext(benchmark, name, protocol, seed, out, progress=True, resume=False, device="cpu", **shorter):
     """One full run: writes `out`/summary.json and model.npz. Returns the summary.
 
-    benchmark: "wikitext2" or "wikitext103". name, protocol, seed, resume: see `protocols`. epochs: the protocol's own
-    if None. limit: train on so many words (sound) or windows (paper) only. train: another file to train on. device:
-    "cpu" or "cuda", where the network is trained.
+    benchmark: "wikitext2" or "wikitext103". name, protocol, seed, resume, device: see `protocols`. shorter: see
+    `training_settings`; the protocol's own if left out.
     """
     device_module(device)
     checks.choice("benchmark", benchmark, tuple(NAMES))
-    checks.choice("model", name, MODELS)
-    checks.choice("protocol", protocol, PROTOCOLS)
+    checks.choice("model", name, names(benchmark, protocol))
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
-    limit = limit if limit is None else checks.count("limit", limit)
-    epochs = epochs if epochs is None else checks.count("epochs", epochs)
+    what["training"] = training_settings(benchmark, protocol, name, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):
-        saving = {"progress": progress, "checkpoint": checkpoint, "resume": resume}
-        return done or _run(what, out, epochs, limit, train, saving, device)
+        return done or _run(what, out, device, {"progress": progress, "checkpoint": checkpoint, "resume": resume})
 
 
-def _run(what, out, epochs, limit, train, saving, device):
-    benchmark, protocol, name, seed = what.values()
-    run = _paper if protocol == "paper" else _sound
-    model, history, scores, size = run(NAMES[benchmark], name, seed, epochs, limit, train, saving, device)
+def _run(what, out, device, saving):
+    model, history, monitor, score, size = learn(what, device, **saving)
     summary = {
         **what,
         "parameters": model.size,
-        "seconds": round(history.duration, 2),
-        **{name: float(f"{value:.6g}") for name, value in scores.items()},
-        "stopped": history.stopped,
-        "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
-        "history": {name: [float(f"{value:.6g}") for value in values] for name, values in history.items()},
+        **{name: float(f"{value:.6g}") for name, value in score().items()},
+        **outcome(history, monitor),
         "train_size": size,
-        "train_file": train,
+        "train_file": what["training"]["train_file"],
         "config": model.config(),
         "machine": machine(device),
     }
@@ -79,21 +70,34 @@ def _run(what, out, epochs, limit, train, saving, device):
     return summary
 
 
-def _sound(data_set, name, seed, epochs, limit, train, saving, device):
-    text = load_wikitext(data_set, train=train)
-    settings, training = wikitext2_recipe(name)
+def learn(what, device="cpu", **saving):
+    """Train one model: (model, history, trace monitor or None, a function that scores it, how much it trained on).
+
+    what: benchmark, protocol, model, seed and training settings. saving: progress, checkpoint, resume of `enn_np.fit`.
+    """
+    settings = NAMES[what["benchmark"]], what["model"], what["seed"], what["training"]
+    return (_paper if what["protocol"] == "paper" else _sound)(*settings, device, saving)
+
+
+def _sound(data_set, name, seed, training, device, saving):
+    text = load_wikitext(data_set, train=training["train_file"])
+    settings, fitting = wikitext2_recipe(name)
     model = LanguageModel(vocabulary_size=len(text.vocabulary), seed=seed, **settings).to_device(device)
-    if epochs is not None:
-        training["epochs"] = epochs
-    tokens = text.train if limit is None else text.train[:limit]
-    history = model.fit_stream(tokens, validation=text.valid, seed=seed, **saving, **training)
-    found = score_text(model, text)
-    scores = {f"{part}_{key}": value for part in ("valid", "test") for key, value in found[part].items()}
-    return model, history, scores, len(tokens)
+    fitting["epochs"], fitting["optimizer"].learning_rate = training["epochs"], training["learning_rate"]
+    tokens = text.train[: training["limit"]]
+    monitor = _monitor(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
+    fitting["callbacks"] += [monitor] if monitor else []
+    history = model.fit_stream(tokens, validation=text.valid, seed=seed, **saving, **fitting)
+
+    def score():
+        found = score_text(model, text)
+        return {f"{part}_{key}": value for part in ("valid", "test") for key, value in found[part].items()}
+
+    return model, history, monitor, score, len(tokens)
 
 
-def _paper(data_set, name, seed, epochs, limit, train, saving, device):
-    windows = paper_windows(data_set, train=train)
+def _paper(data_set, name, seed, training, device, saving):
+    windows = paper_windows(data_set, train=training["train_file"])
     cells = {
         "engram": Engram(128, 64, sparsity=0.3),
         "rnn": [RNN(128), RNN(128)],
@@ -102,17 +106,27 @@ def _paper(data_set, name, seed, epochs, limit, train, saving, device):
     }[name]
     model = LanguageModel(cells, len(windows.words), embedding=None, seed=seed, random_inference=True)
     model.to_device(device)
-    x, y = (part if limit is None else part[:limit] for part in windows[:2])
+    x, y = (part[: training["limit"]] for part in windows[:2])
+    monitor = _monitor(model, x[:32])
     history = fit(
         model,
         x,
         y,
-        epochs=10 if epochs is None else epochs,
+        epochs=training["epochs"],
         validation=0.2,
-        optimizer=Adam(1e-3, clip_norm=1.0),
-        callbacks=[EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity")],
+        optimizer=Adam(training["learning_rate"], clip_norm=1.0),
+        callbacks=[EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity"), *([monitor] if monitor else [])],
         seed=seed,
         **saving,
     )
-    found = model.evaluate(windows.x_test, windows.y_test)
-    return model, history, {f"test_{key}": value for key, value in found.items()}, len(x)
+
+    def score():
+        found = model.evaluate(windows.x_test, windows.y_test)
+        return {f"test_{key}": value for key, value in found.items()}
+
+    return model, history, monitor, score, len(x)
+
+
+def _monitor(model, ids):
+    """What watches the trace that `ids` (n, T) leave, if there is one."""
+    return HebbianTraceMonitor(model, ids) if isinstance(model.cells[0], Engram) else None

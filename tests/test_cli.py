@@ -15,11 +15,11 @@ import pytest
 from test_datasets import write_mnist
 from tiny import digits, same_to_the_bit
 
-from enn_np import RNN, __version__, cli, datasets, download, load, protocols, webreport
+from enn_np import RNN, Classifier, __version__, cli, datasets, download, load, protocols, webreport
 from enn_np.cli import main
 
 ROOT = Path(cli.__file__).resolve().parents[1]
-COMMANDS = ("demo", "train", "report", "tables", "gradcheck", "data")
+COMMANDS = ("demo", "train", "benchmark", "report", "tables", "gradcheck", "data")
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ BAD_COMMANDS = (
     (["demo", "--out", __file__], "out: .*test_cli.py"),
     (["train"], "benchmark"),
     (["train", "imagenet"], "imagenet"),
-    (["train", "mnist", "--model", "transformer"], "--model"),
+    (["train", "mnist", "--model", "transformer"], "model: .*transformer"),
     (["train", "mnist", "--protocol", "fair"], "--protocol"),
     (["train", "mnist", "--epochs", "2.5"], "--epochs"),
     (["train", "mnist", "--epochs", "0"], "epochs: .*0"),
@@ -193,7 +193,7 @@ def test_train_repeats_to_the_bit(run, mnist_folder, tmp_path, monkeypatch):
 def test_train_without_a_published_number_shows_a_dash(run, monkeypatch, tmp_path):
     """The paper has no baselines on CIFAR-10."""
     numbers = {"test_accuracy": 0.5, "test_loss": 1.5, "parameters": 10, "seconds": 1.0, "stopped": "finished"}
-    monkeypatch.setattr(cli, "run_benchmark", lambda *_, **__: numbers)
+    monkeypatch.setattr(protocols, "run_benchmark", lambda *_, **__: numbers)
     monkeypatch.chdir(tmp_path)
     status, out, _ = run("train", "cifar10", "--model", "gru", "--protocol", "sound", "--seed", 2)
     assert status == 0 and ["test_accuracy", "0.5", "-"] in table(out)
@@ -223,8 +223,8 @@ def test_demo_runs_from_the_command_line(run, monkeypatch, tmp_path):
 def test_ctrl_c_in_training_keeps_the_result_and_ends_with_130(run, monkeypatch, mnist_folder, tmp_path, command):
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
     monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
-    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", interrupt)
     small_report(monkeypatch)
+    monkeypatch.setattr(Classifier, "loss_and_grads", interrupt)
     benchmark = ["mnist", "--limit", 32] if command == "train" else []
     status, _, err = run(command, *benchmark, "--out", tmp_path / "out")
     assert status == 130 and "Traceback" not in err

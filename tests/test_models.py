@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import seeds, zeros
 from tiny import KINDS, STACKS, C, D, T, classifier, copied, digits, padding, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, RNN, Classifier, Engram, Model, Regressor, load, protocols
+from enn_np import GRU, LSTM, RNN, Classifier, Engram, Model, Regressor, load, protocols, variants
 from enn_np.gradcheck import TOLERANCE, Kink, compare
 from enn_np.models import build
 
@@ -159,16 +159,16 @@ def test_gradients_do_not_depend_on_what_ran_before():
 # Sizes
 
 
-@pytest.mark.parametrize("name", protocols.MODELS)
+@pytest.mark.parametrize("name", variants.MODELS)
 def test_parameter_counts_of_the_paper_on_mnist(name):
     """A missing bias or gate shows in the published number of trained parameters."""
-    model = protocols.classifier(name, 28, 10, "paper", seed=0)
+    model = variants.network("mnist", "paper", name, seed=0)[0]
     assert model.size == protocols.PAPER["mnist"][name]["parameters"]
 
 
 def test_parameter_counts_of_the_paper_on_cifar():
     """There the published count includes the 64 x 128 numbers of an initial trace that is never used."""
-    assert protocols.classifier("engram", 96, 10, "paper", seed=0).size + 64 * 128 == 227_722
+    assert variants.network("cifar10", "paper", "engram", seed=0)[0].size + 64 * 128 == 227_722
 
 
 def test_attention_pooling_adds_one_weight_per_unit_and_a_bias():
@@ -582,7 +582,7 @@ def test_data_that_were_checked_are_used_as_they_are():
 
 def test_predictions_of_digits_have_the_published_shapes():
     images = digits(7, 1).x_train
-    model = protocols.classifier("engram", 28, 10, "sound", seed=0)
+    model = variants.network("mnist", "sound", "engram", seed=0)[0]
     assert model.predict_proba((images / 255).astype(np.float32)).shape == (7, 10)
 
 

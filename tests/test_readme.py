@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enn_np import claims
-from enn_np.report import results_table
+from enn_np.report import MARKS, table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,11 +27,11 @@ def test_two_commands_each_on_one_line():
     assert "enn_np demo" in fences[0] and "pytest" in fences[1]
 
 
-@pytest.mark.parametrize("benchmark, protocol", re.findall(r"<!-- results:(\w+):(\w+) -->", README))
-def test_result_tables_are_the_stored_results(benchmark, protocol):
-    mark = f"results:{benchmark}:{protocol}"
-    shown = README.split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0].strip()
-    assert shown == results_table(ROOT / "data" / "results", benchmark, protocol)
+@pytest.mark.parametrize("mark", re.findall(MARKS, README), ids=":".join)
+def test_tables_are_the_stored_results(mark):
+    name = ":".join(mark)
+    shown = README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+    assert shown == table(*mark, ROOT / "data" / "results")
 
 
 @pytest.mark.parametrize("run", re.findall(r"<!-- claims:([\w-]+) -->", README))

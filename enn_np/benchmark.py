@@ -1,0 +1,224 @@
+"""Many runs: every model and seed of a benchmark that has no stored result yet, each in a process of its own.
+
+    results/mnist-sound-gru-3.json       one finished run, small enough to commit
+    results/rates/mnist-sound-gru.json   sound protocol: the learning rates tried, and the one chosen on validation
+    results/runs/mnist-sound-gru-3/      while it lasts: checkpoint and lock; then the model (not committed)
+
+Whatever is cut off, the same command goes on: finished runs are skipped, others taken up from their checkpoints. Two
+such commands share the work, because a run that another process has is left to it.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from pathlib import Path
+
+from . import checks, protocols, storage, wikitext
+from .checkpoint import differ
+from .device import device_module
+from .protocols import folder, read_json, write_json
+from .variants import names
+
+RESULTS = "data/results"
+SEEDS = {"paper": 5, "sound": 5, "ablation": 3}
+# Learning rates tried with seed 0, each for so long; the lowest validation loss wins. 672,001 words are 600 steps.
+GRID = {"wikitext2": (1e-3, 2e-3, 4e-3), "wikitext103": (1e-3, 2e-3, 4e-3)}
+SEARCH = {"mnist": {"epochs": 2}, "cifar10": {"epochs": 3}, "regression": {"epochs": 5}}
+SEARCH |= {name: {"epochs": 1, "limit": 672_001} for name in wikitext.NAMES}
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, device="cpu", say=print, **shorter):
+    """Run what is missing. Returns how many runs failed.
+
+    name, protocol: see `variants.names`. seeds: so many, 0 first (`SEEDS` if None), 0 to choose learning rates only;
+    models: names, all if None. jobs: processes at a time, each with one BLAS thread. device: "cpu" or "cuda". shorter:
+    epochs, limit, train (a text's file); runs made shorter are no results, so that they are refused in the default
+    folder. Raises ValueError or TypeError before any work.
+    """
+    known = names(name, protocol)
+    models = [checks.choice("models", model, known) for model in (known if models is None else models)]
+    seeds = checks.count("seeds", SEEDS[protocol] if seeds is None else seeds, low=0)
+    jobs = checks.count("jobs", jobs)
+    shorter = {key: value for key, value in shorter.items() if value is not None}
+    for model in models[:1]:
+        settings_of(name, protocol, model, shorter)
+    if shorter and Path(results).resolve() == Path(RESULTS).resolve():
+        raise ValueError(f"{', '.join(shorter)}: {RESULTS} is for whole runs, got {shorter}; name another --results")
+    results = folder(results)
+    what = [(name, protocol, model) for model in models]
+    device_module(device)
+    searches = [
+        (*each, results, device, shorter) for each in what if protocol == "sound" and _rate(*each, results) is None
+    ]
+    runs = [(*each, seed, results, device, shorter) for seed in range(seeds) for each in what]
+    missing = [run for run in runs if not result_path(results, *run[:4]).exists()]
+    say(f"{len(missing)} of {len(runs)} runs to do, {len(searches)} learning rates to choose first")
+    failed = _in_processes(search, searches, jobs, say)
+    return failed + _in_processes(run_one, missing, jobs, say)
+
+
+def result_path(results, name, protocol, model, seed):
+    return Path(results) / f"{name}-{protocol}-{model}-{seed}.json"
+
+
+def settings_of(name, protocol, model, shorter):
+    """The training settings of a run, checked."""
+    if name in wikitext.NAMES:
+        return wikitext.training_settings(name, protocol, model, **shorter)
+    return protocols.training_settings(name, protocol, **shorter)
+
+
+def run(name, model, protocol, seed, out, **settings):
+    """`run_benchmark` or `run_wikitext`, whichever has the benchmark."""
+    one = wikitext.run_wikitext if name in wikitext.NAMES else protocols.run_benchmark
+    return one(name, model, protocol, seed, out, **settings)
+
+
+# Each of the following works in a process of its own, and returns what to tell.
+
+
+def run_one(name, protocol, model, seed, results, device, shorter, progress=False):
+    """One run, from its checkpoint if it has one; its summary becomes the result file."""
+    path = result_path(results, name, protocol, model, seed)
+    work = folder(Path(results) / "runs" / path.stem)
+    rate = {}
+    if protocol == "sound":
+        rate["learning_rate"] = _rate(name, protocol, model, results)
+        if rate["learning_rate"] is None:
+            raise ValueError(f"learning_rate: the search for {model} has not ended; run the command again")
+    with ExitStack() as stack:
+        if not _mine(stack, work / ".result.lock"):
+            return "another process has it"
+        if path.exists():
+            return "another process did it"
+        saving = {"progress": progress, "resume": True, "device": device}
+        summary = run(name, model, protocol, seed, work, **saving, **shorter, **rate)
+        if summary["stopped"] == "interrupted":
+            return "interrupted"
+        if seed == 0 and model == "engram" and (name in protocols.PAPER) and (work / "trace.npz").exists():
+            with storage.whole(path.with_suffix(".npz")) as file:
+                file.write((work / "trace.npz").read_bytes())
+        write_json(path, summary)
+    kind = next(kind for kind in ("perplexity", "accuracy", "loss") if f"test_{kind}" in summary)
+    return f"test {kind} {summary[f'test_{kind}']:.4g}, {summary['seconds'] / 60:.1f} minutes"
+
+
+def search(name, protocol, model, results, device, shorter, progress=False):
+    """Choose a learning rate by validation loss, with seed 0; the test part is never looked at."""
+    path = _rate_path(results, name, protocol, model)
+    with storage.lock(folder(Path(results) / "runs") / f".rate-{path.stem}.lock"):  # waits for another process' search
+        if _rate(name, protocol, model, results) is not None:
+            return "another process chose it"
+        sizes = {**SEARCH[name], **{key: value for key, value in shorter.items() if key != "limit"}}
+        if "limit" in shorter:
+            sizes["limit"] = min(shorter["limit"], sizes.get("limit", shorter["limit"]))
+        what = {"benchmark": name, "protocol": protocol, "model": model, "seed": 0}
+        what["training"] = settings_of(name, protocol, model, sizes) | {"learning_rate": None}
+        found = {**what, "validation_loss": {}, "learning_rate": None, "machine": protocols.machine(device)}
+        found = read_json(path) if path.exists() else found
+        differ(path, what, {key: found.get(key) for key in what})
+        tried = found["validation_loss"]
+        for rate in GRID.get(name, (3e-4, 1e-3, 3e-3)):
+            if f"{rate:g}" not in tried:
+                one = {**what, "training": what["training"] | {"learning_rate": rate}}
+                tried[f"{rate:g}"] = _validation_loss(one, device, progress)
+                write_json(path, found)
+        finite = {rate: loss for rate, loss in tried.items() if loss is not None}
+        if not finite:
+            raise ValueError(f"learning_rate: none of {', '.join(tried)} keeps {model} finite; try lower ones")
+        best = min(finite, key=finite.get)
+        write_json(path, found | {"learning_rate": float(best)})
+    return f"learning rate {best}, of validation losses {tried}"
+
+
+def _validation_loss(what, device, progress):
+    """The lowest validation loss of a short run, None if it left the finite numbers."""
+    saving = {"progress": progress, "checkpoint": None, "resume": False}
+    try:
+        if what["benchmark"] in wikitext.NAMES:
+            history = wikitext.learn(what, device, **saving)[1]
+        else:
+            name, protocol, model, seed, training = what.values()
+            data, network, frozen = protocols.prepared(name, protocol, model, seed, training["limit"], device)
+            history, _ = protocols.learn(network, data, seed, training, frozen=frozen, **saving)
+    except ValueError as error:
+        if not str(error).startswith("learning_rate: "):
+            raise
+        return None
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
+    return float(f"{min(history['val_loss']):.6g}")
+
+
+def _rate_path(results, name, protocol, model):
+    return Path(results) / "rates" / f"{name}-{protocol}-{model}.json"
+
+
+def _rate(name, protocol, model, results):
+    """The learning rate that `search` chose, None if it has not yet."""
+    path = _rate_path(results, name, protocol, model)
+    return read_json(path).get("learning_rate") if path.exists() else None
+
+
+def _mine(stack, path):
+    """Whether this process has the lock `path` now, to the end of `stack`."""
+    try:
+        stack.enter_context(storage.lock(path, str(path)))
+    except ValueError:
+        return False
+    return True
+
+
+# Processes
+
+
+def _in_processes(work, tasks, jobs, say):
+    """Do `work(*task)` for every task, `jobs` at a time, and tell how each ended. Returns how many failed.
+
+    Processes are spawned, not forked, so that NumPy is imported in them after the number of BLAS threads is set. A
+    Ctrl-C ends them at once: what they were at is in their checkpoints, at most a minute old.
+    """
+    if not tasks:
+        return 0
+    before, others = {name: os.environ.get(name) for name in BLAS_THREADS}, set(multiprocessing.active_children())
+    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _with_parent)
+    waiting, running, failed = list(tasks), {}, 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                task = waiting.pop(0)
+                running[pool.submit(work, *task, progress=jobs == 1)] = task
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = "-".join(str(part) for part in running.pop(future)[:4] if isinstance(part, str | int))
+                try:
+                    say(f"{name}: {future.result()}")
+                except BrokenProcessPool:
+                    raise
+                except Exception as error:  # one run must not cost the others
+                    failed += 1
+                    say(f"{name}: FAILED: {type(error).__name__}: {error}")
+    except BrokenProcessPool:
+        raise OSError(f"{name}: its process was killed (out of memory?); the same command goes on from here") from None
+    except KeyboardInterrupt:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return failed
+
+
+def _with_parent():
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -1,0 +1,143 @@
+"""Tables and figures from made-up stored results, whose numbers are known."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from enn_np import report, variants
+from enn_np.report import figures, fill, load_results, table
+
+MACHINE = {"processor": "abacus", "cores": 1, "numpy": "2", "python": "3", "blas_threads": "1"}
+ACCURACY = {"engram": (0.96, 0.97, 0.965), "rnn": (0.98, 0.981, 0.982), "gru": (0.989,)}
+
+
+def store(folder, benchmark, protocol, model, seed, accuracy, **more):
+    history = {"loss": [2.0, 1.0], "val_loss": [2.0, 1.5], "val_accuracy": [0.5, accuracy], "accuracy": [0.5, 0.6]}
+    result = {"benchmark": benchmark, "protocol": protocol, "model": model, "seed": seed, "parameters": 1234}
+    result |= {
+        "best_epoch": 2,
+        "stopped": "finished",
+        "config": {},
+        "seconds": 90.0,
+        "test_loss": 1 - accuracy,
+        "test_accuracy": accuracy,
+        "machine": MACHINE,
+    }
+    result |= {"history": {**history, "learning_rate": [1e-3, 1e-3]}, **more}
+    if "test_mae" in result:
+        del result["test_accuracy"]
+    (folder / f"{benchmark}-{protocol}-{model}-{seed}.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for model, values in ACCURACY.items():
+        for seed, value in enumerate(values):
+            store(folder, "mnist", "paper", model, seed, value)
+    for name, shift in (("full", 0), ("no-trace", 0.001), ("no-bank", -0.1)):
+        for seed in range(3):
+            store(folder, "mnist", "ablation", name, seed, 0.9 + shift + seed / 1000, trace=[{"effective_slots": 63.5}])
+    return folder
+
+
+def cells(text, row):
+    """The cells of the row that starts so."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {row} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_means_spreads_and_intervals_stand_beside_the_paper(folder):
+    text = table("results", "mnist", "paper", folder)
+    row = cells(text, "Engram")
+    assert row[1:3] == ["0 to 2", "**96.50 ± 0.50%**"] and row[4:7] == ["96.82%", "0.0350 ± 0.0050", "0.1287"]
+    low, high = (float(end.strip("%")) for end in row[3].split(" to "))
+    assert 96 <= low < 96.5 < high <= 97
+    assert cells(text, "GRU")[1:5] == ["0", "**98.90%**", "-", "98.98%"] and row[-2:] == ["2", "1.5"]
+    assert "Protocol: paper. Measured on: abacus" in text and list(ACCURACY) == sorted(ACCURACY, key=text.lower().find)
+
+
+def test_pairs_are_compared(folder):
+    text = table("tests", "mnist", "paper", folder)
+    row = cells(text, "Engram - RNN")
+    assert row[1:3] == ["3", "**-1.60%**"] and row[-1] == "0%" and "GRU" not in text
+    assert "Engram 96.50%" in text
+    assert "two seeds of two models" in table("tests", "mnist", "sound", folder)
+
+
+def test_worse_is_more_for_losses(tmp_path):
+    for seed in (0, 1, 2):
+        for model, loss in (("engram", 0.3), ("rnn", 0.5)):
+            store(
+                tmp_path, "regression", "sound", model, seed, 1 - loss + seed / 100, test_linear_loss=0.75, test_mae=0.4
+            )
+    assert cells(table("tests", "regression", "sound", tmp_path), "Engram - RNN")[2] == "**+0.2**"
+    text = table("results", "regression", "sound", tmp_path)
+    assert cells(text, "RNN")[2] == "**0.4900 ± 0.0100**" and cells(text, "RNN")[4] == "0.7500 ± 0.0000"
+
+
+def test_ablations_share_one_table(folder):
+    text = table("ablation", "mnist", "recall", folder)
+    assert cells(text, "no-trace")[1:4] == ["trace_scale = 0.0", "90.20 ± 0.10%", "+0.10%"]
+    assert cells(text, "no-bank")[4] != "-" and cells(text, "full")[3:] == ["-", "-", "63.5", *"----"]
+    assert text.index("| full") < text.index("| no-trace") < text.index("| no-bank")
+    assert "recall:" not in text.splitlines()[-1] and "sparsemax" not in text
+
+
+def test_the_replay_needs_no_results(tmp_path):
+    text = table("replay", "published", "mnist", tmp_path)
+    assert "F = 83.33, p = 0.00046" in text and "H = 6.17, p = 0.1038" in text and "H = 6.667, p = 0.083" in text
+
+
+def test_shortened_runs_are_named(tmp_path):
+    store(tmp_path, "mnist", "paper", "rnn", 0, 0.5, training={"limit": 1000})
+    assert "Trained on the first 1,000 only." in table("results", "mnist", "paper", tmp_path)
+
+
+def test_a_page_is_filled_between_its_marks(folder, tmp_path):
+    page = tmp_path / "page.md"
+    marks = ("results:mnist:paper", "tests:mnist:paper", "ablation:mnist:recall", "replay:published:mnist")
+    page.write_text("".join(f"# {mark}\n<!-- {mark} -->\nold\n<!-- /{mark} -->\nkept\n" for mark in marks))
+    assert fill(page, folder) == list(marks)
+    text = page.read_text()
+    assert "old" not in text and text.count("kept") == 4 and text.count("Engram - RNN") == 2
+    fill(page, folder)
+    assert page.read_text() == text
+
+
+def test_a_result_that_changes_shows(folder):
+    """What the README's own test relies on."""
+    before = table("results", "mnist", "paper", folder)
+    store(folder, "mnist", "paper", "rnn", 1, 0.9812)
+    assert table("results", "mnist", "paper", folder) != before
+
+
+def test_no_run_counts_twice(folder):
+    store(folder, "mnist", "paper", "rnn", 1, 0.9)
+    (folder / "mnist-paper-rnn-1.json").rename(folder / "copy.json")
+    store(folder, "mnist", "paper", "rnn", 1, 0.9)
+    with pytest.raises(ValueError, match="a second result of mnist-paper-rnn-1"):
+        load_results(folder, "mnist", "paper")
+
+
+def test_figures_are_drawn_as_png_and_svg(folder, monkeypatch):
+    monkeypatch.setattr(report.claims, "write", lambda folder, run: [])  # they have their own tests
+    (folder / "mnist-ablation-full-0.json").unlink()
+    np.savez(
+        folder / "mnist-paper-engram-0.npz",
+        traces=np.zeros((2, 4, 6), np.float32),
+        retrieval=np.full((1, 5, 4), 0.25, np.float32),
+        probe=np.zeros((1, 5, 28), np.float32),
+    )
+    names = {path.name for path in figures(folder)}
+    stems = ("mnist-learning-curves", "mnist-accuracy", "mnist-paper-engram-0-retrieval", "mnist-paper-engram-0-trace")
+    assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
+    assert all((folder / "figures" / name).stat().st_size > 1000 for name in names)
+
+
+def test_every_network_has_a_title():
+    for name in (*variants.MODELS, *variants.MATCHED):
+        assert re.match("[A-Z]", report.TITLES[name])
