@@ -6,6 +6,7 @@ A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, whic
     tests:mnist:paper       those models in pairs: differences, tests, effect sizes
     ablation:mnist:recall   the settings of `variants.ABLATIONS` on two benchmarks
     replay:published:mnist  the paper's own tests, on its own numbers
+    bench:cpu:2             times against other frameworks, of bench/cpu.json, on two threads
     claims:RUN              what the traces of a stored run say of the paper's claims
 """
 
@@ -17,11 +18,11 @@ import numpy as np
 
 from . import claims, plots, variants
 from .checkpoint import read_arrays
-from .protocols import PAPER, TITLES, curves, read_result
+from .protocols import PAPER, TITLES, curves, read_json, read_result
 from .storage import write_text
 
 DASH = "-"
-MARKS = r"<!-- (results|tests|ablation|replay):(\w+):(\w+) -->"
+MARKS = r"<!-- (results|tests|ablation|replay|bench):(\w+):(\w+) -->"
 
 
 def load_results(folder, benchmark, protocol):
@@ -41,7 +42,7 @@ def load_results(folder, benchmark, protocol):
 
 def table(kind, a, b, folder):
     """The table of a mark, in Markdown."""
-    kinds = {"results": results_table, "tests": tests_table, "ablation": ablation_table}
+    kinds = {"results": results_table, "tests": tests_table, "ablation": ablation_table, "bench": bench_table}
     return replay_table() if kind == "replay" else kinds[kind](folder, a, b)
 
 
@@ -164,6 +165,24 @@ def replay_table():
         alarms = f"{false_alarms(rho):.1%} of the time"
         rows.append([f"ANOVA p < 0.05 among four equal models, two values correlated {rho:g}", alarms])
     return _markdown(["test", "result"], rows)
+
+
+def bench_table(folder, name, threads):
+    """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m enn_np bench --json` wrote."""
+    found = read_json(Path(folder) / "bench" / f"{name}.json")
+    foreign = [row for row in found["rows"] if not row["peer"].startswith("enn_np")]
+    header, rows = found["header"], [row for row in foreign if row["threads"] == int(threads)]
+    cells = []
+    for row in rows:
+        ratio = DASH if row["ratio"] is None else f"**{row['ratio']:.2f}**"
+        times = [DASH if row[f"{side}_ms"] is None else f"{row[f'{side}_ms']:.3g}" for side in ("ours", "peer")]
+        cells.append([row["work"], row["peer"], *times, ratio, _number(row["floor_share"], ".0%"), row["unit"]])
+    head = ["work", "against", "ours, ms", "theirs, ms", "theirs / ours", "share of floor", "per"]
+    speed = next((row["gemm_gflops"] for row in rows if row["gemm_gflops"]), None)
+    versions = ", ".join(f"{k} {v}" for each in header["versions"].values() for k, v in each.items() if k != "python")
+    where = f"{header['cpu']}, {header['cpus']} CPUs, {threads} thread{'s' * (int(threads) > 1)}"
+    product = f"a matrix product at {_number(speed, '.0f')} GFLOP/s"
+    return f"{_markdown(head, cells)}\n\nMedians of {header['repeats']} rounds; {where}, {product}; {versions}."
 
 
 def fill(page, folder):

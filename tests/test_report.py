@@ -141,3 +141,20 @@ def test_figures_are_drawn_as_png_and_svg(folder, monkeypatch):
 def test_every_network_has_a_title():
     for name in (*variants.MODELS, *variants.MATCHED):
         assert re.match("[A-Z]", report.TITLES[name])
+
+
+def test_bench_table_shows_foreign_peers_and_says_what_is_missing(tmp_path):
+    """Catches the other number of threads, our own rows, and a peer that was absent and hides it."""
+    row = {"work": "engram", "threads": 1, "ours_ms": 80.0, "peer_ms": 100.0, "ratio": 1.25, "floor_share": 0.6}
+    row |= {"unit": "step", "gemm_gflops": 99.0}
+    rows = [row | {"peer": "torch"}, row | {"peer": "torch", "threads": 2}, row | {"peer": "enn_np, recomputing"}]
+    rows += [row | {"peer": "JAX", "peer_ms": None, "ratio": None}]
+    header = {"cpu": "abacus", "cpus": 1, "repeats": 15, "versions": {"a": {"python": "3", "numpy": "2"}}}
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "cpu.json").write_text(json.dumps({"header": header, "rows": rows}))
+    text = table("bench", "cpu", "1", tmp_path)
+    assert text.splitlines()[2:4] == [
+        "| engram | torch | 80 | 100 | **1.25** | 60% | step |",
+        "| engram | JAX | 80 | - | - | 60% | step |",
+    ]
+    assert text.endswith("Medians of 15 rounds; abacus, 1 CPUs, 1 thread, a matrix product at 99 GFLOP/s; numpy 2.")
