@@ -273,7 +273,7 @@ def chart(result):
         texts = [_times(row) if row["ratio"] else row["status"] for row in shown]
         ax.bar_label(bars, texts, padding=4, fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 0.5})
         ax.set(yticks=range(len(shown)), yticklabels=[f"{row['work']}: {row['peer']}" for row in shown])
-        ax.set(xlim=(0, 1.5 * max([1, *ratios])), xlabel="time of the peer / time of enn_np")
+        ax.set(xlim=(0, 1.8 * max([1, *ratios])), xlabel="time of the peer / time of enn_np")
         ax.set_title(f"{count} thread{'s' * (count > 1)}" + ", tiny sizes: not a measurement" * header["quick"])
         ax.invert_yaxis()
     return figure
