@@ -24,6 +24,7 @@ OLDEST = {
     (3, 13): {"numpy": "2.1.0", "scipy": "1.14.1", "matplotlib": "3.9.2"},
 }
 TESTS = {"pytest": "8.0.0", "pytest-cov": "5.0.0", "hypothesis": "6.100.0"}
+OF_THEIR_TIME = {"pyparsing": "3.1.4"}  # what an old Matplotlib asks for without a limit, and now warns of
 
 
 def requirements(version, newest):
@@ -32,7 +33,7 @@ def requirements(version, newest):
     dependencies = dict(re.findall(r'"(\w+)>=([\d.]+)"', re.search(r"^dependencies = .*$", text, re.M)[0]))
     if newest:
         return [*dependencies, *TESTS]
-    lowest = dependencies | TESTS | OLDEST.get(version, {})
+    lowest = dependencies | TESTS | OF_THEIR_TIME | OLDEST.get(version, {})
     return [f"{name}=={number}" for name, number in lowest.items()]
 
 

@@ -463,21 +463,26 @@ def run_case(name, number, folder):
 
 @contextlib.contextmanager
 def limited():
-    """A limit on memory, and, by `signal.alarm(SECONDS)` before a case, on its time."""
+    """A limit on memory, and, by `timed()` before a case, on its time at work: one that is stopped does not count."""
 
     def too_slow(*_):
         raise TooSlow
 
     used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, too_slow)
+    handler = signal.signal(signal.SIGPROF, too_slow)
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, before[1]))
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, before)
-        signal.signal(signal.SIGALRM, handler)
+        signal.signal(signal.SIGPROF, handler)
+
+
+def timed():
+    """The next case begins."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
 
 
 def campaign(cases, seed, folder, say=print):
@@ -487,7 +492,7 @@ def campaign(cases, seed, folder, say=print):
     for i in range(cases):
         name = names[i % len(names)]
         number = seed * cases + i // len(names)
-        signal.alarm(SECONDS)
+        timed()
         try:
             counts[name][run_case(name, number, folder)] += 1
         except AssertionError as error:

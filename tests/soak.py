@@ -46,7 +46,8 @@ class Curve:
         if not self.samples or seconds - self.samples[-1][0] >= EVERY:
             self.samples.append((round(seconds, 1), round(resident(), 3)))
             curve = {"seconds": [s for s, _ in self.samples], "MiB": [m for _, m in self.samples]}
-            write_json(self.path, {"rounds": rounds, **self.verdict(), **curve, "machine": machine()})
+            spent = {"rounds": rounds, "minutes at work": round(time.process_time() / 60, 2)}
+            write_json(self.path, {**spent, **self.verdict(), **curve, "machine": machine()})
         return seconds / 60
 
     def verdict(self):

@@ -19,6 +19,7 @@ def bounded():
 def test_files_that_nobody_vouches_for(name, tmp_path):
     """One clear error or a valid result, whatever a file holds: see `fuzz.run_case`."""
     for number in (*fuzz.KEPT.get(name, ()), *range(SLOW.get(name, CASES))):
+        fuzz.timed()
         fuzz.run_case(name, number, tmp_path / "case")
 
 

@@ -11,7 +11,7 @@ import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, cli, datasets, load, protocols, storage, wikitext
+from enn_np import Checkpoint, Classifier, LanguageModel, cli, datasets, load, protocols, storage, wikitext
 
 TESTS = str(Path(__file__).parent)
 
@@ -55,14 +55,14 @@ def without_time(summary):
 MNIST = ("mnist", "engram", "paper", 0)
 SMALL = {"epochs": 2, "progress": False}
 SETTINGS = (
-    (protocols.run_benchmark, MNIST, SMALL, (protocols.Classifier, "loss_and_grads", 3)),
+    (protocols.run_benchmark, MNIST, SMALL, (Classifier, "loss_and_grads", 3)),
     (
         wikitext.run_wikitext,
         ("wikitext2", "lstm", "sound", 0),
         {**SMALL, "limit": 600},
-        (wikitext.LanguageModel, "learn", 20),
+        (LanguageModel, "learn", 20),
     ),
-    (wikitext.run_wikitext, ("wikitext2", "gru", "paper", 0), SMALL, (wikitext.LanguageModel, "learn", 2)),
+    (wikitext.run_wikitext, ("wikitext2", "gru", "paper", 0), SMALL, (LanguageModel, "learn", 2)),
 )
 
 
@@ -97,7 +97,7 @@ def test_a_kill_between_training_and_summary_costs_no_training(small_mnist, tmp_
     monkeypatch.setattr(datasets, "load_mnist", lambda: digits(150, 30))
     monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
     monkeypatch.setattr(protocols, "draw", lambda *_: [])
-    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", lambda *_: 1 / 0)
+    monkeypatch.setattr(Classifier, "loss_and_grads", lambda *_: 1 / 0)
     assert protocols.run_benchmark(*MNIST, tmp_path, **SMALL, resume=True)["stopped"] == "finished"
 
 
@@ -105,7 +105,7 @@ def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, c
     """Ctrl-C writes down what there is, says how to go on, and keeps the checkpoint."""
     command = ["train", "mnist", "--model", "rnn", "--epochs", "2", "--limit", "100", "--out"]
     assert cli.main([*command, str(tmp_path / "whole")]) == 0
-    learn, calls = protocols.Classifier.loss_and_grads, []
+    learn, calls = Classifier.loss_and_grads, []
 
     def interrupted(*given):
         calls.append(1)
@@ -113,7 +113,7 @@ def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, c
             raise KeyboardInterrupt
         return learn(*given)
 
-    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", interrupted)
+    monkeypatch.setattr(Classifier, "loss_and_grads", interrupted)
     assert cli.main([*command, str(tmp_path / "run")]) == 130
     assert "continue it by --resume" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stopped"] == "interrupted"
@@ -256,3 +256,37 @@ def test_the_demo_keeps_its_folder(tmp_path, capsys):
     with storage.lock(tmp_path / ".lock"):
         assert cli.main(["demo", "--out", str(tmp_path)]) == 2
     assert f"out: {tmp_path} is in use by another run" in capsys.readouterr().err
+
+
+# Other systems' paths
+
+
+@pytest.mark.parametrize("name", ("C:\\Users\\Zoë\\my runs", "with space", "ünï", "a.b", "[x]*", "-out", "%TEMP%"))
+def test_folders_of_any_name(name, small_mnist, tmp_path, monkeypatch):
+    """A Windows path, which here is one odd name; brackets that a glob would read; what looks like an option."""
+    monkeypatch.chdir(tmp_path)
+    run = {"epochs": 1, "progress": False, "limit": 40}
+    protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run)
+    assert load(Path(name) / "model.npz").size > 0
+    assert protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run, resume=True)["stopped"] == "finished"
+    (Path(name) / "checkpoint.npz.12345678.part").touch()
+    storage.sweep(Path(name) / "checkpoint.npz")
+    assert not list(Path(name).glob("*.part"))
+
+
+def test_every_file_of_a_run_has_a_name_that_windows_takes(small_mnist, tmp_path, killed_at):
+    """No colon, quote, star, trailing dot or device name, not even for the files that live a moment only."""
+    seen, replace = set(), storage.os.replace
+
+    def watched(source, target):
+        seen.update((Path(source).name, Path(target).name))
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage.os, "replace", watched)
+        protocols.run_benchmark(*MNIST, tmp_path / "run", epochs=1, progress=False, limit=40)
+    seen.update(path.name for path in (tmp_path / "run").iterdir())
+    assert len(seen) > 6
+    for name in seen:
+        assert not set(name) & set('<>:"/\\|?*') and not name.endswith((".", " ")), name
+        assert name.split(".")[0].upper() not in {"CON", "PRN", "AUX", "NUL"}, name
