@@ -11,7 +11,7 @@ import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, cli, datasets, load, protocols, storage, wikitext
+from enn_np import Checkpoint, Classifier, cli, datasets, load, protocols, storage, wikitext
 
 TESTS = str(Path(__file__).parent)
 
@@ -55,7 +55,7 @@ def without_time(summary):
 MNIST = ("mnist", "engram", "paper", 0)
 SMALL = {"epochs": 2, "progress": False}
 SETTINGS = (
-    (protocols.run_benchmark, MNIST, SMALL, (protocols.Classifier, "loss_and_grads", 3)),
+    (protocols.run_benchmark, MNIST, SMALL, (Classifier, "loss_and_grads", 3)),
     (
         wikitext.run_wikitext,
         ("wikitext2", "lstm", "sound", 0),
@@ -97,7 +97,7 @@ def test_a_kill_between_training_and_summary_costs_no_training(small_mnist, tmp_
     monkeypatch.setattr(datasets, "load_mnist", lambda: digits(150, 30))
     monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
     monkeypatch.setattr(protocols, "draw", lambda *_: [])
-    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", lambda *_: 1 / 0)
+    monkeypatch.setattr(Classifier, "loss_and_grads", lambda *_: 1 / 0)
     assert protocols.run_benchmark(*MNIST, tmp_path, **SMALL, resume=True)["stopped"] == "finished"
 
 
@@ -105,7 +105,7 @@ def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, c
     """Ctrl-C writes down what there is, says how to go on, and keeps the checkpoint."""
     command = ["train", "mnist", "--model", "rnn", "--epochs", "2", "--limit", "100", "--out"]
     assert cli.main([*command, str(tmp_path / "whole")]) == 0
-    learn, calls = protocols.Classifier.loss_and_grads, []
+    learn, calls = Classifier.loss_and_grads, []
 
     def interrupted(*given):
         calls.append(1)
@@ -113,7 +113,7 @@ def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, c
             raise KeyboardInterrupt
         return learn(*given)
 
-    monkeypatch.setattr(protocols.Classifier, "loss_and_grads", interrupted)
+    monkeypatch.setattr(Classifier, "loss_and_grads", interrupted)
     assert cli.main([*command, str(tmp_path / "run")]) == 130
     assert "continue it by --resume" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stopped"] == "interrupted"
