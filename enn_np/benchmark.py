@@ -26,7 +26,7 @@ from .variants import names
 RESULTS = "data/results"
 SEEDS = {"paper": 5, "sound": 5, "ablation": 3}
 # Learning rates tried with seed 0, each for so long; the lowest validation loss wins. 672,001 words are 600 steps.
-GRID = {"wikitext2": (1e-3, 2e-3, 4e-3), "wikitext103": (1e-3, 2e-3, 4e-3)}
+GRID = {name: (3e-4, 1e-3, 2e-3, 4e-3) for name in wikitext.NAMES}
 SEARCH = {"mnist": {"epochs": 2}, "cifar10": {"epochs": 3}, "regression": {"epochs": 5}}
 SEARCH |= {name: {"epochs": 1, "limit": 672_001} for name in wikitext.NAMES}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
@@ -123,7 +123,7 @@ def search(name, protocol, model, results, device, shorter, progress=False):
         found = read_json(path) if path.exists() else found
         differ(path, what, {key: found.get(key) for key in what})
         tried = found["validation_loss"]
-        for rate in GRID.get(name, (3e-4, 1e-3, 3e-3)):
+        for rate in _grid(name):
             if f"{rate:g}" not in tried:
                 one = {**what, "training": what["training"] | {"learning_rate": rate}}
                 tried[f"{rate:g}"] = _validation_loss(one, device, progress)
@@ -160,9 +160,14 @@ def _rate_path(results, name, protocol, model):
 
 
 def _rate(name, protocol, model, results):
-    """The learning rate that `search` chose, None if it has not yet."""
+    """The learning rate that `search` chose, None if it has not yet, or not among all of the grid."""
     path = _rate_path(results, name, protocol, model)
-    return read_json(path).get("learning_rate") if path.exists() else None
+    found = read_json(path) if path.exists() else {"validation_loss": {}}
+    return found["learning_rate"] if found["validation_loss"].keys() >= {f"{rate:g}" for rate in _grid(name)} else None
+
+
+def _grid(name):
+    return GRID.get(name, (3e-4, 1e-3, 3e-3))
 
 
 def _mine(stack, path):
