@@ -267,7 +267,7 @@ def _function(name, waits=False):
             raise TypeError(f"{name}: CuPy's has no `out`")
         if not any(isinstance(value, ndarray) for value in values):
             raise TypeError(f"{name}: no array of the device among {[type(value) for value in values]}")
-        values = [value if isinstance(value, str) else _host(value, name) for value in values]
+        values = [value if isinstance(value, str | type) else _host(value, name) for value in values]
         settings = {key: value if isinstance(value, str) else _host(value, name) for key, value in settings.items()}
         found = numpys(*values, **settings)
         return tuple(map(_device, found)) if isinstance(found, tuple) else _device(found)
@@ -328,7 +328,7 @@ def _creator(name):
     return create
 
 
-zeros, ones, full, arange, eye = map(_creator, ("zeros", "ones", "full", "arange", "eye"))
+zeros, ones, full, arange, eye, tri = map(_creator, ("zeros", "ones", "full", "arange", "eye", "tri"))
 
 
 def asarray(value):

@@ -30,6 +30,7 @@ from enn_np import (
     bptt,
     cells,
     cli,
+    codes,
     datasets,
     engram,
     gradcheck,
@@ -41,6 +42,7 @@ from enn_np import (
     ops,
     optim,
     protocols,
+    retrieval,
     trace,
 )
 from enn_np.backend import Workspace
@@ -48,6 +50,7 @@ from enn_np.device import card_name, fused, to_device, to_numpy, wait
 from enn_np.language import LanguageModel
 from enn_np.peers import numpy_cells
 from enn_np.peers.problem import TOLERANCES, Problem, difference
+from enn_np.retrieval import RETRIEVALS
 
 CELLS = [RNN(4), GRU(4), LSTM(4)]
 CELLS += [
@@ -106,6 +109,22 @@ def streamed(problem):
 @pytest.mark.parametrize("cell", CELLS, ids=NAMES)
 def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
     """Catches a function that is NumPy's only, an upcast, and arithmetic that differs between the devices."""
+    same_on_both(cell, masked, dtype, tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", RETRIEVALS)
+def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
+    """The same for a run that makes no trace per sample, as large ones do not."""
+    monkeypatch.setattr(codes, "pays", lambda steps, hidden: True)
+    monkeypatch.setattr(codes, "PIECE", 2)
+    noise = 0 if masked else 0.1  # with both it is the step that runs
+    settings = {"trace_clip": None, "trace_noise": noise, "retrieval": kind, "top_k": 2}
+    same_on_both(Engram(4, 5, trace="sample", **settings), masked, dtype, tolerance)
+
+
+def same_on_both(cell, masked, dtype, tolerance):
     here = draw(cell, steps=5, masked=masked, dtype=np.dtype(dtype).type)
     there = moved(here)
     want = outcome(here)
@@ -278,6 +297,7 @@ def steps():
         **KINDS,
         "switches": Engram(6, 4, l1=0.1, retrieval="sparsemax"),
         "k": Engram(6, 4, retrieval="top_k", top_k=2),
+        "codes": Engram(33, 4, trace="sample", trace_clip=None),
     }.items():
         model = Classifier(cell, 3, 3, pooling="attention").to_device("cuda")
         yield name, model, (model.time_major(x), to_device(y, "cuda"))
@@ -328,19 +348,20 @@ def test_metrics_are_fetched_once_an_epoch(card):
 # ----------------------------------------------------------------------------- the stand-in sees what would break
 
 
-HOLDERS = [bptt, cells, engram, heads, language, losses, models, ops, optim]
+HOLDERS = [bptt, cells, codes, engram, heads, language, losses, models, ops, optim, retrieval]
 
 
 @pytest.mark.parametrize("module", HOLDERS, ids=lambda module: module.__name__)
 def test_a_hidden_call_of_numpy_is_seen(card, monkeypatch, module):
     """Every module in turn takes NumPy for the array's module: training must fail, and not for another reason."""
     monkeypatch.setattr(module, "array_module", lambda array: np)
+    monkeypatch.setattr(codes, "pays", lambda steps, hidden: module is codes)
     x, y = np.arange(20).reshape(4, 5) % 7, np.arange(20).reshape(4, 5) % 7
     with pytest.raises(TypeError, match=r"device|unsupported|__array_ufunc__|Implicit conversion"):
         if module in (heads, language):
             LanguageModel([GRU(3), Engram(3, 3)], 7, embedding=3).to_device("cuda").fit(x, y, epochs=1)
         else:
-            stack = [LSTM(3), GRU(3), Engram(3, 3)]
+            stack = [LSTM(3), GRU(3), Engram(3, 3, trace="sample", trace_clip=None, retrieval="sparsemax")]
             classifier(stack, pooling="attention", dropout=0.5).to_device("cuda").fit(*sequences(6), epochs=1)
 
 
