@@ -17,6 +17,7 @@ import numpy as np
 
 from . import checks
 from .backend import array_module
+from .binding import Binding
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .checkpoint import check_arrays, flatten
@@ -339,6 +340,7 @@ def score_text(model, text, batch_size=1, steps=256):
 # perplexity after 600 steps (`benchmark.SEARCH`; data/results/rates holds all three of each).
 WIKITEXT2 = {
     "engram": (Engram(200, 32, trace="sample"), 2e-3),
+    "binding": (Binding(200, 32), 2e-3),  # Engram's rate, until it has been searched for
     "rnn": (RNN(240), 1e-3),
     "gru": (GRU(210), 4e-3),
     "lstm": (LSTM(200), 4e-3),
