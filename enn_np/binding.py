@@ -1,6 +1,6 @@
 """A memory that binds: a Hebbian trace per sample that pairs what was just addressed with what comes now.
 
-    (1) z_t = LN( ReLU( x_t W_z + h_{t-1} U_z + b_z ) )             cue: a code of the input that sees the state
+    (1) z_t = LN( ReLU( x_t W_z + h_{t-1} U_z + b_z ) )             cue: a code of the input, and of the state if asked
     (2) a_t = softmax( cos(z_t, rows of M) / exp(theta) )           address: which slots the cue means
     (3) m_t = a_t M + a_t A_{t-1}                                   recall: the bank, and what was written before
     (4) v_t = x_t W_v + b_v                                         value
@@ -51,16 +51,17 @@ BindingGradient = namedtuple("BindingGradient", "r z s m v g u c q k keep")
 class Binding:
     """Hyper-parameters of the binding cell: sizes, and a switch for each idea in it.
 
-    hidden H, slots N. recurrent_cue: the cue sees the state, U_z in (1). write_at: the "previous" address or its "own",
-    a_t in (6). plasticity of (5): "gate"; "learned", one number g for all steps; or "fixed", g = rate. rate: where g
-    starts, or stays. decay delta of (7), 0 for none; learned_decay: every slot learns its own, a bank of time scales,
-    from there. temperature exp(theta) of (2); learned_temperature: from there. bank_read: a_t M in (3). gated: (9), or
-    h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are means over the batch, as in the paper.
+    hidden H, slots N. recurrent_cue: U_z in (1); off, for then a key has one address, whatever came before it.
+    write_at: the "previous" address, or its "own", a_t in (6). plasticity of (5): "gate"; "learned", one number g for
+    all steps; or "fixed", g = rate. rate: where g starts, or stays. decay delta of (7), 0 for none; learned_decay:
+    every slot learns its own, a bank of time scales, from there. temperature exp(theta) of (2); learned_temperature:
+    from there. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t
+    in (7) are means over the batch, as in the paper.
     """
 
     hidden: int = 128
     slots: int = 64
-    recurrent_cue: bool = True
+    recurrent_cue: bool = False
     write_at: str = "previous"
     plasticity: str = "gate"
     rate: float = 0.5

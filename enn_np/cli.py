@@ -249,11 +249,11 @@ ENGRAM_SWITCHES = (
     {"l1": 0.1, "entropy": 0.2},
 )
 BINDING_SWITCHES = (
-    {},
+    {"recurrent_cue": True},
     {"write_at": "own", "decay": 0.1},
     {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
     {"plasticity": "fixed", "bank_read": False},
-    {"recurrent_cue": False, "gated": False},
+    {"recurrent_cue": True, "gated": False},
     {"trace": "batch", "learned_temperature": False},
 )
 

@@ -31,8 +31,8 @@ VALIDATION, TEST = 2_048, 8_192  # sequences
 EVERY = 250  # steps between two validations
 ENOUGH = 0.995  # validation accuracy at which a run is over
 
-# Cells by name, of one width: the paper's as published and with a trace per sample, and the binding cell with all
-# switches on, then with one of them turned.
+# Cells by name, of one width: the paper's as published and with a trace per sample, and the binding cell as it comes,
+# then with one switch turned.
 NETWORKS = {
     "rnn": RNN,
     "gru": GRU,
@@ -41,7 +41,7 @@ NETWORKS = {
     "engram-sample": lambda H: Engram(H, SLOTS, trace="sample"),
     "binding": lambda H: Binding(H, SLOTS),
     "binding-own": lambda H: Binding(H, SLOTS, write_at="own"),
-    "binding-blind": lambda H: Binding(H, SLOTS, recurrent_cue=False),
+    "binding-recurrent": lambda H: Binding(H, SLOTS, recurrent_cue=True),
     "binding-fixed": lambda H: Binding(H, SLOTS, plasticity="fixed"),
     "binding-learned": lambda H: Binding(H, SLOTS, plasticity="learned"),
     "binding-decay": lambda H: Binding(H, SLOTS, decay=0.05, learned_decay=True),

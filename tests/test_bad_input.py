@@ -258,7 +258,7 @@ def test_noise(what):
 
 
 WEIGHTS = [(RNN, "b"), (GRU, "b_h"), (LSTM, "W_h"), (Engram, "W_c"), (Engram, "M"), (Engram, "gamma_h")]
-WEIGHTS += [(Binding, "U_z"), (Binding, "u_g")]
+WEIGHTS += [(Binding, "W_u"), (Binding, "u_g")]
 
 
 @pytest.mark.parametrize("what", FORM)

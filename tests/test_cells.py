@@ -43,14 +43,14 @@ TINY = {
     "Engram, trace hidden": Engram(2, 3, trace_scale=0),
     "Engram, forgets all": Engram(2, 3, hebbian_rate=1, trace="sample"),
     "Binding": Binding(2, 3),
+    "Binding, recurrent cue": Binding(2, 3, recurrent_cue=True),
     "Binding, own address, learned plasticity and decay": Binding(
         2, 3, write_at="own", plasticity="learned", decay=0.3, learned_decay=True
     ),
-    "Binding, shared trace": Binding(2, 3, trace="batch", decay=0.3, learned_decay=True),
+    "Binding, shared trace": Binding(2, 3, trace="batch", recurrent_cue=True, decay=0.3, learned_decay=True),
     "Binding, all off": Binding(
         3,
         2,
-        recurrent_cue=False,
         plasticity="fixed",
         decay=0.2,
         learned_temperature=False,

@@ -34,7 +34,7 @@ def test_all_networks_are_of_one_size(name, pairs):
 def test_every_network_differs_in_what_its_name_says():
     """A switch that a name promises and nobody turns."""
     full = recall.network("binding", 8, 0).config()["cells"][0]
-    turned = {"own": "write_at", "blind": "recurrent_cue", "fixed": "plasticity", "learned": "plasticity"}
+    turned = {"own": "write_at", "recurrent": "recurrent_cue", "fixed": "plasticity", "learned": "plasticity"}
     turned |= {"ungated": "gated", "batch": "trace", "no-bank": "bank_read"}
     for name, switch in turned.items():
         cell = recall.network(f"binding-{name}", 8, 0).config()["cells"][0]
