@@ -1,9 +1,11 @@
 """The Engram Neural Network in plain NumPy, with backpropagation through time written by hand (arXiv 2507.21474).
 
 Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the subject), bptt (the two time loops),
-gradcheck (why to believe them); then models and training. Shapes: time T, batch B, inputs D, hidden H, slots N.
+gradcheck (why to believe them); then binding (a memory that binds), models and training.
+Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
+from .binding import Binding
 from .bptt import Tape, run, run_back
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
@@ -24,6 +26,7 @@ __all__ = [
     "RNN",
     "SGD",
     "Adam",
+    "Binding",
     "Callback",
     "Checkpoint",
     "Classifier",

@@ -23,6 +23,7 @@ import numpy as np
 
 from . import checks
 from .backend import Workspace, array_module, empty
+from .binding import Binding
 from .bptt import Tape, at, hold, run, run_back
 from .device import to_numpy
 from .engram import Engram, EngramState
@@ -52,22 +53,25 @@ def integration_shares(parts):
 
 
 def written_by(cell, tape, t):
-    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9) unrolled. t counts from 0.
+    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9) unrolled. t counts from 0. For a
+    Binding cell, whose alpha is 1 and which has neither noise nor clip, its (7) unrolled.
 
     Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
     steps; and clipped (B, H), what the clip took away: zero, up to rounding, while it is not active. They add up to the
     trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
     At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
-    Raises TypeError for what is not the tape of an Engram cell in one segment, RuntimeError if its workspace has
+    Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has
     served another run since, and ValueError for a t that is not one of its steps.
     """
-    if not isinstance(cell, Engram) or not isinstance(tape, Tape):
+    if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
         got = f"{type(cell).__name__} and {type(tape).__name__}"
-        raise TypeError(f"cell, tape: expected an Engram cell and the tape of a run in one segment, got {got}")
+        raise TypeError(f"cell, tape: expected an Engram or Binding cell and the tape of one segment, got {got}")
     if tape.workspace.runs != tape.number:
         raise RuntimeError("tape: its workspace has been used by a later run; look at it before running again")
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
+    if isinstance(cell, Binding):
+        return _bound_by(cell, tape, t)
     xp, e, a, batch, each = array_module(tape.x), tape.e, tape.kept.a, tape.x.shape[1], cell.trace == "sample"
     live = xp.ones((t, batch), bool) if tape.mask is None else tape.mask[:t]  # which steps wrote, for whom
     share = xp.eye(batch, dtype=a.dtype) * live[:, None] if each else live / xp.maximum(live.sum(1, keepdims=True), 1)
@@ -83,6 +87,21 @@ def written_by(cell, tape, t):
     start = cell.trace_scale * left * read(a[t], A[0])
     whole = cell.trace_scale * read(a[t], A[t])
     return {"start": start, "steps": steps, "noise": noise, "clipped": whole - start - steps.sum(0) - noise.sum(0)}
+
+
+def _bound_by(cell, tape, t):
+    """`written_by` of a Binding cell: of what step s wrote, w_s v_s', every step between s and t has kept its share."""
+    xp, k, batch, each = array_module(tape.x), tape.kept, tape.x.shape[1], cell.trace == "sample"
+    live = xp.ones((t, batch), bool) if tape.mask is None else tape.mask[:t]
+    w = k.w[:t] * live[..., None]
+    kept = xp.where((live if each else live.any(1))[..., None], k.keep[:t], 1).astype(w.dtype)  # (t, B, N) or (t, N)
+    kept = xp.concatenate((kept, xp.ones_like(k.keep[:1])))[::-1].cumprod(0)[::-1]  # from step s on; 1 from t on
+    since = kept if each else kept[:, None]
+    overlap = (k.a[t] * since[1:]) @ w.swapaxes(1, 2)  # (t, B, B) of every sample with what every mate wrote
+    overlap *= xp.eye(batch, dtype=w.dtype) if each else 1
+    steps, start = overlap @ tape.e.v[:t], read(k.a[t] * since[0], tape.states.A[0])
+    rest = read(k.a[t], tape.states.A[t]) - start - steps.sum(0)
+    return {"start": start, "steps": steps, "noise": xp.zeros_like(steps), "clipped": rest}
 
 
 def ablations(model, x, y, batch_size=128, seed=0, mask=None):

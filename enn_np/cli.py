@@ -1,4 +1,4 @@
-"""The commands: `python -m enn_np demo | train | benchmark | report | tables | gradcheck | bench | data`."""
+"""The commands: `python -m enn_np demo | train | benchmark | recall | report | tables | gradcheck | bench | data`."""
 
 import argparse
 import sys
@@ -56,7 +56,9 @@ def _parser():
 
     train = _command(commands, "train", "one full run of a benchmark")
     train.add_argument("benchmark", choices=BENCHMARKS, help="data set, downloaded if it is not there")
-    train.add_argument("--model", default="engram", help=f"network: {', '.join(MODELS)} (%(default)s)")
+    train.add_argument(
+        "--model", default="engram", help=f"network: {', '.join(MODELS)}; sound only: binding (%(default)s)"
+    )
     train.add_argument("--protocol", default="paper", choices=PROTOCOLS, help=PROTOCOL_HELP)
     train.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
     train.add_argument("--epochs", type=int, help="epochs at most (the protocol's own)")
@@ -79,6 +81,15 @@ def _parser():
     many.add_argument("--train-file", metavar="NAME", help=f"text to train on, for a trial ({TRAIN_FILE})")
     _device(many)
     many.set_defaults(command=_benchmark)
+
+    bind = _command(commands, "recall", "train networks on associative recall, all that have no stored result yet")
+    bind.add_argument("--pairs", type=int, nargs="+", default=[8], help="key-value pairs of a sequence (8)")
+    bind.add_argument("--models", nargs="+", metavar="NAME", help="networks, see enn_np/recall.py (all)")
+    bind.add_argument("--seeds", type=int, default=1, help="how many, 0 first (%(default)s)")
+    bind.add_argument("--rates", type=float, nargs="+", default=[2e-3], help="learning rate, or several to try (0.002)")
+    bind.add_argument("--steps", type=int, default=2_500, help="batches of 128 at most (%(default)s)")
+    bind.add_argument("--results", default="runs/recall", metavar="DIR", help="folder of result files (%(default)s)")
+    bind.set_defaults(command=_recall)
 
     tables = _command(commands, "tables", "write a page's result tables, and the figures, from the stored results")
     tables.add_argument("--page", default="README.md", help="Markdown file with result marks (%(default)s)")
@@ -173,6 +184,15 @@ def _train(settings):
     return 130 if summary["stopped"] == "interrupted" else 0
 
 
+def _recall(settings):
+    from .recall import recall
+
+    what = settings.pairs, settings.models, settings.seeds, settings.rates, settings.steps, settings.results
+    for run in recall(*what):
+        sizes = f"{run['parameters']:>9,} parameters{run['steps']:>7,} steps{run['cpu_seconds']:>9,.0f} s of one core"
+        print(f"{run['benchmark']:<10}{run['model']:<18}seed {run['seed']}{run['test_accuracy']:>9.2%}{sizes}")
+
+
 def _bench(settings):
     from .bench import bench
 
@@ -208,11 +228,11 @@ def _gradcheck(settings):
     from .gradcheck import TOLERANCE
 
     checks.count("seeds", settings.seeds)
-    print(f"{'cell':<8}{'switches':<52}{'parameter':<11}{'largest relative error':>22}")
+    print(f"{'cell':<9}{'switches':<60}{'parameter':<11}{'largest relative error':>22}")
     rows, failed = 0, 0
     for cell, switches, name, error in gradient_table(settings.seeds, settings.device):
         rows, failed = rows + 1, failed + (error > TOLERANCE)
-        print(f"{cell:<8}{switches:<52}{name:<11}{error:>22.1e}{'' if error <= TOLERANCE else '  FAILED'}")
+        print(f"{cell:<9}{switches:<60}{name:<11}{error:>22.1e}{'' if error <= TOLERANCE else '  FAILED'}")
     verdict = f"{failed} of {rows} gradients FAILED" if failed else f"all {rows} gradients agree"
     print(f"\n{verdict}: hand-written against central differences in float64, tolerance {TOLERANCE:.0e}")
     return 1 if failed else 0
@@ -228,24 +248,35 @@ ENGRAM_SWITCHES = (
     {"retrieval": "sparsemax", "temperature": 0.5},
     {"l1": 0.1, "entropy": 0.2},
 )
+BINDING_SWITCHES = (
+    {"recurrent_cue": True},
+    {"write_at": "own", "decay": 0.1},
+    {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
+    {"plasticity": "fixed", "bank_read": False},
+    {"recurrent_cue": True, "gated": False},
+    {"trace": "batch", "learned_temperature": False},
+)
 
 
 def gradient_table(seeds, device="cpu"):
-    """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all four cells."""
+    """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all five cells."""
+    from .binding import Binding
     from .cells import GRU, LSTM, RNN
     from .engram import Engram
     from .gradcheck import check
 
     small = {"hidden": 4, "slots": 5, "trace_scale": 2.0}  # a trace that weighs as much as the bank
-    rows = [(kind(4), "", masked) for kind in (RNN, GRU, LSTM) for masked in (False, True)]
+    rows = [(kind(4), {}, masked) for kind in (RNN, GRU, LSTM) for masked in (False, True)]
     for trace in ("batch", "sample"):
         for switches in ENGRAM_SWITCHES:
-            words = ", ".join(f"{name}={value}" for name, value in switches.items())
-            cell = Engram(**small, trace=trace, **switches)
-            rows += [(cell, f"trace={trace}" + (f", {words}" if words else ""), masked) for masked in (False, True)]
+            switches = {"trace": trace, **switches}
+            rows += [(Engram(**small, **switches), switches, masked) for masked in (False, True)]
+    for switches in BINDING_SWITCHES:
+        rows += [(Binding(4, 5, temperature=0.3, **switches), switches, masked) for masked in (False, True)]
     for cell, switches, masked in rows:
         runs = [check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
-        label = ", ".join(filter(None, [switches, "masked" if masked else ""])) or "-"
+        words = [f"{name}={value}" for name, value in switches.items()] + ["masked"] * masked
+        label = ", ".join(words) or "-"
         for name in runs[0]:
             yield type(cell).__name__, label, name, max(run[name] for run in runs)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import checks
 from .backend import array_module
+from .binding import Binding
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .checkpoint import check_arrays, flatten
@@ -340,6 +341,7 @@ def score_text(model, text, batch_size=1, steps=256):
 # `python -m enn_np benchmark` tries the same four with each model and stores its choice in data/results/rates.
 WIKITEXT2 = {
     "engram": (Engram(200, 32, trace="sample"), 2e-3),
+    "binding": (Binding(200, 32), 2e-3),  # Engram's rate, until it has been searched for
     "rnn": (RNN(240), 3e-4),
     "gru": (GRU(210), 2e-3),
     "lstm": (LSTM(200), 4e-3),

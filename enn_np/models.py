@@ -14,6 +14,7 @@ import numpy as np
 from . import cells as baselines
 from . import checkpoint, checks, training
 from .backend import Workspace, array_module
+from .binding import Binding
 from .bptt import run, run_back
 from .device import to_device
 from .engram import Engram
@@ -22,7 +23,7 @@ from .losses import cross_entropy, mean_squared_error
 from .ops import dot_rows, softmax, softmax_back, sum_rows
 
 KINDS = {}  # of models, by the name that their files give them
-CELLS = {"rnn": baselines.RNN, "gru": baselines.GRU, "lstm": baselines.LSTM, "engram": Engram}
+CELLS = {"rnn": baselines.RNN, "gru": baselines.GRU, "lstm": baselines.LSTM, "engram": Engram, "binding": Binding}
 
 
 class Model:

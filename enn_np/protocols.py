@@ -32,7 +32,7 @@ GENERATED = {"regression": (14_000, 2_000, 4_000), "recall": (20_000, 2_000, 4_0
 MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
 CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
 PROBE = 128  # of the validation sequences, to watch the trace with
-TITLES = {"engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
+TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 for name in MATCHED:
     kind, what = name.split("-")
     TITLES[name] = f"{TITLES[kind]} of Engram's {'size' if what == 'parameters' else what}"

@@ -19,6 +19,7 @@ import numpy as np
 from . import claims, plots, variants
 from .checkpoint import read_arrays
 from .protocols import PAPER, TITLES, curves, read_json, read_result
+from .recall import NETWORKS, recalls
 from .storage import write_text
 
 DASH = "-"
@@ -35,7 +36,8 @@ def load_results(folder, benchmark, protocol):
             if seed in found.setdefault(key[2], {}):
                 raise ValueError(f"{path}: a second result of {'-'.join(key)}-{seed}; remove one")
             found[key[2]][seed] = result
-    order = {name: i for i, name in enumerate(variants.names(benchmark, protocol))}
+    known = NETWORKS if recalls(benchmark) else variants.names(benchmark, protocol)
+    order = {name: i for i, name in enumerate(known)}
     models = sorted(found, key=lambda model: order.get(model, len(order)))
     return {model: [runs[seed] for seed in sorted(runs)] for model, runs in ((m, found[m]) for m in models)}
 
@@ -58,6 +60,13 @@ def results_table(folder, benchmark, protocol):
 
 def _columns(benchmark, protocol):
     """{title: function of a model's runs and the paper's numbers}."""
+    if recalls(benchmark):
+        return {
+            "test accuracy": lambda runs, paper: f"**{_spread(runs, 'test_accuracy', '.1%')}**",
+            "steps": lambda runs, paper: f"{np.mean(_values(runs, 'steps')):,.0f}",
+            "learning rate": lambda runs, paper: f"{runs[0]['training']['learning_rate']:g}",
+            "parameters": lambda runs, paper: f"{runs[0]['parameters']:,}",
+        }
     language, score = benchmark.startswith("wikitext"), _score(benchmark)
     form = {"test_accuracy": ".2%", "test_loss": ".4f", "test_perplexity": ".1f"}[score]
     columns = {}

@@ -1,9 +1,10 @@
-"""Every network of the benchmarks by name: the paper's four, rivals of Engram's size or time, and Engram's ablations.
+"""Every network of the benchmarks by name: the paper's four, Binding, rivals of Engram's size or time, and ablations.
 
 A name says what a stored result is of, so the tables here are the only place where sizes and settings stand.
 """
 
 from . import checks
+from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
 from .models import Classifier, Regressor
@@ -72,7 +73,8 @@ def names(benchmark, protocol):
     checks.choice("protocol", protocol, protocols)
     if protocol == "ablation":
         return tuple(ABLATIONS)
-    return MODELS + (MATCHED if protocol == "sound" and benchmark in WIDTHS else ())
+    beyond = ("binding", *(MATCHED if benchmark in WIDTHS else ()))
+    return MODELS + (beyond if protocol == "sound" else ())
 
 
 def network(benchmark, protocol, name, seed, pooling="last"):
@@ -83,6 +85,8 @@ def network(benchmark, protocol, name, seed, pooling="last"):
     (inputs, outputs), dropout = SHAPES[benchmark], 0.0
     if name == "engram":
         cells, dropout = Engram(128, 64, trace="batch" if protocol == "paper" else "sample"), 0.3
+    elif name == "binding":
+        cells, dropout = Binding(128, 64), 0.3
     else:
         kind, _, matched = name.partition("-")
         width = WIDTHS[benchmark][kind][matched] if matched else 128

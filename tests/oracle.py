@@ -1,4 +1,4 @@
-"""The four cells once more, slow and obviously right: one sample, one slot and one number at a time.
+"""The five cells once more, slow and obviously right: one sample, one slot and one number at a time.
 
 Only Python floats, lists and `math`; nothing of the package is used. Every function returns nested lists.
 Weights and states come in as lists too (`array.tolist()`), time first as in the package.
@@ -117,6 +117,63 @@ def engram_trace(cell, A, D, eps):
     for A_n, D_n, eps_n in zip(A, D, eps, strict=True):
         rows = [(1 - eta) * old + eta * (d + e) for old, d, e in zip(A_n, D_n, eps_n, strict=True)]
         new.append(rows if c is None else [min(max(value, -c), c) for value in rows])
+    return new
+
+
+def binding(cell, p, x, state, mask):
+    """Equations (1) to (9) of the Binding cell, with its switches as attributes of `cell`.
+
+    Returns h, the trace and the address after every step, each a list over time.
+    """
+    h, A, last = state
+    over_time = []
+    for t, rows in enumerate(x):
+        alive = [b for b in range(len(rows)) if mask is None or mask[t][b]]
+        h, a, old_A, writes = list(h), list(last), A, {}
+        for b in alive:
+            trace = old_A if cell.trace == "batch" else old_A[b]
+            h[b], a[b], g, v = binding_sample(cell, p, rows[b], h[b], trace)
+            writes[b] = [g * address for address in (last[b] if cell.write_at == "previous" else a[b])], v
+        if cell.trace == "sample":
+            A = [binding_trace(cell, p, old_A[b], [writes[b]]) if b in writes else old_A[b] for b in range(len(rows))]
+        elif alive:
+            A = binding_trace(cell, p, old_A, list(writes.values()))
+        last = a
+        over_time.append((h, A, last))
+    return [list(part) for part in zip(*over_time, strict=True)]
+
+
+def binding_sample(cell, p, row, h, A):
+    """(1) to (5), (8) and (9) for one sample: new hidden state, address, plasticity, value."""
+    sums = affine(row, p["W_z"], p["b_z"])
+    sums = total(sums, affine(h, p["U_z"])) if cell.recurrent_cue else sums
+    z = layer_norm(relu(sums), p["gamma_z"], p["beta_z"])  # (1)
+    tau = math.exp(p["theta"][0]) if cell.learned_temperature else cell.temperature
+    s = [sum(u * v for u, v in zip(unit(z), unit(slot), strict=True)) / tau for slot in p["M"]]
+    exps = [math.exp(value - max(s)) for value in s]
+    a = [value / sum(exps) for value in exps]  # (2)
+    m = total(affine(a, A), affine(a, p["M"])) if cell.bank_read else affine(a, A)  # (3)
+    v = affine(row, p["W_v"], p["b_v"])  # (4)
+    g = cell.rate
+    if cell.plasticity == "learned":
+        g = sigmoid(p["b_g"][0])
+    if cell.plasticity == "gate":
+        g = sigmoid(affine(row, p["w_g"], p["b_g"])[0] + affine(h, p["u_g"])[0])  # (5)
+    c = relu(affine(z + m + h, p["W_c"], p["b_c"]))
+    k = layer_norm(relu(affine(c, p["W_h"], p["b_h"])), p["gamma_h"], p["beta_h"])  # (8)
+    if not cell.gated:
+        return k, a, g, v
+    u = [sigmoid(value) for value in affine(z + m + h, p["W_u"], p["b_u"])]
+    return [u_i * h_i + (1 - u_i) * k_i for u_i, h_i, k_i in zip(u, h, k, strict=True)], a, g, v  # (9)
+
+
+def binding_trace(cell, p, A, writes):
+    """(7) for one trace: the mean over `writes`, pairs of write weights and value."""
+    new = []
+    for n, row in enumerate(A):
+        delta = sigmoid(p["d"][n]) if cell.learned_decay else cell.decay
+        keep = (1 - delta) * (1 - sum(w[n] for w, _ in writes) / len(writes))
+        new.append([keep * old + sum(w[n] * v[i] for w, v in writes) / len(writes) for i, old in enumerate(row)])
     return new
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Engram, gradcheck, run, run_back
+from enn_np import GRU, LSTM, RNN, Binding, Engram, gradcheck, run, run_back
 
 BASELINES = (RNN, GRU, LSTM)
-KINDS = (*BASELINES, Engram)
+MEMORIES = (Engram, Binding)  # cells with slots
+KINDS = (*BASELINES, *MEMORIES)
 sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -34,13 +35,37 @@ ENGRAM_SWITCHES = {
     "entropy": st.sampled_from((0, 0.2)),
 }
 
+BINDING_SWITCHES = {
+    "hidden": st.integers(1, 5),
+    "slots": st.integers(1, 5),
+    "recurrent_cue": st.booleans(),
+    "write_at": st.sampled_from(("previous", "own")),
+    "plasticity": st.sampled_from(("gate", "learned", "fixed")),
+    "rate": st.sampled_from((0.5, 0.05)),
+    "decay": st.sampled_from((0.3, 0.01)),
+    "learned_decay": st.booleans(),
+    "temperature": st.sampled_from((1.0, 0.3)),
+    "learned_temperature": st.booleans(),
+    "bank_read": st.booleans(),
+    "gated": st.booleans(),
+    "trace": st.sampled_from(("sample", "batch")),
+}
+
+
+def make(kind, hidden, slots):
+    """A cell of these sizes, with its other settings as they come."""
+    return kind(hidden, slots) if issubclass(kind, MEMORIES) else kind(hidden)
+
 
 def cells(kind, **fixed):
-    """Cells of one kind, Engram with all its switches but those that are `fixed`."""
-    if kind is not Engram:
-        return st.builds(kind, sizes)
-    switches = ENGRAM_SWITCHES | {name: st.just(value) for name, value in fixed.items()}
-    return st.fixed_dictionaries(switches).map(engram)
+    """Cells of one kind, those with a memory with all their switches but those that are `fixed`."""
+    if kind is Engram:
+        switches = ENGRAM_SWITCHES | {name: st.just(value) for name, value in fixed.items()}
+        return st.fixed_dictionaries(switches).map(engram)
+    if kind is Binding:
+        own = {name: st.just(value) for name, value in fixed.items() if name in BINDING_SWITCHES}
+        return st.fixed_dictionaries(BINDING_SWITCHES | own).map(lambda switches: Binding(**switches))
+    return st.builds(kind, sizes)
 
 
 def engram(switches):

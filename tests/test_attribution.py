@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import cells, seeds
+from problems import arrays, cells, make, problems, seeds
 from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, RNN, Classifier, Engram, Regressor, run
+from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, Regressor, run
 from enn_np.attribution import (
     ablations,
     integrated_gradients,
@@ -19,6 +19,7 @@ from enn_np.attribution import (
     slot_ablation,
     written_by,
 )
+from enn_np.ops import softmax
 
 PARTS = ("cue", "bank", "trace", "past", "bias")
 sizes = st.integers(1, 4)
@@ -72,10 +73,10 @@ def test_a_record_is_what_the_equations_say(cell, seed, batch, steps, masked):
     close(seen["trace"][1:], cell.traces(tape)[1:])
 
 
-@pytest.mark.parametrize("kind", (RNN, GRU, LSTM, Engram))
+@pytest.mark.parametrize("kind", (RNN, GRU, LSTM, Engram, Binding))
 def test_a_record_is_of_any_cell_and_outlives_the_tape(kind):
     """Views into a workspace that the next run fills; a recorded run that differs from one that is not."""
-    cell = Engram(4, 3) if kind is Engram else kind(4)
+    cell = make(kind, 4, 3)
     params, x = cell.init(np.random.default_rng(0), D), sequences(3)[0].swapaxes(0, 1)
     h, state, tape, seen = run(cell, params, x, record=True)
     np.testing.assert_array_equal(seen["hidden"], np.concatenate((np.zeros((1, 3, 4), np.float32), h)))
@@ -136,6 +137,49 @@ def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps,
         if masked:
             padding = ~tape.mask[:t] if cell.trace == "sample" else np.repeat(~tape.mask[:t].any(1)[:, None], batch, 1)
             assert not parts["steps"][padding].any() and not parts["noise"][padding].any()
+
+
+@settings(max_examples=60)
+@given(problems(Binding, steps=st.integers(1, 6)))
+def test_the_binding_trace_is_the_sum_of_what_every_step_wrote(problem):
+    """(7) unrolled with a factor too many, or with padding that fades or writes."""
+    cell, _, tape = problem.cell, *problem.forward()[1:]
+    for t in range(len(problem.x)):
+        parts = written_by(cell, tape, t)
+        assert parts["steps"].shape == parts["noise"].shape == (t, *problem.x.shape[1:2], cell.hidden)
+        close(parts["start"] + parts["steps"].sum(0), cell.record(problem.params, tape)["trace_part"][t])
+        close(parts["clipped"], 0)
+        if problem.mask is not None:
+            padding = ~problem.mask[:t]
+            padding = padding if cell.trace == "sample" else np.repeat(padding.all(1)[:, None], len(problem.x[0]), 1)
+            assert not parts["steps"][padding].any()
+
+
+@settings(max_examples=30)
+@given(problems(Binding, masked=False))
+def test_a_binding_record_is_what_the_equations_say(problem):
+    """A name given to another array, parts of the engram that are not its parts, and views into the tape."""
+    _, _, tape, seen = problem.forward(record=True)
+    bank = seen["retrieval"] @ problem.params["M"] if problem.cell.bank_read else 0 * seen["engram"]
+    close(seen["bank_part"], bank)
+    close(seen["engram"], seen["bank_part"] + seen["trace_part"])
+    tau = np.exp(problem.params["theta"]) if problem.cell.learned_temperature else problem.cell.temperature
+    close(seen["retrieval"], softmax(seen["similarities"] / tau))
+    close(seen["values"], problem.x @ problem.params["W_v"] + problem.params["b_v"])
+    if problem.cell.trace == "sample":
+        at = problem.state.a[None], seen["retrieval"]
+        close(
+            seen["written"],
+            (np.concatenate(at)[:-1] if problem.cell.write_at == "previous" else at[1]) * seen["plasticity"],
+        )
+        for old, new, w, v in zip(seen["trace"], seen["trace"][1:], seen["written"], seen["values"], strict=False):
+            free = new - np.einsum("bn,bh->bnh", w, v)  # what is left of the old
+            assert (abs(free) <= abs(old) + 1e-12).all()
+    norms = np.linalg.norm(seen["codes"], axis=-1, keepdims=True) * np.linalg.norm(problem.params["M"], axis=-1)
+    close(seen["similarities"] * norms, seen["codes"] @ problem.params["M"].T)
+    close(seen["hidden"][1:], tape.kept.h)
+    close(seen["trace"][1:], tape.kept.A)
+    assert not any(np.shares_memory(value, part) for value in seen.values() for part in arrays(tape[:4]))
 
 
 @pytest.mark.parametrize("trace", ("batch", "sample"))

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from problems import GRU, KINDS, LSTM, RNN, Engram, draw
+from problems import GRU, KINDS, LSTM, RNN, Binding, Engram, draw, make
 
 from enn_np import run, run_back
 from enn_np.cells import Hidden
@@ -50,6 +50,36 @@ def test_engram_settings(name, value, error):
     """Catches a setting that is taken as it comes and fails, or worse does not, somewhere in a run."""
     with pytest.raises(error, match=says(name, value)):
         Engram(**{name: value})
+
+
+BINDING_SETTINGS = [
+    *[(name, value, ValueError) for name in ("rate", "decay") for value in (-0.1, 1.1, nan, inf)],
+    *[(name, value, TypeError) for name in ("rate", "decay", "temperature") for value in ("0.5", None, True)],
+    *[("temperature", value, ValueError) for value in (0, -1.5, nan, inf)],
+    *[(name, value, ValueError) for name in ("hidden", "slots") for value in (0, -3)],
+    *[(name, value, TypeError) for name in ("hidden", "slots") for value in NOT_COUNTS],
+    *[(name, value, ValueError) for name in ("write_at", "plasticity", "trace") for value in ("next", None, 1)],
+    *[
+        (name, value, TypeError)
+        for name in ("recurrent_cue", "learned_decay", "learned_temperature", "bank_read", "gated")
+        for value in (1, "no", None)
+    ],
+    *[("rate", value, ValueError) for value in (0, 1)],  # where it is learned, as by default
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), BINDING_SETTINGS)
+def test_binding_settings(name, value, error):
+    """Catches a setting that is taken as it comes and fails, or worse does not, somewhere in a run."""
+    with pytest.raises(error, match=says(name, value)):
+        Binding(**{name: value})
+
+
+def test_a_learned_decay_starts_somewhere():
+    """Catches a decay of 0 that is to be learned, whose logit is infinite; and refuses no fixed 0 or 1."""
+    with pytest.raises(ValueError, match=says("decay", 0.0)):
+        Binding(learned_decay=True)
+    assert Binding(decay=1).decay == 1 and Binding(plasticity="fixed", rate=0).rate == 0
 
 
 @pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
@@ -100,11 +130,11 @@ def idle(kind):
         raise Work
 
     methods = {"step": work, "step_back": work, "collect": work}
-    return type(kind.__name__, (kind,), methods)(*(H, N) if kind is Engram else (H,))
+    return make(type(kind.__name__, (kind,), methods), H, N)
 
 
 def problem(kind, dtype=np.float64):
-    return draw(kind(H, N) if kind is Engram else kind(H), T, B, D, dtype=dtype)
+    return draw(make(kind, H, N), T, B, D, dtype=dtype)
 
 
 def spoiled(array, value):
@@ -228,6 +258,7 @@ def test_noise(what):
 
 
 WEIGHTS = [(RNN, "b"), (GRU, "b_h"), (LSTM, "W_h"), (Engram, "W_c"), (Engram, "M"), (Engram, "gamma_h")]
+WEIGHTS += [(Binding, "W_u"), (Binding, "u_g")]
 
 
 @pytest.mark.parametrize("what", FORM)

@@ -1,4 +1,4 @@
-"""RNN, GRU, LSTM and Engram through the public protocol: gradients, time, batch, padding, purity, edges."""
+"""RNN, GRU, LSTM, Engram and Binding through the public protocol: gradients, time, batch, padding, purity, edges."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 from problems import (
     KINDS,
+    MEMORIES,
     arrays,
     assert_close,
     assert_derivatives,
@@ -23,7 +24,7 @@ from problems import (
     zeros,
 )
 
-from enn_np import GRU, LSTM, RNN, Engram, Stream, gradcheck
+from enn_np import GRU, LSTM, RNN, Binding, Engram, Stream, gradcheck
 from enn_np.backend import Workspace
 
 every_cell = pytest.mark.parametrize("kind", KINDS)
@@ -41,7 +42,23 @@ TINY = {
     "Engram, trace frozen": Engram(2, 3, hebbian_rate=0),
     "Engram, trace hidden": Engram(2, 3, trace_scale=0),
     "Engram, forgets all": Engram(2, 3, hebbian_rate=1, trace="sample"),
+    "Binding": Binding(2, 3),
+    "Binding, recurrent cue": Binding(2, 3, recurrent_cue=True),
+    "Binding, own address, learned plasticity and decay": Binding(
+        2, 3, write_at="own", plasticity="learned", decay=0.3, learned_decay=True
+    ),
+    "Binding, shared trace": Binding(2, 3, trace="batch", recurrent_cue=True, decay=0.3, learned_decay=True),
+    "Binding, all off": Binding(
+        3,
+        2,
+        plasticity="fixed",
+        decay=0.2,
+        learned_temperature=False,
+        bank_read=False,
+        gated=False,
+    ),
 }
+ONES = [RNN(1), GRU(1), LSTM(1), *(kind(*pair) for kind in MEMORIES for pair in ((1, 1), (1, 3), (3, 1)))]
 
 
 # --------------------------------------------------------------------------------- gradients by differences
@@ -278,13 +295,16 @@ def test_shared_trace_moves_while_anyone_lives(problem):
     assert (moved == problem.mask.any(1)).all()
 
 
-@given(problem=problems(Engram, masked=False, batch=st.integers(2, 4)), data=st.data())
-def test_the_mean_is_over_the_living(problem, data):
+@pytest.mark.parametrize("kind", MEMORIES)
+@given(data=st.data())
+def test_the_mean_is_over_the_living(kind, data):
     """Catches padding that counts in the batch mean: whoever is never alive might as well not be there."""
+    problem = data.draw(problems(kind, masked=False, batch=st.integers(2, 4)))
     living = np.array(data.draw(st.lists(st.booleans(), min_size=(B := problem.x.shape[1]), max_size=B)))
     assume(living.any())
     mask = np.tile(living, (len(problem.x), 1))
-    padded = problem.but(mask=mask, upstream={"da": problem.upstream["da"] * mask[..., None]})
+    upstream = {name: value * mask[..., None] for name, value in problem.upstream.items()}
+    padded = problem.but(mask=mask, upstream=upstream)
     apart = problem.samples(living)
     assert_close([padded.forward()[0][:, living]], [apart.forward()[0]])
     one, other = padded.gradients(), apart.gradients()
@@ -624,7 +644,7 @@ def test_entropy_pushes_towards_few_slots():
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 1, 4), (3, 1, 1), (1, 3, 1)], ids=str)
-@pytest.mark.parametrize("cell", [RNN(1), GRU(1), LSTM(1), Engram(1, 1), Engram(1, 3), Engram(3, 1)], ids=str)
+@pytest.mark.parametrize("cell", ONES, ids=str)
 def test_sizes_of_one(cell, sizes, masked):
     """Catches an axis of length one that is squeezed, broadcast or divided by zero."""
     D, B, T = sizes

@@ -262,8 +262,16 @@ def test_gradcheck_shows_every_gradient_and_that_all_agree(run):
     *rows, blank, verdict = table(out)
     assert status == 0 and err == "" and blank == []
     assert verdict[:1] == ["all"] and int(verdict[1]) == len(rows) - 1 > 100 and "gradients agree" in out
-    assert {row[0] for row in rows[1:]} == {"RNN", "GRU", "LSTM", "Engram"}
-    for switch in ("trace=sample", "layer_norm=False", "sparsemax", "entropy=", "trace_clip=None", "masked"):
+    assert {row[0] for row in rows[1:]} == {"RNN", "GRU", "LSTM", "Engram", "Binding"}
+    for switch in (
+        "write_at=own",
+        "trace=sample",
+        "layer_norm=False",
+        "sparsemax",
+        "entropy=",
+        "trace_clip=None",
+        "masked",
+    ):
         assert switch in out, switch
 
 

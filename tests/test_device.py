@@ -20,6 +20,7 @@ from enn_np import (
     RNN,
     SGD,
     Adam,
+    Binding,
     Classifier,
     EarlyStopping,
     Engram,
@@ -57,6 +58,10 @@ CELLS += [
     Engram(4, 5, trace_scale=2.0, trace=trace, **switches)
     for trace in ("batch", "sample")
     for switches in (*cli.ENGRAM_SWITCHES, {"trace_gradient": False})
+]
+CELLS += [
+    Binding(4, 5, **switches)
+    for switches in (*cli.BINDING_SWITCHES, {"trace": "batch", "decay": 0.3, "learned_decay": True})
 ]
 
 

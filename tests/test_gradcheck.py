@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from problems import GRU, KINDS, LSTM, RNN, Engram, distance, seeds
+from problems import GRU, KINDS, LSTM, RNN, Binding, Engram, distance, seeds
 
 from enn_np import gradcheck
 
@@ -12,6 +12,7 @@ SMALL = {
     "GRU": GRU(3),
     "LSTM": LSTM(3),
     "Engram": Engram(6, 4, hebbian_rate=0.5, trace_scale=2.0, trace_clip=None),
+    "Binding": Binding(4, 3, recurrent_cue=True, temperature=1.0, decay=0.1, learned_decay=True),
 }
 PARTS = [(name, part) for name, cell in SMALL.items() for part in cell.initial_state(1)._fields]
 RNG = np.random.default_rng(0)

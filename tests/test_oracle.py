@@ -4,7 +4,7 @@ import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import BASELINES, Engram, assert_close, problems
+from problems import BASELINES, Binding, Engram, assert_close, problems
 
 LOOPS = {"RNN": oracle.rnn, "GRU": oracle.gru, "LSTM": oracle.lstm}
 
@@ -35,3 +35,10 @@ def test_engram(problem):
     assert_close([h, problem.cell.traces(tape)[1:], end.A], [want_h, want_A, want_A[-1]])
     got_a = [tape.kept.a[t, b] for t, row in enumerate(want_a) for b, a in enumerate(row) if a is not None]
     assert_close(got_a, [a for row in want_a for a in row if a is not None])
+
+
+@given(problem=problems(Binding))
+def test_binding(problem):
+    """Catches any departure from (1) to (9): switches, the delayed address, the mean over the living."""
+    states = problem.forward()[2].states
+    assert_close([part[1:] for part in states], oracle.binding(problem.cell, *listed(problem)))

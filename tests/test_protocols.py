@@ -2,12 +2,13 @@
 
 import json
 import re
+from itertools import product
 
 import numpy as np
 import pytest
 from tiny import digits, same_to_the_bit
 
-from enn_np import GRU, Adam, Classifier, Engram, datasets, fit, load, protocols, variants, webreport
+from enn_np import GRU, Adam, Binding, Classifier, Engram, datasets, fit, load, protocols, variants, webreport
 from enn_np.demo import demo
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -131,6 +132,13 @@ def test_the_sound_protocol_keeps_samples_apart():
     assert model.cells[0].trace == "sample" and not model.random_inference
 
 
+def test_the_binding_cell_is_beyond_the_paper():
+    model = variants.network("mnist", "sound", "binding", seed=0)[0]
+    assert model.cells == (Binding(128, 64),) and model.dropout == 0.3
+    with pytest.raises(ValueError, match=r"^model: expected one of .*got 'binding'"):
+        variants.network("mnist", "paper", "binding", seed=0)
+
+
 @pytest.mark.parametrize(("name", "protocol"), (("ngram", "paper"), ("engram", "published")))
 def test_unknown_names_are_told(name, protocol):
     with pytest.raises(ValueError, match=r"^(model|protocol): expected one of .*got '(ngram|published)'"):
@@ -160,8 +168,9 @@ def test_training_is_as_published(monkeypatch):
     assert watch is monitor and len(monitor.x) == 20
 
 
-@pytest.mark.parametrize("name", variants.MODELS)
-@pytest.mark.parametrize("protocol", variants.PROTOCOLS[:2])
+@pytest.mark.parametrize(
+    ("name", "protocol"), [*product(variants.MODELS, variants.PROTOCOLS[:2]), ("binding", "sound")]
+)
 def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protocol):
     """All that a table needs, and numbers that the saved model reproduces."""
     summary = protocols.run_benchmark("mnist", name, protocol, 3, tmp_path, epochs=1, limit=48, progress=False)
@@ -170,7 +179,7 @@ def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protoc
     told = [summary[key] for key in ("benchmark", "protocol", "model", "seed", "stopped", "best_epoch")]
     assert told == ["mnist", protocol, name, 3, "finished", 1]
     assert summary["sequences"] == {"train": 48, "validation": 20, "test": 30}
-    assert summary["parameters"] == protocols.PAPER["mnist"][name]["parameters"]
+    assert summary["parameters"] == protocols.PAPER["mnist"].get(name, {"parameters": 263_976})["parameters"]
     assert {len(values) for values in summary["history"].values()} == {1}
     model = load(tmp_path / "model.npz")
     assert model.config() == summary["config"]

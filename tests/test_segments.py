@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Engram, run, run_back
+from enn_np import GRU, LSTM, RNN, Binding, Engram, run, run_back
 from enn_np.backend import Workspace
 
-CELLS = [RNN(3), GRU(3), LSTM(3), Engram(3, 4), Engram(3, 4, trace="sample", trace_clip=None)]
+CELLS = [
+    RNN(3),
+    GRU(3),
+    LSTM(3),
+    Engram(3, 4),
+    Engram(3, 4, trace="sample", trace_clip=None),
+    Binding(3, 4, recurrent_cue=True),
+]
 
 
 def problem(cell, steps, seed, masked):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from enn_np import GRU, LSTM, RNN, Classifier, Engram
+from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram
 from enn_np.datasets import Dataset
 
 T, D, C = 5, 3, 3  # time steps, features and classes
@@ -13,9 +13,10 @@ STACKS = {
     "gru": (GRU(4), GRU(3)),
     "lstm": (LSTM(4), LSTM(3)),
     "engram": (Engram(4, 5), Engram(3, 4, trace="sample")),
+    "binding": (Binding(4, 5), Binding(3, 4, trace="batch")),
     "mixed": (LSTM(4), Engram(4, 3), GRU(3)),
 }
-KINDS = {"rnn": RNN(6), "gru": GRU(6), "lstm": LSTM(6), "engram": Engram(16, 4)}
+KINDS = {"rnn": RNN(6), "gru": GRU(6), "lstm": LSTM(6), "engram": Engram(16, 4), "binding": Binding(8, 4)}
 
 
 def sequences(n=48, steps=T, seed=0, dtype=np.float32):

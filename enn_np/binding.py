@@ -1,0 +1,281 @@
+"""A memory that binds: a Hebbian trace per sample that pairs what was just addressed with what comes now.
+
+    (1) z_t = LN( ReLU( x_t W_z + h_{t-1} U_z + b_z ) )             cue: a code of the input, and of the state if asked
+    (2) a_t = softmax( cos(z_t, rows of M) / exp(theta) )           address: which slots the cue means
+    (3) m_t = a_t M + a_t A_{t-1}                                   recall: the bank, and what was written before
+    (4) v_t = x_t W_v + b_v                                         value
+    (5) g_t = sigmoid( x_t w_g + h_{t-1} u_g + b_g )                plasticity: how much to write now
+    (6) w_t = g_t a_{t-1}                                           pre: where to write, the address of the step before
+    (7) A_t = (1 - delta) (1 - w_t) A_{t-1} + w_t v_t'              post: the value; only what is addressed is replaced
+    (8) k_t = LN( ReLU( ReLU( [z_t ; m_t ; h_{t-1}] W_c + b_c ) W_h + b_h ) )    integration and candidate
+    (9) h_t = u_t h_{t-1} + (1 - u_t) k_t,  u_t = sigmoid( [z_t ; m_t ; h_{t-1}] W_u + b_u )
+
+The paper's cell (engram.py) writes each code at its own address, so that it can only recall what it is shown. Here a
+key that is followed by a value leaves the value at the key's address: (6), Hebb's rule with a delay of one step.
+
+Neighbours: Hebbian sequence memory (Sompolinsky & Kanter 1986), fast weights (Ba et al. 2016, arXiv 1610.06258),
+learned plasticity (Miconi et al. 2018, arXiv 1804.02464), erase and add (the DNC, Graves et al. 2016), linear attention
+by the delta rule (Schlag et al. 2021, arXiv 2102.11174).
+
+Letters: T time, B batch, D inputs, H hidden, N memory slots.
+"""
+
+import math
+from collections import namedtuple
+from dataclasses import dataclass
+
+import numpy as np
+
+from .backend import array_module, empty
+from .checks import Settings, count
+from .initial import glorot_uniform, he_normal
+from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
+from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
+
+# State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
+BindingState = namedtuple("BindingState", "h A a")
+# What needs no past: x_t W_z + b_z (B, H); value v (B, H); x_t w_g + b_g (B, 1), or
+# just b_g, or None; share (B, 1) or None, each
+# sample's part in a shared trace.
+BindingInput = namedtuple("BindingInput", "z v g share")
+# What a step keeps: the new state; ReLU r and layer norm r_hat, r_inv of (1); the cue's direction and 1 / length;
+# cosines s (B, N); plasticity g (B, 1); write weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or
+# (N,); zmh = [z ; m ; h_{t-1}] and c (B, 3H) of (8), its ReLU q and layer norm k, q_hat, q_inv; gate u (B, H).
+BindingKept = namedtuple("BindingKept", "h A a r r_hat r_inv z_unit z_inv s g w keep zmh c q k q_hat q_inv u")
+# Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
+# (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`.
+BindingGradient = namedtuple("BindingGradient", "r z s m v g u c q k keep")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Hyper-parameters of the binding cell: sizes, and a switch for each idea in it.
+
+    hidden H, slots N. recurrent_cue: U_z in (1); off, for then a key has one address, whatever came before it.
+    write_at: the "previous" address, or its "own", a_t in (6). plasticity of (5): "gate"; "learned", one number g for
+    all steps; or "fixed", g = rate. rate: where g starts, or stays. decay delta of (7), 0 for none; learned_decay:
+    every slot learns its own, a bank of time scales, from there. temperature exp(theta) of (2); learned_temperature:
+    from there. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t
+    in (7) are means over the batch, as in the paper.
+    """
+
+    hidden: int = 128
+    slots: int = 64
+    recurrent_cue: bool = False
+    write_at: str = "previous"
+    plasticity: str = "gate"
+    rate: float = 0.5
+    decay: float = 0.0
+    learned_decay: bool = False
+    temperature: float = 0.1
+    learned_temperature: bool = True
+    bank_read: bool = True
+    gated: bool = True
+    trace: str = "sample"
+
+    input_weight = "W_z"
+
+    def __post_init__(self):
+        check = Settings(self)
+        check.counts("hidden", "slots")
+        check.numbers("rate", "decay", low=0, high=1)
+        check.numbers("temperature", above=0)
+        check.switches("recurrent_cue", "learned_decay", "learned_temperature", "bank_read", "gated")
+        check.choice("write_at", ("previous", "own"))
+        check.choice("plasticity", ("gate", "learned", "fixed"))
+        check.choice("trace", ("sample", "batch"))
+        for name in ["rate"] * (self.plasticity != "fixed") + ["decay"] * self.learned_decay:
+            if (start := getattr(self, name)) in (0, 1):
+                raise ValueError(f"{name}: to be learned it must start between 0 and 1, got {start}; choose another")
+
+    @property
+    def shared(self):
+        """The parts of the state that all samples of a batch share."""
+        return ("A",) if self.trace == "batch" else ()
+
+    @property
+    def loop_weights(self):
+        """Multiplied at every step, and turned once for the way back."""
+        return ("W_c", "W_h", *["U_z"] * self.recurrent_cue, *["W_u"] * self.gated)
+
+    def init(self, rng, inputs, dtype=np.float32):
+        """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u, w_g, u_g; zero biases. rng: a NumPy Generator. U_z is a
+        tenth of He normal: else the state, which has unit variance, drowns a one-hot input, and no key finds its slot.
+        """
+        D, H, N = count("inputs", inputs), self.hidden, self.slots
+        params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
+        params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
+        params |= {"M": glorot_uniform(rng, (N, H))}
+        params |= {"theta": np.full(1, math.log(self.temperature))} if self.learned_temperature else {}
+        params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H)}
+        if self.plasticity == "gate":
+            params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (H, 1))}
+        params |= {"b_g": np.full(1, _logit(self.rate))} if self.plasticity != "fixed" else {}
+        params |= {"d": np.full(N, _logit(self.decay))} if self.learned_decay else {}
+        params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
+        params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
+        params |= {"W_u": glorot_uniform(rng, (3 * H, H)), "b_u": np.zeros(H)} if self.gated else {}
+        return {name: value.astype(dtype) for name, value in params.items()}
+
+    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+        """Zeros, with or without `rng`: nothing is written yet, and nowhere was addressed."""
+        H, N = self.hidden, self.slots
+        memory = (N, H) if self.trace == "batch" else (batch, N, H)
+        return BindingState(*(xp.zeros(shape, dtype) for shape in ((batch, H), memory, (batch, N))))
+
+    def encode(self, params, x, mask=None, out=None):
+        """What the input alone says, for x (..., B, D): its part of (1) and (5), and the value (4)."""
+        e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
+        linear(x, params["W_z"], params["b_z"], out=e.z)
+        linear(x, params["W_v"], params["b_v"], out=e.v)  # (4) value
+        if self.plasticity == "gate":
+            linear(x, params["w_g"], params["b_g"], out=e.g)
+        elif self.plasticity == "learned":
+            e.g[...] = params["b_g"]
+        share = None
+        if mask is not None and self.trace == "batch":  # the means of (7) are over the samples still alive
+            xp = array_module(x)
+            share = (mask / xp.maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
+        return e._replace(share=share)
+
+    def step(self, params, e, state, k=None):
+        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        xp, H, M = array_module(state.h), self.hidden, params["M"]
+        z, m = k.zmh[:, :H], k.zmh[:, H : 2 * H]
+        k.zmh[:, 2 * H :] = state.h
+        relu(e.z + state.h @ params["U_z"] if self.recurrent_cue else e.z, out=k.r)
+        layer_norm(k.r, params["gamma_z"], params["beta_z"], out=(z, k.r_hat, k.r_inv))  # (B, H) (1) cue
+        unit(z, out=(k.z_unit, k.z_inv))
+        xp.matmul(k.z_unit, unit(M)[0].T, out=k.s)
+        k.a[...] = softmax(k.s / self._tau(params))  # (B, N) (2) address
+        m[...] = read(k.a, state.A)  # (B, H) (3) recall
+        if self.bank_read:
+            m += k.a @ M
+        if self.plasticity == "fixed":
+            k.g[...] = self.rate
+        else:
+            sigmoid(xp, e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
+        at = state.a if self.write_at == "previous" else k.a
+        xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
+        k.keep[...] = (1 - self._delta(params)) * (1 - (k.w.sum(0) if self.shared else k.w))
+        xp.multiply(state.A, k.keep[..., None], out=k.A)
+        xp.add(k.A, write(k.w, e.v, bool(self.shared)), out=k.A)  # (7) trace
+        relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H)
+        relu(linear(k.c, params["W_h"], params["b_h"], out=k.q), out=k.q)
+        layer_norm(k.q, params["gamma_h"], params["beta_h"], out=(k.k, k.q_hat, k.q_inv))  # (B, H) (8) candidate
+        if self.gated:
+            sigmoid(xp, linear(k.zmh, params["W_u"], params["b_u"], out=k.u), k.u)
+            xp.add(k.k, k.u * (state.h - k.k), out=k.h)  # (B, H) (9) hidden state
+        else:
+            k.h[...] = k.k
+        return BindingState(k.h, k.A, k.a), k
+
+    def _tau(self, params):
+        """The temperature of (2), exp(theta)."""
+        return array_module(params["M"]).exp(params["theta"]) if self.learned_temperature else self.temperature
+
+    def _delta(self, params):
+        """The decay of (7): of every slot (N,), or one number."""
+        return 0.5 + 0.5 * array_module(params["M"]).tanh(0.5 * params["d"]) if self.learned_decay else self.decay
+
+    def _share(self, e):
+        """Each sample's part in the means of a shared trace: 1 / B, unless padding says otherwise; else all."""
+        if self.trace == "sample":
+            return 1.0
+        return 1 / e.z.shape[-2] if e.share is None else e.share
+
+    def step_back(self, params, d, e, state, k, de=None):
+        """Undo (9) to (1). d: gradient at (h_t, A_t, a_t)."""
+        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        xp, H, shared = array_module(d.h), self.hidden, bool(self.shared)
+
+        de.k[...] = d.h * (1 - k.u) if self.gated else d.h  # (9) to k_t
+        if self.gated:  # and to u_t, through its sigmoid
+            xp.multiply(de.k * (state.h - k.k), k.u, out=de.u)
+        relu_back(layer_norm_back(de.k, params["gamma_h"], k.q_hat, k.q_inv), k.q, out=de.q)  # (8)
+        relu_back(de.q @ turned(params, "W_h"), k.c, out=de.c)
+        dzmh = de.c @ turned(params, "W_c")
+        if self.gated:
+            dzmh += de.u @ turned(params, "W_u")
+            dzmh[:, 2 * H :] += d.h * k.u  # (9) to h_{t-1}
+        dz, dh = dzmh[:, :H], dzmh[:, 2 * H :]
+        de.m[...] = dzmh[:, H : 2 * H]
+
+        de.keep[...] = dot_rows(d.A, state.A)[..., 0]  # (7) to what is kept, to w_t and to v_t
+        dw = match(e.v, d.A) - (1 - self._delta(params)) * de.keep  # (B, N)
+        read(k.w, d.A, out=de.v)
+        dA = d.A * k.keep[..., None]  # (7) to A_{t-1}
+        dA += write(k.a, de.m, shared)  # (3) to A_{t-1}
+        dw *= self._share(e)
+        at = state.a if self.write_at == "previous" else k.a
+        xp.multiply(dot_rows(dw, at), k.g * (1 - k.g), out=de.g)  # (6) to g_t, through the sigmoid of (5)
+        if self.plasticity == "gate":
+            dh += de.g * params["u_g"].T  # (5) to h_{t-1}
+        dw *= k.g  # (6) to the address
+
+        da = match(de.m, state.A) + d.a  # (3) to a_t, beside the next step's use
+        if self.bank_read:
+            da += de.m @ params["M"].T
+        if self.write_at == "own":
+            da += dw
+            dw = xp.zeros_like(dw)  # and the last address is of no use
+        de.s[...] = softmax_back(da, k.a) / self._tau(params)  # (2)
+        unit_z = de.s @ unit(params["M"])[0]
+        xp.add(dz, unit_back(unit_z, k.z_unit, k.z_inv), out=de.z)  # (2) to z_t
+        relu_back(layer_norm_back(de.z, params["gamma_z"], k.r_hat, k.r_inv), k.r, out=de.r)  # (1)
+        if self.recurrent_cue:
+            dh += de.r @ turned(params, "U_z")
+        return BindingState(dh, dA, dw), de
+
+    def collect(self, params, x, e, before, k, de, input_gradient=True):
+        """Weight gradients, each one product over time and batch, and the way back to x of (1), (4) and (5)."""
+        M_unit, M_inv = unit(params["M"])
+        dM = unit_back(flat(de.s).T @ flat(k.z_unit), M_unit, M_inv)  # (2)
+        dM += flat(k.a).T @ flat(de.m) if self.bank_read else 0  # (3)
+        grads, pairs = {"M": dM}, [("z", de.r, x), ("v", de.v, x), ("c", de.c, k.zmh), ("h", de.q, k.c)]
+        pairs += [("u", de.u, k.zmh)] if self.gated else []
+        for name, dy, into in pairs:
+            grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, into)
+        for name, dy, x_hat in (("z", de.z, k.r_hat), ("h", de.k, k.q_hat)):
+            grads |= {f"gamma_{name}": sum_rows(dy * x_hat), f"beta_{name}": sum_rows(dy)}
+        if self.recurrent_cue:
+            grads["U_z"] = flat(before.h).T @ flat(de.r)
+        if self.plasticity == "gate":
+            grads["w_g"], grads["b_g"] = linear_back(de.g, x)
+            grads["u_g"] = flat(before.h).T @ flat(de.g)
+        elif self.plasticity == "learned":
+            grads["b_g"] = sum_rows(de.g)
+        if self.learned_temperature:
+            grads["theta"] = -(de.s * k.s).sum().reshape(1)  # (2): the softmax sees s / exp(theta)
+        if self.learned_decay:
+            grads["d"] = -self._delta(params) * sum_rows(de.keep * k.keep)  # (7): (1 - delta)' = -delta (1 - delta)
+        if not input_gradient:
+            return None, grads
+        dx = de.r @ params["W_z"].T + de.v @ params["W_v"].T
+        dx += de.g @ params["w_g"].T if self.plasticity == "gate" else 0
+        return dx, grads
+
+    def record(self, params, tape):
+        """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
+        similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...)."""
+        xp, H, (e, states, k) = array_module(tape.x), self.hidden, tape[1:4]
+        bank = k.a @ params["M"] if self.bank_read else xp.zeros_like(e.v)
+        recalled = xp.stack([read(a, A) for a, A in zip(k.a, states.A[:-1], strict=True)])
+        seen = {"codes": k.zmh[..., :H], "values": e.v, "engram": k.zmh[..., H : 2 * H], "bank_part": bank}
+        seen |= {"trace_part": recalled, "similarities": k.s, "retrieval": k.a, "written": k.w, "plasticity": k.g}
+        return {name: part.copy() for name, part in {**seen, "trace": states.A, "hidden": states.h}.items()}
+
+    def shapes(self, batch):
+        """Shapes of the encoded input, of what a step keeps, and of what a step back leaves for `collect`."""
+        H, N = self.hidden, self.slots
+        row, wide, one, slot = (batch, H), (batch, 3 * H), (batch, 1), (batch, N)
+        memory = (N, H) if self.trace == "batch" else (batch, N, H)
+        g, u = None if self.plasticity == "fixed" else one, row if self.gated else None
+        cue, address, candidate = (row, row, one, row, one), (slot, one, slot, memory[:-1]), (row, row, row, one, u)
+        kept = BindingKept(row, memory, slot, *cue, *address, wide, wide, *candidate)
+        back = BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
+        return BindingInput(row, row, g, None), kept, back
+
+
+def _logit(p):
+    return math.log(p / (1 - p))

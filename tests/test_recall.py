@@ -1,0 +1,146 @@
+"""Associative recall as a benchmark: equal sizes, files that are not made twice, and a cell that binds."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enn_np import Adam, Binding, Classifier, cli, load, recall, run
+from enn_np.attribution import written_by
+from enn_np.models import build
+from enn_np.tasks import associative_recall
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks and data that take no time."""
+    for name, value in {"PARAMETERS": 1_500, "TOLERANCE": 0.5, "VALIDATION": 20, "TEST": 30, "EVERY": 2}.items():
+        monkeypatch.setattr(recall, name, value)
+    monkeypatch.setattr(recall, "SLOTS", 4)
+
+
+@pytest.mark.parametrize("name", recall.NETWORKS)
+@pytest.mark.parametrize("pairs", [8, 32])
+def test_all_networks_are_of_one_size(name, pairs):
+    """A comparison of widths that is one of sizes, and inputs that do not fit the task."""
+    model = recall.network(name, pairs, seed=3)
+    assert abs(model.size / recall.PARAMETERS - 1) < 0.05 and model.seed == 3
+    x, _ = associative_recall(np.random.default_rng(0), 2, pairs, recall.keys_for(pairs))
+    assert model.inputs == x.shape[-1]
+
+
+def test_every_network_differs_in_what_its_name_says():
+    """A switch that a name promises and nobody turns."""
+    full = recall.network("binding", 8, 0).config()["cells"][0]
+    turned = {"own": "write_at", "recurrent": "recurrent_cue", "fixed": "plasticity", "learned": "plasticity"}
+    turned |= {"ungated": "gated", "batch": "trace", "no-bank": "bank_read"}
+    for name, switch in turned.items():
+        cell = recall.network(f"binding-{name}", 8, 0).config()["cells"][0]
+        assert {key for key in full if cell[key] != full[key]} - {"hidden"} == {switch}
+
+
+def test_a_run_is_written_down_once(small, tmp_path):
+    """A finished run that is run again, a result that differs from what was trained, numbers that chance decides."""
+    said = []
+    ask = {"models": ["gru", "binding"], "pairs": [2, 3], "seeds": 2, "steps": 3, "results": tmp_path / "a"}
+    found = recall.recall(**ask, say=said.append)
+    files = sorted(path.name for path in (tmp_path / "a").glob("*.json"))
+    names = [f"recall{P}-sound-{name}-{seed}.json" for P in (2, 3) for name in ("binding", "gru") for seed in (0, 1)]
+    assert files == names
+    for result in found:
+        stored = json.loads(
+            (tmp_path / "a" / "{benchmark}-{protocol}-{model}-{seed}.json".format(**result)).read_text()
+        )
+        assert stored == result and result["stopped"] == "finished" and result["history"]["step"] == [2, 3]
+        assert build(result["config"]).size == result["parameters"] and 0 <= result["test_accuracy"] <= 1
+        assert {len(values) for values in result["history"].values()} == {2}
+    assert len({result["test_loss"] for result in found}) == len(found)
+    said.clear()
+    assert recall.recall(**ask, say=said.append) == found and all("there already" in line for line in said)
+    again = recall.recall(**{**ask, "results": tmp_path / "b"}, say=said.append)
+    clocks = {"seconds", "cpu_seconds", "history"}
+    for one, other in zip(found, again, strict=True):
+        assert {key: one[key] for key in one.keys() - clocks} == {key: other[key] for key in one.keys() - clocks}
+    with pytest.raises(ValueError, match=r"recall2-sound-gru-0.json: holds a run with .*'steps': 3.*asked"):
+        recall.recall(**{**ask, "steps": 4})
+
+
+def test_the_best_of_several_rates_is_used_for_all_seeds(small, tmp_path):
+    """A rate that is chosen by the last one tried, or another for every seed."""
+    ask = {"models": ["gru"], "pairs": [2], "seeds": 2, "steps": 4, "results": tmp_path, "say": lambda line: None}
+    found = recall.recall(rates=(1e-6, 1e-2, 1e-5), **ask)
+    tried = {path: json.loads(path.read_text()) for path in (tmp_path / "rates").glob("*.json")}
+    assert len(tried) == 3
+    best = min(tried.values(), key=lambda result: result["history"]["val_loss"][-1])
+    assert [result["training"]["learning_rate"] for result in found] == [best["training"]["learning_rate"]] * 2
+    assert found[0] == best and found[1]["seed"] == 1
+
+
+def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(recall, "ENOUGH", -1)
+    (found,) = recall.recall([2], ["rnn"], steps=9, results=tmp_path, say=lambda line: None)
+    assert found["stopped"] == "early" and found["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "words"),
+    [
+        ({"models": ["transformer"]}, ValueError, "models: expected one of .*got 'transformer'"),
+        ({"pairs": [0]}, ValueError, "pairs: expected at least 1, got 0"),
+        ({"pairs": []}, ValueError, "rates, pairs: expected at least one"),
+        ({"seeds": 0}, ValueError, "seeds: expected at least 1"),
+        ({"steps": 1.5}, TypeError, "steps: expected a whole number"),
+        ({"rates": [0]}, ValueError, "rates: expected a finite number greater than 0"),
+        ({"pairs": [4_000], "models": ["lstm"]}, ValueError, "pairs: lstm cannot be within 5% of 70,000 .* 4000 pairs"),
+    ],
+)
+def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(recall, "train", None)
+    with pytest.raises(error, match=words):
+        recall.recall(**{"results": tmp_path, **ask})
+
+
+def test_a_loss_that_is_not_finite_is_told(small, tmp_path, monkeypatch):
+    """NaN that trains on, and is written down."""
+    monkeypatch.setattr(Classifier, "loss_and_grads", lambda *_: ({"loss": np.float32("nan"), "accuracy": 0}, {}))
+    with pytest.raises(ValueError, match=r"learning_rate: at 0.002 the loss of gru became nan"):
+        recall.recall([2], ["gru"], steps=3, results=tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_command(small, tmp_path, capsys):
+    command = ["recall", "--pairs", "2", "--models", "lstm", "--steps", "2", "--results", str(tmp_path)]
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "recall2" in out and "lstm" in out and (tmp_path / "recall2-sound-lstm-0.json").exists()
+    assert cli.main([*command, "--steps", "0"]) == 2 and "steps: expected at least 1" in capsys.readouterr().err
+
+
+def test_the_binding_cell_binds():
+    """The one idea: what stood after a key is recalled by the key, and told to be written there, at steps 1 and 3."""
+    rng, model = np.random.default_rng(0), Classifier(Binding(16, 8), 9, 4, dropout=0.0, seed=0)
+    optimizer = Adam(1e-2)
+    for _ in range(150):
+        x, y = associative_recall(rng, 32, 2, 4, 4)
+        optimizer.update(model.params, model.loss_and_grads(model.time_major(x), y, rng)[1])
+    x, y = associative_recall(rng, 256, 2, 4, 4)
+    assert model.evaluate(x, y)["accuracy"] > 0.9
+    _, _, tape = run(model.cells[0], model.layer_params(0), model.time_major(x))
+    gave = np.linalg.norm(written_by(model.cells[0], tape, 6)["steps"], axis=-1)  # (6, 256), at the question
+    asked_first = (x[:, 0] == x[:, 6]).all(-1)
+    assert ((gave[1] > gave[3]) == asked_first).mean() > 0.9
+
+
+@settings(max_examples=10)
+@given(st.booleans(), st.sampled_from(("previous", "own")), st.sampled_from(("gate", "learned", "fixed")))
+def test_a_binding_model_is_saved_and_built_by_name(tmp_path_factory, gated, write_at, plasticity):
+    """A switch that a file loses."""
+    path = tmp_path_factory.mktemp("models") / "model.npz"
+    cells = [Binding(3, 4, gated=gated, write_at=write_at, plasticity=plasticity), Binding(2, 3, trace="batch")]
+    model = Classifier(cells, 3, 2, seed=5)
+    assert model.config()["cells"][0]["kind"] == "binding"
+    found, x = load(model.save(path)), np.random.default_rng(0).standard_normal((4, 5, 3), np.float32)
+    assert found.cells == model.cells
+    np.testing.assert_array_equal(found.predict_outputs(x), model.predict_outputs(x))
