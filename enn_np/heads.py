@@ -47,7 +47,7 @@ def _score(W, b, h, targets, scale=None, words=None):
     """
     xp, n = array_module(h), len(h)
     scores = Scores(xp.empty(n, h.dtype), xp.empty(n, np.int64), xp.empty(n, h.dtype), xp.empty(n, h.dtype))
-    grads = None if scale is None else (xp.empty_like(h), xp.zeros_like(W), xp.zeros_like(b))
+    grads = None if scale is None else (xp.zeros_like(h), xp.zeros_like(W), xp.zeros_like(b))
     chunk = CHUNK * 4 // h.dtype.itemsize
     room = xp.empty((min(chunk, n), len(W)), h.dtype)
     for start in range(0, n, chunk):
