@@ -159,7 +159,7 @@ def test_badges_come_with_a_public_address(tmp_path, monkeypatch):
     run.frame(notebook, tmp_path / NOTEBOOKS[0].name, "someone/enn_np")  # twice: they are replaced, not added
     assert [cell.id for cell in notebook.cells] == [plain[0], "badges", "install", *plain[1:]]
     assert f"colab.research.google.com/github/someone/enn_np/blob/HEAD/notebooks/{NAMES[0]}" in notebook.cells[1].source
-    assert "pip install --quiet git+https://github.com/someone/enn_np" in notebook.cells[2].source
+    assert "git clone --quiet --depth 1 https://github.com/someone/enn_np clone\n" in notebook.cells[2].source
     assert NOTEBOOKS[1].name in notebook.cells[-1].source
     run.frame(notebook, tmp_path / NOTEBOOKS[0].name, None)
     assert [cell.id for cell in notebook.cells] == plain
