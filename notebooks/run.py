@@ -5,11 +5,11 @@
     python notebooks/run.py --out DIR --solutions 03
                                        into DIR, with the solutions of exercises run as well
 
-ENN_FULL=1 in the environment runs them at full size; without it they see no data set but the
-bundled digits. What is written depends on the cells and the stored results alone: ids by
-position, no times, no versions. The links at the end come from the files that are here. Badges
-for Colab and Binder, and the cell that installs the package there, appear once pyproject.toml
-names a Repository under [project.urls].
+ENN_FULL=1 in the environment runs them at full size; without it they see no data set but
+the bundled digits. What is written depends on the cells and the stored results alone: ids
+by position, no times, no versions. The links at the end come from the files that are here.
+Badges for Colab and Binder, and the cell that installs the package there, appear once
+pyproject.toml names a Repository under [project.urls].
 """
 
 import argparse
