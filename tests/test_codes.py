@@ -120,7 +120,8 @@ def test_single_precision():
 def test_only_where_the_trace_is_linear():
     """Catches codes where a clip, a shared trace, noise under padding or another step would make them wrong."""
     with by_codes():
-        for cell in (Engram(4, 3, trace="sample"), Engram(4, 3, trace_clip=None), _Other(4, 3, **LINEAR)):
+        others = [_Other(4, 3, **LINEAR), _Bounded(4, 3, **LINEAR)]
+        for cell in (Engram(4, 3, trace="sample"), Engram(4, 3, trace_clip=None), *others):
             assert draw(cell).forward()[2].ahead is None
         assert draw(Engram(4, 3, **LINEAR), masked=True).forward()[2].ahead is None
         assert draw(Engram(4, 3, **LINEAR)).forward()[2].ahead is not None
@@ -130,6 +131,11 @@ def test_only_where_the_trace_is_linear():
 class _Other(Engram):
     def step(self, params, e, state, k=None):
         return super().step(params, e, state, k)
+
+
+class _Bounded(Engram):
+    def _unclip(self, dA, A):
+        return super()._unclip(dA, A).clip(-1, 1)
 
 
 def test_a_record_and_who_wrote_the_trace():
