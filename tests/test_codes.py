@@ -163,7 +163,7 @@ def test_no_clip_that_does_something_is_overlooked(data, piece):
 def test_a_trace_near_the_clip_is_not_tried():
     """What the bound would soon end costs nothing."""
     problem = draw(Engram(4, 3, trace="sample", trace_clip=0.1, hebbian_rate=0.0))
-    for largest, taken in ((0.04, True), (0.06, False)):
+    for largest, taken in ((0.06, True), (0.07, False)):
         A = problem.state.A * largest / abs(problem.state.A).max()
         with by_codes():
             assert (problem.but(state=problem.state._replace(A=A)).forward()[2].ahead is not None) == taken
