@@ -55,8 +55,9 @@ class Binding:
     write_at: the "previous" address, or its "own", a_t in (6). plasticity of (5): "gate"; "learned", one number g for
     all steps; or "fixed", g = rate. rate: where g starts, or stays. decay delta of (7), 0 for none; learned_decay:
     every slot learns its own, a bank of time scales, from there. temperature exp(theta) of (2); learned_temperature:
-    from there. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t
-    in (7) are means over the batch, as in the paper.
+    from there. It starts soft: from 0.1 addresses are sharp before all keys have slots of their own, and two that share
+    one never part. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and
+    w_t in (7) are means over the batch, as in the paper.
     """
 
     hidden: int = 128
@@ -67,7 +68,7 @@ class Binding:
     rate: float = 0.5
     decay: float = 0.0
     learned_decay: bool = False
-    temperature: float = 0.1
+    temperature: float = 0.2
     learned_temperature: bool = True
     bank_read: bool = True
     gated: bool = True

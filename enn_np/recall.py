@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import checks, storage
+from .arcs import written_lengths
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
@@ -106,7 +107,7 @@ def train(name, pairs, seed, rate, steps, batch_size=128, say=print):
             if scores["accuracy"] > ENOUGH:
                 break
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return {
+    return _recalled(model, test[0][0], pairs) | {
         "benchmark": f"recall{pairs}",
         "protocol": "sound",
         "model": name,
@@ -123,6 +124,17 @@ def train(name, pairs, seed, rate, steps, batch_size=128, say=print):
         "config": model.config(),
         "machine": machine(),
     }
+
+
+def _recalled(model, x, pairs):
+    """Of a network that binds, for the picture: the sequence x (T, D) asked for each of its keys in turn, its symbols
+    (T,), and how long the part of every recall is that each step wrote, (pairs, T - 1). Else nothing."""
+    if not isinstance(model.cells[0], Binding):
+        return {}
+    asked = np.repeat(x[None], pairs, axis=0)  # (pairs, T, D)
+    asked[:, -1] = x[0 : 2 * pairs : 2]
+    lengths = written_lengths(model.cells[0], model.run_cells(model.time_major(asked))[2][0], len(x) - 1)
+    return {"recalled": {"symbols": x.argmax(-1).tolist(), "lengths": np.round(lengths, 4).tolist()}}
 
 
 def recall(pairs=(8,), models=None, seeds=1, rates=(2e-3,), steps=2_500, results="data/results", say=print):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import Adam, Binding, Classifier, cli, load, recall, run
+from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.models import build
 from enn_np.tasks import associative_recall
@@ -131,6 +132,11 @@ def test_the_binding_cell_binds():
     gave = np.linalg.norm(written_by(model.cells[0], tape, 6)["steps"], axis=-1)  # (6, 256), at the question
     asked_first = (x[:, 0] == x[:, 6]).all(-1)
     assert ((gave[1] > gave[3]) == asked_first).mean() > 0.9
+    lengths = written_lengths(model.cells[0], tape, 6)
+    recalled = model.cells[0].record(model.layer_params(0), tape)["trace_part"][6]
+    np.testing.assert_allclose(lengths.sum(1), np.linalg.norm(recalled, axis=-1), rtol=1e-4)
+    told = recall._recalled(model, x[0], 2)["recalled"]
+    assert told["symbols"] == x[0].argmax(-1).tolist() and np.argmax(told["lengths"], 1).tolist() == [1, 3]
 
 
 @settings(max_examples=10)
