@@ -30,7 +30,7 @@ SLOTS = 64
 VALUES = 10
 VALIDATION, TEST = 2_048, 8_192  # sequences
 EVERY = 250  # steps between two validations
-ENOUGH = 0.995  # validation accuracy at which a run is over
+ENOUGH = 0.999  # validation accuracy at which a run is over
 
 # Cells by name, of one width: the paper's as published and with a trace per sample, and the binding cell as it comes,
 # then with one switch turned.
