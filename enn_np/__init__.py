@@ -12,6 +12,7 @@ from .cells import GRU, LSTM, RNN
 from .checkpoint import Checkpoint
 from .engram import Engram, EngramState
 from .language import LanguageModel
+from .learned import LearnedEngram
 from .models import Classifier, Model, Regressor, load
 from .optim import SGD, Adam
 from .session import History
@@ -35,6 +36,7 @@ __all__ = [
     "EngramState",
     "History",
     "LanguageModel",
+    "LearnedEngram",
     "Model",
     "ReduceOnPlateau",
     "Regressor",

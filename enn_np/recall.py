@@ -19,6 +19,7 @@ from .arcs import written_lengths
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
+from .learned import LearnedEngram
 from .models import Classifier
 from .optim import Adam
 from .protocols import folder, machine, read_result, write_json
@@ -32,14 +33,15 @@ VALIDATION, TEST = 2_048, 8_192  # sequences
 EVERY = 250  # steps between two validations
 ENOUGH = 0.999  # validation accuracy at which a run is over
 
-# Cells by name, of one width: the paper's as published and with a trace per sample, and the binding cell as it comes,
-# then with one switch turned.
+# Cells by name, of one width: the paper's as published, with a trace per sample, and with that trace's numbers learned;
+# the binding cell as it comes, then with one switch turned.
 NETWORKS = {
     "rnn": RNN,
     "gru": GRU,
     "lstm": LSTM,
     "engram": lambda H: Engram(H, SLOTS),
     "engram-sample": lambda H: Engram(H, SLOTS, trace="sample"),
+    "engram-learned": lambda H: LearnedEngram(H, SLOTS, trace="sample"),
     "binding": lambda H: Binding(H, SLOTS),
     "binding-own": lambda H: Binding(H, SLOTS, write_at="own"),
     "binding-recurrent": lambda H: Binding(H, SLOTS, recurrent_cue=True),
