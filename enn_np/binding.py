@@ -54,10 +54,12 @@ class Binding:
     hidden H, slots N. recurrent_cue: U_z in (1); off, for then a key has one address, whatever came before it.
     write_at: the "previous" address, or its "own", a_t in (6). plasticity of (5): "gate"; "learned", one number g for
     all steps; or "fixed", g = rate. rate: where g starts, or stays. decay delta of (7), 0 for none; learned_decay:
-    every slot learns its own, a bank of time scales, from there. temperature exp(theta) of (2); learned_temperature:
-    from there. It starts soft: from 0.1 addresses are sharp before all keys have slots of their own, and two that share
-    one never part. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and
-    w_t in (7) are means over the batch, as in the paper.
+    every slot learns its own from there. slowest: traces of several time scales, a bank of decays from `decay` at slot
+    0 to `slowest` at the last, even on a logarithmic scale; the address is their mix, which the cue and M learn.
+    temperature of (2), exp(theta); learned_temperature: from there. Fixed, for a learned one sharpens before all keys
+    have slots of their own, and two that share a sharp one never part (measured with 26 keys: one to three pairs stay).
+    bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are
+    means over the batch, as in the paper.
     """
 
     hidden: int = 128
@@ -68,8 +70,9 @@ class Binding:
     rate: float = 0.5
     decay: float = 0.0
     learned_decay: bool = False
-    temperature: float = 0.2
-    learned_temperature: bool = True
+    slowest: float | None = None
+    temperature: float = 0.15
+    learned_temperature: bool = False
     bank_read: bool = True
     gated: bool = True
     trace: str = "sample"
@@ -79,15 +82,16 @@ class Binding:
     def __post_init__(self):
         check = Settings(self)
         check.counts("hidden", "slots")
-        check.numbers("rate", "decay", low=0, high=1)
+        check.numbers("rate", "decay", *([] if self.slowest is None else ["slowest"]), low=0, high=1)
         check.numbers("temperature", above=0)
         check.switches("recurrent_cue", "learned_decay", "learned_temperature", "bank_read", "gated")
         check.choice("write_at", ("previous", "own"))
         check.choice("plasticity", ("gate", "learned", "fixed"))
         check.choice("trace", ("sample", "batch"))
-        for name in ["rate"] * (self.plasticity != "fixed") + ["decay"] * self.learned_decay:
+        bank = ["decay", "slowest"] if self.slowest is not None else ["decay"] * self.learned_decay
+        for name in ["rate"] * (self.plasticity != "fixed") + bank:
             if (start := getattr(self, name)) in (0, 1):
-                raise ValueError(f"{name}: to be learned it must start between 0 and 1, got {start}; choose another")
+                raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}; choose another")
 
     @property
     def shared(self):
@@ -112,7 +116,7 @@ class Binding:
         if self.plasticity == "gate":
             params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (H, 1))}
         params |= {"b_g": np.full(1, _logit(self.rate))} if self.plasticity != "fixed" else {}
-        params |= {"d": np.full(N, _logit(self.decay))} if self.learned_decay else {}
+        params |= {"d": _logit(self._decays())} if self.learned_decay else {}
         params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
         params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
         params |= {"W_u": glorot_uniform(rng, (3 * H, H)), "b_u": np.zeros(H)} if self.gated else {}
@@ -177,7 +181,14 @@ class Binding:
 
     def _delta(self, params):
         """The decay of (7): of every slot (N,), or one number."""
-        return 0.5 + 0.5 * array_module(params["M"]).tanh(0.5 * params["d"]) if self.learned_decay else self.decay
+        M = params["M"]
+        if self.learned_decay:
+            return 0.5 + 0.5 * array_module(M).tanh(0.5 * params["d"])
+        return self.decay if self.slowest is None else array_module(M).asarray(self._decays(), M.dtype)
+
+    def _decays(self):
+        """Where the decay of every slot starts, or stays, (N,)."""
+        return np.geomspace(self.decay, self.slowest or self.decay, self.slots)
 
     def _share(self, e):
         """Each sample's part in the means of a shared trace: 1 / B, unless padding says otherwise; else all."""
@@ -279,4 +290,4 @@ class Binding:
 
 
 def _logit(p):
-    return math.log(p / (1 - p))
+    return np.log(p) - np.log1p(-p)

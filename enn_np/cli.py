@@ -253,8 +253,9 @@ BINDING_SWITCHES = (
     {"write_at": "own", "decay": 0.1},
     {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
     {"plasticity": "fixed", "bank_read": False},
+    {"decay": 0.5, "slowest": 0.01, "learned_temperature": True},
     {"recurrent_cue": True, "gated": False},
-    {"trace": "batch", "learned_temperature": False},
+    {"trace": "batch"},
 )
 
 

@@ -171,10 +171,17 @@ def binding_trace(cell, p, A, writes):
     """(7) for one trace: the mean over `writes`, pairs of write weights and value."""
     new = []
     for n, row in enumerate(A):
-        delta = sigmoid(p["d"][n]) if cell.learned_decay else cell.decay
+        delta = sigmoid(p["d"][n]) if cell.learned_decay else binding_decay(cell, n)
         keep = (1 - delta) * (1 - sum(w[n] for w, _ in writes) / len(writes))
         new.append([keep * old + sum(w[n] * v[i] for w, v in writes) / len(writes) for i, old in enumerate(row)])
     return new
+
+
+def binding_decay(cell, n):
+    """The decay of slot n that is not learned: equal ratios from slot to slot."""
+    if cell.slowest is None or cell.slots == 1:
+        return cell.decay
+    return cell.decay * (cell.slowest / cell.decay) ** (n / (cell.slots - 1))
 
 
 def retrieve(cell, s):

@@ -44,6 +44,7 @@ BINDING_SWITCHES = {
     "rate": st.sampled_from((0.5, 0.05)),
     "decay": st.sampled_from((0.3, 0.01)),
     "learned_decay": st.booleans(),
+    "slowest": st.sampled_from((None, 0.02)),
     "temperature": st.sampled_from((1.0, 0.3)),
     "learned_temperature": st.booleans(),
     "bank_read": st.booleans(),

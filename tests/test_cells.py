@@ -50,6 +50,7 @@ TINY = {
         2, 3, write_at="own", plasticity="learned", decay=0.3, learned_decay=True
     ),
     "Binding, shared trace": Binding(2, 3, trace="batch", recurrent_cue=True, decay=0.3, learned_decay=True),
+    "Binding, several time scales": Binding(2, 3, decay=0.5, slowest=0.01),
     "Binding, all off": Binding(
         3,
         2,
