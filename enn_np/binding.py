@@ -91,7 +91,7 @@ class Binding:
         bank = ["decay", "slowest"] if self.slowest is not None else ["decay"] * self.learned_decay
         for name in ["rate"] * (self.plasticity != "fixed") + bank:
             if (start := getattr(self, name)) in (0, 1):
-                raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}; choose another")
+                raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}")
 
     @property
     def shared(self):
