@@ -22,9 +22,10 @@ from .initial import glorot_uniform
 from .learned import LearnedEngram
 from .losses import cross_entropy, mean_squared_error
 from .ops import dot_rows, softmax, softmax_back, sum_rows
+from .window import Window
 
 KINDS = {}  # of models, by the name that their files give them
-KNOWN = (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding)
+KNOWN = (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window)
 CELLS = {kind.__name__.lower(): kind for kind in KNOWN}  # by the name that files give them
 
 

@@ -26,6 +26,7 @@ from .models import Classifier
 from .optim import Adam
 from .protocols import folder, machine, read_result, write_json
 from .tasks import associative_recall
+from .window import Window
 
 PARAMETERS = 70_000
 TOLERANCE = 0.05  # of their number
@@ -36,7 +37,7 @@ EVERY = 250  # steps between two validations
 ENOUGH = 0.999  # validation accuracy at which a run is over
 
 # Cells by name, of one width: the paper's as published, with a trace per sample, and with that trace's numbers learned;
-# the binding cell as it comes, then with one switch turned.
+# attention in the trace's place; the binding cell as it comes, then with one switch turned.
 NETWORKS = {
     "rnn": lambda H, N: RNN(H),
     "gru": lambda H, N: GRU(H),
@@ -44,6 +45,7 @@ NETWORKS = {
     "engram": lambda H, N: Engram(H, N),
     "engram-sample": lambda H, N: Engram(H, N, trace="sample"),
     "engram-learned": lambda H, N: LearnedEngram(H, N, trace="sample"),
+    "window": lambda H, N: Window(H, N, window=64),
     "binding": lambda H, N: Binding(H, N),
     "binding-temperature": lambda H, N: Binding(H, N, learned_temperature=True),
     "binding-own": lambda H, N: Binding(H, N, write_at="own"),

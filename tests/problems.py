@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, gradcheck, run, run_back
+from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Window, gradcheck, run, run_back
 
 BASELINES = (RNN, GRU, LSTM)
 MEMORIES = (Engram, Binding)  # cells with slots
-KINDS = (*BASELINES, *MEMORIES)
+KINDS = (*BASELINES, *MEMORIES, Window)
 sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -53,6 +53,14 @@ BINDING_SWITCHES = {
 }
 
 
+WINDOW_SWITCHES = {
+    "hidden": st.integers(1, 5),
+    "slots": st.integers(1, 4),
+    "window": st.integers(1, 5),
+    "temperature": st.sampled_from((1.0, 0.3)),
+}
+
+
 def make(kind, hidden, slots):
     """A cell of these sizes, with its other settings as they come."""
     return kind(hidden, slots) if issubclass(kind, MEMORIES) else kind(hidden)
@@ -67,6 +75,9 @@ def cells(kind, **fixed):
     if kind is Binding:
         own = {name: st.just(value) for name, value in fixed.items() if name in BINDING_SWITCHES}
         return st.fixed_dictionaries(BINDING_SWITCHES | own).map(lambda switches: Binding(**switches))
+    if kind is Window:
+        own = {name: st.just(value) for name, value in fixed.items() if name in WINDOW_SWITCHES}
+        return st.fixed_dictionaries(WINDOW_SWITCHES | own).map(lambda switches: Window(**switches))
     return st.builds(kind, sizes)
 
 

@@ -24,7 +24,7 @@ from problems import (
     zeros,
 )
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Stream, gradcheck
+from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Stream, Window, gradcheck
 from enn_np.backend import Workspace
 
 every_cell = pytest.mark.parametrize("kind", KINDS)
@@ -51,6 +51,8 @@ TINY = {
     ),
     "Binding, shared trace": Binding(2, 3, trace="batch", recurrent_cue=True, decay=0.3, learned_decay=True),
     "Binding, several time scales": Binding(2, 3, decay=0.5, slowest=0.01),
+    "Window": Window(2, 3, 2),
+    "Window, all remembered": Window(3, 2, 4, temperature=0.5),
     "Binding, all off": Binding(
         3,
         2,
