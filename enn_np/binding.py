@@ -57,7 +57,7 @@ class Binding:
     every slot learns its own from there. slowest: traces of several time scales, a bank of decays from `decay` at slot
     0 to `slowest` at the last, even on a logarithmic scale; the address is their mix, which the cue and M learn.
     temperature of (2), exp(theta); learned_temperature: from there. Fixed, for a learned one sharpens before all keys
-    have slots of their own, and two that share a sharp one never part (measured with 26 keys: one to three pairs stay).
+    have slots of their own, and two that share a sharp one never part (measured with 26 keys, one seed: a pair stays).
     bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are
     means over the batch, as in the paper.
     """
