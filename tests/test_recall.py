@@ -28,6 +28,10 @@ def test_all_networks_are_of_one_size(name, pairs):
     """A comparison of widths that is one of sizes, and inputs that do not fit the task."""
     model = recall.network(name, pairs, seed=3)
     assert abs(model.size / recall.PARAMETERS - 1) < 0.05 and model.seed == 3
+    width, slots, far = model.cells[0].hidden, recall.slots_for(pairs), abs(model.size - recall.PARAMETERS)
+    for other in (width - 1, width + 1):  # no neighbour comes nearer
+        rival = Classifier(recall.NETWORKS[name](other, slots), model.inputs, recall.VALUES, dropout=0.0)
+        assert far <= abs(rival.size - recall.PARAMETERS)
     x, _ = associative_recall(np.random.default_rng(0), 2, pairs, recall.keys_for(pairs))
     assert model.inputs == x.shape[-1]
 
