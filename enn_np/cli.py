@@ -13,6 +13,7 @@ from .protocols import PAPER, folder
 from .variants import MODELS, PROTOCOLS, SHAPES
 
 BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")
+PAGES = ("README.md", "data/results/README.md")
 PEERS = ("torch", "jax", "tensorflow")
 PROTOCOL_HELP = (
     "as published, flaws included; without leaks between samples and sets; or one change a run (%(default)s)"
@@ -91,8 +92,8 @@ def _parser():
     bind.add_argument("--results", default="runs/recall", metavar="DIR", help="folder of result files (%(default)s)")
     bind.set_defaults(command=_recall)
 
-    tables = _command(commands, "tables", "write a page's result tables, and the figures, from the stored results")
-    tables.add_argument("--page", default="README.md", help="Markdown file with result marks (%(default)s)")
+    tables = _command(commands, "tables", "write the pages' result tables, and the figures, from the stored results")
+    tables.add_argument("--page", nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})")
     tables.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
     tables.set_defaults(command=_tables)
 
@@ -218,8 +219,9 @@ def _report(settings):
 def _tables(settings):
     from .report import figures, fill
 
-    for name in fill(settings.page, settings.results):
-        print(f"{settings.page}: wrote table {name}")
+    for page in settings.page:
+        for name in fill(page, settings.results):
+            print(f"{page}: wrote table {name}")
     for path in figures(settings.results):
         print(f"wrote {path}")
 

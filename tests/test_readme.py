@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from enn_np import claims
+from enn_np import claims, cli
 from enn_np.report import MARKS, table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in cli.PAGES}
 CORE = ("backend", "ops", "cells", "engram", "bptt", "gradcheck", "losses", "optim")
 
 
@@ -27,10 +28,12 @@ def test_two_commands_each_on_one_line():
     assert "enn_np demo" in fences[0] and "pytest" in fences[1]
 
 
-@pytest.mark.parametrize("mark", re.findall(MARKS, README), ids=":".join)
-def test_tables_are_the_stored_results(mark):
+@pytest.mark.parametrize(
+    "page, mark", [(page, mark) for page, text in PAGES.items() for mark in re.findall(MARKS, text)]
+)
+def test_tables_are_the_stored_results(page, mark):
     name = ":".join(mark)
-    shown = README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+    shown = PAGES[page].split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
     assert shown == table(*mark, ROOT / "data" / "results")
 
 
@@ -55,6 +58,7 @@ def test_what_a_reader_must_read_stays_short():
     assert sum(lengths.values()) < 7750
 
 
-def test_files_named_in_the_readme_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_in_the_readme_exist(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+        assert ((ROOT / page).parent / target).exists(), target
