@@ -100,14 +100,14 @@ def test_the_checks_find_what_they_are_for(broken, said):
     assert said in fault
 
 
-CALL = re.compile(r'Markdown\(report\.(\w+)_table\(RESULTS, "(\w+)", "(\w+)"\)\)')
+CALL = re.compile(r'table\("(\w+)", "(\w+)", "(\w+)", RESULTS\)')
 TABLES = [(path, *call) for path in NOTEBOOKS for cell in cells(path, "code") for call in CALL.findall(source(cell))]
 
 
 @pytest.mark.parametrize("path, kind, a, b", TABLES, ids=[f"{path.stem}:{kind}:{a}:{b}" for path, kind, a, b in TABLES])
 def test_tables_are_the_stored_results(path, kind, a, b):
-    """As in the README. After new results: python notebooks/run.py 08 09 10 11."""
-    call = f'report.{kind}_table(RESULTS, "{a}", "{b}")'
+    """As in the README. After new results: python notebooks/run.py with the number of the notebook."""
+    call = f'table("{kind}", "{a}", "{b}", RESULTS)'
     (cell,) = [cell for cell in cells(path, "code") if call in source(cell)]
     (output,) = cell["outputs"]
     assert "".join(output["data"]["text/markdown"]) == table(kind, a, b, ROOT / "data" / "results")
