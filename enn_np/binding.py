@@ -56,8 +56,9 @@ class Binding:
     all steps; or "fixed", g = rate. rate: where g starts, or stays. decay delta of (7), 0 for none; learned_decay:
     every slot learns its own from there. slowest: traces of several time scales, a bank of decays from `decay` at slot
     0 to `slowest` at the last, even on a logarithmic scale; the address is their mix, which the cue and M learn.
-    temperature of (2), exp(theta); learned_temperature: from there. Fixed, for a learned one sharpens before all keys
-    have slots of their own, and two that share a sharp one never part (measured with 26 keys, one seed: a pair stays).
+    temperature of (2), exp(theta); learned_temperature: from there. Fixed as it comes: a learned one sharpens before
+    all keys have slots of their own, and two that share a sharp one part late or never. 8 pairs of 26 keys, seed 0, are
+    recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned from there, not in 1,000 from 0.1.
     bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are
     means over the batch, as in the paper.
     """

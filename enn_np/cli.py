@@ -191,7 +191,7 @@ def _recall(settings):
     what = settings.pairs, settings.models, settings.seeds, settings.rates, settings.steps, settings.results
     for run in recall(*what):
         sizes = f"{run['parameters']:>9,} parameters{run['steps']:>7,} steps{run['cpu_seconds']:>9,.0f} s of one core"
-        print(f"{run['benchmark']:<10}{run['model']:<18}seed {run['seed']}{run['test_accuracy']:>9.2%}{sizes}")
+        print(f"{run['benchmark']:<10}{run['model']:<20}seed {run['seed']}{run['test_accuracy']:>9.2%}{sizes}")
 
 
 def _bench(settings):
