@@ -5,6 +5,7 @@ gradcheck (why to believe them); then binding (a memory that binds), window (one
 Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
+from .answers import StepClassifier
 from .binding import Binding
 from .bptt import Tape, run, run_back
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
@@ -41,6 +42,7 @@ __all__ = [
     "Model",
     "ReduceOnPlateau",
     "Regressor",
+    "StepClassifier",
     "Stream",
     "Tape",
     "Window",

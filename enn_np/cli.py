@@ -1,4 +1,4 @@
-"""The commands: `python -m enn_np demo | train | benchmark | recall | report | tables | gradcheck | bench | data`."""
+"""The commands: `python -m enn_np demo | train | benchmark | recall | memory | tables | report | gradcheck | ...`."""
 
 import argparse
 import sys
@@ -85,12 +85,16 @@ def _parser():
 
     bind = _command(commands, "recall", "train networks on associative recall, all that have no stored result yet")
     bind.add_argument("--pairs", type=int, nargs="+", default=[8], help="key-value pairs of a sequence (8)")
-    bind.add_argument("--models", nargs="+", metavar="NAME", help="networks, see enn_np/recall.py (all)")
-    bind.add_argument("--seeds", type=int, default=1, help="how many, 0 first (%(default)s)")
-    bind.add_argument("--rates", type=float, nargs="+", default=[2e-3], help="learning rate, or several to try (0.002)")
-    bind.add_argument("--steps", type=int, default=2_500, help="batches of 128 at most (%(default)s)")
-    bind.add_argument("--results", default="runs/recall", metavar="DIR", help="folder of result files (%(default)s)")
+    _compared(bind, "all")
     bind.set_defaults(command=_recall)
+
+    mind = _command(
+        commands, "memory", "train networks on tasks that ask for memory, all that have no stored result yet"
+    )
+    mind.add_argument("tasks", nargs="+", metavar="TASK", help="such as fewshot5, see enn_np/memory.py")
+    _compared(mind, "lstm gru engram-sample binding")
+    mind.add_argument("--batch-size", type=int, default=128, help="sequences of a batch (%(default)s)")
+    mind.set_defaults(command=_memory)
 
     tables = _command(commands, "tables", "write the pages' result tables, and the figures, from the stored results")
     tables.add_argument("--page", nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})")
@@ -147,6 +151,17 @@ def _device(parser):
     )
 
 
+def _compared(parser, models):
+    """The options of commands that compare networks on tasks with fresh sequences."""
+    parser.add_argument("--models", nargs="+", metavar="NAME", help=f"networks, see enn_np/experiments.py ({models})")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, 0 first (%(default)s)")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[2e-3], help="learning rate, or several to try (0.002)"
+    )
+    parser.add_argument("--steps", type=int, default=2_500, help="batches (of 128) at most (%(default)s)")
+    parser.add_argument("--results", metavar="DIR", help="folder of result files (runs/recall or runs/memory)")
+
+
 def _demo(settings):
     with storage.lock(folder(settings.out) / ".lock", f"out: {settings.out}"):
         summary = demo(settings.out, settings.epochs, settings.seed, device=settings.device)
@@ -188,10 +203,28 @@ def _train(settings):
 def _recall(settings):
     from .recall import recall
 
-    what = settings.pairs, settings.models, settings.seeds, settings.rates, settings.steps, settings.results
-    for run in recall(*what):
-        sizes = f"{run['parameters']:>9,} parameters{run['steps']:>7,} steps{run['cpu_seconds']:>9,.0f} s of one core"
-        print(f"{run['benchmark']:<10}{run['model']:<20}seed {run['seed']}{run['test_accuracy']:>9.2%}{sizes}")
+    _say(recall(settings.pairs, **_comparison(settings, "runs/recall")))
+
+
+def _memory(settings):
+    from .memory import memory
+
+    _say(memory(settings.tasks, batch_size=settings.batch_size, **_comparison(settings, "runs/memory")))
+
+
+def _comparison(settings, results):
+    asked = {name: getattr(settings, name) for name in ("models", "seeds", "rates", "steps")}
+    return asked | {"results": settings.results or results}
+
+
+def _say(runs):
+    """A line per run of a comparison, its scores as in its table."""
+    from .memory import known
+
+    for run in runs:
+        scores = "".join(f"  {title} {run[key]:{form}}" for title, key, form in known(run["benchmark"]).columns)
+        sizes = f"  {run['parameters']:,} parameters  {run['steps']:,} steps  {run['cpu_seconds']:,.0f} s of one core"
+        print(f"{run['benchmark']:<11}{run['model']:<20}seed {run['seed']}{scores}{sizes}")
 
 
 def _bench(settings):

@@ -230,7 +230,7 @@ class Model:
         for rows, part in self._batches(x, batch_size, mask):
             out, _ = self.forward(part, rng, self._mask(mask, rows))
             loss, _, metrics = self.loss(out, array_module(out).asarray(y[rows]))
-            for name, value in {"loss": loss * len(out), **metrics}.items():
+            for name, value in {"loss": loss * part.shape[1], **metrics}.items():
                 totals[name] = totals.get(name, 0) + value
         return {name: float(value) / len(x) for name, value in totals.items()}
 

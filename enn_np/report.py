@@ -18,8 +18,9 @@ import numpy as np
 
 from . import arcs, claims, plots, variants
 from .checkpoint import read_arrays
+from .experiments import NETWORKS
+from .memory import known
 from .protocols import PAPER, TITLES, curves, read_json, read_result
-from .recall import NETWORKS, recalls
 from .storage import write_text
 
 DASH = "-"
@@ -40,8 +41,8 @@ def load_results(folder, benchmark, protocol):
             if seed in found.setdefault(key[2], {}):
                 raise ValueError(f"{path}: a second result of {'-'.join(key)}-{seed}; remove one")
             found[key[2]][seed] = result
-    known = NETWORKS if recalls(benchmark) else variants.names(benchmark, protocol)
-    order = {name: i for i, name in enumerate(known)}
+    names = NETWORKS if known(benchmark) else variants.names(benchmark, protocol)
+    order = {name: i for i, name in enumerate(names)}
     models = sorted(found, key=lambda model: order.get(model, len(order)))
     return {model: [runs[seed] for seed in sorted(runs)] for model, runs in ((m, found[m]) for m in models)}
 
@@ -65,9 +66,12 @@ def results_table(folder, benchmark, protocol):
 
 def _columns(benchmark, protocol):
     """{title: function of a model's runs and the paper's numbers}."""
-    if recalls(benchmark):
-        return {
-            "test accuracy": lambda runs, paper: f"**{_spread(runs, 'test_accuracy', '.1%')}**",
+    if task := known(benchmark):
+        scores = {
+            title: lambda runs, paper, key=key, form=form: f"**{_spread(runs, key, form)}**"
+            for title, key, form in task.columns
+        }
+        return scores | {
             "steps": lambda runs, paper: f"{np.mean(_values(runs, 'steps')):,.0f}",
             "learning rate": lambda runs, paper: f"{runs[0]['training']['learning_rate']:g}",
             "parameters": lambda runs, paper: f"{runs[0]['parameters']:,}",
@@ -256,7 +260,8 @@ def _score(benchmark):
     """What a benchmark is judged by."""
     if benchmark.startswith("wikitext"):
         return "test_perplexity"
-    return "test_loss" if benchmark == "regression" else "test_accuracy"
+    task = known(benchmark)
+    return task.columns[0][1] if task else "test_loss" if benchmark == "regression" else "test_accuracy"
 
 
 def _values(runs, key):

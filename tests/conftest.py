@@ -28,3 +28,14 @@ def card(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cupy", strict)
     return strict
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks and data of `experiments` that take no time."""
+    from enn_np import experiments
+
+    sizes = {"PARAMETERS": 1_500, "TOLERANCE": 0.5, "VALIDATION": 20, "TEST": 30, "EVERY": 2}
+    for name, value in sizes.items():
+        monkeypatch.setattr(experiments, name, value)
+    monkeypatch.setattr(experiments.Task, "slots", 4)

@@ -7,42 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import Adam, Binding, Classifier, cli, load, recall, run
+from enn_np import Adam, Binding, Classifier, cli, experiments, load, recall, run
 from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.models import build
+from enn_np.recall import Recall
 from enn_np.tasks import associative_recall
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Networks and data that take no time."""
-    for name, value in {"PARAMETERS": 1_500, "TOLERANCE": 0.5, "VALIDATION": 20, "TEST": 30, "EVERY": 2}.items():
-        monkeypatch.setattr(recall, name, value)
-    monkeypatch.setattr(recall, "SLOTS", 4)
-
-
-@pytest.mark.parametrize("name", recall.NETWORKS)
+@pytest.mark.parametrize("name", experiments.NETWORKS)
 @pytest.mark.parametrize("pairs", [8, 32])
 def test_all_networks_are_of_one_size(name, pairs):
     """A comparison of widths that is one of sizes, and inputs that do not fit the task."""
-    model = recall.network(name, pairs, seed=3)
-    assert abs(model.size / recall.PARAMETERS - 1) < 0.05 and model.seed == 3
-    width, slots, far = model.cells[0].hidden, recall.slots_for(pairs), abs(model.size - recall.PARAMETERS)
+    task = Recall(pairs)
+    model = experiments.network(task, name, seed=3)
+    assert abs(model.size / experiments.PARAMETERS - 1) < 0.05 and model.seed == 3
+    width, slots, far = model.cells[0].hidden, task.slots, abs(model.size - experiments.PARAMETERS)
     for other in (width - 1, width + 1):  # no neighbour comes nearer
-        rival = Classifier(recall.NETWORKS[name](other, slots), model.inputs, recall.VALUES, dropout=0.0)
-        assert far <= abs(rival.size - recall.PARAMETERS)
-    x, _ = associative_recall(np.random.default_rng(0), 2, pairs, recall.keys_for(pairs))
+        rival = Classifier(experiments.NETWORKS[name](other, slots), model.inputs, recall.VALUES, dropout=0.0)
+        assert far <= abs(rival.size - experiments.PARAMETERS)
+    x, _ = associative_recall(np.random.default_rng(0), 2, pairs, task.keys)
     assert model.inputs == x.shape[-1]
 
 
 def test_every_network_differs_in_what_its_name_says():
     """A switch that a name promises and nobody turns."""
-    full = recall.network("binding", 8, 0).config()["cells"][0]
+    full = experiments.network(Recall(8), "binding", 0).config()["cells"][0]
     turned = {"own": "write_at", "recurrent": "recurrent_cue", "fixed": "plasticity", "learned": "plasticity"}
     turned |= {"ungated": "gated", "batch": "trace", "no-bank": "bank_read"}
     for name, switch in turned.items():
-        cell = recall.network(f"binding-{name}", 8, 0).config()["cells"][0]
+        cell = experiments.network(Recall(8), f"binding-{name}", 0).config()["cells"][0]
         assert {key for key in full if cell[key] != full[key]} - {"hidden"} == {switch}
 
 
@@ -84,7 +78,7 @@ def test_the_best_of_several_rates_is_used_for_all_seeds(small, tmp_path):
 
 
 def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(recall, "ENOUGH", -1)
+    monkeypatch.setattr(experiments, "ENOUGH", -1)
     (found,) = recall.recall([2], ["rnn"], steps=9, results=tmp_path, say=lambda line: None)
     assert found["stopped"] == "early" and found["steps"] == 2
 
@@ -94,15 +88,15 @@ def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
     [
         ({"models": ["transformer"]}, ValueError, "models: expected one of .*got 'transformer'"),
         ({"pairs": [0]}, ValueError, "pairs: expected at least 1, got 0"),
-        ({"pairs": []}, ValueError, "rates, pairs: expected at least one"),
+        ({"pairs": []}, ValueError, "tasks, models, rates: expected at least one"),
         ({"seeds": 0}, ValueError, "seeds: expected at least 1"),
         ({"steps": 1.5}, TypeError, "steps: expected a whole number"),
         ({"rates": [0]}, ValueError, "rates: expected a finite number greater than 0"),
-        ({"pairs": [4_000], "models": ["lstm"]}, ValueError, "pairs: lstm cannot be within 5% of 70,000 .* 4000 pairs"),
+        ({"pairs": [4_000], "models": ["lstm"]}, ValueError, "recall4000: lstm cannot be within 5% of 70,000"),
     ],
 )
 def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(recall, "train", None)
+    monkeypatch.setattr(experiments, "train", None)
     with pytest.raises(error, match=words):
         recall.recall(**{"results": tmp_path, **ask})
 
@@ -139,7 +133,7 @@ def test_the_binding_cell_binds():
     lengths = written_lengths(model.cells[0], tape, 6)
     recalled = model.cells[0].record(model.layer_params(0), tape)["trace_part"][6]
     np.testing.assert_allclose(lengths.sum(1), np.linalg.norm(recalled, axis=-1), rtol=1e-4)
-    told = recall._recalled(model, x[0], 2)["recalled"]
+    told = Recall(2).extra(model, None, rng, [(x, y)])["recalled"]
     assert told["symbols"] == x[0].argmax(-1).tolist() and np.argmax(told["lengths"], 1).tolist() == [1, 3]
 
 

@@ -1,0 +1,114 @@
+"""Tasks that ask for memory, by name: `experiments` beyond associative recall.
+
+    fewshot1, fewshot5      name images after 1 or 5 examples of each class (`tasks.few_shot`)
+
+The digits are MNIST's; the seed decides which of its training images are held out to validate on.
+"""
+
+import re
+
+import numpy as np
+
+from . import checks, datasets, protocols
+from .answers import StepClassifier
+from .experiments import Task, compare
+from .recall import Recall
+from .tasks import few_shot
+
+MODELS = ("lstm", "gru", "engram-sample", "binding")
+
+
+def mnist(seed, side=28):
+    """{part: (images, labels)}, for "train", "validation" and "test".
+
+    Images are (n, side, side) float32, means of pixels from 0 to 1. ValueError for a side that does not divide 28.
+    """
+    if 28 % checks.count("side", side):
+        raise ValueError(f"side: expected a divisor of 28, such as 14, got {side}")
+    data = datasets.load_mnist()
+    held = protocols.MNIST_HELD_OUT
+    train, validation = datasets.split(len(data.x_train), (len(data.x_train) - held, held), seed)
+
+    def small(images):
+        blocks = images.reshape(len(images), side, 28 // side, side, 28 // side)
+        return blocks.mean((2, 4), dtype=np.float32) / 255
+
+    parts = {
+        name: (small(data.x_train[i]), data.y_train[i]) for name, i in (("train", train), ("validation", validation))
+    }
+    return parts | {"test": (small(data.x_test), data.y_test)}
+
+
+class FewShot(Task):
+    """Few-shot classification, `size` examples of each of 5 digits, 5 questions, images of 14 x 14.
+
+    The seed decides which five digits are trained and validated on; the other five, of MNIST's test images, are the
+    test. With five digits to learn from, every episode of training has all of them under new labels: what a network
+    cannot know before an episode is which label means which digit. Test images of the five digits trained on ("seen")
+    show whether it binds labels to digits that it knows; the five others, whether what it learned to look at serves
+    digits that it does not know, which five digits can hardly teach. Beside them the accuracy of the label of the
+    nearest example in pixels, which needs no learning at all.
+    """
+
+    kind, ways, asked, side = "fewshot", 5, 5, 14
+    columns = (
+        ("new digits", "test_accuracy", ".1%"),
+        ("seen digits", "test_seen_accuracy", ".1%"),
+        ("nearest in pixels", "test_nearest_accuracy", ".1%"),
+    )
+
+    @property
+    def inputs(self):
+        return self.side**2 + self.ways
+
+    @property
+    def outputs(self):
+        return self.ways
+
+    def model(self, cell, seed):
+        return StepClassifier(cell, self.inputs, self.ways, self.asked, dropout=0.0, seed=seed)
+
+    def source(self, seed):
+        digits, data = np.random.default_rng([seed, 4]).permutation(10), mnist(seed, self.side)
+        known, new = digits[: self.ways], digits[self.ways :]
+        pools = {}
+        for name, part, which in (
+            *((each, each, known) for each in ("train", "validation")),
+            ("seen", "test", known),
+            ("test", "test", new),
+        ):
+            images, labels = data[part]
+            rows = np.flatnonzero(np.isin(labels, which))
+            rows = rows[np.argsort(labels[rows], kind="stable")]
+            pools[name] = images[rows].reshape(len(rows), -1), labels[rows]
+        return lambda rng, n, part, phase: few_shot(rng, n, *pools[part], self.ways, self.size, self.asked)
+
+    def extra(self, model, draw, rng, tests):
+        (x, y), seen = tests[0], draw(rng, len(tests[0][0]), "seen", 0)
+        scores = {"seen": model.evaluate(*seen)["accuracy"], "nearest": float((self.nearest(x) == y).mean())}
+        return {f"test_{name}_accuracy": round(value, 6) for name, value in scores.items()}
+
+    def nearest(self, x):
+        """The label of the nearest example in pixels, (n, asked)."""
+        S, D = self.ways * self.size, self.side**2
+        told, asked, labels = x[:, :S, :D], x[:, S:, :D], x[:, 1 : S + 1, D:].argmax(-1)
+        far = (told**2).sum(-1)[:, None] - 2 * asked @ told.swapaxes(1, 2)  # (n, asked, S), but for |asked|^2
+        return np.take_along_axis(labels, far.argmin(-1), axis=1)
+
+
+TASKS = {task.kind: task for task in (Recall, FewShot)}
+
+
+def known(name):
+    """The task of a name such as "fewshot5", None for a name that is none."""
+    found = re.fullmatch(r"([a-z]+)([1-9]\d*)", name)
+    return TASKS[found[1]](int(found[2])) if found and found[1] in TASKS else None
+
+
+def memory(tasks, models=None, **settings):
+    """`experiments.compare` on tasks by name; models: MODELS if None."""
+    for name in tasks:
+        if not known(name):
+            kinds = ", ".join(f"{kind}N" for kind in TASKS)
+            raise ValueError(f"tasks: expected names of {kinds}, with a number N, such as fewshot5, got {name!r}")
+    return compare([known(name) for name in tasks], MODELS if models is None else models, **settings)

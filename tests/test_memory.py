@@ -1,0 +1,170 @@
+"""Tasks that ask for memory: episodes that are what they say, files that are not made twice."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enn_np import cli, experiments, memory, protocols
+from enn_np.datasets import Dataset
+from enn_np.models import build
+from enn_np.report import table
+from enn_np.tasks import few_shot
+
+SIZE = 600, 200  # images to train on and to test on, 240 of the first held out
+QUIET = {"say": lambda line: None}
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def digits(small, monkeypatch):
+    """Even grey pictures that tell their digit, 25 grey values each, and in it whether they are of the test set."""
+    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 240)
+    monkeypatch.setattr(memory.FewShot, "side", 2)
+    parts = []
+    for part, n in enumerate(SIZE):
+        y = np.arange(n) % 10
+        grey = 25 * y + 12 * part + np.arange(n) // 10 % 12
+        parts += [np.ascontiguousarray(np.broadcast_to(grey[:, None, None], (n, 28, 28))).astype(np.uint8), y]
+    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: Dataset(*parts))
+    return Dataset(*parts)
+
+
+def told(x):
+    """Digits (n, T), and whether of the test set, of images (..., D) as `digits` draws them."""
+    grey = np.rint(255 * x[..., 0]).astype(int)
+    return grey // 25, grey % 25 > 11
+
+
+# Few-shot
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2))
+def test_an_episode_is_what_it_says(seed, ways, shots, asked, spare):
+    """A label beside its own image or beside a question, a class with two labels, an image that comes twice."""
+    S, T, classes = ways * shots, ways * shots + asked, ways + spare
+    labels = generator(seed).permutation(np.repeat(np.arange(classes), generator(seed).integers(T, T + 4, classes)))
+    images = np.stack([labels, np.arange(len(labels))], 1).astype(np.float32)
+    x, y = few_shot(generator(seed), 6, images, 7 * labels, ways, shots, asked)
+    assert x.shape == (6, T, 2 + ways) and y.shape == (6, asked)
+    assert not x[:, 0, 2:].any() and not x[:, S + 1 :, 2:].any()  # nothing told yet, and nothing of what is asked
+    assert (x[:, 1 : S + 1, 2:].sum(-1) == 1).all()
+    given_labels = np.hstack([x[:, 1 : S + 1, 2:].argmax(-1), y])
+    for episode, named in zip(x, given_labels, strict=True):
+        assert len(set(episode[:, 1])) == T
+        pairs = set(zip(named, episode[:, 0], strict=True))
+        assert len(pairs) == ways == len({label for label, _ in pairs}) == len({kind for _, kind in pairs})
+        assert (np.bincount(named[:S], minlength=ways) == shots).all()
+
+
+def test_labels_and_images_are_drawn_anew_for_every_episode():
+    """A label that says which class it is, an order that tells the label, an image that never comes."""
+    labels = np.repeat(np.arange(5), 20)
+    images = np.stack([labels, np.arange(100)], 1).astype(np.float32)
+    x, y = few_shot(generator(), 20_000, images, labels, 5, 1, 2)
+    kinds, named = x[..., 0].astype(int), np.hstack([x[:, 1:6, 2:].argmax(-1), y])
+    for step in range(7):
+        for chance in (
+            kinds[:, step],
+            kinds[:, step] * 5 + named[:, step],
+            named[:, 0] * 5 + named[:, step] if step > 4 else y[:, 0],
+        ):
+            shares = np.bincount(chance) / len(chance)
+            np.testing.assert_allclose(shares, 1 / len(shares), atol=0.012)
+        shares = np.bincount(x[:, step, 1].astype(int), minlength=100) / len(x)
+        np.testing.assert_allclose(shares, 0.01, atol=0.005)
+
+
+def test_what_no_episode_can_be_made_of_is_told():
+    images, labels = np.zeros((20, 3), np.float32), np.arange(20) % 2
+    with pytest.raises(ValueError, match=r"images: expected 3 classes or more of 8 images or more, got \[10, 10\]"):
+        few_shot(generator(), 1, images, labels, 3, 1, 5)
+    with pytest.raises(ValueError, match="images: expected 2 classes or more of 11"):
+        few_shot(generator(), 1, images, labels, 2, 3, 5)
+    for wrong in ({"n": 0}, {"ways": 0}, {"shots": 0}, {"asked": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected at least 1"):
+            few_shot(**{"rng": generator(), "n": 1, "images": images, "labels": labels, "ways": 2} | wrong)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_digits_that_are_tested_were_never_trained_on(digits, seed):
+    """Five digits for the test, images of the test set only there, and another five for another seed."""
+    task = memory.known("fewshot1")
+    draw, seen = task.source(seed), {}
+    for part in ("train", "validation", "seen", "test"):
+        which, tested = told(draw(generator(), 200, part, 0)[0][..., :4])
+        assert (tested == (part in ("seen", "test"))).all()
+        seen[part] = set(which.ravel())
+    assert seen["train"] == seen["validation"] == seen["seen"] == set(range(10)) - seen["test"]
+    other = told(task.source(seed + 1)(generator(), 200, "test", 0)[0])[0]
+    assert len(seen["test"]) == 5 and set(other.ravel()) != seen["test"]
+
+
+def test_training_and_validation_share_no_image(digits, monkeypatch):
+    parts = memory.mnist(0, 28)
+    assert [len(parts[name][0]) for name in ("train", "validation", "test")] == [360, 240, 200]
+    rows = np.arange(SIZE[0])
+    assert sorted(np.concatenate([rows[i] for i in memory.datasets.split(600, (360, 240), 0)])) == list(rows)
+    with pytest.raises(ValueError, match="side: expected a divisor of 28, such as 14, got 5"):
+        memory.mnist(0, 5)
+    noise = generator().integers(0, 256, (200, 28, 28), np.uint8)
+    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_test=noise))
+    small, labels = memory.mnist(0, 14)["test"]
+    np.testing.assert_allclose(small[3, 1, 2], noise[3, 2:4, 4:6].mean() / 255, rtol=1e-6)
+    assert (labels == digits.y_test).all()
+
+
+def test_the_nearest_example_gives_the_label(digits):
+    task, x = memory.known("fewshot1"), np.zeros((1, 10, 9), np.float32)
+    x[0, :5, 0], x[0, range(1, 6), 4 + np.array([3, 0, 4, 1, 2])] = (0.1, 0.3, 0.5, 0.7, 0.9), 1
+    x[0, 5:, 0] = 0.88, 0.12, 0.31, 0.45, 0.75
+    assert task.nearest(x).tolist() == [[2, 3, 0, 4, 1]]
+
+
+# All tasks
+
+
+def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
+    """A finished run that is run again, and a table without what the task is about."""
+    ask = {"models": ["gru", "binding"], "steps": 3, "results": tmp_path, **QUIET}
+    found = memory.memory(["fewshot1"], **ask)
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == [
+        f"fewshot1-sound-{name}-0.json" for name in ("binding", "gru")
+    ]
+    for result in found:
+        path = tmp_path / "{benchmark}-{protocol}-{model}-{seed}.json".format(**result)
+        assert json.loads(path.read_text()) == result and build(result["config"]).size == result["parameters"]
+        assert result["test_nearest_accuracy"] > 0.9 and 0 <= result["test_seen_accuracy"] <= 1
+    assert memory.memory(["fewshot1"], **ask) == found
+    with pytest.raises(ValueError, match=r"fewshot1-sound-gru-0.json: holds a run with .*'batch_size': 128.*asked"):
+        memory.memory(["fewshot1"], **ask, batch_size=64)
+    shown = table("results", "fewshot1", "sound", tmp_path)
+    assert "| model | seeds | new digits | seen digits | nearest in pixels | steps |" in shown
+    assert f"| GRU | 0 | **{found[0]['test_accuracy']:.1%}** | **{found[0]['test_seen_accuracy']:.1%}** |" in shown
+    command = ["memory", "fewshot1", "--models", "gru", "--steps", "3", "--results", str(tmp_path)]
+    assert cli.main(command) == 0 and "nearest in pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "words"),
+    [
+        ({"tasks": ["fewshot"]}, ValueError, "tasks: expected names of recallN, fewshotN.*got 'fewshot'"),
+        ({"tasks": ["fewshot0"]}, ValueError, "got 'fewshot0'"),
+        ({"tasks": ["poem3"]}, ValueError, "got 'poem3'"),
+        ({"tasks": []}, ValueError, "tasks, models, rates: expected at least one"),
+        ({"models": ["transformer"]}, ValueError, "models: expected one of .*got 'transformer'"),
+        ({"models": []}, ValueError, "tasks, models, rates: expected at least one"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1"),
+    ],
+)
+def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "train", None)
+    with pytest.raises(error, match=words):
+        memory.memory(**{"tasks": ["fewshot1"], "results": tmp_path / "new", **ask})
+    assert not (tmp_path / "new").exists()
