@@ -42,6 +42,8 @@ def mnist(seed, side=28):
 class FewShot(Task):
     """Few-shot classification, `size` examples of each of 5 digits, 5 questions, images of 14 x 14.
 
+    A label is a step of its own, after its image: `Binding` writes what it sees at the address of the step before.
+    Images are less the mean of those trained on, which else makes them all alike, and as long, on average, as a label.
     The seed decides which five digits are trained and validated on; the other five, of MNIST's test images, are the
     test. With five digits to learn from, every episode of training has all of them under new labels: what a network
     cannot know before an episode is which label means which digit. Test images of the five digits trained on ("seen")
@@ -69,19 +71,21 @@ class FewShot(Task):
         return StepClassifier(cell, self.inputs, self.ways, self.asked, dropout=0.0, seed=seed)
 
     def source(self, seed):
-        digits, data = np.random.default_rng([seed, 4]).permutation(10), mnist(seed, self.side)
-        known, new = digits[: self.ways], digits[self.ways :]
-        pools = {}
-        for name, part, which in (
-            *((each, each, known) for each in ("train", "validation")),
-            ("seen", "test", known),
-            ("test", "test", new),
-        ):
-            images, labels = data[part]
+        pools = self.pools(seed)
+        mean = pools["train"][0].mean(0)
+        length = np.sqrt(((pools["train"][0] - mean) ** 2).sum(1).mean())
+        pools = {part: ((images - mean) / length, labels) for part, (images, labels) in pools.items()}
+        return lambda rng, n, part, phase: few_shot(rng, n, *pools[part], self.ways, self.size, self.asked)
+
+    def pools(self, seed):
+        """{part: (images (m, D), labels (m,))}, sorted by label, "seen" among the parts."""
+        digits, data, pools = np.random.default_rng([seed, 4]).permutation(10), mnist(seed, self.side), {}
+        for name, (images, labels) in (data | {"seen": data["test"]}).items():
+            which = digits[self.ways :] if name == "test" else digits[: self.ways]
             rows = np.flatnonzero(np.isin(labels, which))
             rows = rows[np.argsort(labels[rows], kind="stable")]
             pools[name] = images[rows].reshape(len(rows), -1), labels[rows]
-        return lambda rng, n, part, phase: few_shot(rng, n, *pools[part], self.ways, self.size, self.asked)
+        return pools
 
     def extra(self, model, draw, rng, tests):
         (x, y), seen = tests[0], draw(rng, len(tests[0][0]), "seen", 0)
@@ -91,7 +95,7 @@ class FewShot(Task):
     def nearest(self, x):
         """The label of the nearest example in pixels, (n, asked)."""
         S, D = self.ways * self.size, self.side**2
-        told, asked, labels = x[:, :S, :D], x[:, S:, :D], x[:, 1 : S + 1, D:].argmax(-1)
+        told, asked, labels = x[:, 0 : 2 * S : 2, :D], x[:, 2 * S :, :D], x[:, 1 : 2 * S : 2, D:].argmax(-1)
         far = (told**2).sum(-1)[:, None] - 2 * asked @ told.swapaxes(1, 2)  # (n, asked, S), but for |asked|^2
         return np.take_along_axis(labels, far.argmin(-1), axis=1)
 

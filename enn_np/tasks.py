@@ -107,32 +107,33 @@ def few_shot(
     """Learn new names: `shots` examples of each of `ways` classes with their labels, then images to be named.
 
     images  (m, D) float, labels (m,) int64: what episodes are drawn from, faster if sorted by label
-    x       (n, T, D + ways) float32, T = ways shots + asked: an image a step, the examples in random order, and beside
-            each image the one-hot label of the example one step before it, as in Santoro et al.; the labels of the
-            images that are asked about are nowhere
+    x       (n, T, D + ways) float32, T = 2 ways shots + asked: the examples in random order, each two steps, its image,
+            then its label alone, one-hot; then a step for each image that is asked about, whose labels are nowhere
     y       (n, asked) int64, their labels, each of the `ways` equally likely at every step
 
     Which classes take part, and which of the labels 0 to ways - 1 each has, is drawn for every episode, so that no
     network can know a label before the episode tells it. Chance is 1 / ways; no image comes twice in an episode.
-    Raises ValueError for sizes below 1, for fewer classes than ways, and for a class with fewer than T images.
+    Santoro et al. too give a label one step after its image, but beside the next image.
+    Raises ValueError for sizes below 1, for fewer classes than ways, and for a class of too few images.
     Source: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, "One-shot Learning with Memory-Augmented Neural
     Networks", arXiv 1605.06065, section 2.
     """
     n, ways, shots, asked = count("n", n), count("ways", ways), count("shots", shots), count("asked", asked)
-    order, (T, D) = np.argsort(labels, kind="stable"), (ways * shots + asked, images.shape[1])
+    order, S, D = np.argsort(labels, kind="stable"), ways * shots, images.shape[1]
     _, first, size = np.unique(labels[order], return_index=True, return_counts=True)
-    if len(size) < ways or size.min() < T:
-        raise ValueError(f"images: expected {ways} classes or more of {T} images or more, got {size.tolist()}")
+    if len(size) < ways or size.min() < S + asked:
+        raise ValueError(f"images: expected {ways} classes or more of {S + asked} images or more, got {size.tolist()}")
     named = rng.permuted(np.tile(np.arange(len(size)), (n, 1)), axis=1)[:, :ways]  # (n, ways) label -> class
     told = rng.permuted(np.tile(np.repeat(np.arange(ways), shots), (n, 1)), axis=1)  # (n, S) labels of the examples
     y = rng.integers(ways, size=(n, asked))
-    kinds = np.take_along_axis(named, np.hstack([told, y]), axis=1)  # (n, T) classes
-    # Every step has a part of its class to itself, counted from a random start: no image twice.
+    kinds = np.take_along_axis(named, np.hstack([told, y]), axis=1)  # (n, S + asked) classes
+    # Every image has a part of its class to itself, counted from a random start: none comes twice.
     start = np.take_along_axis(rng.integers(size, size=(n, len(size))), kinds, axis=1)
-    place = start + (size[kinds] // T) * np.arange(T) + rng.integers(size[kinds] // T)
-    x = np.zeros((n, T, D + ways), np.float32)
-    x[:, :, :D] = images[order[first[kinds] + place % size[kinds]]]
-    np.put_along_axis(x[:, 1 : ways * shots + 1, D:], told[:, :, None], 1, axis=2)
+    part = size[kinds] // (S + asked)
+    place = (start + part * np.arange(S + asked) + rng.integers(part)) % size[kinds]
+    x, shown = np.zeros((n, 2 * S + asked, D + ways), np.float32), [*range(0, 2 * S, 2), *range(2 * S, 2 * S + asked)]
+    x[:, shown, :D] = images[order[first[kinds] + place]]
+    np.put_along_axis(x[:, 1 : 2 * S : 2, D:], told[:, :, None], 1, axis=2)
     return x, y
 
 

@@ -48,19 +48,21 @@ def told(x):
 @given(st.integers(0, 99), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2))
 def test_an_episode_is_what_it_says(seed, ways, shots, asked, spare):
     """A label beside its own image or beside a question, a class with two labels, an image that comes twice."""
-    S, T, classes = ways * shots, ways * shots + asked, ways + spare
-    labels = generator(seed).permutation(np.repeat(np.arange(classes), generator(seed).integers(T, T + 4, classes)))
-    images = np.stack([labels, np.arange(len(labels))], 1).astype(np.float32)
+    S, classes = 2 * ways * shots, ways + spare
+    labels = generator(seed).permutation(
+        np.repeat(np.arange(classes), generator(seed).integers(S // 2 + asked, S // 2 + asked + 4, classes))
+    )
+    images = np.stack([labels, 1 + np.arange(len(labels))], 1).astype(np.float32)
     x, y = few_shot(generator(seed), 6, images, 7 * labels, ways, shots, asked)
-    assert x.shape == (6, T, 2 + ways) and y.shape == (6, asked)
-    assert not x[:, 0, 2:].any() and not x[:, S + 1 :, 2:].any()  # nothing told yet, and nothing of what is asked
-    assert (x[:, 1 : S + 1, 2:].sum(-1) == 1).all()
-    given_labels = np.hstack([x[:, 1 : S + 1, 2:].argmax(-1), y])
+    assert x.shape == (6, S + asked, 2 + ways) and y.shape == (6, asked)
+    assert not x[:, 0:S:2, 2:].any() and not x[:, S:, 2:].any()  # no label beside its image, none of what is asked
+    assert (x[:, 1:S:2, 2:].sum(-1) == 1).all() and not x[:, 1:S:2, :2].any()
+    x, given_labels = np.hstack([x[:, 0:S:2], x[:, S:]]), np.hstack([x[:, 1:S:2, 2:].argmax(-1), y])
     for episode, named in zip(x, given_labels, strict=True):
-        assert len(set(episode[:, 1])) == T
+        assert len(set(episode[:, 1])) == S // 2 + asked and episode[:, 1].all()
         pairs = set(zip(named, episode[:, 0], strict=True))
         assert len(pairs) == ways == len({label for label, _ in pairs}) == len({kind for _, kind in pairs})
-        assert (np.bincount(named[:S], minlength=ways) == shots).all()
+        assert (np.bincount(named[: S // 2], minlength=ways) == shots).all()
 
 
 def test_labels_and_images_are_drawn_anew_for_every_episode():
@@ -68,7 +70,8 @@ def test_labels_and_images_are_drawn_anew_for_every_episode():
     labels = np.repeat(np.arange(5), 20)
     images = np.stack([labels, np.arange(100)], 1).astype(np.float32)
     x, y = few_shot(generator(), 20_000, images, labels, 5, 1, 2)
-    kinds, named = x[..., 0].astype(int), np.hstack([x[:, 1:6, 2:].argmax(-1), y])
+    named, x = np.hstack([x[:, 1:10:2, 2:].argmax(-1), y]), np.hstack([x[:, 0:10:2], x[:, 10:]])
+    kinds = x[..., 0].astype(int)
     for step in range(7):
         for chance in (
             kinds[:, step],
@@ -96,14 +99,18 @@ def test_what_no_episode_can_be_made_of_is_told():
 def test_digits_that_are_tested_were_never_trained_on(digits, seed):
     """Five digits for the test, images of the test set only there, and another five for another seed."""
     task = memory.known("fewshot1")
-    draw, seen = task.source(seed), {}
+    pools, draw, seen = task.pools(seed), task.source(seed), {}
+    mean, sd = pools["train"][0].mean(), pools["train"][0].std()
     for part in ("train", "validation", "seen", "test"):
-        which, tested = told(draw(generator(), 200, part, 0)[0][..., :4])
-        assert (tested == (part in ("seen", "test"))).all()
-        seen[part] = set(which.ravel())
+        which, tested = told(pools[part][0])
+        assert (which == pools[part][1]).all() and (tested == (part in ("seen", "test"))).all()
+        seen[part] = set(which)
+        x, _ = draw(generator(), 100, part, 0)
+        x = x[:, [0, 2, 4, 6, 8, 10, 11, 12, 13, 14], :4]
+        assert set(told(mean + 2 * sd * x)[0].ravel()) == seen[part]  # length 1: each of four pixels sd / 2
+    assert abs((draw(generator(), 500, "train", 0)[0][:, 0] ** 2).sum(1).mean() - 1) < 0.1
     assert seen["train"] == seen["validation"] == seen["seen"] == set(range(10)) - seen["test"]
-    other = told(task.source(seed + 1)(generator(), 200, "test", 0)[0])[0]
-    assert len(seen["test"]) == 5 and set(other.ravel()) != seen["test"]
+    assert len(seen["test"]) == 5 and set(task.pools(seed + 1)["test"][1]) != seen["test"]
 
 
 def test_training_and_validation_share_no_image(digits, monkeypatch):
@@ -121,9 +128,9 @@ def test_training_and_validation_share_no_image(digits, monkeypatch):
 
 
 def test_the_nearest_example_gives_the_label(digits):
-    task, x = memory.known("fewshot1"), np.zeros((1, 10, 9), np.float32)
-    x[0, :5, 0], x[0, range(1, 6), 4 + np.array([3, 0, 4, 1, 2])] = (0.1, 0.3, 0.5, 0.7, 0.9), 1
-    x[0, 5:, 0] = 0.88, 0.12, 0.31, 0.45, 0.75
+    task, x = memory.known("fewshot1"), np.zeros((1, 15, 9), np.float32)
+    x[0, :10:2, 0], x[0, range(1, 10, 2), 4 + np.array([3, 0, 4, 1, 2])] = (0.1, 0.3, 0.5, 0.7, 0.9), 1
+    x[0, 10:, 0] = 0.88, 0.12, 0.31, 0.45, 0.75
     assert task.nearest(x).tolist() == [[2, 3, 0, 4, 1]]
 
 
