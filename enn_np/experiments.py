@@ -181,9 +181,9 @@ def forgetting(accuracies):
     accuracies: after each task, a list of the accuracies on it and on those before, K >= 2 rows of 1 to K numbers.
     Source: Chaudhry, Dokania, Ajanthan and Torr, "Riemannian Walk for Incremental Learning", arXiv 1801.10112, (3).
     """
-    *before, now = accuracies
-    if not before or [len(row) for row in accuracies] != list(range(1, len(accuracies) + 1)):
+    if len(accuracies) < 2 or [len(row) for row in accuracies] != list(range(1, len(accuracies) + 1)):
         raise ValueError(f"accuracies: expected rows of 1, 2, ... numbers, 2 or more, got {accuracies}")
+    *before, now = accuracies
     best = [max(row[task] for row in before[task:]) for task in range(len(before))]
     return float(np.mean(np.subtract(best, now[:-1])))
 

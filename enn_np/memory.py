@@ -1,6 +1,7 @@
 """Tasks that ask for memory, by name: `experiments` beyond associative recall.
 
     fewshot1, fewshot5      name images after 1 or 5 examples of each class (`tasks.few_shot`)
+    split5, permuted5       learn 5 tasks one after the other: digits 0 and 1, then 2 and 3 ...; or all, pixels shuffled
 
 The digits are MNIST's; the seed decides which of its training images are held out to validate on.
 """
@@ -13,7 +14,7 @@ from . import checks, datasets, protocols
 from .answers import StepClassifier
 from .experiments import Task, compare
 from .recall import Recall
-from .tasks import few_shot
+from .tasks import few_shot, pixel_mnist, pixel_permutation
 
 MODELS = ("lstm", "gru", "engram-sample", "binding")
 
@@ -100,7 +101,67 @@ class FewShot(Task):
         return np.take_along_axis(labels, far.argmin(-1), axis=1)
 
 
-TASKS = {task.kind: task for task in (Recall, FewShot)}
+class Continual(Task):
+    """`size` tasks of digits, row by row, one after the other with equal numbers of steps, and one head of 10 classes.
+
+    Nothing tells which task an image is from, and nothing of an earlier task is seen again. The optimizer goes on as
+    it is. After each task all test images of every task so far are tested (`experiments.forgetting`).
+    """
+
+    inputs, outputs = 28, 10
+    columns = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
+
+    def __post_init__(self):
+        checks.count(self.kind, self.size, low=2)
+
+    @property
+    def phases(self):
+        return self.size
+
+
+class Split(Continual):
+    """Split MNIST: two digits a task, 0 and 1 first (Zenke, Poole and Ganguli, arXiv 1703.04200), one head for all."""
+
+    kind = "split"
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks.number(self.kind, self.size, high=5)
+
+    def source(self, seed):
+        data = mnist(seed)
+
+        def draw(rng, n, part, phase):
+            images, labels = data[part]
+            return drawn(rng, n, part, images, labels, np.flatnonzero(labels // 2 == phase))
+
+        return draw
+
+
+class Permuted(Continual):
+    """Permuted MNIST: in every task another order of the pixels (Goodfellow et al., arXiv 1312.6211)."""
+
+    kind = "permuted"
+
+    def source(self, seed):
+        data, rng = mnist(seed), np.random.default_rng([seed, 4])
+        orders = [pixel_permutation(rng) for _ in range(self.size)]
+
+        def draw(rng, n, part, phase):
+            images, labels = drawn(rng, n, part, *data[part])
+            return pixel_mnist(images, orders[phase]).reshape(images.shape), labels
+
+        return draw
+
+
+def drawn(rng, n, part, images, labels, rows=None):
+    """n images drawn at random with their labels, or all to be tested on, of those at `rows`."""
+    rows = np.arange(len(images)) if rows is None else rows
+    rows = rows if part == "test" else rng.choice(rows, n)
+    return images[rows], labels[rows]
+
+
+TASKS = {task.kind: task for task in (Recall, FewShot, Split, Permuted)}
 
 
 def known(name):

@@ -164,6 +164,9 @@ def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
         ({"tasks": ["fewshot"]}, ValueError, "tasks: expected names of recallN, fewshotN.*got 'fewshot'"),
         ({"tasks": ["fewshot0"]}, ValueError, "got 'fewshot0'"),
         ({"tasks": ["poem3"]}, ValueError, "got 'poem3'"),
+        ({"tasks": ["split6"]}, ValueError, "split: expected a finite number at most 5, got 6"),
+        ({"tasks": ["permuted1"]}, ValueError, "permuted: expected at least 2, got 1"),
+        ({"tasks": ["split5"], "steps": 4}, ValueError, "steps: expected at least 5, got 4"),
         ({"tasks": []}, ValueError, "tasks, models, rates: expected at least one"),
         ({"models": ["transformer"]}, ValueError, "models: expected one of .*got 'transformer'"),
         ({"models": []}, ValueError, "tasks, models, rates: expected at least one"),
@@ -175,3 +178,68 @@ def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monk
     with pytest.raises(error, match=words):
         memory.memory(**{"tasks": ["fewshot1"], "results": tmp_path / "new", **ask})
     assert not (tmp_path / "new").exists()
+
+
+# Continual learning
+
+
+def test_forgetting_by_hand():
+    """The first accuracy in the place of the best, the last task counted as forgotten, a sum in place of a mean."""
+    assert experiments.forgetting([[0.9], [0.95, 0.8], [0.5, 0.7, 0.99]]) == pytest.approx((0.45 + 0.1) / 2)
+    assert experiments.forgetting([[0.5], [0.7, 0.9]]) == pytest.approx(-0.2)
+    for wrong in ([[0.9]], [], [[0.9], [0.9]], [[0.9, 0.8], [0.9, 0.8]]):
+        with pytest.raises(ValueError, match="accuracies: expected rows of 1, 2"):
+            experiments.forgetting(wrong)
+
+
+def test_split_tasks_have_two_digits_each(digits):
+    task = memory.known("split3")
+    draw = task.source(0)
+    for phase in range(3):
+        for part, n in (("train", 90), ("validation", 90), ("test", 40)):
+            x, y = draw(generator(), 90, part, phase)
+            assert len(x) == n and set(y) == {2 * phase, 2 * phase + 1}
+            which, tested = told(x[:, 5])
+            assert (which == y).all() and (tested == (part == "test")).all()
+
+
+def test_permuted_tasks_are_all_digits_in_an_order_each(digits, monkeypatch):
+    noise = generator().integers(0, 256, (200, 28, 28), np.uint8)
+    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_test=noise))
+    task, seen = memory.known("permuted2"), []
+    for seed in (0, 0, 1):
+        draw = task.source(seed)
+        seen += [draw(generator(), 20, "test", phase)[0] for phase in (0, 1)]
+        assert set(draw(generator(), 200, "train", 0)[1]) == set(range(10))
+    plain = noise.reshape(200, -1) / np.float32(255)
+    orders = [tuple(x.reshape(200, -1)[0].argsort()) for x in seen]
+    for x in seen:
+        np.testing.assert_array_equal(np.sort(x.reshape(200, -1), 1), np.sort(plain, 1))
+        order = np.array([np.flatnonzero((plain == pixel[:, None]).all(0))[0] for pixel in x.reshape(200, -1).T])
+        assert sorted(order) == list(range(784)) and x.shape == (200, 28, 28)  # the same one for all images
+    assert orders[:2] == orders[2:4] and len(set(orders)) == 4
+
+
+def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch):
+    """A network that is trained on another task than it is tested on, or tested on what it has not seen."""
+    asked = []
+    source = memory.Split.source
+
+    def spied(self, seed):
+        draw = source(self, seed)
+
+        def watched(rng, n, part, phase):
+            asked.append((part, phase))
+            return draw(rng, n, part, phase)
+
+        return watched
+
+    monkeypatch.setattr(memory.Split, "source", spied)
+    (found,) = memory.memory(["split3"], ["rnn"], steps=8, results=tmp_path, **QUIET)
+    assert [phase for part, phase in asked if part == "train"] == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert found["history"]["step"] == [2, 3, 4, 6, 8] and [len(row) for row in found["accuracies"]] == [1, 2, 3]
+    assert found["test_accuracy"] == pytest.approx(np.mean(found["accuracies"][-1]), abs=1e-6)
+    assert found["test_forgetting"] == pytest.approx(experiments.forgetting(found["accuracies"]), abs=1e-6)
+    assert "| average accuracy | forgetting | steps |" in table("results", "split3", "sound", tmp_path)
+    (again,) = memory.memory(["permuted2"], ["rnn"], steps=4, results=tmp_path, **QUIET)
+    assert [len(row) for row in again["accuracies"]] == [1, 2]
