@@ -2,6 +2,8 @@
 
     fewshot1, fewshot5      name images after 1 or 5 examples of each class (`tasks.few_shot`)
     split5, permuted5       learn 5 tasks one after the other: digits 0 and 1, then 2 and 3 ...; or all, pixels shuffled
+    copy100, adding100      remember 10 symbols over 100 steps; add two numbers of 100 (`tasks`)
+    pixels14                digits pixel by pixel in a shuffled order, 14 x 14; 28 x 28 in the papers
 
 The digits are MNIST's; the seed decides which of its training images are held out to validate on.
 """
@@ -13,8 +15,9 @@ import numpy as np
 from . import checks, datasets, protocols
 from .answers import StepClassifier
 from .experiments import Task, compare
+from .models import Regressor
 from .recall import Recall
-from .tasks import few_shot, pixel_mnist, pixel_permutation
+from .tasks import adding_task, copy_task, few_shot, pixel_mnist, pixel_permutation
 
 MODELS = ("lstm", "gru", "engram-sample", "binding")
 
@@ -161,7 +164,57 @@ def drawn(rng, n, part, images, labels, rows=None):
     return images[rows], labels[rows]
 
 
-TASKS = {task.kind: task for task in (Recall, FewShot, Split, Permuted)}
+class Copy(Task):
+    """`tasks.copy_task` with a delay of `size` steps: ten symbols of eight, asked for at the last ten steps alone.
+
+    So the loss is theirs alone: what is published is the mean over all steps, 10 / (size + 20) of it where blanks cost
+    nothing. Chance is 12.5%, a loss of ln 8 = 2.08.
+    """
+
+    kind, inputs, outputs, length = "copy", 10, 8, 10
+    columns = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
+
+    def model(self, cell, seed):
+        return StepClassifier(cell, self.inputs, self.outputs, self.length, dropout=0.0, seed=seed)
+
+    def source(self, seed):
+        def draw(rng, n, part, phase):
+            x, y = copy_task(rng, n, self.size, self.length, self.outputs)
+            return np.eye(self.inputs, dtype=np.float32)[x], y[:, -self.length :]
+
+        return draw
+
+
+class Adding(Task):
+    """`tasks.adding_task` of `size` steps: a mean squared error of 0.167 says that nothing was learned."""
+
+    kind, inputs, outputs = "adding", 2, 1
+    columns = (("squared error", "test_loss", ".5f"),)
+
+    def model(self, cell, seed):
+        return Regressor(cell, self.inputs, seed=seed)
+
+    def source(self, seed):
+        return lambda rng, n, part, phase: adding_task(rng, n, self.size)
+
+
+class Pixels(Task):
+    """`tasks.pixel_mnist`, images of `size` x `size` in one random order of their pixels, which the seed decides."""
+
+    kind, inputs, outputs = "pixels", 1, 10
+
+    def source(self, seed):
+        data = mnist(seed, self.size)
+        order = pixel_permutation(np.random.default_rng([seed, 4]), self.size**2)
+
+        def draw(rng, n, part, phase):
+            images, labels = drawn(rng, n, part, *data[part])
+            return pixel_mnist(images, order), labels
+
+        return draw
+
+
+TASKS = {task.kind: task for task in (Recall, FewShot, Split, Permuted, Copy, Adding, Pixels)}
 
 
 def known(name):

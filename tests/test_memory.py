@@ -161,7 +161,7 @@ def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("ask", "error", "words"),
     [
-        ({"tasks": ["fewshot"]}, ValueError, "tasks: expected names of recallN, fewshotN.*got 'fewshot'"),
+        ({"tasks": ["fewshot"]}, ValueError, "tasks: expected names of recallN, fewshotN.*pixelsN.*got 'fewshot'"),
         ({"tasks": ["fewshot0"]}, ValueError, "got 'fewshot0'"),
         ({"tasks": ["poem3"]}, ValueError, "got 'poem3'"),
         ({"tasks": ["split6"]}, ValueError, "split: expected a finite number at most 5, got 6"),
@@ -243,3 +243,43 @@ def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch
     assert "| average accuracy | forgetting | steps |" in table("results", "split3", "sound", tmp_path)
     (again,) = memory.memory(["permuted2"], ["rnn"], steps=4, results=tmp_path, **QUIET)
     assert [len(row) for row in again["accuracies"]] == [1, 2]
+
+
+# Long memory
+
+
+def test_long_tasks_ask_what_their_generators_do(digits):
+    x, y = memory.known("copy7").source(0)(generator(), 5, "train", 0)
+    assert x.shape == (5, 27, 10) and (x[:, :10].argmax(-1) == y).all() and (x.sum(-1) == 1).all()
+    x, y = memory.known("adding9").source(0)(generator(), 5, "train", 0)
+    np.testing.assert_allclose((x[..., 0] * x[..., 1]).sum(1), y[:, 0], rtol=1e-6)
+    assert x.shape == (5, 9, 2)
+
+
+def test_pixels_come_in_one_order(digits, monkeypatch):
+    noise = generator().integers(0, 256, (200, 28, 28), np.uint8)
+    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_test=noise, x_train=noise))
+    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 50)
+    x, y = memory.known("pixels7").source(3)(generator(), 5, "test", 0)
+    plain = memory.mnist(3, 7)["test"][0].reshape(200, 49)
+    assert x.shape == (200, 49, 1) and (y == digits.y_test).all() and (x[..., 0] != plain).any()
+    order = [int(np.flatnonzero((plain == pixel[:, None]).all(0))[0]) for pixel in x[..., 0].T]
+    assert sorted(order) == list(range(49))
+
+
+def test_long_tasks_are_run_and_shown(digits, tmp_path):
+    for name, title, score in (
+        ("copy3", "symbols right", "test_accuracy"),
+        ("adding4", "squared error", "test_loss"),
+        ("pixels2", "test accuracy", "test_accuracy"),
+    ):
+        (found,) = memory.memory([name], ["binding"], rates=(1e-3, 1e-2), steps=2, results=tmp_path, **QUIET)
+        assert np.isfinite(found[score]) and build(found["config"]).size == found["parameters"]
+        assert title in table("results", name, "sound", tmp_path)
+    for seed in (1, 2):
+        for model in ("gru", "binding"):
+            path, values = tmp_path / f"adding4-sound-{model}-{seed}.json", {"seed": seed, "model": model}
+            path.write_text(
+                json.dumps({**json.loads((tmp_path / "adding4-sound-binding-0.json").read_text()), **values})
+            )
+    assert "more is better" in table("tests", "adding4", "sound", tmp_path)
