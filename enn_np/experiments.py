@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from . import checks, storage
+from .answers import StepClassifier
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
@@ -61,12 +62,15 @@ NETWORKS = {
 class Task:
     """What networks are compared on; its name ends in its size, such as the pairs of recall8.
 
-    inputs, outputs: of a network. slots: of a memory. columns: of its table, (title, field of a result, format) each;
-    the first is what networks are compared by. phases: parts of the training that follow one another.
+    inputs, outputs: of a network. slots: of a memory. answers: how many steps at the end have a label each, None for
+    one label a sequence. phases: parts of the training that follow one another. columns: of its table, (title, field of
+    a result, format) each; the first is what networks are compared by.
+    source(seed): draw(rng, n, part, phase) -> x (n, T, D), y, with part "train", "validation" or "test".
     """
 
     size: int
-    kind, slots, phases, columns = None, SLOTS, 1, (("test accuracy", "test_accuracy", ".1%"),)
+    kind, slots, answers, phases = None, SLOTS, None, 1
+    columns = (("test accuracy", "test_accuracy", ".1%"),)
 
     def __post_init__(self):
         checks.count(self.kind, self.size)
@@ -77,11 +81,9 @@ class Task:
 
     def model(self, cell, seed):
         """The untrained model around a cell."""
+        if self.answers:
+            return StepClassifier(cell, self.inputs, self.outputs, self.answers, dropout=0.0, seed=seed)
         return Classifier(cell, self.inputs, self.outputs, dropout=0.0, seed=seed)
-
-    def source(self, seed):
-        """draw(rng, n, part, phase) -> x (n, T, D), y, for the parts "train", "validation" and "test" of a run."""
-        raise NotImplementedError
 
     def extra(self, model, draw, rng, tests):
         """What a result has beside the scores. tests: (x, y) of each phase."""

@@ -13,7 +13,6 @@ import re
 import numpy as np
 
 from . import checks, datasets, protocols
-from .answers import StepClassifier
 from .experiments import Task, compare
 from .models import Regressor
 from .recall import Recall
@@ -56,7 +55,8 @@ class FewShot(Task):
     nearest example in pixels, which needs no learning at all.
     """
 
-    kind, ways, asked, side = "fewshot", 5, 5, 14
+    kind, answers, side = "fewshot", 5, 14
+    ways = outputs = 5
     columns = (
         ("new digits", "test_accuracy", ".1%"),
         ("seen digits", "test_seen_accuracy", ".1%"),
@@ -67,19 +67,12 @@ class FewShot(Task):
     def inputs(self):
         return self.side**2 + self.ways
 
-    @property
-    def outputs(self):
-        return self.ways
-
-    def model(self, cell, seed):
-        return StepClassifier(cell, self.inputs, self.ways, self.asked, dropout=0.0, seed=seed)
-
     def source(self, seed):
         pools = self.pools(seed)
         mean = pools["train"][0].mean(0)
         length = np.sqrt(((pools["train"][0] - mean) ** 2).sum(1).mean())
         pools = {part: ((images - mean) / length, labels) for part, (images, labels) in pools.items()}
-        return lambda rng, n, part, phase: few_shot(rng, n, *pools[part], self.ways, self.size, self.asked)
+        return lambda rng, n, part, phase: few_shot(rng, n, *pools[part], self.ways, self.size, self.answers)
 
     def pools(self, seed):
         """{part: (images (m, D), labels (m,))}, sorted by label, "seen" among the parts."""
@@ -97,10 +90,10 @@ class FewShot(Task):
         return {f"test_{name}_accuracy": round(value, 6) for name, value in scores.items()}
 
     def nearest(self, x):
-        """The label of the nearest example in pixels, (n, asked)."""
+        """The label of the nearest example in pixels, (n, answers)."""
         S, D = self.ways * self.size, self.side**2
         told, asked, labels = x[:, 0 : 2 * S : 2, :D], x[:, 2 * S :, :D], x[:, 1 : 2 * S : 2, D:].argmax(-1)
-        far = (told**2).sum(-1)[:, None] - 2 * asked @ told.swapaxes(1, 2)  # (n, asked, S), but for |asked|^2
+        far = (told**2).sum(-1)[:, None] - 2 * asked @ told.swapaxes(1, 2)  # (n, answers, S), but for |asked|^2
         return np.take_along_axis(labels, far.argmin(-1), axis=1)
 
 
@@ -171,16 +164,13 @@ class Copy(Task):
     nothing. Chance is 12.5%, a loss of ln 8 = 2.08.
     """
 
-    kind, inputs, outputs, length = "copy", 10, 8, 10
+    kind, inputs, outputs, answers = "copy", 10, 8, 10
     columns = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
-
-    def model(self, cell, seed):
-        return StepClassifier(cell, self.inputs, self.outputs, self.length, dropout=0.0, seed=seed)
 
     def source(self, seed):
         def draw(rng, n, part, phase):
-            x, y = copy_task(rng, n, self.size, self.length, self.outputs)
-            return np.eye(self.inputs, dtype=np.float32)[x], y[:, -self.length :]
+            x, y = copy_task(rng, n, self.size, self.answers, self.outputs)
+            return np.eye(self.inputs, dtype=np.float32)[x], y[:, -self.answers :]
 
         return draw
 
