@@ -19,7 +19,7 @@ from enn_np import RNN, Classifier, __version__, cli, datasets, download, load, 
 from enn_np.cli import main
 
 ROOT = Path(cli.__file__).resolve().parents[1]
-COMMANDS = ("demo", "train", "benchmark", "report", "tables", "gradcheck", "data")
+COMMANDS = ("demo", "train", "benchmark", "recall", "memory", "report", "tables", "gradcheck", "data")
 
 
 @pytest.fixture
