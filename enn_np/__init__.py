@@ -1,7 +1,7 @@
 """The Engram Neural Network in plain NumPy, with backpropagation through time written by hand (arXiv 2507.21474).
 
 Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the subject), bptt (the two time loops),
-gradcheck (why to believe them); then binding (a memory that binds), models and training.
+gradcheck (why to believe them); then binding (a memory that binds), window (one that attends), models and training.
 Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
@@ -12,11 +12,13 @@ from .cells import GRU, LSTM, RNN
 from .checkpoint import Checkpoint
 from .engram import Engram, EngramState
 from .language import LanguageModel
+from .learned import LearnedEngram
 from .models import Classifier, Model, Regressor, load
 from .optim import SGD, Adam
 from .session import History
 from .stream import Stream
 from .training import fit
+from .window import Window
 
 __version__ = "0.1.0"
 
@@ -35,11 +37,13 @@ __all__ = [
     "EngramState",
     "History",
     "LanguageModel",
+    "LearnedEngram",
     "Model",
     "ReduceOnPlateau",
     "Regressor",
     "Stream",
     "Tape",
+    "Window",
     "fit",
     "load",
     "run",

@@ -27,6 +27,7 @@ from .binding import Binding
 from .bptt import Tape, at, hold, run, run_back
 from .device import to_numpy
 from .engram import Engram, EngramState
+from .learned import LearnedEngram
 from .models import Classifier, Regressor
 from .ops import read, relu
 
@@ -70,6 +71,8 @@ def written_by(cell, tape, t):
         raise RuntimeError("tape: its workspace has been used by a later run; look at it before running again")
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
+    if isinstance(cell, LearnedEngram):
+        raise TypeError("cell: its rate is among the parameters; expected cell.settled(params) in its place")
     if isinstance(cell, Binding):
         return _bound_by(cell, tape, t)
     xp, e, a, batch, each = array_module(tape.x), tape.e, tape.kept.a, tape.x.shape[1], cell.trace == "sample"
@@ -298,7 +301,9 @@ def _quiet(model):
     layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
     if not layers:
         raise ValueError("model: expected one with an Engram cell, got none; only Engram has a memory to look into")
-    return _with(model, layers[0], model.cells[layers[0]]), layers[0]
+    cell = model.cells[layers[0]]
+    cell = cell.settled(model.layer_params(layers[0])) if isinstance(cell, LearnedEngram) else cell
+    return _with(model, layers[0], cell), layers[0]
 
 
 def _with(model, layer, cell, **params):

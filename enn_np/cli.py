@@ -13,6 +13,7 @@ from .protocols import PAPER, folder
 from .variants import MODELS, PROTOCOLS, SHAPES
 
 BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")
+PAGES = ("README.md", "data/results/README.md")
 PEERS = ("torch", "jax", "tensorflow")
 PROTOCOL_HELP = (
     "as published, flaws included; without leaks between samples and sets; or one change a run (%(default)s)"
@@ -91,8 +92,8 @@ def _parser():
     bind.add_argument("--results", default="runs/recall", metavar="DIR", help="folder of result files (%(default)s)")
     bind.set_defaults(command=_recall)
 
-    tables = _command(commands, "tables", "write a page's result tables, and the figures, from the stored results")
-    tables.add_argument("--page", default="README.md", help="Markdown file with result marks (%(default)s)")
+    tables = _command(commands, "tables", "write the pages' result tables, and the figures, from the stored results")
+    tables.add_argument("--page", nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})")
     tables.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
     tables.set_defaults(command=_tables)
 
@@ -190,7 +191,7 @@ def _recall(settings):
     what = settings.pairs, settings.models, settings.seeds, settings.rates, settings.steps, settings.results
     for run in recall(*what):
         sizes = f"{run['parameters']:>9,} parameters{run['steps']:>7,} steps{run['cpu_seconds']:>9,.0f} s of one core"
-        print(f"{run['benchmark']:<10}{run['model']:<18}seed {run['seed']}{run['test_accuracy']:>9.2%}{sizes}")
+        print(f"{run['benchmark']:<10}{run['model']:<20}seed {run['seed']}{run['test_accuracy']:>9.2%}{sizes}")
 
 
 def _bench(settings):
@@ -218,8 +219,9 @@ def _report(settings):
 def _tables(settings):
     from .report import figures, fill
 
-    for name in fill(settings.page, settings.results):
-        print(f"{settings.page}: wrote table {name}")
+    for page in settings.page:
+        for name in fill(page, settings.results):
+            print(f"{page}: wrote table {name}")
     for path in figures(settings.results):
         print(f"wrote {path}")
 
@@ -228,11 +230,11 @@ def _gradcheck(settings):
     from .gradcheck import TOLERANCE
 
     checks.count("seeds", settings.seeds)
-    print(f"{'cell':<9}{'switches':<60}{'parameter':<11}{'largest relative error':>22}")
+    print(f"{'cell':<15}{'switches':<60}{'parameter':<13}{'largest relative error':>22}")
     rows, failed = 0, 0
     for cell, switches, name, error in gradient_table(settings.seeds, settings.device):
         rows, failed = rows + 1, failed + (error > TOLERANCE)
-        print(f"{cell:<9}{switches:<60}{name:<11}{error:>22.1e}{'' if error <= TOLERANCE else '  FAILED'}")
+        print(f"{cell:<15}{switches:<60}{name:<13}{error:>22.1e}{'' if error <= TOLERANCE else '  FAILED'}")
     verdict = f"{failed} of {rows} gradients FAILED" if failed else f"all {rows} gradients agree"
     print(f"\n{verdict}: hand-written against central differences in float64, tolerance {TOLERANCE:.0e}")
     return 1 if failed else 0
@@ -253,17 +255,20 @@ BINDING_SWITCHES = (
     {"write_at": "own", "decay": 0.1},
     {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
     {"plasticity": "fixed", "bank_read": False},
+    {"decay": 0.5, "slowest": 0.01, "learned_temperature": True},
     {"recurrent_cue": True, "gated": False},
-    {"trace": "batch", "learned_temperature": False},
+    {"trace": "batch"},
 )
 
 
 def gradient_table(seeds, device="cpu"):
-    """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all five cells."""
+    """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all cells."""
     from .binding import Binding
     from .cells import GRU, LSTM, RNN
     from .engram import Engram
     from .gradcheck import check
+    from .learned import LearnedEngram
+    from .window import Window
 
     small = {"hidden": 4, "slots": 5, "trace_scale": 2.0}  # a trace that weighs as much as the bank
     rows = [(kind(4), {}, masked) for kind in (RNN, GRU, LSTM) for masked in (False, True)]
@@ -273,6 +278,7 @@ def gradient_table(seeds, device="cpu"):
             rows += [(Engram(**small, **switches), switches, masked) for masked in (False, True)]
     for switches in BINDING_SWITCHES:
         rows += [(Binding(4, 5, temperature=0.3, **switches), switches, masked) for masked in (False, True)]
+    rows += [(kind, {}, masked) for kind in (LearnedEngram(4, 5), Window(4, 5, 3)) for masked in (False, True)]
     for cell, switches, masked in rows:
         runs = [check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
         words = [f"{name}={value}" for name, value in switches.items()] + ["masked"] * masked

@@ -226,8 +226,6 @@ class Engram:
         xp.add(dz, unit_back(read(ds, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
         return EngramState(dh, dA), de
 
-    replaced, ahead, traces = (step, step_back, _write), codes.ahead, codes.traces  # a whole run's memory at once
-
     def integrate_back(self, params, dh, k, de):
         """Undo (7) and (6), noting in de what `collect` needs: gradients at z_t, m_t and h_{t-1}."""
         de.h[...] = dh
@@ -245,6 +243,8 @@ class Engram:
         if self.trace_clip is not None and self.hebbian_rate:  # a trace at rest is not clipped
             xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
         return dA
+
+    replaced, ahead, traces = (step, step_back, _write, _unclip), codes.ahead, codes.traces  # all steps' memory at once
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""

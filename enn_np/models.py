@@ -19,11 +19,14 @@ from .bptt import run, run_back
 from .device import to_device
 from .engram import Engram
 from .initial import glorot_uniform
+from .learned import LearnedEngram
 from .losses import cross_entropy, mean_squared_error
 from .ops import dot_rows, softmax, softmax_back, sum_rows
+from .window import Window
 
 KINDS = {}  # of models, by the name that their files give them
-CELLS = {"rnn": baselines.RNN, "gru": baselines.GRU, "lstm": baselines.LSTM, "engram": Engram, "binding": Binding}
+KNOWN = (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window)
+CELLS = {kind.__name__.lower(): kind for kind in KNOWN}  # by the name that files give them
 
 
 class Model:

@@ -182,7 +182,8 @@ def write(a, z, shared):
     a (U, B, N) and z (U, B, H) are summed over their U uses, too: one product where there would be U and a sum.
     """
     if shared:
-        return flat(a).T @ flat(z)
+        a, z = flat(a), flat(z)
+        return a.T @ z if len(a) > 1 else a.T * z  # of one row BLAS takes three times as long
     if a.ndim == 2:
         return array_module(a).einsum("bn,bh->bnh", a, z)
     return array_module(a).matmul(a.transpose(1, 2, 0), z.transpose(1, 0, 2))

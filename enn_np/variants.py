@@ -16,17 +16,17 @@ SHAPES = {"mnist": (28, 10), "cifar10": (96, 10), "recall": (37, 10), "regressio
 
 # The paper's baselines have two layers, 128 and 64 wide. Beside them, in the sound protocol, two layers H and H / 2:
 # "parameters" has as many as Engram(128, 64), "time" takes as long for a training step as it does with a trace per
-# sample (263 and 345 ms of one core for a batch of 128, AMD EPYC, NumPy 2.4.6; elsewhere it may balance otherwise).
+# sample (137 and 173 ms of one core for a batch of 128, AMD EPYC, NumPy 2.4.6; elsewhere it may balance otherwise).
 WIDTHS = {
     "mnist": {
-        "rnn": {"parameters": 338, "time": 760},
-        "gru": {"parameters": 192, "time": 400},
-        "lstm": {"parameters": 164, "time": 340},
+        "rnn": {"parameters": 338, "time": 560},
+        "gru": {"parameters": 192, "time": 286},
+        "lstm": {"parameters": 164, "time": 248},
     },
     "cifar10": {
-        "rnn": {"parameters": 326, "time": 780},
-        "gru": {"parameters": 178, "time": 408},
-        "lstm": {"parameters": 152, "time": 344},
+        "rnn": {"parameters": 326, "time": 570},
+        "gru": {"parameters": 178, "time": 288},
+        "lstm": {"parameters": 152, "time": 246},
     },
 }
 MATCHED = tuple(f"{kind}-{what}" for what in ("parameters", "time") for kind in KINDS)

@@ -5,10 +5,11 @@
     python notebooks/run.py --out DIR --solutions 03
                                        into DIR, with the solutions of exercises run as well
 
-ENN_FULL=1 in the environment runs them at full size. What is written depends on the cells
-alone: ids by position, no times, no versions. The links at the end come from the files that
-are here. Badges for Colab and Binder, and the cell that installs the package there, appear
-once pyproject.toml names a Repository under [project.urls].
+ENN_FULL=1 in the environment runs them at full size; without it they see no data set but
+the bundled digits. What is written depends on the cells and the stored results alone: ids
+by position, no times, no versions. The links at the end come from the files that are here.
+Badges for Colab and Binder, and the cell that installs the package there, appear once
+pyproject.toml names a Repository under [project.urls].
 """
 
 import argparse
@@ -66,10 +67,12 @@ def frame(nb, path, where):
             f"[![Binder](https://mybinder.org/badge_logo.svg)]"
             f"(https://mybinder.org/v2/gh/{where}/HEAD?labpath=notebooks/{path.name})"
         )
-        install = (
+        install = (  # with the repository, because the stored results are in it
             "try:\n    import enn_np\nexcept ModuleNotFoundError:  # on Colab or Binder\n"
+            f"    !git clone --quiet --depth 1 https://github.com/{where} clone\n"
+            "    %pip install --quiet ./clone\n"
+            "    %cd -q clone/notebooks"
         )
-        install += f"    %pip install --quiet git+https://github.com/{where}"
         cells.insert(1, nbformat.v4.new_markdown_cell(badges, id="badges"))
         cells.insert(2, nbformat.v4.new_code_cell(install, id="install"))
     order = notebooks()
@@ -87,6 +90,8 @@ def execute(nb):
     """Run all cells in a new kernel, in the notebooks' folder, on one BLAS thread."""
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ |= dict.fromkeys((f"{name}_NUM_THREADS" for name in BLAS), "1")
+    if os.environ.get("ENN_FULL") != "1":  # what lies about must not change the outputs
+        os.environ["ENN_DATA"] = str(FOLDER)  # a folder without data sets
     NotebookClient(
         nb,
         kernel_name="python3",

@@ -171,10 +171,50 @@ def binding_trace(cell, p, A, writes):
     """(7) for one trace: the mean over `writes`, pairs of write weights and value."""
     new = []
     for n, row in enumerate(A):
-        delta = sigmoid(p["d"][n]) if cell.learned_decay else cell.decay
+        delta = sigmoid(p["d"][n]) if cell.learned_decay else binding_decay(cell, n)
         keep = (1 - delta) * (1 - sum(w[n] for w, _ in writes) / len(writes))
         new.append([keep * old + sum(w[n] * v[i] for w, v in writes) / len(writes) for i, old in enumerate(row)])
     return new
+
+
+def binding_decay(cell, n):
+    """The decay of slot n that is not learned: equal ratios from slot to slot."""
+    if cell.slowest is None or cell.slots == 1:
+        return cell.decay
+    return cell.decay * (cell.slowest / cell.decay) ** (n / (cell.slots - 1))
+
+
+def window(cell, p, x, state, mask):
+    """Equations (1) to (9) of the Window cell: h, keys, values and the last cue after every step, lists over time."""
+    samples = [list(parts) for parts in zip(*state, strict=True)]  # of every sample h, keys, values, z
+    over_time = []
+    for t, rows in enumerate(x):
+        samples = [list(parts) for parts in samples]
+        for b, row in enumerate(rows):
+            if mask is None or mask[t][b]:
+                samples[b] = window_sample(cell, p, row, *samples[b])
+        over_time.append(list(zip(*samples, strict=True)))
+    return [[list(each) for each in part] for part in zip(*over_time, strict=True)]
+
+
+def window_sample(cell, p, row, h, keys, values, last):
+    """One step of one sample."""
+    z = layer_norm(relu(affine(row, p["W_z"], p["b_z"])), p["gamma_z"], p["beta_z"])  # (1)
+    a = attend(cell, unit(z), [unit(slot) for slot in p["M"]])  # (2)
+    m = total(affine(a, p["M"]), affine(attend(cell, unit(z), keys), values))  # (3), (4)
+    v = affine(row, p["W_v"], p["b_v"])  # (5)
+    c = relu(affine(z + m + h, p["W_c"], p["b_c"]))
+    k = layer_norm(relu(affine(c, p["W_h"], p["b_h"])), p["gamma_h"], p["beta_h"])  # (8)
+    u = [sigmoid(value) for value in affine(z + m + h, p["W_u"], p["b_u"])]
+    new = [u_i * h_i + (1 - u_i) * k_i for u_i, h_i, k_i in zip(u, h, k, strict=True)]  # (9)
+    return [new, [*keys[1:], last], [*values[1:], v], unit(z)]
+
+
+def attend(cell, z, keys):
+    """Softmax of the inner products of z with the keys."""
+    s = [sum(u * v for u, v in zip(z, key, strict=True)) / cell.temperature for key in keys]
+    exps = [math.exp(value - max(s)) for value in s]
+    return [value / sum(exps) for value in exps]
 
 
 def retrieve(cell, s):

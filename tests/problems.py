@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, gradcheck, run, run_back
+from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Window, gradcheck, run, run_back
 
 BASELINES = (RNN, GRU, LSTM)
 MEMORIES = (Engram, Binding)  # cells with slots
-KINDS = (*BASELINES, *MEMORIES)
+KINDS = (*BASELINES, *MEMORIES, Window)
 sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -44,11 +44,20 @@ BINDING_SWITCHES = {
     "rate": st.sampled_from((0.5, 0.05)),
     "decay": st.sampled_from((0.3, 0.01)),
     "learned_decay": st.booleans(),
+    "slowest": st.sampled_from((None, 0.02)),
     "temperature": st.sampled_from((1.0, 0.3)),
     "learned_temperature": st.booleans(),
     "bank_read": st.booleans(),
     "gated": st.booleans(),
     "trace": st.sampled_from(("sample", "batch")),
+}
+
+
+WINDOW_SWITCHES = {
+    "hidden": st.integers(1, 5),
+    "slots": st.integers(1, 4),
+    "window": st.integers(1, 5),
+    "temperature": st.sampled_from((1.0, 0.3)),
 }
 
 
@@ -59,19 +68,23 @@ def make(kind, hidden, slots):
 
 def cells(kind, **fixed):
     """Cells of one kind, those with a memory with all their switches but those that are `fixed`."""
-    if kind is Engram:
-        switches = ENGRAM_SWITCHES | {name: st.just(value) for name, value in fixed.items()}
-        return st.fixed_dictionaries(switches).map(engram)
+    if issubclass(kind, Engram):
+        started = {"hebbian_rate": st.just(0.5), "sparsity": st.just(0.1)} if kind is LearnedEngram else {}
+        switches = ENGRAM_SWITCHES | started | {name: st.just(value) for name, value in fixed.items()}
+        return st.fixed_dictionaries(switches).map(lambda drawn: engram(drawn, kind))
     if kind is Binding:
         own = {name: st.just(value) for name, value in fixed.items() if name in BINDING_SWITCHES}
         return st.fixed_dictionaries(BINDING_SWITCHES | own).map(lambda switches: Binding(**switches))
+    if kind is Window:
+        own = {name: st.just(value) for name, value in fixed.items() if name in WINDOW_SWITCHES}
+        return st.fixed_dictionaries(WINDOW_SWITCHES | own).map(lambda switches: Window(**switches))
     return st.builds(kind, sizes)
 
 
-def engram(switches):
+def engram(switches, kind=Engram):
     """An Engram cell. With one hidden unit all cosines are 1 or -1, and rounding decides which are the top."""
     hidden = max(switches["hidden"], 2 if switches["retrieval"] == "top_k" else 1)
-    return Engram(**switches | {"hidden": hidden, "top_k": min(switches["top_k"], switches["slots"])})
+    return kind(**switches | {"hidden": hidden, "top_k": min(switches["top_k"], switches["slots"])})
 
 
 @dataclass(frozen=True)

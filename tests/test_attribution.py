@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import arrays, cells, make, problems, seeds
+from problems import arrays, cells, draw, make, problems, seeds
 from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
 from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, Regressor, run
+from enn_np.arcs import written_lengths
 from enn_np.attribution import (
     ablations,
     integrated_gradients,
@@ -155,6 +156,16 @@ def test_the_binding_trace_is_the_sum_of_what_every_step_wrote(problem):
             assert not parts["steps"][padding].any()
 
 
+@pytest.mark.parametrize("cell", [Engram(4, 3, trace="sample", trace_noise=0.5), Binding(4, 3, temperature=1.0)])
+def test_lengths_are_along_the_whole_recall(cell):
+    """What was there at the start, noise, and what the clip took away: all are part of the recall."""
+    problem = draw(cell, steps=6)
+    _, _, tape, seen = problem.forward(record=True)
+    recalled = seen["trace_part"][5]
+    along = (written_by(cell, tape, 5)["steps"] * recalled).sum(-1) / np.linalg.norm(recalled, axis=-1)
+    close(written_lengths(cell, tape, 5), along.T)
+
+
 @settings(max_examples=30)
 @given(problems(Binding, masked=False))
 def test_a_binding_record_is_what_the_equations_say(problem):
@@ -174,7 +185,7 @@ def test_a_binding_record_is_what_the_equations_say(problem):
         )
         for old, new, w, v in zip(seen["trace"], seen["trace"][1:], seen["written"], seen["values"], strict=False):
             free = new - np.einsum("bn,bh->bnh", w, v)  # what is left of the old
-            assert (abs(free) <= abs(old) + 1e-12).all()
+            assert (abs(free) <= abs((1 - w)[..., None] * old) + 1e-12).all()  # what is addressed goes, all fades
     norms = np.linalg.norm(seen["codes"], axis=-1, keepdims=True) * np.linalg.norm(problem.params["M"], axis=-1)
     close(seen["similarities"] * norms, seen["codes"] @ problem.params["M"].T)
     close(seen["hidden"][1:], tape.kept.h)

@@ -24,7 +24,7 @@ from problems import (
     zeros,
 )
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, Stream, gradcheck
+from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Stream, Window, gradcheck
 from enn_np.backend import Workspace
 
 every_cell = pytest.mark.parametrize("kind", KINDS)
@@ -42,12 +42,17 @@ TINY = {
     "Engram, trace frozen": Engram(2, 3, hebbian_rate=0),
     "Engram, trace hidden": Engram(2, 3, trace_scale=0),
     "Engram, forgets all": Engram(2, 3, hebbian_rate=1, trace="sample"),
+    "LearnedEngram": LearnedEngram(2, 3, trace_clip=None, hebbian_rate=0.5),
+    "LearnedEngram, clipped, sparsemax": LearnedEngram(3, 4, retrieval="sparsemax", trace="sample", entropy=0.2),
     "Binding": Binding(2, 3),
     "Binding, recurrent cue": Binding(2, 3, recurrent_cue=True),
     "Binding, own address, learned plasticity and decay": Binding(
         2, 3, write_at="own", plasticity="learned", decay=0.3, learned_decay=True
     ),
     "Binding, shared trace": Binding(2, 3, trace="batch", recurrent_cue=True, decay=0.3, learned_decay=True),
+    "Binding, several time scales": Binding(2, 3, decay=0.5, slowest=0.01),
+    "Window": Window(2, 3, 2),
+    "Window, all remembered": Window(3, 2, 4, temperature=0.5),
     "Binding, all off": Binding(
         3,
         2,

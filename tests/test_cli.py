@@ -262,7 +262,7 @@ def test_gradcheck_shows_every_gradient_and_that_all_agree(run):
     *rows, blank, verdict = table(out)
     assert status == 0 and err == "" and blank == []
     assert verdict[:1] == ["all"] and int(verdict[1]) == len(rows) - 1 > 100 and "gradients agree" in out
-    assert {row[0] for row in rows[1:]} == {"RNN", "GRU", "LSTM", "Engram", "Binding"}
+    assert {row[0] for row in rows[1:]} == {"RNN", "GRU", "LSTM", "Engram", "Binding", "LearnedEngram", "Window"}
     for switch in (
         "write_at=own",
         "trace=sample",

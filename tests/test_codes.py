@@ -48,6 +48,7 @@ def test_codes_are_the_trace(data, piece, steps):
     fixed = LINEAR | {"trace_gradient": data.draw(st.booleans())}
     masked = data.draw(st.booleans())
     fixed |= {"trace_noise": 0} if masked else {}
+    fixed["trace_clip"] = data.draw(st.sampled_from((None, 1e3)))  # the second does nothing, which has to be shown
     assert_equal(data.draw(problems(Engram, masked=masked, steps=st.just(steps), **fixed)), piece)
 
 
@@ -120,7 +121,7 @@ def test_single_precision():
 def test_only_where_the_trace_is_linear():
     """Catches codes where a clip, a shared trace, noise under padding or another step would make them wrong."""
     with by_codes():
-        for cell in (Engram(4, 3, trace="sample"), Engram(4, 3, trace_clip=None), _Other(4, 3, **LINEAR)):
+        for cell in (Engram(4, 3, trace_clip=None), _Other(4, 3, **LINEAR), _Bounded(4, 3, **LINEAR)):
             assert draw(cell).forward()[2].ahead is None
         assert draw(Engram(4, 3, **LINEAR), masked=True).forward()[2].ahead is None
         assert draw(Engram(4, 3, **LINEAR)).forward()[2].ahead is not None
@@ -130,6 +131,42 @@ def test_only_where_the_trace_is_linear():
 class _Other(Engram):
     def step(self, params, e, state, k=None):
         return super().step(params, e, state, k)
+
+
+class _Bounded(Engram):
+    def _unclip(self, dA, A):
+        return super()._unclip(dA, A).clip(-1, 1)
+
+
+@given(data=st.data(), piece=st.sampled_from((1, 2, 16)))
+def test_no_clip_that_does_something_is_overlooked(data, piece):
+    """Catches a bound below the trace, in any sample, hidden unit or step: it must hold wherever codes are taken."""
+    masked = data.draw(st.booleans())
+    problem = data.draw(
+        problems(Engram, masked=masked, steps=st.integers(1, 6), **LINEAR | {"trace_noise": 0} if masked else LINEAR)
+    )
+    with by_codes(False):
+        A = abs(problem.cell.traces(problem.forward()[2]))
+    with by_codes(True, piece), patch.object(codes, "_hopeful", return_value=True):
+        loop = problem.forward()[2].ahead
+        for i, (part, live) in enumerate(zip(loop.pieces, loop.live, strict=True)):
+            f = codes.fading(live, 1 - problem.cell.hebbian_rate, problem.cell.hebbian_rate, A.dtype)
+            e = problem.cell.encode(problem.params, problem.x, problem.mask, **problem.given)
+            found = codes.bound(loop.recalled.a[part], *loop._inputs(e, part), loop.A[i], f)
+            assert (found >= A[part.start : part.stop + 1].max(2) * (1 - 1e-12)).all()
+        tight = A[1:].max()
+        for clip, taken in ((0.9 * tight, False), (1e3 * A.max() + 1, True)):
+            cell = replace(problem.cell, trace_clip=clip) if clip > 0 else problem.cell
+            assert (problem.but(cell=cell).forward()[2].ahead is not None) == (taken or clip == 0)
+
+
+def test_a_trace_near_the_clip_is_not_tried():
+    """What the bound would soon end costs nothing."""
+    problem = draw(Engram(4, 3, trace="sample", trace_clip=0.1, hebbian_rate=0.0))
+    for largest, taken in ((0.06, True), (0.07, False)):
+        A = problem.state.A * largest / abs(problem.state.A).max()
+        with by_codes():
+            assert (problem.but(state=problem.state._replace(A=A)).forward()[2].ahead is not None) == taken
 
 
 def test_a_record_and_who_wrote_the_trace():

@@ -24,9 +24,11 @@ from enn_np import (
     Classifier,
     EarlyStopping,
     Engram,
+    LearnedEngram,
     ReduceOnPlateau,
     Regressor,
     Stream,
+    Window,
     attribution,
     bptt,
     cells,
@@ -65,6 +67,7 @@ CELLS += [
 ]
 
 
+CELLS += [LearnedEngram(4, 5, trace="sample"), Window(4, 5, 3)]
 NAMES = [f"{type(cell).__name__}-{i}" for i, cell in enumerate(CELLS)]
 
 

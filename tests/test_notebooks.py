@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from enn_np import Engram
+from enn_np.report import table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
@@ -99,6 +100,19 @@ def test_the_checks_find_what_they_are_for(broken, said):
     assert said in fault
 
 
+CALL = re.compile(r'table\("(\w+)", "(\w+)", "(\w+)", RESULTS\)')
+TABLES = [(path, *call) for path in NOTEBOOKS for cell in cells(path, "code") for call in CALL.findall(source(cell))]
+
+
+@pytest.mark.parametrize("path, kind, a, b", TABLES, ids=[f"{path.stem}:{kind}:{a}:{b}" for path, kind, a, b in TABLES])
+def test_tables_are_the_stored_results(path, kind, a, b):
+    """As in the README. After new results: python notebooks/run.py with the number of the notebook."""
+    call = f'table("{kind}", "{a}", "{b}", RESULTS)'
+    (cell,) = [cell for cell in cells(path, "code") if call in source(cell)]
+    (output,) = cell["outputs"]
+    assert "".join(output["data"]["text/markdown"]) == table(kind, a, b, ROOT / "data" / "results")
+
+
 def places(mark):
     return [path.name for path in NOTEBOOKS for _ in range(text(path).count(mark))]
 
@@ -159,7 +173,7 @@ def test_badges_come_with_a_public_address(tmp_path, monkeypatch):
     run.frame(notebook, tmp_path / NOTEBOOKS[0].name, "someone/enn_np")  # twice: they are replaced, not added
     assert [cell.id for cell in notebook.cells] == [plain[0], "badges", "install", *plain[1:]]
     assert f"colab.research.google.com/github/someone/enn_np/blob/HEAD/notebooks/{NAMES[0]}" in notebook.cells[1].source
-    assert "pip install --quiet git+https://github.com/someone/enn_np" in notebook.cells[2].source
+    assert "git clone --quiet --depth 1 https://github.com/someone/enn_np clone\n" in notebook.cells[2].source
     assert NOTEBOOKS[1].name in notebook.cells[-1].source
     run.frame(notebook, tmp_path / NOTEBOOKS[0].name, None)
     assert [cell.id for cell in notebook.cells] == plain

@@ -1,10 +1,11 @@
 """`run` against the triple loops of oracle.py, on drawn shapes and switches."""
 
+import numpy as np
 import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import BASELINES, Binding, Engram, assert_close, problems
+from problems import BASELINES, Binding, Engram, Window, assert_close, problems
 
 LOOPS = {"RNN": oracle.rnn, "GRU": oracle.gru, "LSTM": oracle.lstm}
 
@@ -42,3 +43,12 @@ def test_binding(problem):
     """Catches any departure from (1) to (9): switches, the delayed address, the mean over the living."""
     states = problem.forward()[2].states
     assert_close([part[1:] for part in states], oracle.binding(problem.cell, *listed(problem)))
+
+
+@given(problem=problems(Window))
+def test_window(problem):
+    """Catches any departure from (1) to (9): keys one step behind, the order of places, padding that fills one."""
+    _, _, tape, seen = problem.forward(record=True)
+    assert_close([part[1:] for part in tape.states], oracle.window(problem.cell, *listed(problem)))
+    attended = np.einsum("tbk,tbkh->tbh", seen["attention"], tape.states.values[:-1])
+    assert_close([seen["window_part"], seen["engram"]], [attended, seen["bank_part"] + attended])

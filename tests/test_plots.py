@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from enn_np import plots
+from enn_np import arcs, plots
 
 rng = np.random.default_rng(0)
 T, B, N, H, K = 7, 3, 5, 6, 4
@@ -362,3 +362,18 @@ def test_a_figure_needs_neither_pyplot_nor_a_backend_and_leaves_settings_alone(t
         "MPLCONFIGDIR": matplotlib.get_configdir(),
     }
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_arcs_lead_from_each_question_to_the_steps_that_wrote():
+    """An arc that ends elsewhere, one for a part that works against the recall, or a mark on the wrong key."""
+    recalled = {"symbols": [3, 26, 0, 31, 36, 36, 3], "lengths": [[0, 2, 0, 0, 0, 0], [0, -1, 0, 1, 0, 0]]}
+    figure = arcs.of_recall(recalled)
+    (ax,) = figure.axes
+    told = {(text.get_text(), text.get_position()[0]): text.get_color() for text in ax.texts}
+    assert [word for word, _ in told][:8] == ["d", "0", "a", "5", "?", "?", "a", "d"]
+    marked = {key for key, color in told.items() if color == plots.COLORS[1]}
+    assert marked == {("0", 1), ("d", 8)}
+    ends = {tuple(np.round([line.get_xdata().min(), line.get_xdata().max()]).astype(int)) for line in ax.lines[:-2]}
+    assert ends == {(1, 8), (3, 7)}
+    with pytest.raises(ValueError, match="lengths"):
+        arcs.draw("ab", "c", np.zeros((1, 3)))

@@ -179,7 +179,7 @@ def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protoc
     told = [summary[key] for key in ("benchmark", "protocol", "model", "seed", "stopped", "best_epoch")]
     assert told == ["mnist", protocol, name, 3, "finished", 1]
     assert summary["sequences"] == {"train": 48, "validation": 20, "test": 30}
-    assert summary["parameters"] == protocols.PAPER["mnist"].get(name, {"parameters": 263_976})["parameters"]
+    assert summary["parameters"] == protocols.PAPER["mnist"].get(name, {"parameters": 263_975})["parameters"]
     assert {len(values) for values in summary["history"].values()} == {1}
     model = load(tmp_path / "model.npz")
     assert model.config() == summary["config"]

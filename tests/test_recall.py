@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import Adam, Binding, Classifier, cli, load, recall, run
+from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.models import build
 from enn_np.tasks import associative_recall
@@ -27,6 +28,10 @@ def test_all_networks_are_of_one_size(name, pairs):
     """A comparison of widths that is one of sizes, and inputs that do not fit the task."""
     model = recall.network(name, pairs, seed=3)
     assert abs(model.size / recall.PARAMETERS - 1) < 0.05 and model.seed == 3
+    width, slots, far = model.cells[0].hidden, recall.slots_for(pairs), abs(model.size - recall.PARAMETERS)
+    for other in (width - 1, width + 1):  # no neighbour comes nearer
+        rival = Classifier(recall.NETWORKS[name](other, slots), model.inputs, recall.VALUES, dropout=0.0)
+        assert far <= abs(rival.size - recall.PARAMETERS)
     x, _ = associative_recall(np.random.default_rng(0), 2, pairs, recall.keys_for(pairs))
     assert model.inputs == x.shape[-1]
 
@@ -131,6 +136,11 @@ def test_the_binding_cell_binds():
     gave = np.linalg.norm(written_by(model.cells[0], tape, 6)["steps"], axis=-1)  # (6, 256), at the question
     asked_first = (x[:, 0] == x[:, 6]).all(-1)
     assert ((gave[1] > gave[3]) == asked_first).mean() > 0.9
+    lengths = written_lengths(model.cells[0], tape, 6)
+    recalled = model.cells[0].record(model.layer_params(0), tape)["trace_part"][6]
+    np.testing.assert_allclose(lengths.sum(1), np.linalg.norm(recalled, axis=-1), rtol=1e-4)
+    told = recall._recalled(model, x[0], 2)["recalled"]
+    assert told["symbols"] == x[0].argmax(-1).tolist() and np.argmax(told["lengths"], 1).tolist() == [1, 3]
 
 
 @settings(max_examples=10)

@@ -474,7 +474,10 @@ def test_dead_slots_warn_once():
 
 
 def test_a_healthy_memory_says_nothing():
+    """Nor one whose trace is kept as codes, so that there is none to look at."""
     assert warned(Engram(6, 5, trace_clip=None)) == []
+    for clip in (None, 1e3):
+        assert warned(Engram(40, 5, trace="sample", trace_clip=clip), epochs=1) == []
 
 
 # Files and locks

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, run, run_back
+from enn_np import GRU, LSTM, RNN, Binding, Engram, Window, run, run_back
 from enn_np.backend import Workspace
 
 CELLS = [
@@ -17,6 +17,7 @@ CELLS = [
     Engram(3, 4),
     Engram(3, 4, trace="sample", trace_clip=None),
     Binding(3, 4, recurrent_cue=True),
+    Window(3, 4, 2),
 ]
 
 
