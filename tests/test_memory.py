@@ -114,10 +114,15 @@ def test_digits_that_are_tested_were_never_trained_on(digits, seed):
 
 
 def test_training_and_validation_share_no_image(digits, monkeypatch):
-    parts = memory.mnist(0, 28)
-    assert [len(parts[name][0]) for name in ("train", "validation", "test")] == [360, 240, 200]
-    rows = np.arange(SIZE[0])
-    assert sorted(np.concatenate([rows[i] for i in memory.datasets.split(600, (360, 240), 0)])) == list(rows)
+    numbered = np.zeros((600, 28, 28), np.uint8)
+    numbered[:, 0, 0], numbered[:, 0, 1] = np.divmod(np.arange(600), 256)
+    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_train=numbered))
+    parts, rows = memory.mnist(0, 28), []
+    for name, n in (("train", 360), ("validation", 240)):
+        images, labels = parts[name]
+        rows += list(np.rint(255 * images[:, 0, :2] @ [256, 1]).astype(int))
+        assert len(images) == n and (digits.y_train[rows[-n:]] == labels).all()
+    assert sorted(rows) == list(range(600))
     with pytest.raises(ValueError, match="side: expected a divisor of 28, such as 14, got 5"):
         memory.mnist(0, 5)
     noise = generator().integers(0, 256, (200, 28, 28), np.uint8)
