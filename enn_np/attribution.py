@@ -73,10 +73,10 @@ def written_by(cell, tape, t):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
     if isinstance(cell, LearnedEngram):
         raise TypeError("cell: its rate is among the parameters; expected cell.settled(params) in its place")
-    if isinstance(cell, Binding):
-        return _bound_by(cell, tape, t)
     xp, e, a, batch, each = array_module(tape.x), tape.e, tape.kept.a, tape.x.shape[1], cell.trace == "sample"
     live = xp.ones((t, batch), bool) if tape.mask is None else tape.mask[:t]  # which steps wrote, for whom
+    if isinstance(cell, Binding):
+        return _bound_by(cell, tape, t, live)
     share = xp.eye(batch, dtype=a.dtype) * live[:, None] if each else live / xp.maximum(live.sum(1, keepdims=True), 1)
     live = live if each else live.any(1, keepdims=True)
     since = live[::-1].cumsum(0)[::-1] - live  # (t, B) or (t, 1): how often the trace has faded after step s
@@ -92,10 +92,9 @@ def written_by(cell, tape, t):
     return {"start": start, "steps": steps, "noise": noise, "clipped": whole - start - steps.sum(0) - noise.sum(0)}
 
 
-def _bound_by(cell, tape, t):
+def _bound_by(cell, tape, t, live):
     """`written_by` of a Binding cell: of what step s wrote, w_s v_s', every step between s and t has kept its share."""
     xp, k, batch, each = array_module(tape.x), tape.kept, tape.x.shape[1], cell.trace == "sample"
-    live = xp.ones((t, batch), bool) if tape.mask is None else tape.mask[:t]
     w = k.w[:t] * live[..., None]
     kept = xp.where((live if each else live.any(1))[..., None], k.keep[:t], 1).astype(w.dtype)  # (t, B, N) or (t, N)
     kept = xp.concatenate((kept, xp.ones_like(k.keep[:1])))[::-1].cumprod(0)[::-1]  # from step s on; 1 from t on

@@ -23,6 +23,7 @@ from . import checks, plots
 from .device import device_module
 from .peers.process import Worker, WorkerError
 from .peers.works import Side, all_works
+from .protocols import processor
 
 PAUSE, PREPARE_TIMEOUT, RUN_TIMEOUT = 0.05, 1800, 300  # seconds; torch.compile takes minutes on two cores
 QUIET = 0.8  # CPU seconds per second: who computes alone on a machine gets one CPU at least
@@ -293,12 +294,7 @@ def _times(row):
 
 def machine():
     """What the times depend on beside the code."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
-    return {"cpu": cpu, "cpus": os.cpu_count(), "system": platform.platform()}
+    return {"cpu": processor(), "cpus": os.cpu_count(), "system": platform.platform()}
 
 
 def _now():

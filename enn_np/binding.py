@@ -28,15 +28,15 @@ import numpy as np
 
 from .backend import array_module, empty
 from .checks import Settings, count
+from .engram import Engram
 from .initial import glorot_uniform, he_normal
 from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
 from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
 BindingState = namedtuple("BindingState", "h A a")
-# What needs no past: x_t W_z + b_z (B, H); value v (B, H); x_t w_g + b_g (B, 1), or
-# just b_g, or None; share (B, 1) or None, each
-# sample's part in a shared trace.
+# What needs no past: x_t W_z + b_z (B, H); value v (B, H); x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or
+# None, each sample's part in a shared trace.
 BindingInput = namedtuple("BindingInput", "z v g share")
 # What a step keeps: the new state; ReLU r and layer norm r_hat, r_inv of (1); the cue's direction and 1 / length;
 # cosines s (B, N); plasticity g (B, 1); write weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or
@@ -94,10 +94,8 @@ class Binding:
             if (start := getattr(self, name)) in (0, 1):
                 raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}")
 
-    @property
-    def shared(self):
-        """The parts of the state that all samples of a batch share."""
-        return ("A",) if self.trace == "batch" else ()
+    # Who shares a trace, and each sample's part in the means of (7), are as in the paper's cell.
+    shared, _shares, _share = Engram.shared, Engram._shares, Engram._share
 
     @property
     def loop_weights(self):
@@ -136,11 +134,7 @@ class Binding:
             linear(x, params["w_g"], params["b_g"], out=e.g)
         elif self.plasticity == "learned":
             e.g[...] = params["b_g"]
-        share = None
-        if mask is not None and self.trace == "batch":  # the means of (7) are over the samples still alive
-            xp = array_module(x)
-            share = (mask / xp.maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
-        return e._replace(share=share)
+        return e._replace(share=self._shares(mask, x))
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
@@ -180,12 +174,6 @@ class Binding:
     def _decays(self):
         """Where the decay of every slot starts, or stays, (N,)."""
         return np.geomspace(self.decay, self.slowest or self.decay, self.slots)
-
-    def _share(self, e):
-        """Each sample's part in the means of a shared trace: 1 / B, unless padding says otherwise; else all."""
-        if self.trace == "sample":
-            return 1.0
-        return 1 / e.z.shape[-2] if e.share is None else e.share
 
     def step_back(self, params, d, e, state, k, de=None):
         """Undo (9) to (1). d: gradient at (h_t, A_t, a_t)."""

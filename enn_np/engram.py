@@ -139,10 +139,7 @@ class Engram:
         relu(linear(x, params["W_z"], params["b_z"], out=e.r), out=e.r)
         self._normalise(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
         unit(e.z, out=(e.z_unit, e.z_inv))
-        share = None
-        if mask is not None and self.trace == "batch":  # the mean of (8) is over the samples still alive
-            share = (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
-        return e._replace(noise=noise, share=share)
+        return e._replace(noise=noise, share=self._shares(mask, x))
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
@@ -183,6 +180,12 @@ class Engram:
             xp.add(out, eta * noise, out=out)
         if high is not None:
             xp.clip(out, low, high, out=out)
+
+    def _shares(self, mask, x):
+        """`_share` at every step where padding matters, (..., B, 1): the mean is over the samples still alive."""
+        if mask is None or self.trace == "sample":
+            return None
+        return (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
 
     def _share(self, e):
         """Each sample's part in the mean of (8): 1 / B, unless padding says otherwise; all of it per sample."""

@@ -342,7 +342,7 @@ def machine(device="cpu"):
 
     card = {"card": card_name()} if device == "cuda" else {}
     return card | {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -365,7 +365,7 @@ def _revision():
         return None
 
 
-def _processor():
+def processor():
     """The processor's name where Linux tells it, else what Python knows."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

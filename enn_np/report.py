@@ -245,7 +245,8 @@ def figures(folder):
         drawn[f"{path.stem}-retrieval"] = plots.retrieval_over_time(a, image=np.clip(x, 0, 1))
         drawn[f"{path.stem}-trace"] = plots.trace_evolution(traces, labels=range(len(traces)))
         written += claims.write(folder, path.stem)
-    for path in sorted(folder.glob("recall8-sound-binding-0.json")):
+    path = folder / "recall8-sound-binding-0.json"
+    if path.exists():
         drawn[f"{path.stem}-arcs"] = arcs.of_recall(read_result(path)["recalled"])
     paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
     for path in paths:
@@ -260,8 +261,9 @@ def _score(benchmark):
     """What a benchmark is judged by."""
     if benchmark.startswith("wikitext"):
         return "test_perplexity"
-    task = known(benchmark)
-    return task.columns[0][1] if task else "test_loss" if benchmark == "regression" else "test_accuracy"
+    if task := known(benchmark):
+        return task.columns[0][1]
+    return "test_loss" if benchmark == "regression" else "test_accuracy"
 
 
 def _values(runs, key):
