@@ -101,8 +101,9 @@ def _bound_by(cell, tape, t, live):
     since = kept if each else kept[:, None]
     overlap = (k.a[t] * since[1:]) @ w.swapaxes(1, 2)  # (t, B, B) of every sample with what every mate wrote
     overlap *= xp.eye(batch, dtype=w.dtype) if each else 1
-    steps, start = overlap @ tape.e.v[:t], read(k.a[t] * since[0], tape.states.A[0])
-    rest = read(k.a[t], tape.states.A[t]) - start - steps.sum(0)
+    A = cell.traces(tape)
+    steps, start = overlap @ tape.e.v[:t], read(k.a[t] * since[0], A[0])
+    rest = read(k.a[t], A[t]) - start - steps.sum(0)
     return {"start": start, "steps": steps, "noise": xp.zeros_like(steps), "clipped": rest}
 
 

@@ -30,20 +30,24 @@ from .backend import array_module, empty
 from .checks import Settings, count
 from .engram import Engram
 from .initial import glorot_uniform, he_normal
+from .integration import integrate, integrate_back, integration, integrators
 from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
 from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
 BindingState = namedtuple("BindingState", "h A a")
-# What needs no past: x_t W_z + b_z (B, H); value v (B, H); x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or
-# None, each sample's part in a shared trace.
-BindingInput = namedtuple("BindingInput", "z v g share")
-# What a step keeps: the new state; ReLU r and layer norm r_hat, r_inv of (1); the cue's direction and 1 / length;
-# cosines s (B, N); plasticity g (B, 1); write weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or
-# (N,); zmh = [z ; m ; h_{t-1}] and c (B, 3H) of (8), its ReLU q and layer norm k, q_hat, q_inv; gate u (B, H).
-BindingKept = namedtuple("BindingKept", "h A a r r_hat r_inv z_unit z_inv s g w keep zmh c q k q_hat q_inv u")
+# What (1) and (2) leave behind: the ReLU r; layer norm z, r_hat (B, H), r_inv (B, 1); the direction and 1 / length of
+# the cue; cosines s and address a (B, N), and what that reads in the bank, (B, H).
+ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
+# What needs no past: all of that, or with a recurrent cue just x_t W_z + b_z in the place of r; value v (B, H);
+# x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or None, each sample's part in a shared trace.
+BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share")
+# What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
+# weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or (N,); what integration.py keeps.
+BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w keep zmh c q k q_hat q_inv u")
 # Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
-# (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`.
+# (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
+# no past, `step_back` leaves at z and s what comes from elsewhere, and from a: `collect` does the rest for all steps.
 BindingGradient = namedtuple("BindingGradient", "r z s m v g u c q k keep")
 
 
@@ -126,9 +130,11 @@ class Binding:
         return BindingState(*(xp.zeros(shape, dtype) for shape in ((batch, H), memory, (batch, N))))
 
     def encode(self, params, x, mask=None, out=None):
-        """What the input alone says, for x (..., B, D): its part of (1) and (5), and the value (4)."""
+        """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4); its part of (5)."""
         e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
-        linear(x, params["W_z"], params["b_z"], out=e.z)
+        linear(x, params["W_z"], params["b_z"], out=e.r)
+        if not self.recurrent_cue:
+            self._address(params, e.r, e)
         linear(x, params["W_v"], params["b_v"], out=e.v)  # (4) value
         if self.plasticity == "gate":
             linear(x, params["w_g"], params["b_g"], out=e.g)
@@ -136,18 +142,25 @@ class Binding:
             e.g[...] = params["b_g"]
         return e._replace(share=self._shares(mask, x))
 
+    def _address(self, params, cue, c):
+        """(1) from what its ReLU sees, (2), and the bank's part of (3), into c."""
+        xp = array_module(cue)
+        relu(cue, out=c.r)
+        layer_norm(c.r, params["gamma_z"], params["beta_z"], out=(c.z, c.r_hat, c.r_inv))  # (1) cue
+        unit(c.z, out=(c.z_unit, c.z_inv))
+        xp.matmul(c.z_unit, unit(params["M"])[0].T, out=c.s)
+        c.a[...] = softmax(c.s / self._tau(params))  # (2) address
+        if self.bank_read:
+            xp.matmul(c.a, params["M"], out=c.bank)
+
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
-        xp, H, M = array_module(state.h), self.hidden, params["M"]
-        z, m = k.zmh[:, :H], k.zmh[:, H : 2 * H]
-        relu(e.z + state.h @ params["U_z"] if self.recurrent_cue else e.z, out=k.r)
-        layer_norm(k.r, params["gamma_z"], params["beta_z"], out=(z, k.r_hat, k.r_inv))  # (B, H) (1) cue
-        unit(z, out=(k.z_unit, k.z_inv))
-        xp.matmul(k.z_unit, unit(M)[0].T, out=k.s)
-        k.a[...] = softmax(k.s / self._tau(params))  # (B, N) (2) address
-        m[...] = read(k.a, state.A)  # (B, H) (3) recall
-        if self.bank_read:
-            m += k.a @ M
+        xp, H, c = array_module(state.h), self.hidden, k if self.recurrent_cue else e
+        if self.recurrent_cue:
+            self._address(params, e.r + state.h @ params["U_z"], k)
+        k.a[...], k.zmh[:, :H] = c.a, c.z
+        m = self._read(k, state)
+        k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         if self.plasticity == "fixed":
             k.g[...] = self.rate
         else:
@@ -155,10 +168,19 @@ class Binding:
         at = state.a if self.write_at == "previous" else k.a
         xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
         k.keep[...] = (1 - self._delta(params)) * (1 - (k.w.sum(0) if self.shared else k.w))
-        xp.multiply(state.A, k.keep[..., None], out=k.A)
-        xp.add(k.A, write(k.w, e.v, bool(self.shared)), out=k.A)  # (7) trace
+        self._write(e, state, k)
         integrate(params, state.h, k)  # (8), (9)
         return BindingState(k.h, k.A, k.a), k
+
+    def _read(self, k, state):
+        """a_t A_{t-1} of (3)."""
+        return read(k.a, state.A)
+
+    def _write(self, e, state, k):
+        """(7) into k."""
+        xp = array_module(state.A)
+        xp.multiply(state.A, k.keep[..., None], out=k.A)
+        xp.add(k.A, write(k.w, e.v, bool(self.shared)), out=k.A)
 
     def _tau(self, params):
         """The temperature of (2), exp(theta)."""
@@ -178,41 +200,55 @@ class Binding:
     def step_back(self, params, d, e, state, k, de=None):
         """Undo (9) to (1). d: gradient at (h_t, A_t, a_t)."""
         de = de or empty(self.shapes(len(d.h))[2], d.h)
-        xp, shared = array_module(d.h), bool(self.shared)
+        xp = array_module(d.h)
 
         dz, dh = integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        de.keep[...] = dot_rows(d.A, state.A)[..., 0]  # (7) to what is kept, to w_t and to v_t
-        dw = match(e.v, d.A) - (1 - self._delta(params)) * de.keep  # (B, N)
-        read(k.w, d.A, out=de.v)
-        dA = d.A * k.keep[..., None]  # (7) to A_{t-1}
-        dA += write(k.a, de.m, shared)  # (3) to A_{t-1}
+        dw, da, dA = self._trace_back(d, e, state, k, de)  # (7), (3)
+        dw -= (1 - self._delta(params)) * de.keep
         dw *= self._share(e)
         at = state.a if self.write_at == "previous" else k.a
         xp.multiply(dot_rows(dw, at), k.g * (1 - k.g), out=de.g)  # (6) to g_t, through the sigmoid of (5)
         if self.plasticity == "gate":
             dh += de.g * params["u_g"].T  # (5) to h_{t-1}
         dw *= k.g  # (6) to the address
-
-        da = match(de.m, state.A) + d.a  # (3) to a_t, beside the next step's use
-        if self.bank_read:
-            da += de.m @ params["M"].T
+        da += d.a  # beside the next step's use
         if self.write_at == "own":
             da += dw
             dw = xp.zeros_like(dw)  # and the last address is of no use
-        de.s[...] = softmax_back(da, k.a) / self._tau(params)  # (2)
-        unit_z = de.s @ unit(params["M"])[0]
-        xp.add(dz, unit_back(unit_z, k.z_unit, k.z_inv), out=de.z)  # (2) to z_t
-        relu_back(layer_norm_back(de.z, params["gamma_z"], k.r_hat, k.r_inv), k.r, out=de.r)  # (1)
+        de.z[...], de.s[...] = dz, da
         if self.recurrent_cue:
+            self._address_back(params, k, de)  # (2), (1)
             dh += de.r @ turned(params, "U_z")
         return BindingState(dh, dA, dw), de
 
+    def _trace_back(self, d, e, state, k, de):
+        """Undo (7) and (3), noting in de the gradients at v_t and at what was kept: at w_t, a_t and A_{t-1}."""
+        de.keep[...] = dot_rows(d.A, state.A)[..., 0]  # (7) to what is kept, to w_t and to v_t
+        dw = match(e.v, d.A)  # (B, N)
+        read(k.w, d.A, out=de.v)
+        dA = d.A * k.keep[..., None]  # (7) to A_{t-1}
+        dA += write(k.a, de.m, bool(self.shared))  # (3) to A_{t-1}
+        return dw, match(de.m, state.A), dA  # (3) to a_t
+
+    def _address_back(self, params, c, de):
+        """Undo the bank's part of (3), (2) and (1), in de: at a_t stands in s what the rest of the step sends there."""
+        xp = array_module(de.s)
+        if self.bank_read:
+            xp.add(de.s, de.m @ params["M"].T, out=de.s)
+        xp.divide(softmax_back(de.s, c.a), self._tau(params), out=de.s)  # (2)
+        xp.add(de.z, unit_back(de.s @ unit(params["M"])[0], c.z_unit, c.z_inv), out=de.z)  # (2) to z_t
+        relu_back(layer_norm_back(de.z, params["gamma_z"], c.r_hat, c.r_inv), c.r, out=de.r)  # (1)
+
     def collect(self, params, x, e, before, k, de, input_gradient=True):
-        """Weight gradients, each one product over time and batch, and the way back to x of (1), (4) and (5)."""
+        """(2) and (1) undone where they need no past; weight gradients, each one product over time and batch; and the
+        way back to x of (1), (4) and (5)."""
+        c = k if self.recurrent_cue else e
+        if not self.recurrent_cue:
+            self._address_back(params, e, de)
         M_unit, M_inv = unit(params["M"])
-        dM = unit_back(flat(de.s).T @ flat(k.z_unit), M_unit, M_inv)  # (2)
+        dM = unit_back(flat(de.s).T @ flat(c.z_unit), M_unit, M_inv)  # (2)
         dM += flat(k.a).T @ flat(de.m) if self.bank_read else 0  # (3)
-        grads = {"M": dM, "gamma_z": sum_rows(de.z * k.r_hat), "beta_z": sum_rows(de.z), **integration(k, de)}
+        grads = {"M": dM, "gamma_z": sum_rows(de.z * c.r_hat), "beta_z": sum_rows(de.z), **integration(k, de)}
         for name, dy in (("z", de.r), ("v", de.v)):
             grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, x)
         if self.recurrent_cue:
@@ -223,7 +259,7 @@ class Binding:
         elif self.plasticity == "learned":
             grads["b_g"] = sum_rows(de.g)
         if self.learned_temperature:
-            grads["theta"] = -(de.s * k.s).sum().reshape(1)  # (2): the softmax sees s / exp(theta)
+            grads["theta"] = -(de.s * c.s).sum().reshape(1)  # (2): the softmax sees s / exp(theta)
         if self.learned_decay:
             grads["d"] = -self._delta(params) * sum_rows(de.keep * k.keep)  # (7): (1 - delta)' = -delta (1 - delta)
         if not input_gradient:
@@ -232,15 +268,26 @@ class Binding:
         dx += de.g @ params["w_g"].T if self.plasticity == "gate" else 0
         return dx, grads
 
+    def ahead(self, *run):
+        """In a run of few steps the trace becomes a list of what was written, see listed.py."""
+        from .listed import ahead  # its class is a subclass of this one
+
+        return ahead(self, *run)
+
+    def traces(self, tape):
+        """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t. Made here if the run spared it."""
+        return tape.states.A if tape.ahead is None else tape.ahead.traces()
+
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
         similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...)."""
-        xp, H, (e, states, k) = array_module(tape.x), self.hidden, tape[1:4]
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
         bank = k.a @ params["M"] if self.bank_read else xp.zeros_like(e.v)
-        recalled = xp.stack([read(a, A) for a, A in zip(k.a, states.A[:-1], strict=True)])
+        recalled = xp.stack([read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)])
         seen = {"codes": k.zmh[..., :H], "values": e.v, "engram": k.zmh[..., H : 2 * H], "bank_part": bank}
-        seen |= {"trace_part": recalled, "similarities": k.s, "retrieval": k.a, "written": k.w, "plasticity": k.g}
-        return {name: part.copy() for name, part in {**seen, "trace": states.A, "hidden": states.h}.items()}
+        seen |= {"similarities": (k if self.recurrent_cue else e).s, "retrieval": k.a, "trace_part": recalled}
+        seen |= {"written": k.w, "plasticity": k.g, "trace": A, "hidden": states.h}
+        return {name: part.copy() for name, part in seen.items()}
 
     def shapes(self, batch):
         """Shapes of the encoded input, of what a step keeps, and of what a step back leaves for `collect`."""
@@ -248,55 +295,12 @@ class Binding:
         row, wide, one, slot = (batch, H), (batch, 3 * H), (batch, 1), (batch, N)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
         g, u = None if self.plasticity == "fixed" else one, row if self.gated else None
-        cue, address, candidate = (row, row, one, row, one), (slot, one, slot, memory[:-1]), (row, row, row, one, u)
-        kept = BindingKept(row, memory, slot, *cue, *address, wide, wide, *candidate)
-        back = BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
-        return BindingInput(row, row, g, None), kept, back
-
-
-def integrators(rng, H, gated=True):
-    """The parameters of (8) and (9), drawn."""
-    params = {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
-    params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
-    return params | ({"W_u": glorot_uniform(rng, (3 * H, H)), "b_u": np.zeros(H)} if gated else {})
-
-
-def integrate(params, h, k):
-    """(8) and (9) into k, whose zmh holds z_t and m_t; without W_u there is no gate."""
-    xp, H = array_module(h), h.shape[1]
-    k.zmh[:, 2 * H :] = h
-    relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H)
-    relu(linear(k.c, params["W_h"], params["b_h"], out=k.q), out=k.q)
-    layer_norm(k.q, params["gamma_h"], params["beta_h"], out=(k.k, k.q_hat, k.q_inv))  # (B, H) (8) candidate
-    if k.u is None:
-        k.h[...] = k.k
-        return
-    sigmoid(xp, linear(k.zmh, params["W_u"], params["b_u"], out=k.u), k.u)
-    xp.add(k.k, k.u * (h - k.k), out=k.h)  # (B, H) (9) hidden state
-
-
-def integrate_back(params, dh, h, k, de):
-    """Undo (9) and (8), noting in de what `integration` needs, m among it: gradients at z_t and h_{t-1}."""
-    xp, H = array_module(dh), dh.shape[1]
-    de.k[...] = dh if k.u is None else dh * (1 - k.u)  # (9) to k_t
-    relu_back(layer_norm_back(de.k, params["gamma_h"], k.q_hat, k.q_inv), k.q, out=de.q)  # (8)
-    relu_back(de.q @ turned(params, "W_h"), k.c, out=de.c)
-    dzmh = de.c @ turned(params, "W_c")
-    if k.u is not None:
-        xp.multiply(de.k * (h - k.k), k.u, out=de.u)  # (9) to u_t, through its sigmoid
-        dzmh += de.u @ turned(params, "W_u")
-        dzmh[:, 2 * H :] += dh * k.u  # (9) to h_{t-1}
-    de.m[...] = dzmh[:, H : 2 * H]
-    return dzmh[:, :H], dzmh[:, 2 * H :]
-
-
-def integration(k, de):
-    """The weight gradients of (8) and (9)."""
-    grads = {"gamma_h": sum_rows(de.k * k.q_hat), "beta_h": sum_rows(de.k)}
-    for name, dy, into in (("c", de.c, k.zmh), ("h", de.q, k.c), ("u", de.u, k.zmh)):
-        if dy is not None:
-            grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, into)
-    return grads
+        address = row, row, row, one, row, one, slot, slot, row if self.bank_read else None
+        none = None, None, None, None, None, None, None, slot, None
+        cue = BindingInput(*((row, *none[1:7], None, None) if self.recurrent_cue else address), row, g, None)
+        steps = one, slot, memory[:-1], wide, wide, row, row, row, one, u
+        kept = BindingKept(row, memory, *(address if self.recurrent_cue else none), *steps)
+        return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
 
 
 def _logit(p):

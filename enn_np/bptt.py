@@ -106,7 +106,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
     xp, (steps, batch, _) = array_module(x), x.shape
     d = type(states)(*(xp.zeros_like(part[0]) for part in states))
-    for part, given in zip(d, dstate or (), strict=False):  # no dstate, no parts
+    above = ahead.enter(dstate) if ahead else dstate
+    for part, given in zip(d, above or (), strict=False):  # no dstate, no parts
         if given is not None:
             part += given
     turned = {f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights}

@@ -111,6 +111,10 @@ class Ahead:
         """`kept` of the loop, and what was recalled."""
         return kept._replace(s=self.recalled.s, a=self.recalled.a, M_inv=self.recalled.M_inv)
 
+    def enter(self, dstate):
+        """The gradient at the loop's own final state."""
+        return dstate and dstate[:1]
+
     def step_back(self, params, d, e, state, k, de):
         de.z[...], de.M[...], dh = self.cell.integrate_back(params, d.h, k, de)
         return Hidden(dh), de

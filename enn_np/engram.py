@@ -191,7 +191,7 @@ class Engram:
         """Each sample's part in the mean of (8): 1 / B, unless padding says otherwise; all of it per sample."""
         if self.trace == "sample":
             return 1.0
-        return 1 / e.z.shape[-2] if e.share is None else e.share
+        return 1 / e.r.shape[-2] if e.share is None else e.share
 
     def _normalise(self, params, name, r, out):
         """LN of (1) or (7) into out = (y, r_hat, r_inv), or a copy where layer norm is off."""

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import array_module, empty
-from .binding import integrate, integrate_back, integration, integrators
 from .checks import Settings, count
 from .initial import glorot_uniform, he_normal
+from .integration import integrate, integrate_back, integration, integrators
 from .ops import flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
 from .ops import softmax, softmax_back, sum_rows, unit, unit_back, write
 

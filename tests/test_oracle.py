@@ -41,7 +41,8 @@ def test_engram(problem):
 @given(problem=problems(Binding))
 def test_binding(problem):
     """Catches any departure from (1) to (9): switches, the delayed address, the mean over the living."""
-    states = problem.forward()[2].states
+    _, _, tape = problem.forward()
+    states = tape.states._replace(A=problem.cell.traces(tape))
     assert_close([part[1:] for part in states], oracle.binding(problem.cell, *listed(problem)))
 
 

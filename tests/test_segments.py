@@ -39,7 +39,8 @@ def test_segments_change_nothing(cell, steps, segments, seed, masked):
     params, x, upstream, extra = problem(cell, steps, seed, masked)
     whole = run(cell, params, x, **extra)
     cut = run(cell, params, x, segments=segments, **extra)
-    np.testing.assert_array_equal(cut[0], whole[0])
+    rounding = 1e-12 if isinstance(cell, Binding) else 0  # a short piece lists what it writes, see listed.py
+    np.testing.assert_allclose(cut[0], whole[0], rtol=rounding, atol=rounding)
     end = [np.ones_like(part) for part in whole[1]]
     dx, dstate, grads = run_back(cell, params, whole[2], upstream, end)
     dx_cut, dstate_cut, grads_cut = run_back(cell, params, cut[2], upstream, end)

@@ -35,7 +35,7 @@ class Problem:
     def model(self, dtype):
         """Our classifier without dropout. Every parameter is moved off its initial value, so that none is 0 or 1."""
         memory = {"slots": self.slots, "trace": self.trace, "trace_clip": self.trace_clip}
-        settings = memory if self.cell == "engram" else {}
+        settings = {"engram": memory, "binding": {"slots": self.slots}}.get(self.cell, {})
         cells = [CELLS[self.cell](hidden=hidden, **settings) for hidden in self.hidden]
         model = Classifier(cells, self.inputs, self.classes, dropout=0.0, dtype=dtype)
         rng = np.random.default_rng(1)
@@ -64,12 +64,15 @@ class Problem:
         """Multiply-adds forward of one time step of one sample, D inputs, H hidden, N slots:
 
         Engram   D H (1) + N H (3) + N H (5) + 3H 3H (6) + 3H H (7) + N H (8); a trace per sample has the same
+        Binding  2 D H (1), (4) + 4 N H (2), (3), (7) + 15 H H (8), (9)
         others   G (D H + H H), with G = 1, 3, 4 gates for RNN, GRU, LSTM; a second layer's D is the first one's H
         """
         D, macs = self.inputs, 0
         for H in self.hidden:
             if self.cell == "engram":
                 macs += D * H + 3 * self.slots * H + 12 * H * H
+            elif self.cell == "binding":
+                macs += 2 * D * H + 4 * self.slots * H + 15 * H * H
             else:
                 macs += CELLS[self.cell].gates * (D * H + H * H)
             D = H

@@ -85,6 +85,7 @@ def all_works(device="cpu"):
     engram = {"torch eager": TORCH, "torch.compile": COMPILED, "JAX jit": JIT, "tensorflow-engram": KERAS}
     sample = [ours("enn_np", trace="sample"), ours("enn_np, one trace a batch")]
     sample.append(ours("enn_np, no clip", trace="sample", trace_clip=None))
+    binding = [ours("enn_np", cell="binding"), ours("enn_np, the paper's cell")]
     long = {"kind": "recompute", "steps": 784}
     recompute = [ours("enn_np, recomputing", segments=28, **long), ours("enn_np, whole tape", **long)]
     named = {
@@ -93,6 +94,7 @@ def all_works(device="cpu"):
         "gru": baseline("gru", "torch nn.GRU"),
         "rnn": baseline("rnn", "torch nn.RNN"),
         "engram-sample": Work(sample, [("engram-sample", 0, 1), ("engram-sample without clip", 2, 1)]),
+        "binding": Work(binding, [("binding", 0, 1)]),
         "streaming": against("streaming", {"torch eager": TORCH}, "time step", kind="stream", batch=1, steps=200),
         "growth-T": growth("T", "steps", (28, 112, 392, 784)),
         "growth-B": growth("B", "batch", (32, 128, 512)),
