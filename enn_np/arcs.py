@@ -5,13 +5,15 @@
 Exact: nothing is approximated, nothing left out. Letters: T time steps, B batch, Q questions, H hidden.
 """
 
-from string import ascii_lowercase
+from string import ascii_letters
 
 import numpy as np
 
 from .attribution import written_by
 from .device import to_numpy
 from .plots import COLORS, _array, _axes
+
+VALUES = 10  # of associative recall
 
 
 def written_lengths(cell, tape, t):
@@ -55,9 +57,32 @@ def draw(words, questions, lengths, asked=None, title="", ax=None):
 
 
 def of_recall(recalled, title="Which past step wrote what each key recalls"):
-    """`draw` of what a stored result of associative recall with P pairs and 26 keys has under "recalled": symbols
-    (2 P + 3,), lengths (P, 2 P + 2). Keys in reverse order, so that arcs do not cross; in colour, the one asked."""
-    symbols, lengths = recalled["symbols"], np.asarray(recalled["lengths"])
-    words = [ascii_lowercase[s] if s < 26 else "?" if s == max(symbols) else str(s - 26) for s in symbols]
-    keys = words[0 : 2 * len(lengths) : 2][::-1]
-    return draw(words[:-1], keys, lengths[::-1], keys.index(words[-1]), title)
+    """`draw` of what a stored result of associative recall has under "recalled"; in colour, the key that was asked."""
+    return draw(*told(recalled), title)
+
+
+def told(recalled):
+    """Words read (T,), keys asked (P,), lengths (P, T) and the index of the key that the sequence itself asks for.
+
+    recalled: of P pairs, symbols (T + 1,) with T = 2 P + 2, lengths (P, T). Keys come in reverse order, so that arcs do
+    not cross. Raises ValueError for anything else.
+    """
+    symbols, lengths = (np.asarray(recalled.get(name)) for name in ("symbols", "lengths"))
+    if lengths.dtype.kind not in "fi" or lengths.ndim != 2 or not lengths.size or not np.isfinite(lengths).all():
+        raise ValueError("recalled: lengths: expected a row of finite numbers per pair; make the result again")
+    pairs, steps = lengths.shape
+    if symbols.dtype.kind != "i" or steps != 2 * pairs + 2 or symbols.shape != (steps + 1,) or symbols.min() < 0:
+        raise ValueError("recalled: symbols: expected a key and a value per pair, two marks and a key, whole numbers")
+    mark = symbols.max()
+    keys = mark - VALUES  # first keys, then values, then the mark
+    words = [_letter(s) if s < keys else "?" if s == mark else str(s - keys) for s in symbols.tolist()]
+    asked = words[0 : 2 * pairs : 2][::-1]
+    if words[-1] not in asked:
+        raise ValueError(f"recalled: symbols: the key asked, {words[-1]}, is none of those told")
+    return words[:-1], asked, lengths[::-1], asked.index(words[-1])
+
+
+def _letter(number):
+    """A letter for each of the first 76 keys: a to z, A to Z, alpha to omega."""
+    greek = "αβγδεζηθικλμνξοπρστυφχψω"
+    return (ascii_letters + greek)[number : number + 1] or f"k{number}"

@@ -102,8 +102,8 @@ def _parser():
     tables.set_defaults(command=_tables)
 
     report = _command(commands, "report", "write one HTML page about a run, to open from disk")
-    report.add_argument("run", metavar="DIR", help="folder that `train` or `demo` wrote")
-    report.add_argument("--out", metavar="FILE", help="the page (report.html in DIR)")
+    report.add_argument("run", metavar="DIR", help="folder that `train` or `demo` wrote, or a result's JSON file")
+    report.add_argument("--out", metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
     report.set_defaults(command=_report)
 
     check = _command(commands, "gradcheck", "compare every hand-written gradient with finite differences")

@@ -9,12 +9,10 @@ would quiet. A memory has two slots or more for every key.
 import numpy as np
 
 from . import checks
-from .arcs import written_lengths
+from .arcs import VALUES, written_lengths
 from .binding import Binding
 from .experiments import Task, compare
 from .tasks import associative_recall
-
-VALUES = 10
 
 
 class Recall(Task):

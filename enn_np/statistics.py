@@ -151,9 +151,11 @@ def compare(scores, pairs=None):
 
 def _welch(x, y):
     """p of Welch's t test; values that do not spread at all make it 1 or 0."""
-    if x.var() == y.var() == 0:
+    if np.ptp(x) == np.ptp(y) == 0:
         return float(x[0] == y[0])
-    return float(stats.ttest_ind(x, y, equal_var=False).pvalue)
+    moments = ((values.mean(), values.std(ddof=1) if np.ptp(values) else 0.0, len(values)) for values in (x, y))
+    # From moments: of the values themselves SciPy warns where one group hardly spreads, as recall at 100% does.
+    return float(stats.ttest_ind_from_stats(*next(moments), *next(moments), equal_var=False).pvalue)
 
 
 def _permutation(x, y):

@@ -1,11 +1,13 @@
 """A training run as one HTML file that opens from disk: tables, curves, the trace, and single sequences explained.
 
-    write_report("runs/demo")   ->   runs/demo/report.html
+    write_report("runs/demo")                   runs/demo/report.html, of summary.json and what else is there
+    write_report("recall8-sound-binding-0.json")    recall8-sound-binding-0.html, of a stored result
 
-It reads summary.json and, where they are, trace.npz (traces (K, N, H), retrieval (n, T, N), probe (n, T, D) and, for
-what needs the truth, labels (n,)) and model.npz. What is missing or does not fit leaves its part of the page out, and
-the page says so. Tables are made here; webreport.html holds style and script, and draws curves and maps from JSON in
-the page. A map is bytes in base64: 1 to 255 for values from -limit to limit, or 0 to 255 for those from low to high.
+It reads the summary and, where they are, trace.npz (traces (K, N, H), retrieval (n, T, N), probe (n, T, D) and, for
+what needs the truth, labels (n,)) and model.npz; of a result alone the .npz beside it. From associative recall it draws
+which past step wrote what is recalled. What is missing or does not fit leaves its part of the page out, and the page
+says so. Tables are made here; webreport.html holds style and script, and draws curves and maps from JSON in the page. A
+map is bytes in base64: 1 to 255 for values from -limit to limit, or 0 to 255 for those from low to high.
 
 Nothing in a file is trusted: text is escaped, JSON in the page holds no "<", what is not a finite number is shown as a
 dash, and large arrays are averaged in blocks so that a page stays below 5 MB.
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from . import attribution
+from .arcs import told
 from .checkpoint import read_arrays
 from .models import Classifier, load
 from .protocols import PAPER, TITLES
@@ -41,14 +44,22 @@ STATISTICS = ("min", "max", "mean_abs", "sd", "share_small", "share_clipped", "e
 def write_report(run_dir, out=None):
     """Write the report of a run directory to `out`, or to report.html in it, and return the path.
 
-    run_dir: what `python -m enn_np train` or `demo` wrote. Explaining sequences of a stored Engram model takes some
-    seconds. Raises ValueError, naming the file, if there is no summary.json or it does not describe a run.
+    run_dir: what `python -m enn_np train` or `demo` wrote, or the JSON file of one stored result, whose page lies
+    beside it. Explaining sequences of a stored Engram model takes some seconds. Raises ValueError, naming the file, if
+    there is no summary.json or it does not describe a run.
     """
-    run_dir = Path(run_dir)
-    summary, notes = _read_summary(run_dir / "summary.json"), []
-    runs = _runs(run_dir / "summary.json", summary)
-    stored = _read_trace(run_dir / "trace.npz", notes)
-    model = _read_model(run_dir / "model.npz", stored, notes)
+    run_dir, notes = Path(run_dir), []
+    if alone := run_dir.suffix == ".json":
+        source, page_path = run_dir, run_dir.with_suffix(".html")
+        trace, network = run_dir.with_suffix(".npz"), run_dir.with_suffix(".model.npz")
+    else:
+        source, page_path = run_dir / "summary.json", run_dir / "report.html"
+        trace, network = run_dir / "trace.npz", run_dir / "model.npz"
+    summary = _read_summary(source)
+    runs = _runs(source, summary)
+    stored = {} if alone and not trace.exists() else _read_trace(trace, notes)
+    model = _read_model(network, stored, notes)
+    history = summary.get("history")
     statistics = next((run["trace"] for run in runs.values() if run["trace"]), [])
     data = {
         "histories": {title: run["history"] for title, run in runs.items()},
@@ -56,17 +67,19 @@ def write_report(run_dir, out=None):
         "trace": _trace(stored.get("traces"), statistics),
         "examples": _examples(model, stored),
         "slots": _slots(model, stored),
+        "recalled": _recalled(summary, notes),
+        "entry": "validation" if isinstance(history, dict) and "step" in history else "epoch",
     }
     parts = {
         "title": _title(summary),
         "notes": "".join(f"<li>{html.escape(note)}</li>" for note in notes),
-        "summary": _summary_table(summary, runs),
+        "summary": _summary_table(summary, runs, f"{data['entry']}s"),
         "configuration": _configuration(summary),
         "data": _json(data),
     }
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     page = re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], template)
-    out = run_dir / "report.html" if out is None else Path(out)
+    out = page_path if out is None else Path(out)
     part = out.with_name(out.name + ".part")
     part.write_text(page, encoding="utf-8")
     os.replace(part, out)
@@ -254,6 +267,21 @@ def _slots(model, stored):
     return {"usage": usage, "n": len(x), "truth": "labels" in stored, "without": _few(without), "ablations": found}
 
 
+def _recalled(summary, notes):
+    """Which step wrote what each key of a sequence recalls, for the arcs, or None."""
+    if "recalled" not in summary:
+        return None
+    try:
+        words, keys, lengths, asked = told(summary["recalled"])
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        notes.append(f"What is recalled cannot be drawn ({_short(error, 200)}) and is left out.")
+        return None
+    if len(words) > STEPS:
+        notes.append(f"What is recalled is left out: {len(words)} steps, and at most {STEPS} can be drawn.")
+        return None
+    return {"words": words, "keys": keys, "lengths": [_few(row) for row in lengths], "asked": asked}
+
+
 def _retrieved(a):
     """Retrieval weights (T, N) as a map, the three strongest slots of every step, and effective slots."""
     a = np.asarray(a, np.float64)
@@ -324,8 +352,8 @@ COLUMNS_OF_RESULTS = (
 )
 
 
-def _summary_table(summary, runs):
-    """A row per model; the paper's numbers beside ours where it reports this benchmark."""
+def _summary_table(summary, runs, entries):
+    """A row per model; the paper's numbers beside ours where it reports this benchmark. entries: of the histories."""
     benchmark, names = summary.get("benchmark"), {title: name for name, title in TITLES.items()}
     paper = PAPER.get(benchmark) if isinstance(benchmark, str) else None
     columns = [
@@ -339,7 +367,7 @@ def _summary_table(summary, runs):
         epochs = max((len(values) for values in run["history"].values()), default=0)
         best = _number(run.get("best_epoch"), ".0f")
         rows.append([html.escape(title), *cells, f"{epochs} (best {best})", _text(run.get("stopped"), 20)])
-    return _table(["model", *head, "epochs", "ended"], rows, "Results on the test set")
+    return _table(["model", *head, entries, "ended"], rows, "Results on the test set")
 
 
 def _configuration(summary):
@@ -348,7 +376,7 @@ def _configuration(summary):
     for name, value in summary.items():
         if name in ("settings", "sequences", "config", "machine"):
             groups[name] = _flat("", value)
-        elif name not in ("models", "history", "trace"):
+        elif name not in ("models", "history", "trace", "recalled"):
             groups["run"] += _flat(name, value)
     tables = []
     for group, rows in groups.items():

@@ -127,6 +127,14 @@ def test_runs_without_any_spread_are_no_error():
     assert same.welch == same.permutation == 1 and other.welch == 0 and other.hedges_g == -np.inf
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_group_that_hardly_spreads_is_no_warning():
+    """Associative recall at 100% beside networks that fail: Welch's test is then one group against a constant."""
+    for still in ([0.1 + 0.2] * 5, [1, 1, 1, 1, 1 - 1e-16]):
+        (found,) = compare({"a": seeds(still), "b": seeds(B)})
+        assert found.welch == pytest.approx(stats.ttest_1samp(B, still[0]).pvalue)
+
+
 @pytest.mark.parametrize(
     ("wrong", "names"),
     [

@@ -21,6 +21,10 @@ from enn_np.webreport import EXAMPLES, write_report
 
 T, D, N, H, K = 6, 8, 5, 7, 4  # steps, inputs, slots, hidden units, stored traces
 STATISTICS = ("min", "max", "mean_abs", "sd", "share_small", "share_clipped", "effective_slots", "drift")
+RECALLED = {
+    "symbols": [3, 26, 0, 31, 36, 36, 3],
+    "lengths": [[0, 2.5, 0, 0, 0, 0], [0, -1, 0, 1.5, 0, 0]],
+}
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror=hacked=1>\"'&\u2028"
 
 
@@ -68,7 +72,7 @@ def run_folder(path, summary=None, stored=None, model=None):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run directory with all there can be, and its page."""
-    folder = run_folder(tmp_path_factory.mktemp("whole"), summary_of(), arrays(), network())
+    folder = run_folder(tmp_path_factory.mktemp("whole"), summary_of(recalled=RECALLED), arrays(), network())
     return folder, write_report(folder).read_text(encoding="utf-8")
 
 
@@ -194,6 +198,47 @@ def test_sequences_are_explained_as_attribution_does(whole):
         written = values_of(each["written"])
         assert not np.triu(written).any()  # no step reads what is written later
         assert written[1:].sum(1) == pytest.approx(1, abs=0.05)  # and the trace begins empty
+
+
+def test_who_wrote_what_is_recalled(whole):
+    """A row under another's key, or a sequence that is cut elsewhere."""
+    found = data_of(whole[1])["recalled"]
+    assert (found["words"], found["keys"], found["asked"]) == (["d", "0", "a", "5", "?", "?"], ["a", "d"], 1)
+    assert found["lengths"] == [RECALLED["lengths"][1], RECALLED["lengths"][0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("symbols", [3, 26, 0]),
+        ("symbols", [3, 26, 0, 31, 36, 36, 1]),
+        ("symbols", [3.5] * 7),
+        ("symbols", [10**30] * 7),
+        ("lengths", [[0, 1], [2]]),
+        ("lengths", [[0.0] * 6, [None] * 6]),
+        ("lengths", []),
+        (None, EVIL),
+        (None, [EVIL]),
+    ],
+)
+def test_what_cannot_be_drawn_as_recalled_is_left_out_and_said(tmp_path, name, value):
+    page = report_of(tmp_path, summary_of(recalled=value if name is None else RECALLED | {name: value}))
+    assert data_of(page)["recalled"] is None and "What is recalled cannot be drawn" in page
+
+
+def test_a_result_alone(tmp_path):
+    """Catches a page that wants a folder, one that is written over the result, and epochs that are none."""
+    run = run_numbers()
+    run["history"]["step"] = [250, 500, 750]
+    path = tmp_path / "recall2-sound-binding-0.json"
+    path.write_text(json.dumps({**summary_of(model="binding"), **run, "recalled": RECALLED}))
+    page = write_report(path)
+    assert page == tmp_path / "recall2-sound-binding-0.html"
+    text = page.read_text(encoding="utf-8")
+    assert data_of(text)["recalled"]["asked"] == 1 and "trace.npz" not in text
+    assert '<th scope="col">validations</th>' in text and data_of(text)["entry"] == "validation"
+    np.savez(path.with_suffix(".npz"), **arrays())
+    assert data_of(write_report(path, tmp_path / "other.html").read_text(encoding="utf-8"))["trace"]["slots"] == N
 
 
 def test_slots_are_ablated(whole):
@@ -515,6 +560,11 @@ def test_slider_and_chooser_change_what_is_shown(browser, whole):
     assert third["row"] != second["row"] and third["marker"] == second["marker"]
     assert browser.ask('document.querySelectorAll("#chooser input").length') == EXAMPLES
 
+    browser.press("#asked", LEFT)
+    asked = browser.ask('document.getElementById("asked-text").textContent')
+    assert asked == "Asked for a: 300.0% of what is recalled was written at step 4, which read 5 after a."
+    assert browser.ask('document.querySelectorAll("#arcs path").length') == 2
+
     browser.press("#row", RIGHT)
     fourth = seen(browser)
     assert fourth["row"] != third["row"] and fourth["marker"] != third["marker"]
@@ -592,7 +642,8 @@ def test_reduced_views_in_the_browser(browser, tmp_path, name):
         '[...document.querySelectorAll("section")].filter((each) => each.hidden).map((each) => each.id)'
     )
     data = data_of(folder.joinpath("report.html").read_text(encoding="utf-8"))
-    assert hidden == [part for part, key in (("sequences", "examples"), ("slots", "slots")) if not data[key]]
+    wanted = {"recalled": "recalled", "sequences": "examples", "slots": "slots"}
+    assert hidden == [part for part, key in wanted.items() if not data[key]]
     assert browser.ask("document.body.innerText.length") > 500
 
 
