@@ -8,18 +8,13 @@ Whatever is cut off, the same command goes on: finished runs are skipped, others
 such commands share the work, because a run that another process has is left to it.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from pathlib import Path
 
 from . import checks, protocols, storage, wikitext
 from .checkpoint import differ
 from .device import device_module
+from .processes import in_processes, mine
 from .protocols import folder, read_json, write_json
 from .variants import names
 
@@ -29,7 +24,6 @@ SEEDS = {"paper": 5, "sound": 5, "ablation": 3}
 GRID = {name: (3e-4, 1e-3, 2e-3, 4e-3) for name in wikitext.NAMES}
 SEARCH = {"mnist": {"epochs": 2}, "cifar10": {"epochs": 3}, "regression": {"epochs": 5}}
 SEARCH |= {name: {"epochs": 1, "limit": 672_001} for name in wikitext.NAMES}
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, device="cpu", say=print, **shorter):
@@ -58,8 +52,11 @@ def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, 
     runs = [(*each, seed, results, device, shorter) for seed in range(seeds) for each in what]
     missing = [run for run in runs if not result_path(results, *run[:4]).exists()]
     say(f"{len(missing)} of {len(runs)} runs to do, {len(searches)} learning rates to choose first")
-    failed = _in_processes(search, searches, jobs, say)
-    return failed + _in_processes(run_one, missing, jobs, say)
+    failed = 0
+    for work, tasks in ((search, searches), (run_one, missing)):
+        named = {"-".join(str(part) for part in task[:4] if isinstance(part, str | int)): task for task in tasks}
+        failed += in_processes(work, {name: (*task, jobs == 1) for name, task in named.items()}, jobs, say)
+    return failed
 
 
 def result_path(results, name, protocol, model, seed):
@@ -92,7 +89,7 @@ def run_one(name, protocol, model, seed, results, device, shorter, progress=Fals
         if rate["learning_rate"] is None:
             raise ValueError(f"learning_rate: the search for {model} has not ended; run the command again")
     with ExitStack() as stack:
-        if not _mine(stack, work / ".result.lock"):
+        if not mine(stack, work / ".result.lock"):
             return "another process has it"
         if path.exists():
             return "another process did it"
@@ -168,62 +165,3 @@ def _rate(name, protocol, model, results):
 
 def _grid(name):
     return GRID.get(name, (3e-4, 1e-3, 3e-3))
-
-
-def _mine(stack, path):
-    """Whether this process has the lock `path` now, to the end of `stack`."""
-    try:
-        stack.enter_context(storage.lock(path, str(path)))
-    except ValueError:
-        return False
-    return True
-
-
-# Processes
-
-
-def _in_processes(work, tasks, jobs, say):
-    """Do `work(*task)` for every task, `jobs` at a time, and tell how each ended. Returns how many failed.
-
-    Processes are spawned, not forked, so that NumPy is imported in them after the number of BLAS threads is set. A
-    Ctrl-C ends them at once: what they were at is in their checkpoints, at most a minute old.
-    """
-    if not tasks:
-        return 0
-    before, others = {name: os.environ.get(name) for name in BLAS_THREADS}, set(multiprocessing.active_children())
-    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _with_parent)
-    waiting, running, failed = list(tasks), {}, 0
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                task = waiting.pop(0)
-                running[pool.submit(work, *task, progress=jobs == 1)] = task
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                name = "-".join(str(part) for part in running.pop(future)[:4] if isinstance(part, str | int))
-                try:
-                    say(f"{name}: {future.result()}")
-                except BrokenProcessPool:
-                    raise
-                except Exception as error:  # one run must not cost the others
-                    failed += 1
-                    say(f"{name}: FAILED: {type(error).__name__}: {error}")
-    except BrokenProcessPool:
-        raise OSError(f"{name}: its process was killed (out of memory?); the same command goes on from here") from None
-    except KeyboardInterrupt:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return failed
-
-
-def _with_parent():
-    """Leave Ctrl-C to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -160,6 +160,7 @@ def _compared(parser, models):
     )
     parser.add_argument("--steps", type=int, default=2_500, help="batches (of 128) at most (%(default)s)")
     parser.add_argument("--results", metavar="DIR", help="folder of result files (runs/recall or runs/memory)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
 
 
 def _demo(settings):
@@ -213,7 +214,7 @@ def _memory(settings):
 
 
 def _comparison(settings, results):
-    asked = {name: getattr(settings, name) for name in ("models", "seeds", "rates", "steps")}
+    asked = {name: getattr(settings, name) for name in ("models", "seeds", "rates", "steps", "jobs")}
     return asked | {"results": settings.results or results}
 
 

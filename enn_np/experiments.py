@@ -11,8 +11,11 @@ validation shows that nothing is left to learn.
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +27,7 @@ from .engram import Engram
 from .learned import LearnedEngram
 from .models import Classifier
 from .optim import Adam
+from .processes import in_processes, mine
 from .protocols import folder, machine, read_result, write_json
 from .window import Window
 
@@ -190,53 +194,103 @@ def forgetting(accuracies):
     return float(np.mean(np.subtract(best, now[:-1])))
 
 
-def compare(tasks, models=None, seeds=1, rates=(2e-3,), steps=2_500, results="data/results", batch_size=128, say=print):
+def compare(
+    tasks, models=None, seeds=1, rates=(2e-3,), steps=2_500, results="data/results", batch_size=128, jobs=1, say=print
+):
     """Train every network on every task with `seeds` seeds, 0 first, and write what is missing.
 
     tasks: of `Task`. models: names in NETWORKS, all if None. rates: one, or a grid to choose from per network and task.
-    Returns the results, those found included. Raises ValueError or TypeError, naming the argument, before any work, or
-    where a result found was trained otherwise.
+    jobs: processes at a time, each with one BLAS thread; with 1, all is done here. Another such command may share the
+    work. Returns the results, those found included. Raises ValueError or TypeError, naming the argument, before any
+    work, or where a result found was trained otherwise; and ValueError at the end, if runs failed or are another's.
     """
     models = [checks.choice("models", name, tuple(NETWORKS)) for name in (NETWORKS if models is None else models)]
     rates = [checks.number("rates", rate, above=0) for rate in rates]
     if not rates or not tasks or not models:
         raise ValueError("tasks, models, rates: expected at least one of each; name some")
     seeds, batch_size = checks.count("seeds", seeds), checks.count("batch_size", batch_size)
-    steps = checks.count("steps", steps, low=max(task.phases for task in tasks))
+    steps, jobs = checks.count("steps", steps, low=max(task.phases for task in tasks)), checks.count("jobs", jobs)
     for task in tasks:
         for name in models:
             network(task, name, 0)  # before any work, too
-    results, found = folder(results), []
-    for task in tasks:
-        for name in models:
-            how = steps, batch_size, say
-            rate = rates[0] if len(rates) == 1 else _choose(task, name, rates, results, *how)
-            paths = [(seed, results / f"{task.name}-sound-{name}-{seed}.json") for seed in range(seeds)]
-            found += [_run(path, task, name, seed, rate, *how) for seed, path in paths]
+    results, what = folder(results), [(task, name) for task in tasks for name in models]
+    locks, trials = folder(results / "runs"), {}
+    if len(rates) > 1:
+        folder(results / "rates")
+        for each in what:
+            trials[each] = [Run(_trial(results, *each, rate), *each, 0, rate, steps, batch_size) for rate in rates]
+        _do([run for tried in trials.values() for run in tried], locks, jobs, say)
+    runs = []
+    for task, name in what:
+        rate = _choose(results, trials[task, name]) if trials else rates[0]
+        paths = [results / f"{task.name}-sound-{name}-{seed}.json" for seed in range(seeds)]
+        runs += [Run(path, task, name, seed, rate, steps, batch_size) for seed, path in enumerate(paths)]
+    return _do(runs, locks, jobs, say)
+
+
+class Run(NamedTuple):
+    """What one file holds, and how it is made."""
+
+    path: Path
+    task: Task
+    name: str
+    seed: int
+    rate: float
+    steps: int
+    batch_size: int
+
+    def stored(self):
+        """The result found, None if there is none. ValueError where it was trained otherwise."""
+        if not self.path.exists():
+            return None
+        found = read_result(self.path)
+        wanted = {"learning_rate": self.rate, "steps": self.steps, "batch_size": self.batch_size}
+        got = {key: found.get("training", {}).get(key) for key in wanted}
+        if got != wanted:
+            raise ValueError(
+                f"{self.path}: holds a run with {got}, asked for {wanted}; delete it or name another folder"
+            )
+        return found
+
+
+def _trial(results, task, name, rate):
+    return results / "rates" / f"{task.name}-sound-{name}-{rate:g}.json"
+
+
+def _choose(results, trials):
+    """The rate of the lowest validation loss after training with seed 0, whose result seed 0 then need not repeat."""
+    best = min(trials, key=lambda run: run.stored()["history"]["val_loss"][-1])
+    first = results / f"{best.task.name}-sound-{best.name}-0.json"
+    if not first.exists():
+        storage.write_text(first, best.path.read_text(encoding="utf-8"))
+    return best.rate
+
+
+def _do(runs, locks, jobs, say):
+    """The results of `runs`, those that are missing made."""
+    missing = [run for run in runs if run.stored() is None]
+    for run in runs:
+        if run not in missing:
+            say(f"{run.path}: there already")
+    if jobs == 1:
+        for run in missing:
+            one(run, locks, say)
+    else:
+        in_processes(one, {run.path.stem: (run, locks) for run in missing}, jobs, say)
+    found = [run.stored() for run in runs]
+    if None in found:
+        undone = ", ".join(run.path.name for run, result in zip(runs, found, strict=True) if result is None)
+        raise ValueError(f"results: without {undone}, which failed, see above, or which another process has; run again")
     return found
 
 
-def _choose(task, name, rates, results, *how):
-    """The rate of the lowest validation loss after training with seed 0, whose result seed 0 then need not repeat."""
-    tried = {}
-    for rate in rates:
-        path = folder(results / "rates") / f"{task.name}-sound-{name}-{rate:g}.json"
-        tried[rate] = path, _run(path, task, name, 0, rate, *how)["history"]["val_loss"][-1]
-    best = min(tried, key=lambda rate: tried[rate][1])
-    first = results / f"{task.name}-sound-{name}-0.json"
-    if not first.exists():
-        storage.write_text(first, tried[best][0].read_text(encoding="utf-8"))
-    return best
-
-
-def _run(path, task, name, seed, rate, steps, batch_size, say):
-    """The stored result, or a new one."""
-    if not Path(path).exists():
-        write_json(path, train(task, name, seed, rate, steps, batch_size, say))
-        return read_result(path)
-    stored, wanted = read_result(path), {"learning_rate": rate, "steps": steps, "batch_size": batch_size}
-    got = {key: stored.get("training", {}).get(key) for key in wanted}
-    if got != wanted:
-        raise ValueError(f"{path}: holds a run with {got}, asked for {wanted}; delete it or name another folder")
-    say(f"{path}: there already")
-    return stored
+def one(run, locks, say=None):
+    """Make the result of one run, unless another process does. Returns what became of it."""
+    say = say or partial(print, flush=True)
+    with ExitStack() as stack:
+        if not mine(stack, locks / f".{run.path.stem}.lock"):
+            return "another process has it"
+        if run.path.exists():
+            return "another process did it"
+        write_json(run.path, train(run.task, run.name, run.seed, run.rate, run.steps, run.batch_size, say))
+    return "done"

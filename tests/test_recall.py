@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import Adam, Binding, Classifier, cli, experiments, load, recall, run
+from enn_np import Adam, Binding, Classifier, cli, experiments, load, protocols, recall, run, storage
 from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.models import build
@@ -77,6 +77,35 @@ def test_the_best_of_several_rates_is_used_for_all_seeds(small, tmp_path):
     assert found[0] == best and found[1]["seed"] == 1
 
 
+def test_processes_find_what_one_finds(tmp_path, capfd):
+    """Runs that depend on who makes them, or are lost on the way back; two at a time, as large as they come."""
+    ask = {"models": ["rnn", "gru"], "pairs": [2], "steps": 2, "rates": (1e-3, 1e-2)}
+    found = recall.recall(**ask, jobs=2, results=tmp_path / "two")
+    wanted = recall.recall(**ask, results=tmp_path / "one", say=lambda line: None)
+    clocks = {"seconds", "cpu_seconds", "history", "machine"}  # one BLAS thread there
+    for one, other in zip(found, wanted, strict=True):
+        assert {key: one[key] for key in one.keys() - clocks} == {key: other[key] for key in one.keys() - clocks}
+    assert "recall2-sound-gru-0.01: done" in capfd.readouterr().out
+
+
+def test_a_run_that_another_process_has_is_left_to_it(small, tmp_path):
+    ask = {"models": ["rnn", "gru"], "pairs": [2], "steps": 2, "results": tmp_path, "say": lambda line: None}
+    protocols.folder(tmp_path / "runs")
+    with (
+        storage.lock(tmp_path / "runs" / ".recall2-sound-rnn-0.lock"),
+        pytest.raises(ValueError, match=r"results: without recall2-sound-rnn-0.json, which failed, .*"),
+    ):
+        recall.recall(**ask)
+    assert [path.name for path in tmp_path.glob("*.json")] == ["recall2-sound-gru-0.json"]
+    assert len(recall.recall(**ask)) == 2
+
+
+def test_a_run_that_ends_elsewhere_while_one_waits_is_not_repeated(small, tmp_path):
+    (found,) = recall.recall([2], ["rnn"], steps=2, results=tmp_path, say=lambda line: None)
+    run = experiments.Run(tmp_path / "recall2-sound-rnn-0.json", Recall(2), "rnn", 0, 2e-3, 2, 128)
+    assert experiments.one(run, tmp_path / "runs") == "another process did it" and run.stored() == found
+
+
 def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "ENOUGH", -1)
     (found,) = recall.recall([2], ["rnn"], steps=9, results=tmp_path, say=lambda line: None)
@@ -91,6 +120,7 @@ def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
         ({"pairs": []}, ValueError, "tasks, models, rates: expected at least one"),
         ({"seeds": 0}, ValueError, "seeds: expected at least 1"),
         ({"steps": 1.5}, TypeError, "steps: expected a whole number"),
+        ({"jobs": 0}, ValueError, "jobs: expected at least 1"),
         ({"rates": [0]}, ValueError, "rates: expected a finite number greater than 0"),
         ({"pairs": [4_000], "models": ["lstm"]}, ValueError, "recall4000: lstm cannot be within 5% of 70,000"),
     ],
