@@ -31,6 +31,7 @@ from .checks import Settings, count
 from .engram import Engram
 from .initial import glorot_uniform, he_normal
 from .integration import integrate, integrate_back, integration, integrators
+from .listed import Listed, ahead
 from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
 from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
 
@@ -268,11 +269,9 @@ class Binding:
         dx += de.g @ params["w_g"].T if self.plasticity == "gate" else 0
         return dx, grads
 
-    def ahead(self, *run):
-        """In a run of few steps the trace becomes a list of what was written, see listed.py."""
-        from .listed import ahead  # its class is a subclass of this one
-
-        return ahead(self, *run)
+    def ahead(self, params, e, state, mask=None, keep=True):
+        """In a run of few steps the trace becomes a list of what was written; not under a subclass' own step."""
+        return ahead(_Listed, self, e, state, mask, keep) if type(self) is Binding else (self, e, state)
 
     def traces(self, tape):
         """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t. Made here if the run spared it."""
@@ -301,6 +300,11 @@ class Binding:
         steps = one, slot, memory[:-1], wide, wide, row, row, row, one, u
         kept = BindingKept(row, memory, *(address if self.recurrent_cue else none), *steps)
         return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
+
+
+@dataclass(frozen=True)
+class _Listed(Listed, Binding):
+    """A cell whose trace is a list, see listed.py."""
 
 
 def _logit(p):

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from .backend import array_module
-from .binding import Binding, BindingState
 from .codes import _t, _turn
 from .ops import dot_rows, match, read, write
 
 
-def ahead(cell, params, e, state, mask=None, keep=True):
-    """Who takes the steps of a run, from which input and state: `Listed` where that pays, else the cell itself."""
-    if type(cell) is not Binding or cell.trace != "sample" or not pays(len(e.v), cell.hidden):
+def ahead(kind, cell, e, state, mask, keep):
+    """Who takes the steps of a run, from which input and state: a `kind` of `cell` and `Listed` where that pays, else
+    the cell itself."""
+    if cell.trace != "sample" or not pays(len(e.v), cell.hidden):
         return cell, e, state
     xp, empty = array_module(e.v), state.A[:, :0, 0]
     given = {} if xp is np and not state.A.any() else {"start": state.A.copy()}  # a card would have to be waited for
     live = None if mask is None else mask[..., None]
-    loop = Listed(**asdict(cell), **given, values=xp.ascontiguousarray(_turn(e.v)), live=live, keep=keep)
+    loop = kind(**asdict(cell), **given, values=xp.ascontiguousarray(_turn(e.v)), live=live, keep=keep)
     loop.lists.append(xp.ones((len(state.h), 1, cell.slots), e.v.dtype))
     return loop, e, state._replace(A=empty)
 
@@ -41,8 +41,8 @@ def pays(steps, hidden):
 
 
 @dataclass(frozen=True)
-class Listed(Binding):
-    """What `run` steps in place of a Binding cell with a trace per sample; in its state an empty array stands for A.
+class Listed:
+    """Beside a binding cell with a trace per sample, what `run` steps; in its state an empty array stands for A.
 
     start: A_0 (B, N, H), None for zeros. values (B, T, H). live (T, B, 1), or None. keep: for the way back. What a run
     notes: lists, L_0 to L_T, or just the last; reads, of every step <a_t, W_{t-1,s}> (B, t) and a_t P_{t-1} (B, N);
@@ -84,7 +84,7 @@ class Listed(Binding):
 
     def final(self, state):
         """The cell's own state after the last step."""
-        return BindingState(state.h, self._trace(self.lists[-1]), state.a)
+        return state._replace(A=self._trace(self.lists[-1]))
 
     def _trace(self, L):
         """A (B, N, H) of the list L."""
@@ -140,4 +140,4 @@ class Listed(Binding):
             dV += L[:, 1:] @ dA
             dstart += L[:, 0, :, None] * dA
         de.v[...] = _turn(dV)
-        return BindingState(d.h, dstart, d.a), de
+        return d._replace(A=dstart), de
