@@ -96,7 +96,7 @@ class Ahead:
 
     def shapes(self, batch):
         cue, kept, de = self.cell.shapes(batch)
-        return cue, kept._replace(**dict.fromkeys(("A", "M_eff", "M_inv", "s", "a"))), de._replace(M=de.h)
+        return cue, kept._replace(**dict.fromkeys(("A", "M_eff", "M_inv", "s", "a"))), de._replace(s=None, M=de.h)
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)

@@ -37,8 +37,8 @@ EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share m"
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
 EngramKept = namedtuple("EngramKept", "h A M_eff M_inv s a zmh c r r_hat r_inv")
-# Gradients for `collect`: at h and z; before the ReLUs of (6), c, and of (7), r; at the bank M (N, H).
-EngramGradient = namedtuple("EngramGradient", "h z c r M")
+# Gradients for `collect`: at h and z; before the ReLUs of (6), c, and of (7), r; at s (B, N) and at the bank M (N, H).
+EngramGradient = namedtuple("EngramGradient", "h z c r s M")
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,8 @@ class Engram:
             share = self.hebbian_rate * self._share(e)
             da += match(e.z, dA) * share  # (8) to a_t
             dz += read(k.a, dA) * share  # (8) to z_t
-        ds = retrieve_back(self.retrieval, da, k.a)  # (4)
-        ds /= self.tau
-        ds, along = cosine_back(ds, k.s, k.M_inv)  # (3)
+        xp.divide(retrieve_back(self.retrieval, da, k.a), self.tau, out=de.s)  # (4)
+        ds, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
         dM_eff = write(xp.stack((ds, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~
         dM_eff -= along * k.M_eff
         de.M[...] = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank, read by all samples at every step
@@ -277,7 +276,7 @@ class Engram:
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
         cue = EngramCue(row, row, one, row, *norm, None, None, None)
         kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
-        return cue, kept, EngramGradient(row, row, wide, row, (N, H))
+        return cue, kept, EngramGradient(row, row, wide, row, (batch, N), (N, H))
 
     def penalty(self, a, mask=None):
         """Sparsity penalties of the retrieval weights a (T, B, N): mean over live steps and samples of

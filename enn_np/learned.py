@@ -17,8 +17,7 @@ import numpy as np
 from .backend import empty
 from .device import to_numpy
 from .engram import Engram, EngramGradient
-from .ops import match, sum_rows, turned
-from .retrieval import retrieve_back
+from .ops import sum_rows
 
 # As Engram's, and of every step the gradients at r and q, (1,) each.
 LearnedGradient = namedtuple("LearnedGradient", (*EngramGradient._fields, "rate", "sharpness"))
@@ -56,15 +55,13 @@ class LearnedEngram(Engram):
 
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Engram's, with the gradients at r, through (9), and at q, through (4)."""
-        cell, H = self.settled(params), self.hidden
+        cell = self.settled(params)
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         back, _ = cell.step_back(params, d, e, state, k, de, da)
         dA, eta = cell._unclip(d.A, k.A), cell.hebbian_rate
         de.rate[...] = (1 - eta) * (dA * (k.A - state.A)).sum()  # eta (1 - eta) dA_t / d eta
-        da = match((de.c @ turned(params, "W_c"))[:, H : 2 * H], k.M_eff) + (0 if da is None else da)  # (5)
-        da += match(e.z, dA) * (eta * cell._share(e)) if self.trace_gradient else 0  # (8)
-        sharper = (retrieve_back(self.retrieval, da, k.a) * k.s).sum()
-        de.sharpness[...] = 10 * cell.sparsity / self.temperature * sharper
+        # d / dq of s_t (1 + 10 sigma) / tau, by way of the gradient at s_t
+        de.sharpness[...] = 10 * cell.sparsity / (1 + 10 * cell.sparsity) * (de.s * k.s).sum()
         return back, de
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
