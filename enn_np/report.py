@@ -136,10 +136,12 @@ def tests_table(folder, benchmark, protocol):
 
 
 def ablation_table(folder, *benchmarks):
-    """A row per setting: accuracy and its difference from "full" on every benchmark, and how many slots take part."""
+    """A row per setting: accuracy and its difference from "full" on every benchmark that has results, and how many
+    slots take part."""
     from .statistics import compare
 
     loaded = {benchmark: load_results(folder, benchmark, "ablation") for benchmark in benchmarks}
+    loaded = {benchmark: results for benchmark, results in loaded.items() if results}
     head, columns = ["setting", "change"], []
     for benchmark, results in loaded.items():
         head += [f"{benchmark}: accuracy", "from full", "p", f"slots of {variants.ABLATED[benchmark][1]}"]
@@ -151,7 +153,7 @@ def ablation_table(folder, *benchmarks):
     for name in (name for name in variants.ABLATIONS if any(name in column for column in columns)):
         change = ", ".join(f"{key} = {value}" for key, value in variants.ABLATIONS[name].items()) or DASH
         rows.append([name, change, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
-    origins = [f"{benchmark}: {_origin(results)}" for benchmark, results in loaded.items() if results]
+    origins = [f"{benchmark}: {_origin(results)}" for benchmark, results in loaded.items()]
     return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted.", *origins])
 
 
