@@ -99,8 +99,8 @@ class Binding:
             if (start := getattr(self, name)) in (0, 1):
                 raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}")
 
-    # Who shares a trace, and each sample's part in the means of (7), are as in the paper's cell.
-    shared, _shares, _share = Engram.shared, Engram._shares, Engram._share
+    # Who shares a trace, each sample's part in the means of (7), and A of every step are as in the paper's cell.
+    shared, _shares, _share, traces = Engram.shared, Engram._shares, Engram._share, Engram.traces
 
     @property
     def loop_weights(self):
@@ -273,10 +273,6 @@ class Binding:
         """In a run of few steps the trace becomes a list of what was written; not under a subclass' own step."""
         return ahead(_Listed, self, e, state, mask, keep) if type(self) is Binding else (self, e, state)
 
-    def traces(self, tape):
-        """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t. Made here if the run spared it."""
-        return tape.states.A if tape.ahead is None else tape.ahead.traces()
-
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
         similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...)."""
@@ -295,10 +291,12 @@ class Binding:
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
         g, u = None if self.plasticity == "fixed" else one, row if self.gated else None
         address = row, row, row, one, row, one, slot, slot, row if self.bank_read else None
-        none = None, None, None, None, None, None, None, slot, None
-        cue = BindingInput(*((row, *none[1:7], None, None) if self.recurrent_cue else address), row, g, None)
-        steps = one, slot, memory[:-1], wide, wide, row, row, row, one, u
-        kept = BindingKept(row, memory, *(address if self.recurrent_cue else none), *steps)
+        if self.recurrent_cue:
+            early, late = (row, *[None] * 8), address
+        else:
+            early, late = address, (*[None] * 7, slot, None)  # a is part of the state
+        cue = BindingInput(*early, row, g, None)
+        kept = BindingKept(row, memory, *late, one, slot, memory[:-1], wide, wide, row, row, row, one, u)
         return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
 
 

@@ -268,9 +268,11 @@ def _choose(results, trials):
 
 def _do(runs, locks, jobs, say):
     """The results of `runs`, those that are missing made."""
-    missing = [run for run in runs if run.stored() is None]
+    missing = []
     for run in runs:
-        if run not in missing:
+        if run.stored() is None:
+            missing.append(run)
+        else:
             say(f"{run.path}: there already")
     if jobs == 1:
         for run in missing:

@@ -95,7 +95,7 @@ class Listed:
         """What the loop kept is all there is."""
         return kept
 
-    def traces(self):
+    def traces(self, e):
         """The trace (B, N, H) before the first step, and after every one: (T + 1, B, N, H)."""
         return array_module(self.values).stack([self._trace(L) for L in self.lists])
 

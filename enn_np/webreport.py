@@ -51,7 +51,7 @@ def write_report(run_dir, out=None):
     run_dir, notes = Path(run_dir), []
     if alone := run_dir.suffix == ".json":
         source, page_path = run_dir, run_dir.with_suffix(".html")
-        trace, network = run_dir.with_suffix(".npz"), run_dir.with_suffix(".model.npz")
+        trace, network = run_dir.with_suffix(".npz"), run_dir.parent / "runs" / run_dir.stem / "model.npz"
     else:
         source, page_path = run_dir / "summary.json", run_dir / "report.html"
         trace, network = run_dir / "trace.npz", run_dir / "model.npz"
