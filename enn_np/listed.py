@@ -7,7 +7,8 @@
     (3)  a_t A_{t-1} = (a_t P_{t-1}) A_0 + sum_{s<t} <a_t, W_{t-1,s}> v_s
 
 So a step reads and fades t rows (N,), where the trace has N rows (H,), and the values wait for one product after the
-loop. The list is the shorter one while T < H. At padding nothing is written and nothing fades: w = 0, keep = 1.
+loop. The list is the smaller one while t < H, so that it is faster in runs somewhat longer than H, too, as measured. At
+padding nothing is written and nothing fades: w = 0, keep = 1.
 
 Letters: T time, B batch, N memory slots, H hidden. L_t = [P_t ; W_t1 ; ... ; W_tt], (B, t + 1, N).
 """
@@ -36,8 +37,9 @@ def ahead(kind, cell, e, state, mask, keep):
 
 
 def pays(steps, hidden):
-    """Whether the list is smaller than the trace in every step, and there is more than one to win in."""
-    return 1 < steps < hidden
+    """Whether the list is faster than the trace. Measured with H = 60 and 62: in runs of 1.5 H steps it takes 0.74 and
+    0.96 of the trace's time, in runs of 2 H steps more. In one step there is nothing to win."""
+    return 1 < steps < 1.5 * hidden
 
 
 @dataclass(frozen=True)

@@ -197,8 +197,8 @@ def size(name, benchmark="mnist", protocol="sound"):
 
 
 @pytest.mark.parametrize("benchmark", variants.WIDTHS)
-@pytest.mark.parametrize("kind", variants.KINDS)
-def test_baselines_as_large_as_engram(benchmark, kind):
+@pytest.mark.parametrize("kind", (*variants.KINDS, "binding"))
+def test_rivals_as_large_as_engram(benchmark, kind):
     assert size(f"{kind}-parameters", benchmark) == pytest.approx(size("engram", benchmark), rel=0.02)
 
 

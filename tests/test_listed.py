@@ -110,7 +110,8 @@ class _Other(Binding):
         (Binding(6, 4), 5, True),
         (Binding(6, 4, recurrent_cue=True), 5, True),
         (Binding(6, 4), 1, False),  # nothing to gain
-        (Binding(6, 4), 6, False),  # the list would be as long as the trace is wide
+        (Binding(6, 4), 8, True),  # at last longer than the trace is wide, but not at first
+        (Binding(6, 4), 9, False),
         (Binding(6, 4, trace="batch"), 5, False),
         (_Other(6, 4), 5, False),
     ],
