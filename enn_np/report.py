@@ -103,13 +103,13 @@ def _columns(benchmark, protocol):
 
 
 def tests_table(folder, benchmark, protocol):
-    """A row per pair of the paper's models: what `statistics.compare` finds; losses and perplexities turned around."""
+    """A row per pair that is asked about: what `statistics.compare` finds; losses and perplexities turned around."""
     from .statistics import compare, interquartile_mean
 
     results, score = load_results(folder, benchmark, protocol), _score(benchmark)
     sign, form = (1, "+.2%") if score == "test_accuracy" else (-1, "+.4g")
     scores = {model: {run["seed"]: sign * run[score] for run in runs} for model, runs in results.items()}
-    pairs = _comparable(scores, combinations(scores, 2))
+    pairs = _comparable(scores, [pair for pair in combinations(scores, 2) if _asked(*pair)])
     if not pairs:
         return "Not yet: it needs two seeds of two models."
     rows = [
@@ -155,6 +155,20 @@ def ablation_table(folder, *benchmarks):
         rows.append([name, change, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
     origins = [f"{benchmark}: {_origin(results)}" for benchmark, results in loaded.items()]
     return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted.", *origins])
+
+
+def _asked(a, b):
+    """Whether a pair is a question of this project: one has a memory, and the sizes are those of one comparison. Every
+    pair more would raise the adjusted p values of all."""
+    kinds = {name.partition("-")[0] for name in (a, b)}
+    return bool(kinds & {"engram", "binding"} and _sizes(a) & _sizes(b))
+
+
+def _sizes(name):
+    """The comparisons that a network is of: the paper's sizes, "", and those that are made to match Engram."""
+    if name == "engram":
+        return {"", "parameters", "time"}
+    return {name.partition("-")[2] if name in variants.MATCHED else ""}
 
 
 def _comparable(scores, pairs):

@@ -63,7 +63,8 @@ ABLATIONS = {
     "clip-0.01": {"trace_clip": 0.01},
     "attention": {"pooling": "attention"},
     "no-layer-norm": {"layer_norm": False},
-    "lstm": {"lstm": True},  # not Engram: how hard the task is
+    "lstm": {"cell": "LSTM"},  # how hard the task is
+    "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
 ABLATED = {"mnist": (128, 64), "recall": (64, 16)}  # hidden, slots of "full"
 
@@ -103,7 +104,8 @@ def _ablation(benchmark, name, seed):
     (inputs, outputs), (hidden, slots) = SHAPES[benchmark], ABLATED[benchmark]
     settings = {"trace": "sample", **ABLATIONS[name]}
     pooling, bank = settings.pop("pooling", "last"), settings.pop("bank", True)
-    cell = LSTM(hidden) if "lstm" in settings else Engram(hidden, slots, **settings)
+    others = {"LSTM": LSTM(hidden), "Binding": Binding(hidden, slots)}
+    cell = others[settings["cell"]] if "cell" in settings else Engram(hidden, slots, **settings)
     model = Classifier(cell, inputs, outputs, pooling, dropout=0.3, seed=seed)
     if bank:
         return model, ()

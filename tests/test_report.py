@@ -141,6 +141,21 @@ def test_figures_are_drawn_as_png_and_svg(folder, monkeypatch):
     assert all((folder / "figures" / name).stat().st_size > 1000 for name in names)
 
 
+def test_pairs_are_those_that_are_asked_about(tmp_path):
+    """Catches rivals compared with each other, or sizes that were made to match with sizes that were not."""
+    for name, score in (("engram", 0.9), ("gru", 0.95), ("gru-parameters", 0.96), ("binding-parameters", 0.99)):
+        for seed in (0, 1, 2):
+            store(tmp_path, "mnist", "sound", name, seed, score + seed / 1000)
+    rows = [line.split(" | ")[0].strip("| ") for line in report.table("tests", "mnist", "sound", tmp_path).splitlines()]
+    assert rows[2:6] == [
+        "Engram - GRU",
+        "Engram - GRU of Engram's size",
+        "Engram - Binding of Engram's size",
+        "GRU of Engram's size - Binding of Engram's size",
+    ]
+    assert not rows[6]
+
+
 def test_every_network_has_a_title():
     for name in (*variants.MODELS, *variants.MATCHED):
         assert re.match("[A-Z]", report.TITLES[name])
