@@ -21,7 +21,7 @@ from .backend import array_module
 from .codes import _t
 from .ops import dot_rows, match, read, write
 
-PIECE = 16  # steps between two cuts
+PIECE = 32  # steps between two cuts
 
 
 def ahead(kind, cell, e, state, mask, keep):
@@ -36,8 +36,8 @@ def ahead(kind, cell, e, state, mask, keep):
 
 
 def pays(steps, hidden):
-    """Whether the list is faster than the trace: where a slot has more entries than a piece has steps."""
-    return steps > 1 and hidden > PIECE
+    """Whether the list is faster than the trace: where a slot has as many entries as a piece has steps, as measured."""
+    return steps > 1 and hidden >= PIECE
 
 
 @dataclass(frozen=True)

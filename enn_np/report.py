@@ -257,7 +257,7 @@ def figures(folder):
         drawn[f"{path.stem}-retrieval"] = plots.retrieval_over_time(a, image=np.clip(x, 0, 1))
         drawn[f"{path.stem}-trace"] = plots.trace_evolution(traces, labels=range(len(traces)))
         written += claims.write(folder, path.stem)
-    for name, tasks in _task_histories(folder).items():
+    for name, tasks in task_histories(folder).items():
         drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
     if path.exists():
@@ -268,7 +268,7 @@ def figures(folder):
     return paths + written
 
 
-def _task_histories(folder):
+def task_histories(folder):
     """{figure: {task: {network: histories}}} of the networks with several seeds: recall with all its sizes in one."""
     found, names = {}, {read_result(path)["benchmark"] for path in folder.glob("*-sound-*.json")}
     for task in sorted(filter(None, map(known, names)), key=lambda task: (task.kind, task.size)):

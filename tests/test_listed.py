@@ -64,7 +64,7 @@ def test_from_an_empty_trace(problem, given_h, piece):
 
 def test_back_twice_is_back_once():
     """Catches what one way back leaves behind for the next."""
-    problem = draw(Binding(17, 4), steps=40, masked=True)
+    problem = draw(Binding(32, 4), steps=70, masked=True)
     _, _, tape = problem.forward()
     assert tape.ahead is not None
     assert_close(problem.backward(tape), problem.backward(tape), 0)
@@ -72,7 +72,7 @@ def test_back_twice_is_back_once():
 
 def test_pieces_that_follow_one_another():
     """The trace that leaves a piece is the start of the next, forward and back."""
-    problem = draw(Binding(17, 4), steps=6)
+    problem = draw(Binding(32, 4), steps=6)
     whole = problem.gradients()
     tapes, state = [], problem.state
     for part in (slice(0, 2), slice(2, 6)):
@@ -96,7 +96,7 @@ def test_a_workspace_between_sizes_and_forms():
 
 
 def test_single_precision():
-    problem = draw(Binding(40, 8), steps=40, batch=4, dtype=np.float32)
+    problem = draw(Binding(40, 8), steps=70, batch=4, dtype=np.float32)
     (got, grads, A), (want, want_grads, want_A) = both(problem)
     assert all(array.dtype == np.float32 for array in (*got, A, *grads.values()))
     assert_close([*got, A], [*want, want_A], 1e-4)
@@ -110,12 +110,12 @@ class _Other(Binding):
 @pytest.mark.parametrize(
     ("cell", "steps", "taken"),
     [
-        (Binding(17, 4), 2, True),
-        (Binding(17, 4, recurrent_cue=True), 50, True),
-        (Binding(17, 4), 1, False),  # nothing to gain
-        (Binding(16, 4), 5, False),  # nor from a list as long as the trace is wide
-        (Binding(17, 4, trace="batch"), 5, False),
-        (_Other(17, 4), 5, False),
+        (Binding(32, 4), 2, True),
+        (Binding(32, 4, recurrent_cue=True), 50, True),
+        (Binding(32, 4), 1, False),  # nothing to gain
+        (Binding(31, 4), 5, False),  # nor from a list that is longer than the trace is wide
+        (Binding(32, 4, trace="batch"), 5, False),
+        (_Other(32, 4), 5, False),
     ],
 )
 def test_only_where_it_serves(cell, steps, taken):
@@ -137,7 +137,7 @@ def test_a_record_and_who_wrote_the_trace():
 
 def test_a_state_that_its_owner_goes_on_to_use():
     """Catches a tape that looks into an array of the caller's."""
-    problem = draw(Binding(17, 4), steps=3)
+    problem = draw(Binding(32, 4), steps=3)
     want = problem.gradients()
     state = problem.state._replace(A=problem.state.A.copy())
     _, _, tape = problem.but(state=state).forward()
