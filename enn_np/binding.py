@@ -270,7 +270,7 @@ class Binding:
         return dx, grads
 
     def ahead(self, params, e, state, mask=None, keep=True):
-        """In a run of few steps the trace becomes a list of what was written; not under a subclass' own step."""
+        """In a run the trace becomes a list of what was written, see listed.py; not under a subclass' own step."""
         return ahead(_Listed, self, e, state, mask, keep) if type(self) is Binding else (self, e, state)
 
     def record(self, params, tape):

@@ -41,9 +41,7 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     for metric, ax in zip(metrics, axes, strict=True):
         for i, (model, runs) in enumerate(histories.items()):
             values = _runs(model, [runs] if isinstance(runs, dict) else runs, metric)  # (runs, epochs)
-            epochs, mean = range(1, values.shape[1] + 1), np.nanmean(values, 0)
-            color = _line(ax, i, epochs, mean, model)
-            ax.fill_between(epochs, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
+            _band(ax, i, range(1, values.shape[1] + 1), values, model)
         kind, validation = metric.removeprefix("val_").replace("_", " "), metric.startswith("val_")
         ylabel = f"loss ({loss_unit})" if kind == "loss" else kind
         ax.set(title=f"{'Validation' if validation else 'Training'} {kind}", xlabel="epoch", ylabel=ylabel)
@@ -53,6 +51,34 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
         elif kind == "loss":
             _logarithmic(ax)
     axes[-1].legend(frameon=False, handlelength=3)
+    return axes[0].figure
+
+
+def task_curves(tasks, axes=None):
+    """One panel per task, one line per network, over training steps: validation accuracy, or the loss of a regression.
+
+    tasks  title -> network -> runs, each {"step", "val_accuracy" or "val_loss": one number per validation}; mean and
+           band as above. A run that ended early, with nothing left to learn, counts on with its last number
+    axes   as many as tasks
+    """
+    if not tasks or not all(tasks.values()):
+        raise ValueError(f"tasks: expected at least one, each with a network, got {tasks!r:.100}")
+    axes, colors = _axes(axes, len(tasks), (8, 3.4)), {}
+    for (title, networks), ax in zip(tasks.items(), axes, strict=True):
+        accuracy = all("val_accuracy" in run for runs in networks.values() for run in runs)
+        metric = "val_accuracy" if accuracy else "val_loss"
+        for model, runs in networks.items():
+            steps, values = _runs(model, runs, "step"), _runs(model, runs, metric)  # (runs, validations)
+            for row in values:
+                row[np.isnan(row)] = row[~np.isnan(row)][-1]
+            _band(ax, colors.setdefault(model, len(colors)), np.nanmax(steps, 0), values, model)
+        ax.set(title=title, xlabel="training step", ylabel=metric.replace("val_", "validation "), xlim=0)
+        if accuracy:
+            ax.set_ylim(0, 1.03)
+            ax.yaxis.set_major_formatter(_percent)
+        else:
+            _logarithmic(ax)
+    max(axes, key=lambda ax: len(ax.lines)).legend(frameon=False, handlelength=3)
     return axes[0].figure
 
 
@@ -66,32 +92,10 @@ def _runs(model, runs, metric):
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows])
 
 
-def accuracy_against_paper(rows, labels=("ours", "paper"), ax=None):
-    """Test accuracies as dots, a row per model: our values above the line, the paper's below it.
-
-    rows    list of {"name": str, "ours": accuracy, "paper": accuracy or None}, accuracies from 0 to 1
-    labels  what the two are; say so here when they come from different data
-    """
-    if not rows or any(not {"name", "ours"} <= set(row) for row in rows):
-        raise ValueError(f"rows: expected dicts with a name and ours, at least one, got {rows!r:.100}")
-    (ax,) = _axes(ax, 1, (8, 1 + 0.6 * len(rows)))
-    for i, key in enumerate(("ours", "paper")):
-        dots = [(row[key], y) for y, row in enumerate(rows) if row.get(key) is not None]
-        place = {"textcoords": "offset points", "ha": "center", "va": "center"}
-        for x, y in dots:
-            if not 0 <= _array(x, f"rows[{y}][{key!r}]", ()) <= 1:
-                raise ValueError(f"rows[{y}][{key!r}]: expected an accuracy from 0 to 1, got {x}")
-            ax.annotate(_percent(x), (x, y), (0, (12, -12)[i]), color=COLORS[i], fontsize=9, **place)
-        fill = ("full", "none")[i]
-        ax.plot(*np.reshape(dots, (-1, 2)).T, "os"[i], color=COLORS[i], fillstyle=fill, label=labels[i])
-    ax.set(yticks=range(len(rows)), yticklabels=[row["name"] for row in rows], ylim=(len(rows) - 0.4, -0.6))
-    ax.set(xlabel="test accuracy (axis does not start at 0)", ylabel="model")
-    ax.set_title("Test accuracy", loc="left")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False)
-    ax.margins(x=0.1)
-    ax.grid(axis="y", lw=0.5)
-    ax.xaxis.set_major_formatter(_percent)
-    return ax.figure
+def _band(ax, i, x, values, label):
+    """Line number i, the mean of values (runs, ...) that are there, and a band from the smallest to the largest."""
+    color = _line(ax, i, x, np.nanmean(values, 0), label)
+    ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
 
 
 def confusion_matrix(y_true, y_pred, names=None, ax=None):

@@ -236,9 +236,9 @@ def fill(page, folder):
 def figures(folder):
     """Draw what the README shows into `folder`/figures, PNG and SVG, from the stored runs alone. Returns the paths.
 
-    Learning curves of every benchmark and protocol, with bands from the lowest to the highest seed; MNIST's accuracies
-    beside the paper's; of stored traces (the .npz beside an Engram result), retrieval weights, the trace over training,
-    and what `claims` says of them; what a binding memory recalls, as arcs.
+    Learning curves of every benchmark and protocol, with bands from the lowest to the highest seed, and of tasks that
+    ask for memory; of stored traces (the .npz beside an Engram result), retrieval weights, the trace over training, and
+    what `claims` says of them; what a binding memory recalls, as arcs.
     """
     folder, drawn, written = Path(folder), {}, []
     for benchmark in (*variants.SHAPES, "wikitext2", "wikitext103"):
@@ -250,11 +250,6 @@ def figures(folder):
                 name = benchmark if protocol == "paper" else f"{benchmark}-{protocol}"
                 first = histories[TITLES[few[0]]][0]
                 drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **curves(first))
-    results = load_results(folder, "mnist", "paper")
-    if results:
-        rows = [(model, np.mean(_values(runs, "test_accuracy"))) for model, runs in results.items()]
-        rows = [{"name": TITLES[m], "ours": ours, "paper": PAPER["mnist"][m]["test_accuracy"]} for m, ours in rows]
-        drawn["mnist-accuracy"] = plots.accuracy_against_paper(rows, ("ours, mean over seeds", "paper, one run"))
     for path in sorted(folder.glob("*-engram-*.npz")):
         stored = read_arrays(path)
         traces, a, x = stored["traces"], stored["retrieval"][0], stored["probe"][0]
@@ -262,6 +257,8 @@ def figures(folder):
         drawn[f"{path.stem}-retrieval"] = plots.retrieval_over_time(a, image=np.clip(x, 0, 1))
         drawn[f"{path.stem}-trace"] = plots.trace_evolution(traces, labels=range(len(traces)))
         written += claims.write(folder, path.stem)
+    for name, tasks in _task_histories(folder).items():
+        drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
     if path.exists():
         drawn[f"{path.stem}-arcs"] = arcs.of_recall(read_result(path)["recalled"])
@@ -269,6 +266,17 @@ def figures(folder):
     for path in paths:
         plots.save(drawn[path.stem], path)
     return paths + written
+
+
+def _task_histories(folder):
+    """{figure: {task: {network: histories}}} of the networks with several seeds: recall with all its sizes in one."""
+    found, names = {}, {read_result(path)["benchmark"] for path in folder.glob("*-sound-*.json")}
+    for task in sorted(filter(None, map(known, names)), key=lambda task: (task.kind, task.size)):
+        results = {model: runs for model, runs in load_results(folder, task.name, "sound").items() if len(runs) > 1}
+        histories = {TITLES.get(model, model): [run["history"] for run in runs] for model, runs in results.items()}
+        figure, title = ("recall", f"{task.size} pairs") if task.kind == "recall" else (task.name, task.name)
+        found.setdefault(figure, {}).update({title: histories} if histories else {})
+    return {figure: tasks for figure, tasks in found.items() if tasks}
 
 
 # ------------------------------------------------------------------------------------------------------------- cells

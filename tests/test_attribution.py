@@ -191,7 +191,7 @@ def test_a_binding_record_is_what_the_equations_say(problem):
     close(seen["similarities"] * norms, seen["codes"] @ problem.params["M"].T)
     close(seen["hidden"][1:], tape.kept.h)
     close(seen["trace"][-1], state.A)
-    with patch.object(listed, "pays", return_value=False):  # in short runs the tape keeps the list in the trace's place
+    with patch.object(listed, "pays", return_value=False):  # else the tape may keep lists in its place
         close(seen["trace"][1:], problem.forward()[2].kept.A)
     assert not any(np.shares_memory(value, part) for value in seen.values() for part in arrays(tape[:4]))
 

@@ -39,6 +39,7 @@ from enn_np import (
     gradcheck,
     heads,
     language,
+    listed,
     load,
     losses,
     models,
@@ -130,6 +131,16 @@ def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
     noise = 0 if masked else 0.1  # with both it is the step that runs
     settings = {"trace_clip": None, "trace_noise": noise, "retrieval": kind, "top_k": 2}
     same_on_both(Engram(4, 5, trace="sample", **settings), masked, dtype, tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("recurrent_cue", [False, True])
+def test_lists_in_place_of_a_trace(tolerance, monkeypatch, recurrent_cue, masked, dtype):
+    """And for a binding one."""
+    monkeypatch.setattr(listed, "pays", lambda steps, hidden: True)
+    monkeypatch.setattr(listed, "PIECE", 2)
+    same_on_both(Binding(4, 5, decay=0.1, recurrent_cue=recurrent_cue), masked, dtype, tolerance)
 
 
 def same_on_both(cell, masked, dtype, tolerance):

@@ -13,45 +13,48 @@ from enn_np.attribution import written_by
 from enn_np.backend import Workspace
 
 
-def by_list(yes=True):
+def by_list(yes=True, piece=listed.PIECE):
     """Every run that can, whatever its size, or none, takes the list."""
-    return patch.object(listed, "pays", lambda steps, hidden: yes)
+    return patch.multiple(listed, pays=lambda steps, hidden: yes, PIECE=piece)
 
 
-def both(problem, **options):
+def both(problem, piece=listed.PIECE, **options):
     """What `forward` and `backward` give by the list, then step by step."""
     for yes in (True, False):
-        with by_list(yes):
+        with by_list(yes, piece):
             h, end, tape = problem.forward(**options)
             assert (tape.ahead is not None) == yes
             values = [h, *end, tape.kept.a, tape.kept.g, tape.kept.zmh]
             yield values, problem.backward(tape), problem.cell.traces(tape)
 
 
-def assert_equal(problem, tolerance=1e-10):
-    (got, grads, A), (want, want_grads, want_A) = both(problem)
+def assert_equal(problem, piece, tolerance=1e-10):
+    (got, grads, A), (want, want_grads, want_A) = both(problem, piece)
     assert_close([*got, A], [*want, want_A], tolerance, floor=1e-3)
     assert_same_gradients(grads, want_grads, tolerance)
-    with by_list():
+    with by_list(piece=piece):
         h, end, _ = problem.forward(keep=False)
     assert_close([h, *end], want[:4], tolerance, floor=1e-3)
 
 
-@given(problem=problems(Binding, steps=st.integers(1, 7), trace="sample"))
-def test_the_list_is_the_trace(problem):
-    """Catches any departure from the step: switches, padding, a state that comes in, a gradient at the end."""
-    assert_equal(problem)
+pieces = st.integers(1, 8)
 
 
-@given(problem=problems(Binding, steps=st.integers(1, 5), trace="sample"), given_h=st.booleans())
-def test_from_an_empty_trace(problem, given_h):
-    """Catches a first row that is forgotten: what is not read must still pass a gradient on, and be kept apart."""
+@given(problem=problems(Binding, steps=st.integers(1, 7), trace="sample"), piece=pieces)
+def test_the_list_is_the_trace(problem, piece):
+    """Catches any departure from the step: cuts, switches, padding, a state that comes in, a gradient at the end."""
+    assert_equal(problem, piece)
+
+
+@given(problem=problems(Binding, steps=st.integers(1, 5), trace="sample"), given_h=st.booleans(), piece=pieces)
+def test_from_an_empty_trace(problem, given_h, piece):
+    """Catches rows that are forgotten: a trace that is not read must still pass a gradient on, and be kept apart."""
     start = problem.state._replace(A=np.zeros_like(problem.state.A))
-    assert_equal(problem.but(state=start))
+    assert_equal(problem.but(state=start), piece)
     if given_h:
         dstate = problem.dstate._replace(A=None, a=None)
         ask = problem.cell, problem.params, problem.x
-        with by_list():
+        with by_list(piece=piece):
             got = run_back(*ask[:2], run(*ask, start)[2], problem.dh, dstate)
         with by_list(False):
             want = run_back(*ask[:2], run(*ask, start)[2], problem.dh, dstate)
@@ -61,7 +64,7 @@ def test_from_an_empty_trace(problem, given_h):
 
 def test_back_twice_is_back_once():
     """Catches what one way back leaves behind for the next."""
-    problem = draw(Binding(9, 4), steps=5, masked=True)
+    problem = draw(Binding(17, 4), steps=40, masked=True)
     _, _, tape = problem.forward()
     assert tape.ahead is not None
     assert_close(problem.backward(tape), problem.backward(tape), 0)
@@ -69,7 +72,7 @@ def test_back_twice_is_back_once():
 
 def test_pieces_that_follow_one_another():
     """The trace that leaves a piece is the start of the next, forward and back."""
-    problem = draw(Binding(9, 4), steps=6)
+    problem = draw(Binding(17, 4), steps=6)
     whole = problem.gradients()
     tapes, state = [], problem.state
     for part in (slice(0, 2), slice(2, 6)):
@@ -93,7 +96,7 @@ def test_a_workspace_between_sizes_and_forms():
 
 
 def test_single_precision():
-    problem = draw(Binding(40, 8), steps=30, batch=4, dtype=np.float32)
+    problem = draw(Binding(40, 8), steps=40, batch=4, dtype=np.float32)
     (got, grads, A), (want, want_grads, want_A) = both(problem)
     assert all(array.dtype == np.float32 for array in (*got, A, *grads.values()))
     assert_close([*got, A], [*want, want_A], 1e-4)
@@ -107,13 +110,12 @@ class _Other(Binding):
 @pytest.mark.parametrize(
     ("cell", "steps", "taken"),
     [
-        (Binding(6, 4), 5, True),
-        (Binding(6, 4, recurrent_cue=True), 5, True),
-        (Binding(6, 4), 1, False),  # nothing to gain
-        (Binding(6, 4), 8, True),  # at last longer than the trace is wide, but not at first
-        (Binding(6, 4), 9, False),
-        (Binding(6, 4, trace="batch"), 5, False),
-        (_Other(6, 4), 5, False),
+        (Binding(17, 4), 2, True),
+        (Binding(17, 4, recurrent_cue=True), 50, True),
+        (Binding(17, 4), 1, False),  # nothing to gain
+        (Binding(16, 4), 5, False),  # nor from a list as long as the trace is wide
+        (Binding(17, 4, trace="batch"), 5, False),
+        (_Other(17, 4), 5, False),
     ],
 )
 def test_only_where_it_serves(cell, steps, taken):
@@ -125,7 +127,7 @@ def test_a_record_and_who_wrote_the_trace():
     problem = draw(Binding(5, 4), steps=6, masked=True)
     seen = []
     for yes in (True, False):
-        with by_list(yes):
+        with by_list(yes, piece=4):
             _, _, tape, record = problem.forward(record=True)
             live = problem.mask[..., None]
             record["written"] = record["written"] * live  # at padding nobody asks
@@ -135,7 +137,7 @@ def test_a_record_and_who_wrote_the_trace():
 
 def test_a_state_that_its_owner_goes_on_to_use():
     """Catches a tape that looks into an array of the caller's."""
-    problem = draw(Binding(9, 4), steps=3)
+    problem = draw(Binding(17, 4), steps=3)
     want = problem.gradients()
     state = problem.state._replace(A=problem.state.A.copy())
     _, _, tape = problem.but(state=state).forward()

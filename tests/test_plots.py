@@ -26,13 +26,17 @@ def history(epochs=3):
 
 
 histories = {"Engram": history(), "GRU": history(5)}
-rows = [{"name": "Engram", "ours": 0.977, "paper": 0.968}, {"name": "GRU", "ours": 0.99, "paper": None}]
+early, late = {"step": [5, 10], "val_accuracy": [0.5, 1.0]}, {"step": [5, 10, 15], "val_accuracy": [0.3, 0.4, 0.6]}
+tasks = {
+    "8 pairs": {"GRU": [late], "Binding": [early, late]},
+    "adding": {"Binding": [{"step": [5], "val_loss": [0.2]}]},
+}
 y_true, y_pred = rng.integers(0, 3, (2, 40))
 
 # name -> (how to draw it, number of axes it draws into, the name of the argument for them)
 FIGURES = {
     "learning_curves": (lambda **to: plots.learning_curves(histories, **to), 2, "axes"),
-    "accuracy_against_paper": (lambda **to: plots.accuracy_against_paper(rows, **to), 1, "ax"),
+    "task_curves": (lambda **to: plots.task_curves(tasks, **to), 2, "axes"),
     "confusion_matrix": (lambda **to: plots.confusion_matrix(y_true, y_pred, **to), 1, "ax"),
     "trace_heatmap": (lambda **to: plots.trace_heatmap(A, **to), 1, "ax"),
     "bank_rows": (lambda **to: plots.bank_rows(M, **to), 1, "ax"),
@@ -124,6 +128,15 @@ def test_learning_curves_of_several_runs_show_mean_and_range():
         assert (at.min(), at.max()) == (low, high)
 
 
+def test_task_curves_count_an_early_end_on():
+    """Catches a mean that drops where the best run is over, and a network that changes its colour between tasks."""
+    pairs, adding = plots.task_curves(tasks).axes
+    np.testing.assert_allclose(lines(pairs)[1], [0.4, 0.7, 0.8])
+    np.testing.assert_array_equal(pairs.lines[1].get_xdata(), [5, 10, 15])
+    assert pairs.lines[1].get_color() == adding.lines[0].get_color() != pairs.lines[0].get_color()
+    assert "loss" in adding.get_ylabel() and "accuracy" in pairs.get_ylabel()
+
+
 def test_more_models_than_colours():
     (ax,) = plots.learning_curves({f"model {i}": {"loss": [2, 1]} for i in range(9)}, metrics=["loss"]).axes
     assert len(ax.lines) == 9
@@ -137,21 +150,6 @@ def test_a_loss_over_many_decades_keeps_its_ticks():
         ax.figure.canvas.draw()
         low, high = ax.get_ylim()
         assert sum(low <= tick <= high for tick in ax.get_yticks()) >= 2, lowest
-
-
-def test_accuracies_are_dots_with_their_values():
-    (ax,) = plots.accuracy_against_paper(rows, labels=("ours, 5k digits", "paper")).axes
-    ours, paper = (line.get_xydata().tolist() for line in ax.lines)
-    assert ours == [[0.977, 0], [0.99, 1]] and paper == [[0.968, 0]]
-    assert [text.get_text() for text in ax.texts] == ["97.7%", "99%", "96.8%"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ours, 5k digits", "paper"]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["Engram", "GRU"]
-    assert "does not start at 0" in ax.get_xlabel()
-
-
-def test_accuracies_without_any_of_the_paper():
-    (ax,) = plots.accuracy_against_paper([{"name": "RNN", "ours": 0.5}]).axes
-    assert len(ax.texts) == 1
 
 
 def test_confusion_matrix_counts_and_shares():
@@ -313,12 +311,8 @@ BAD = {
         "'RNN'.* hold 'val_loss', got .*'loss'",
     ),
     "NaN loss": (lambda: plots.learning_curves({"RNN": {"loss": [np.nan]}}, ["loss"]), "must be finite"),
-    "no rows": (lambda: plots.accuracy_against_paper([]), "rows: expected dicts with a name and ours"),
-    "row": (
-        lambda: plots.accuracy_against_paper([{"name": "RNN"}]),
-        "rows: expected dicts with a name and ours",
-    ),
-    "per cent": (lambda: plots.accuracy_against_paper([{"name": "RNN", "ours": 97}]), "from 0 to 1, got 97"),
+    "no tasks": (lambda: plots.task_curves({}), "tasks: expected at least one"),
+    "no networks": (lambda: plots.task_curves({"recall": {}}), "tasks: .* each with a network, got .*recall"),
     "no labels": (lambda: plots.confusion_matrix([], []), "y_true, y_pred: expected at least one label"),
     "label count": (
         lambda: plots.confusion_matrix([0, 1], [0]),

@@ -136,9 +136,27 @@ def test_figures_are_drawn_as_png_and_svg(folder, monkeypatch):
         probe=np.zeros((1, 5, 28), np.float32),
     )
     names = {path.name for path in figures(folder)}
-    stems = ("mnist-learning-curves", "mnist-accuracy", "mnist-paper-engram-0-retrieval", "mnist-paper-engram-0-trace")
+    stems = ("mnist-learning-curves", "mnist-paper-engram-0-retrieval", "mnist-paper-engram-0-trace")
     assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
     assert all((folder / "figures" / name).stat().st_size > 1000 for name in names)
+
+
+def test_tasks_of_memory_are_drawn_with_several_seeds(tmp_path, monkeypatch):
+    """Recall with all its sizes in one figure; a network with one seed has no band, and is left to the table."""
+    drawn = []
+    monkeypatch.setattr(report.plots, "task_curves", drawn.append)
+    monkeypatch.setattr(report.plots, "save", lambda figure, path: None)
+    for task, model, seeds in (
+        ("recall16", "gru", 2),
+        ("recall8", "gru", 2),
+        ("recall8", "window", 1),
+        ("copy9", "gru", 1),
+    ):
+        for seed in range(seeds):
+            history = {"loss": [1.0], "step": [250], "val_loss": [1.0], "val_accuracy": [0.3]}
+            store(tmp_path, task, "sound", model, seed, 0.3, history=history)
+    assert {path.stem for path in figures(tmp_path)} == {"recall-sound-learning-curves"}
+    assert {title: list(networks) for title, networks in drawn[0].items()} == {"8 pairs": ["GRU"], "16 pairs": ["GRU"]}
 
 
 def test_pairs_are_those_that_are_asked_about(tmp_path):
