@@ -29,8 +29,8 @@ def ahead(kind, cell, e, state, mask, keep):
     the cell itself."""
     if cell.trace != "sample" or not pays(len(e.v), cell.hidden):
         return cell, e, state
-    known = array_module(e.v) is np and not state.A.any()  # a card would have to be waited for
-    loop = kind(**asdict(cell), keep=keep, pieces=[Piece(state.A.copy(), rows=not known)])
+    zero = array_module(e.v) is np and not state.A.any()  # a card would have to be waited for
+    loop = kind(**asdict(cell), keep=keep, pieces=[Piece(state.A.copy(), rows=not zero)])
     live = None if mask is None else mask[..., None]
     return loop, e._replace(share=live), state._replace(A=state.A[:, :0, 0])
 
