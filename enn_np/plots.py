@@ -40,7 +40,9 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     axes = _axes(axes, len(metrics), (8, 3.4))
     for metric, ax in zip(metrics, axes, strict=True):
         for i, (model, runs) in enumerate(histories.items()):
-            values = _runs(model, [runs] if isinstance(runs, dict) else runs, metric)  # (runs, epochs)
+            values = _runs(
+                f"histories[{model!r}]", [runs] if isinstance(runs, dict) else runs, metric
+            )  # (runs, epochs)
             _band(ax, i, range(1, values.shape[1] + 1), values, model)
         kind, validation = metric.removeprefix("val_").replace("_", " "), metric.startswith("val_")
         ylabel = f"loss ({loss_unit})" if kind == "loss" else kind
@@ -68,7 +70,8 @@ def task_curves(tasks, axes=None):
         accuracy = all("val_accuracy" in run for runs in networks.values() for run in runs)
         metric = "val_accuracy" if accuracy else "val_loss"
         for model, runs in networks.items():
-            steps, values = _runs(model, runs, "step"), _runs(model, runs, metric)  # (runs, validations)
+            name = f"tasks[{title!r}][{model!r}]"
+            steps, values = _runs(name, runs, "step"), _runs(name, runs, metric)  # (runs, validations)
             for row in values:
                 row[np.isnan(row)] = row[~np.isnan(row)][-1]
             _band(ax, colors.setdefault(model, len(colors)), np.nanmax(steps, 0), values, model)
@@ -82,9 +85,8 @@ def task_curves(tasks, axes=None):
     return axes[0].figure
 
 
-def _runs(model, runs, metric):
-    """The metric of every run as rows, padded with NaN after a run's last epoch: (runs, epochs)."""
-    name = f"histories[{model!r}]"
+def _runs(name, runs, metric):
+    """The metric of every run as rows, padded with NaN after a run's last epoch: (runs, epochs). name: of the runs."""
     if not runs or any(metric not in run for run in runs):
         raise ValueError(f"{name}: expected runs that hold {metric!r}, got {[sorted(run) for run in runs]}")
     rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
