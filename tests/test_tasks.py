@@ -1,6 +1,7 @@
 """Generated tasks: each answer can be worked out from its input, by a slow reading of the definition."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -70,12 +71,29 @@ def test_associative_recall_answers_what_was_told(seed, n, data):
         assert told[row[-1]] == keys + answer and 0 <= answer < values
 
 
+def commonest_share(pairs, values=10):
+    """Expected share of the commonest of `pairs` values: P(none is told more than m times), from generating functions,
+    is pairs! times the coefficient of x^pairs in (1 + x + ... + x^m / m!)^values, divided by values^pairs."""
+    share = Fraction(0)
+    for m in range(pairs):
+        ways = [Fraction(1)]
+        for _ in range(values):
+            longer = [Fraction(0)] * (pairs + 1)
+            for i, a in enumerate(ways):
+                for k in range(min(m, pairs - i) + 1):
+                    longer[i + k] += a / math.factorial(k)
+            ways = longer
+        share += 1 - math.factorial(pairs) * ways[pairs] / Fraction(values) ** pairs
+    return float(share / pairs)
+
+
 def test_what_is_known_without_knowing_whose():
-    """The docstring's 38.35%: every way to draw 4 values, and how often the commonest is told."""
+    """The docstring's percentages; those of 4 also by every way to draw 4 values."""
     told = np.stack(np.meshgrid(*[np.arange(10)] * 4), -1).reshape(-1, 4)
     commonest = (told[:, :, None] == np.arange(10)).sum(1).max(-1)
-    assert round(commonest.mean() / 4, 6) == 0.3835
-    assert "38.35%" in associative_recall.__doc__
+    assert round(commonest.mean() / 4, 6) == commonest_share(4) == 0.3835
+    for pairs in (4, 8, 16, 32):
+        assert f"{commonest_share(pairs):.2%} with {pairs}" in associative_recall.__doc__
 
 
 def test_associative_recall_has_the_papers_sizes():
