@@ -40,9 +40,8 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     axes = _axes(axes, len(metrics), (8, 3.4))
     for metric, ax in zip(metrics, axes, strict=True):
         for i, (model, runs) in enumerate(histories.items()):
-            values = _runs(
-                f"histories[{model!r}]", [runs] if isinstance(runs, dict) else runs, metric
-            )  # (runs, epochs)
+            several = [runs] if isinstance(runs, dict) else runs
+            values = _runs(f"histories[{model!r}]", several, metric)  # (runs, epochs)
             _band(ax, i, range(1, values.shape[1] + 1), values, model)
         kind, validation = metric.removeprefix("val_").replace("_", " "), metric.startswith("val_")
         ylabel = f"loss ({loss_unit})" if kind == "loss" else kind

@@ -81,7 +81,7 @@ def associative_recall(rng: np.random.Generator, n: int, pairs: int = 4, keys: i
     y  (n,) int64, the value of that key, 0 to values - 1
 
     Without memory the accuracy is 1 / values; who keeps the values, but not whose they are, and answers by the one told
-    most often, is right, of 10 values, 38.35% with 4 pairs, 29.99% with 8 pairs, 23.60% with 16 and 19.36% with 32.
+    most often, is right, with 10 values, in 38.35% with 4 pairs, 29.99% with 8, 23.60% with 16 and 19.36% with 32.
     Published error rates of networks with 20 and 50 hidden units, 4 pairs: IRNN 62.1% and 60.2%, LSTM 60.8% and 1.9%,
     fast weights, a Hebbian memory of the present sequence, 1.8% and 0%.
     Raises ValueError for sizes below 1 and for more pairs than keys.

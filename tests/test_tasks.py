@@ -72,18 +72,14 @@ def test_associative_recall_answers_what_was_told(seed, n, data):
 
 
 def commonest_share(pairs, values=10):
-    """Expected share of the commonest of `pairs` values: P(none is told more than m times), from generating functions,
-    is pairs! times the coefficient of x^pairs in (1 + x + ... + x^m / m!)^values, divided by values^pairs."""
+    """Expected share of the commonest of `pairs` values, from P(none is told more than m times): value after value,
+    ways[n] counts how n places can be filled."""
     share = Fraction(0)
     for m in range(pairs):
-        ways = [Fraction(1)]
+        ways = [1] + [0] * pairs
         for _ in range(values):
-            longer = [Fraction(0)] * (pairs + 1)
-            for i, a in enumerate(ways):
-                for k in range(min(m, pairs - i) + 1):
-                    longer[i + k] += a / math.factorial(k)
-            ways = longer
-        share += 1 - math.factorial(pairs) * ways[pairs] / Fraction(values) ** pairs
+            ways = [sum(math.comb(n, k) * ways[n - k] for k in range(min(m, n) + 1)) for n in range(pairs + 1)]
+        share += 1 - Fraction(ways[pairs], values**pairs)
     return float(share / pairs)
 
 
