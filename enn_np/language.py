@@ -343,6 +343,7 @@ def score_text(model, text, batch_size=1, steps=256):
 WIKITEXT2 = {
     "engram": (Engram(200, 32, trace="sample"), 2e-3),
     "binding": (Binding(200, 32), 2e-3),
+    "binding-no-trace": (Binding(200, 32, plasticity="fixed", rate=0.0), 2e-3),  # writes nothing: what is left without
     "rnn": (RNN(240), 2e-3),
     "gru": (GRU(210), 2e-3),
     "lstm": (LSTM(200), 4e-3),
