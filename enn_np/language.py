@@ -336,14 +336,14 @@ def score_text(model, text, batch_size=1, steps=256):
 
 
 # Cell and learning rate for WikiText-2. One trace per sample: rows depend on no other row. Widths: within 2.6% of
-# Engram's 8.3 million numbers, most of them in the embedding. Rates, by validation after 400 to 600 steps: Engram's the
-# better of 1e-3 and 2e-3, LSTM's of 2e-3 and 4e-3, GRU's the best of those three, RNN's of 3e-4, 1e-3 and 2e-3:
-# below, it ends worse than knowing no context. There it has hardly learned to start from zeros, where it starts once an
-# epoch and every evaluation does: a loss of 11.1 from zeros, of 6.7 from the state that training left (3e-4, step 360).
-# `python -m enn_np benchmark` tries the same four with each model and stores its choice in data/results/rates.
+# Engram's 8.3 million numbers, most of them in the embedding. Rates: each the best of 3e-4, 1e-3, 2e-3 and 4e-3 by
+# validation after 600 steps, as data/results/rates has them. Below 2e-3 RNN ends worse than knowing no context: it has
+# hardly learned to start from zeros, where it starts once an epoch and every evaluation does: a loss of 11.1 from
+# zeros, of 6.7 from the state that training left (3e-4, step 360).
 WIKITEXT2 = {
     "engram": (Engram(200, 32, trace="sample"), 2e-3),
-    "binding": (Binding(200, 32), 2e-3),  # Engram's rate, until it has been searched for
+    "binding": (Binding(200, 32), 2e-3),
+    "binding-no-trace": (Binding(200, 32, plasticity="fixed", rate=0.0), 2e-3),  # writes nothing: what is left without
     "rnn": (RNN(240), 2e-3),
     "gru": (GRU(210), 2e-3),
     "lstm": (LSTM(200), 4e-3),

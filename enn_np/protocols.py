@@ -33,7 +33,12 @@ MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
 CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
 PROBE = 128  # of the validation sequences, to watch the trace with
 TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
-TITLES |= {"engram-sample": "Engram, own trace", "engram-learned": "Engram, eta and sigma learned", "window": "Window"}
+TITLES |= {
+    "binding-no-trace": "Binding without trace",
+    "engram-sample": "Engram, own trace",
+    "engram-learned": "Engram, eta and sigma learned",
+    "window": "Window",
+}
 for name in MATCHED:
     kind, what = name.split("-")
     TITLES[name] = f"{TITLES[kind]} of Engram's {'size' if what == 'parameters' else what}"

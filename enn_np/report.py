@@ -244,7 +244,7 @@ def figures(folder):
     for benchmark in (*variants.SHAPES, "wikitext2", "wikitext103"):
         for protocol in variants.PROTOCOLS[:2] if benchmark != "recall" else ():
             results = load_results(folder, benchmark, protocol)
-            few = [model for model in variants.MODELS if model in results]  # matched sizes are in the table
+            few = [model for model in (*variants.MODELS, "binding") if model in results]  # matched sizes: the table
             histories = {TITLES[model]: [run["history"] for run in results[model]] for model in few}
             if histories:
                 name = benchmark if protocol == "paper" else f"{benchmark}-{protocol}"

@@ -77,7 +77,8 @@ def names(benchmark, protocol):
     checks.choice("protocol", protocol, protocols)
     if protocol == "ablation":
         return tuple(ABLATIONS)
-    beyond = ("binding", *(MATCHED if benchmark in WIDTHS else ()))
+    texts = ("binding-no-trace",) if benchmark.startswith("wikitext") else ()
+    beyond = ("binding", *(MATCHED if benchmark in WIDTHS else ()), *texts)
     return MODELS + (beyond if protocol == "sound" else ())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, load
+from enn_np import GRU, LSTM, RNN, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, load, run
 from enn_np.gradcheck import Kink, _pattern, compare
 from enn_np.language import LanguageModel, score_text, scores, wikitext2_recipe
 from enn_np.text import Text, Vocabulary, stream_batches, unigram_perplexity
@@ -335,7 +335,7 @@ def test_a_text_is_scored_beside_the_unigram_model():
 
 
 def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():
-    built = {name: wikitext2_recipe(name) for name in ("lstm", "engram", "binding")}
+    built = {name: wikitext2_recipe(name) for name in ("lstm", "engram", "binding", "binding-no-trace")}
     models = {name: LanguageModel(vocabulary_size=33_278, **model) for name, (model, _) in built.items()}
     assert all(abs(model.size / models["engram"].size - 1) < 0.03 for model in models.values())
     assert models["engram"].cells[0].trace == "sample"  # the sound protocol: a row depends on no other
@@ -346,6 +346,14 @@ def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():
         train, valid = cyclic(2000), cyclic(300, 1)
         history = small.fit_stream(train, validation=valid, progress=False, **{**fit, "batch_size": 4, "epochs": 2})
         assert history["val_perplexity"][-1] < 3 < unigram_perplexity(np.bincount(train), valid)
+
+
+def test_without_trace_the_binding_cell_writes_nothing():
+    for name in ("binding", "binding-no-trace"):
+        cell = wikitext2_recipe(name)[0]["cells"]
+        rng = np.random.default_rng(0)
+        state = run(cell, cell.init(rng, 3), rng.normal(size=(5, 2, 3)).astype(np.float32))[1]
+        assert state.A.any() == (name == "binding")
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
