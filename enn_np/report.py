@@ -269,14 +269,14 @@ def figures(folder):
 
 
 def task_histories(folder):
-    """{figure: {task: {network: histories}}} of the networks with several seeds: recall with all its sizes in one."""
+    """{kind: {task: {network: histories}}} of the networks with several seeds: all sizes of a task in one."""
     found, names = {}, {read_result(path)["benchmark"] for path in folder.glob("*-sound-*.json")}
     for task in sorted(filter(None, map(known, names)), key=lambda task: (task.kind, task.size)):
         results = {model: runs for model, runs in load_results(folder, task.name, "sound").items() if len(runs) > 1}
         histories = {TITLES.get(model, model): [run["history"] for run in runs] for model, runs in results.items()}
-        figure, title = ("recall", f"{task.size} pairs") if task.kind == "recall" else (task.name, task.name)
-        found.setdefault(figure, {}).update({title: histories} if histories else {})
-    return {figure: tasks for figure, tasks in found.items() if tasks}
+        title = f"{task.size} pairs" if task.kind == "recall" else task.name
+        found.setdefault(task.kind, {}).update({title: histories} if histories else {})
+    return {kind: tasks for kind, tasks in found.items() if tasks}
 
 
 # ------------------------------------------------------------------------------------------------------------- cells
