@@ -7,6 +7,7 @@ from . import checks
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
+from .language import WIKITEXT2
 from .models import Classifier, Regressor
 
 MODELS = ("engram", "rnn", "gru", "lstm")
@@ -77,9 +78,11 @@ def names(benchmark, protocol):
     checks.choice("protocol", protocol, protocols)
     if protocol == "ablation":
         return tuple(ABLATIONS)
-    texts = ("binding-no-trace",) if benchmark.startswith("wikitext") else ()
-    beyond = ("binding", *(MATCHED if benchmark in WIDTHS else ()), *texts)
-    return MODELS + (beyond if protocol == "sound" else ())
+    if protocol == "paper":
+        return MODELS
+    if benchmark not in SHAPES:  # a text
+        return MODELS + tuple(name for name in WIKITEXT2 if name not in MODELS)
+    return (*MODELS, "binding", *(MATCHED if benchmark in WIDTHS else ()))
 
 
 def network(benchmark, protocol, name, seed, pooling="last"):
