@@ -35,6 +35,8 @@ PROBE = 128  # of the validation sequences, to watch the trace with
 TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 TITLES |= {
     "binding-no-trace": "Binding without trace",
+    "gru-dropout": "GRU with dropout",
+    "lstm-dropout": "LSTM with dropout",
     "engram-sample": "Engram, own trace",
     "engram-learned": "Engram, eta and sigma learned",
     "window": "Window",

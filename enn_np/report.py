@@ -158,8 +158,10 @@ def ablation_table(folder, *benchmarks):
 
 
 def _asked(a, b):
-    """Whether a pair is a question of this project: one has a memory, and the sizes are those of one comparison. Every
-    pair more would raise the adjusted p values of all."""
+    """Whether a pair is a question of this project: one has a memory, and the sizes are those of one comparison; or
+    Binding and what controls for a part of it. Every pair more would raise the adjusted p values of all."""
+    if controls := {a, b} & variants.CONTROLS.keys():
+        return {a, b} - controls <= {"binding", "binding-parameters"} and len(controls) == 1
     kinds = {name.partition("-")[0] for name in (a, b)}
     return bool(kinds & {"engram", "binding"} and _sizes(a) & _sizes(b))
 

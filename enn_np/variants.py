@@ -34,6 +34,11 @@ WIDTHS = {
     },
 }
 MATCHED = tuple(f"{kind}-{what}" for what in ("parameters", "time") for kind, H in WIDTHS["mnist"].items() if what in H)
+# Networks of equal size with one thing changed, to tell what Binding's lead is due to: the rivals with its dropout,
+# and Binding that writes nothing.
+CONTROLS = {
+    name: f"{name.partition('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")
+}
 
 # One change each from "full": the published sizes and switches, but a trace of each sample's own.
 # tau_s = temperature / (1 + 10 sparsity) is 0.75 in "full".
@@ -82,7 +87,7 @@ def names(benchmark, protocol):
         return MODELS
     if benchmark not in SHAPES:  # a text
         return MODELS + tuple(name for name in WIKITEXT2 if name not in MODELS)
-    return (*MODELS, "binding", *(MATCHED if benchmark in WIDTHS else ()))
+    return (*MODELS, "binding", *((*MATCHED, *CONTROLS) if benchmark in WIDTHS else ()))
 
 
 def network(benchmark, protocol, name, seed, pooling="last"):
@@ -90,15 +95,17 @@ def network(benchmark, protocol, name, seed, pooling="last"):
     checks.choice("model", name, names(benchmark, protocol))
     if protocol == "ablation":
         return _ablation(benchmark, name, seed)
-    (inputs, outputs), dropout = SHAPES[benchmark], 0.0
-    kind, _, matched = name.partition("-")
+    inputs, outputs = SHAPES[benchmark]
+    kind, _, matched = CONTROLS.get(name, name).partition("-")
     width = WIDTHS[benchmark][kind][matched] if matched else 128
     if kind == "engram":
-        cells, dropout = Engram(width, 64, trace="batch" if protocol == "paper" else "sample"), 0.3
+        cells = Engram(width, 64, trace="batch" if protocol == "paper" else "sample")
     elif kind == "binding":
-        cells, dropout = [Binding(width, 64, recurrent_cue=True)] * 2 if matched else Binding(width, 64), 0.3
+        writing = {"plasticity": "fixed", "rate": 0.0} if name in CONTROLS else {}
+        cells = [Binding(width, 64, recurrent_cue=True, **writing)] * 2 if matched else Binding(width, 64)
     else:
         cells = [KINDS[kind](width), KINDS[kind](width // 2)]
+    dropout = 0.3 if kind in ("engram", "binding") or name in CONTROLS else 0.0
     model = Regressor if benchmark == "regression" else Classifier
     settings = {"pooling": pooling, "seed": seed, "random_inference": protocol == "paper"}
     return model(cells, inputs, outputs, dropout=dropout, **settings), ()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enn_np import benchmark, cli, language, protocols, storage, variants, wikitext
+from enn_np import benchmark, cli, language, protocols, run, storage, variants, wikitext
 from enn_np.models import Classifier
 from enn_np.protocols import read_json
 
@@ -200,6 +200,21 @@ def size(name, benchmark="mnist", protocol="sound"):
 @pytest.mark.parametrize("kind", (*variants.KINDS, "binding"))
 def test_rivals_as_large_as_engram(benchmark, kind):
     assert size(f"{kind}-parameters", benchmark) == pytest.approx(size("engram", benchmark), rel=0.02)
+
+
+@pytest.mark.parametrize("name", variants.CONTROLS)
+def test_a_control_is_one_change(name):
+    """Catches a control that keeps what it should be without, or that is of another size than what it controls."""
+    control, model = (variants.network("cifar10", "sound", each, 0)[0] for each in (name, variants.CONTROLS[name]))
+    assert control.size == pytest.approx(model.size, rel=0.02)
+    ours, theirs = ({str(cell) for cell in each.cells} for each in (control, model))
+    if name == "binding-no-trace":
+        assert control.dropout == model.dropout and ours != theirs
+        x = np.random.default_rng(0).random((4, 2, 96), np.float32)
+        _, state, _ = run(control.cells[0], control.layer_params(0), x)
+        assert not state.A.any() and state.a.any()
+    else:
+        assert (control.dropout, model.dropout) == (0.3, 0) and ours == theirs
 
 
 def test_language_models_are_of_one_size():

@@ -165,21 +165,24 @@ def test_tasks_of_memory_are_drawn_with_several_seeds(tmp_path, monkeypatch):
 
 def test_pairs_are_those_that_are_asked_about(tmp_path):
     """Catches rivals compared with each other, or sizes that were made to match with sizes that were not."""
-    for name, score in (("engram", 0.9), ("gru", 0.95), ("gru-parameters", 0.96), ("binding-parameters", 0.99)):
+    scores = {"engram": 0.9, "gru": 0.95, "gru-parameters": 0.96, "binding-parameters": 0.99}
+    for name, score in (scores | {"gru-dropout": 0.97, "binding-no-trace": 0.98}).items():
         for seed in (0, 1, 2):
             store(tmp_path, "mnist", "sound", name, seed, score + seed / 1000)
     rows = [line.split(" | ")[0].strip("| ") for line in report.table("tests", "mnist", "sound", tmp_path).splitlines()]
-    assert rows[2:6] == [
+    assert rows[2:8] == [
         "Engram - GRU",
         "Engram - GRU of Engram's size",
         "Engram - Binding of Engram's size",
         "GRU of Engram's size - Binding of Engram's size",
+        "Binding of Engram's size - GRU with dropout",
+        "Binding of Engram's size - Binding without trace",
     ]
-    assert not rows[6]
+    assert not rows[8]
 
 
 def test_every_network_has_a_title():
-    for name in (*variants.MODELS, *variants.MATCHED):
+    for name in (*variants.MODELS, *variants.MATCHED, *variants.CONTROLS):
         assert re.match("[A-Z]", report.TITLES[name])
 
 
