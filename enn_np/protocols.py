@@ -304,7 +304,7 @@ def read_json(path):
     """The object in a JSON file. Raises ValueError naming the file if there is none."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error}); run again, or use another copy") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(found).__name__}; run again, or use another copy")

@@ -19,7 +19,6 @@ import base64
 import html
 import json
 import math
-import os
 import re
 from pathlib import Path
 
@@ -29,7 +28,8 @@ from . import attribution
 from .arcs import told
 from .checkpoint import read_arrays
 from .models import Classifier, load
-from .protocols import PAPER, TITLES
+from .protocols import PAPER, TITLES, read_json
+from .storage import write_text
 
 LARGEST = 2**30  # bytes of an array that are read
 ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
@@ -55,7 +55,9 @@ def write_report(run_dir, out=None):
     else:
         source, page_path = run_dir / "summary.json", run_dir / "report.html"
         trace, network = run_dir / "trace.npz", run_dir / "model.npz"
-    summary = _read_summary(source)
+    if not source.exists():
+        raise ValueError(f"{source}: no such file; give a folder that `python -m enn_np train` or `demo` wrote")
+    summary = read_json(source)
     runs = _runs(source, summary)
     stored = {} if alone and not trace.exists() else _read_trace(trace, notes)
     model = _read_model(network, stored, notes)
@@ -79,23 +81,7 @@ def write_report(run_dir, out=None):
     }
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     page = re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], template)
-    out = page_path if out is None else Path(out)
-    part = out.with_name(out.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, out)
-    return out
-
-
-def _read_summary(path):
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; give a folder that `python -m enn_np train` or `demo` wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); run again, or use another copy") from None
-    if not isinstance(summary, dict):
-        raise ValueError(f"{path}: expected a JSON object with the numbers of a run, got {type(summary).__name__}")
-    return summary
+    return write_text(page_path if out is None else out, page)
 
 
 def _runs(path, summary):
