@@ -59,6 +59,7 @@ NETWORKS = {
     "binding-ungated": lambda H, N: Binding(H, N, gated=False),
     "binding-batch": lambda H, N: Binding(H, N, trace="batch"),
     "binding-no-bank": lambda H, N: Binding(H, N, bank_read=False),
+    "binding-no-trace": lambda H, N: Binding(H, N, plasticity="fixed", rate=0.0),  # writes nothing
 }
 
 
