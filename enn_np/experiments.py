@@ -69,7 +69,7 @@ class Task:
 
     inputs, outputs: of a network. slots: of a memory. answers: how many steps at the end have a label each, None for
     one label a sequence. phases: parts of the training that follow one another. columns: of its table, (title, field of
-    a result, format) each; the first is what networks are compared by.
+    a result, format) each; the first is what networks are compared by. family: whose curves share a figure.
     source(seed): draw(rng, n, part, phase) -> x (n, T, D), y, with part "train", "validation" or "test".
     """
 
@@ -83,6 +83,10 @@ class Task:
     @property
     def name(self):
         return f"{self.kind}{self.size}"
+
+    @property
+    def family(self):
+        return self.kind
 
     def model(self, cell, seed):
         """The untrained model around a cell."""

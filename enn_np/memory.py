@@ -162,7 +162,7 @@ class Copy(Task):
     nothing. Chance is 12.5%, a loss of ln 8 = 2.08.
     """
 
-    kind, inputs, outputs, answers = "copy", 10, 8, 10
+    kind, family, inputs, outputs, answers = "copy", "long", 10, 8, 10
     columns = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
 
     def source(self, seed):
@@ -176,8 +176,8 @@ class Copy(Task):
 class Adding(Task):
     """`tasks.adding_task` of `size` steps: a mean squared error of 0.167 says that nothing was learned."""
 
-    kind, inputs, outputs = "adding", 2, 1
-    columns = (("squared error", "test_loss", ".5f"),)
+    kind, family, inputs, outputs = "adding", "long", 2, 1
+    columns = (("squared error", "test_loss", ".6f"),)
 
     def model(self, cell, seed):
         return Regressor(cell, self.inputs, seed=seed)
@@ -189,7 +189,7 @@ class Adding(Task):
 class Pixels(Task):
     """`tasks.pixel_mnist`, images of `size` x `size` in one random order of their pixels, which the seed decides."""
 
-    kind, inputs, outputs = "pixels", 1, 10
+    kind, family, inputs, outputs = "pixels", "long", 1, 10
 
     def __post_init__(self):
         checks.choice(self.kind, self.size, (2, 4, 7, 14, 28))

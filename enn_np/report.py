@@ -19,7 +19,7 @@ import numpy as np
 from . import arcs, claims, plots, variants
 from .checkpoint import read_arrays
 from .experiments import NETWORKS
-from .memory import known
+from .memory import TASKS, known
 from .protocols import PAPER, TITLES, curves, read_json, read_result
 from .storage import write_text
 
@@ -271,14 +271,14 @@ def figures(folder):
 
 
 def task_histories(folder):
-    """{kind: {task: {network: histories}}} of the networks with several seeds: all sizes of a task in one."""
+    """{family: {task: {network: histories}}} of the networks with several seeds: all sizes of a task in one."""
     found, names = {}, {read_result(path)["benchmark"] for path in folder.glob("*-sound-*.json")}
-    for task in sorted(filter(None, map(known, names)), key=lambda task: (task.kind, task.size)):
+    for task in sorted(filter(None, map(known, names)), key=lambda task: ([*TASKS].index(task.kind), task.size)):
         results = {model: runs for model, runs in load_results(folder, task.name, "sound").items() if len(runs) > 1}
         histories = {TITLES.get(model, model): [run["history"] for run in runs] for model, runs in results.items()}
         title = f"{task.size} pairs" if task.kind == "recall" else task.name
-        found.setdefault(task.kind, {}).update({title: histories} if histories else {})
-    return {kind: tasks for kind, tasks in found.items() if tasks}
+        found.setdefault(task.family, {}).update({title: histories} if histories else {})
+    return {family: tasks for family, tasks in found.items() if tasks}
 
 
 # ------------------------------------------------------------------------------------------------------------- cells

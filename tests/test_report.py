@@ -142,7 +142,7 @@ def test_figures_are_drawn_as_png_and_svg(folder, monkeypatch):
 
 
 def test_tasks_of_memory_are_drawn_with_several_seeds(tmp_path, monkeypatch):
-    """A task with all its sizes in one figure; a network with one seed has no band, and is left to the table."""
+    """All sizes of a task in one figure, and all long tasks; a network with one seed has no band, and is left out."""
     drawn = []
     monkeypatch.setattr(report.plots, "task_curves", drawn.append)
     monkeypatch.setattr(report.plots, "save", lambda figure, path: None)
@@ -152,15 +152,21 @@ def test_tasks_of_memory_are_drawn_with_several_seeds(tmp_path, monkeypatch):
         ("recall8", "window", 1),
         ("fewshot5", "lstm", 2),
         ("fewshot1", "lstm", 2),
-        ("copy9", "gru", 1),
+        ("adding9", "gru", 2),
+        ("copy9", "gru", 2),
+        ("copy9", "lstm", 1),
+        ("split5", "gru", 1),
     ):
         for seed in range(seeds):
             history = {"loss": [1.0], "step": [250], "val_loss": [1.0], "val_accuracy": [0.3]}
             store(tmp_path, task, "sound", model, seed, 0.3, history=history)
     stems = [path.stem for path in figures(tmp_path)[::2]]
-    assert stems == ["fewshot-sound-learning-curves", "recall-sound-learning-curves"]
-    found = [[(title, list(networks)) for title, networks in tasks.items()] for tasks in drawn]
-    assert found == [[(f"fewshot{n}", ["LSTM"]) for n in (1, 5)], [(f"{P} pairs", ["GRU"]) for P in (8, 16)]]
+    assert stems == [f"{family}-sound-learning-curves" for family in ("recall", "fewshot", "long")]
+    assert [{title: list(networks) for title, networks in tasks.items()} for tasks in drawn] == [
+        {"8 pairs": ["GRU"], "16 pairs": ["GRU"]},
+        {"fewshot1": ["LSTM"], "fewshot5": ["LSTM"]},
+        {"copy9": ["GRU"], "adding9": ["GRU"]},
+    ]
 
 
 def test_pairs_are_those_that_are_asked_about(tmp_path):
