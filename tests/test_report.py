@@ -162,10 +162,10 @@ def test_tasks_of_memory_are_drawn_with_several_seeds(tmp_path, monkeypatch):
             store(tmp_path, task, "sound", model, seed, 0.3, history=history)
     stems = [path.stem for path in figures(tmp_path)[::2]]
     assert stems == [f"{family}-sound-learning-curves" for family in ("recall", "fewshot", "long")]
-    assert [{title: list(networks) for title, networks in tasks.items()} for tasks in drawn] == [
-        {"8 pairs": ["GRU"], "16 pairs": ["GRU"]},
-        {"fewshot1": ["LSTM"], "fewshot5": ["LSTM"]},
-        {"copy9": ["GRU"], "adding9": ["GRU"]},
+    assert [[(title, list(networks)) for title, networks in tasks.items()] for tasks in drawn] == [
+        [("8 pairs", ["GRU"]), ("16 pairs", ["GRU"])],
+        [("fewshot1", ["LSTM"]), ("fewshot5", ["LSTM"])],
+        [("copy9", ["GRU"]), ("adding9", ["GRU"])],
     ]
 
 
