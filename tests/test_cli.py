@@ -15,7 +15,7 @@ import pytest
 from test_datasets import write_mnist
 from tiny import digits, same_to_the_bit
 
-from enn_np import RNN, Classifier, __version__, cli, datasets, download, load, protocols, webreport
+from enn_np import RNN, Classifier, __version__, cli, datasets, download, explained, load, protocols
 from enn_np.cli import main
 
 ROOT = Path(cli.__file__).resolve().parents[1]
@@ -70,8 +70,8 @@ def python(code):
 
 def small_report(patch):
     """Two sequences explained, eight counted: as many as the page holds take ten seconds."""
-    patch.setattr(webreport, "EXAMPLES", 2)
-    patch.setattr(webreport, "PROBE", 8)
+    patch.setattr(explained, "EXAMPLES", 2)
+    patch.setattr(explained, "PROBE", 8)
 
 
 def table(text):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import digits, same_to_the_bit
 
-from enn_np import GRU, Adam, Binding, Classifier, Engram, datasets, fit, load, protocols, variants, webreport
+from enn_np import GRU, Adam, Binding, Classifier, Engram, datasets, explained, fit, load, protocols, variants
 from enn_np.demo import demo
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -279,8 +279,8 @@ def test_a_folder_that_cannot_be_made_is_found_before_training(no_data):
 
 def small_report(patch):
     """Two sequences explained, eight counted: as many as the page holds take ten seconds."""
-    patch.setattr(webreport, "EXAMPLES", 2)
-    patch.setattr(webreport, "PROBE", 8)
+    patch.setattr(explained, "EXAMPLES", 2)
+    patch.setattr(explained, "PROBE", 8)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from enn_np import GRU, Classifier, Engram, Regressor, attribution, webreport
-from enn_np.webreport import EXAMPLES, write_report
+from enn_np.explained import EXAMPLES
+from enn_np.webreport import write_report
 
 T, D, N, H, K = 6, 8, 5, 7, 4  # steps, inputs, slots, hidden units, stored traces
 STATISTICS = ("min", "max", "mean_abs", "sd", "share_small", "share_clipped", "effective_slots", "drift")
