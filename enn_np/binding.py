@@ -31,9 +31,9 @@ from .checks import Settings, count
 from .engram import Engram
 from .initial import glorot_uniform, he_normal
 from .integration import integrate, integrate_back, integration, integrators
-from .listed import Listed, ahead
-from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
-from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
+from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, read, relu, relu_back
+from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back
+from .trace import STORES, Dense, Listed, Traced
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
 BindingState = namedtuple("BindingState", "h A a")
@@ -41,8 +41,9 @@ BindingState = namedtuple("BindingState", "h A a")
 # the cue; cosines s and address a (B, N), and what that reads in the bank, (B, H).
 ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # What needs no past: all of that, or with a recurrent cue just x_t W_z + b_z in the place of r; value v (B, H);
-# x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or None, each sample's part in a shared trace.
-BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share")
+# x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or None, each sample's part in a shared trace; trace, where
+# that is a list.
+BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
 # weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or (N,); what integration.py keeps.
 BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w keep zmh c q k q_hat q_inv u")
@@ -53,7 +54,7 @@ BindingGradient = namedtuple("BindingGradient", "r z s m v g u c q k keep")
 
 
 @dataclass(frozen=True)
-class Binding:
+class Binding(Traced):
     """Hyper-parameters of the binding cell: sizes, and a switch for each idea in it.
 
     hidden H, slots N. recurrent_cue: U_z in (1); off, for then a key has one address, whatever came before it.
@@ -65,7 +66,7 @@ class Binding:
     all keys have slots of their own, and two that share a sharp one part late or never. 8 pairs of 26 keys, seed 0, are
     recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned from there, not in 1,000 from 0.1.
     bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are
-    means over the batch, as in the paper.
+    means over the batch, as in the paper. store: where a trace per sample is kept, "list" or "dense", see trace.py.
     """
 
     hidden: int = 128
@@ -82,6 +83,7 @@ class Binding:
     bank_read: bool = True
     gated: bool = True
     trace: str = "sample"
+    store: str = "list"
 
     input_weight = "W_z"
 
@@ -94,13 +96,14 @@ class Binding:
         check.choice("write_at", ("previous", "own"))
         check.choice("plasticity", ("gate", "learned", "fixed"))
         check.choice("trace", ("sample", "batch"))
+        check.choice("store", STORES)
         bank = ["decay", "slowest"] if self.slowest is not None else ["decay"] * self.learned_decay
         for name in ["rate"] * (self.plasticity != "fixed") + bank:
             if (start := getattr(self, name)) in (0, 1):
                 raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}")
 
-    # Who shares a trace, each sample's part in the means of (7), and A of every step are as in the paper's cell.
-    shared, _shares, _share, traces = Engram.shared, Engram._shares, Engram._share, Engram.traces
+    # Who shares a trace, and each sample's part in the means of (7), are as in the paper's cell.
+    shared, _shares, _share = Engram.shared, Engram._shares, Engram._share
 
     @property
     def loop_weights(self):
@@ -155,12 +158,13 @@ class Binding:
             xp.matmul(c.a, params["M"], out=c.bank)
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
         xp, H, c = array_module(state.h), self.hidden, k if self.recurrent_cue else e
         if self.recurrent_cue:
             self._address(params, e.r + state.h @ params["U_z"], k)
         k.a[...], k.zmh[:, :H] = c.a, c.z
-        m = self._read(k, state)
+        A = e.trace or Dense(state.A)
+        m = A.read(k.a)
         k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         if self.plasticity == "fixed":
             k.g[...] = self.rate
@@ -169,19 +173,9 @@ class Binding:
         at = state.a if self.write_at == "previous" else k.a
         xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
         k.keep[...] = (1 - self._delta(params)) * (1 - (k.w.sum(0) if self.shared else k.w))
-        self._write(e, state, k)
+        A.write(k.w, e.v, k.keep, k.A)  # (7)
         integrate(params, state.h, k)  # (8), (9)
         return BindingState(k.h, k.A, k.a), k
-
-    def _read(self, k, state):
-        """a_t A_{t-1} of (3)."""
-        return read(k.a, state.A)
-
-    def _write(self, e, state, k):
-        """(7) into k."""
-        xp = array_module(state.A)
-        xp.multiply(state.A, k.keep[..., None], out=k.A)
-        xp.add(k.A, write(k.w, e.v, bool(self.shared)), out=k.A)
 
     def _tau(self, params):
         """The temperature of (2), exp(theta)."""
@@ -204,7 +198,10 @@ class Binding:
         xp = array_module(d.h)
 
         dz, dh = integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        dw, da, dA = self._trace_back(d, e, state, k, de)  # (7), (3)
+        A = e.trace or Dense(state.A, dA=d.A)
+        dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v, k.keep)  # (7)
+        da = A.match(de.m, ahead=False)  # (3) to a_t
+        A.recall_back(k.a, de.m)  # (3) to A_{t-1}
         dw -= (1 - self._delta(params)) * de.keep
         dw *= self._share(e)
         at = state.a if self.write_at == "previous" else k.a
@@ -220,16 +217,7 @@ class Binding:
         if self.recurrent_cue:
             self._address_back(params, k, de)  # (2), (1)
             dh += de.r @ turned(params, "U_z")
-        return BindingState(dh, dA, dw), de
-
-    def _trace_back(self, d, e, state, k, de):
-        """Undo (7) and (3), noting in de the gradients at v_t and at what was kept: at w_t, a_t and A_{t-1}."""
-        de.keep[...] = dot_rows(d.A, state.A)[..., 0]  # (7) to what is kept, to w_t and to v_t
-        dw = match(e.v, d.A)  # (B, N)
-        read(k.w, d.A, out=de.v)
-        dA = d.A * k.keep[..., None]  # (7) to A_{t-1}
-        dA += write(k.a, de.m, bool(self.shared))  # (3) to A_{t-1}
-        return dw, match(de.m, state.A), dA  # (3) to a_t
+        return BindingState(dh, A.dA, dw), de
 
     def _address_back(self, params, c, de):
         """Undo the bank's part of (3), (2) and (1), in de: at a_t stands in s what the rest of the step sends there."""
@@ -269,9 +257,16 @@ class Binding:
         dx += de.g @ params["w_g"].T if self.plasticity == "gate" else 0
         return dx, grads
 
-    def ahead(self, params, e, state, mask=None, keep=True):
-        """In a run the trace becomes a list of what was written, see listed.py; not under a subclass' own step."""
-        return ahead(_Listed, self, e, state, mask, keep) if type(self) is Binding else (self, e, state)
+    def listed(self, params, e, A, live, keep):
+        """The list of trace.py for a run that begins with A."""
+        return Listed(A, live=live, keep_all=keep)
+
+    def leave(self, e, d, de):
+        """Behind the way back: what the list sends to the values and to A_0."""
+        if e.trace is None:
+            return d, de
+        dA, de.v[...], _, _ = e.trace.back()
+        return d._replace(A=dA), de
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
@@ -284,7 +279,7 @@ class Binding:
         seen |= {"written": k.w, "plasticity": k.g, "trace": A, "hidden": states.h}
         return {name: part.copy() for name, part in seen.items()}
 
-    def shapes(self, batch):
+    def shapes(self, batch, listed=None):
         """Shapes of the encoded input, of what a step keeps, and of what a step back leaves for `collect`."""
         H, N = self.hidden, self.slots
         row, wide, one, slot = (batch, H), (batch, 3 * H), (batch, 1), (batch, N)
@@ -295,14 +290,10 @@ class Binding:
             early, late = (row, *[None] * 8), address
         else:
             early, late = address, (*[None] * 7, slot, None)  # a is part of the state
-        cue = BindingInput(*early, row, g, None)
-        kept = BindingKept(row, memory, *late, one, slot, memory[:-1], wide, wide, row, row, row, one, u)
+        cue = BindingInput(*early, row, g, None, None)
+        A = None if self.is_listed(listed) else memory
+        kept = BindingKept(row, A, *late, one, slot, memory[:-1], wide, wide, row, row, row, one, u)
         return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
-
-
-@dataclass(frozen=True)
-class _Listed(Listed, Binding):
-    """A cell whose trace is a list, see listed.py."""
 
 
 def _logit(p):

@@ -20,8 +20,7 @@ class Tape(NamedTuple):
     """What a run leaves behind: all that `run_back` needs, and all there is to see of the memory.
 
     x (T, B, D) inputs; e what `encode` made of them; states, the cell's state with T + 1 entries per part;
-    kept, what every step kept, T entries per part; mask (T, B) or None; workspace, and which of its runs this was;
-    ahead, where a cell did a part of all steps before the loop: that part, which is then missing in states and kept.
+    kept, what every step kept, T entries per part; mask (T, B) or None; workspace, and which of its runs this was.
     """
 
     x: Any
@@ -31,7 +30,6 @@ class Tape(NamedTuple):
     mask: Any
     workspace: Any
     number: int
-    ahead: Any = None
 
 
 class Pieces(NamedTuple):
@@ -59,32 +57,30 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
     if keep and count("segments", segments) > 1:
         return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
-    workspace, loop = workspace or Workspace(), cell
+    workspace = workspace or Workspace()
     cue = workspace.empty("cue", cell.shapes(batch)[0], x, (steps,)) if keep else None
     e = cell.encode(params, x, mask=mask, out=cue, **given)
-    if hasattr(cell, "ahead"):  # a part of all steps at once; `loop` takes the steps for the rest
-        loop, e, state = cell.ahead(params, e, state, mask, keep)
+    e, state = cell.enter(params, e, state, mask, keep)
     if not keep:
         h = xp.empty((steps, *state.h.shape), x.dtype)
         for t in range(steps):
             before = state
-            state, _ = loop.step(params, at(e, t), before)
-            hold(loop, mask, t, state, before)
+            state, _ = cell.step(params, at(e, t), before)
+            hold(cell, mask, t, state, before)
             h[t] = state.h
-        return h, state if loop is cell else loop.final(state), None
+        return h, cell.final(e, state), None
     workspace.runs += 1
-    states = workspace.empty("states", type(state)(*(part.shape for part in state)), x, (steps + 1,))
+    states = workspace.empty("states", each(lambda part: part.shape, state), x, (steps + 1,))
     for parts, part in zip(states, state, strict=True):
-        parts[0] = part
-    kept = workspace.empty("kept", loop.shapes(batch)[1]._replace(**dict.fromkeys(states._fields)), x, (steps,))
-    kept = kept._replace(**{name: parts[1:] for name, parts in zip(states._fields, states, strict=True)})
+        if part is not None:
+            parts[0] = part
+    kept = workspace.empty("kept", cell.shapes(batch)[1]._replace(**dict.fromkeys(states._fields)), x, (steps,))
+    kept = kept._replace(**each(lambda parts: parts[1:], states)._asdict())
     for t in range(steps):
-        after, _ = loop.step(params, at(e, t), at(states, t), at(kept, t))
-        hold(loop, mask, t, after, at(states, t))
-    final = type(state)(*(parts[steps].copy() for parts in states))
+        after, _ = cell.step(params, at(e, t), at(states, t), at(kept, t))
+        hold(cell, mask, t, after, at(states, t))
+    final = cell.final(e, each(lambda parts: parts[steps].copy(), states))
     tape = Tape(x, e, states, kept, mask, workspace, workspace.runs)
-    if loop is not cell:
-        final, tape = loop.final(final), tape._replace(kept=loop.add(kept), ahead=loop)
     return (states.h[1:], final, tape, *([cell.record(params, tape)] if record else ()))
 
 
@@ -100,31 +96,27 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     if isinstance(tape, Pieces):
         return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
-    x, e, states, kept, mask, workspace, number, ahead = tape
-    loop = ahead or cell
+    x, e, states, kept, mask, workspace, number = tape
     if workspace.runs != number:
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
     xp, (steps, batch, _) = array_module(x), x.shape
-    d = type(states)(*(xp.zeros_like(part[0]) for part in states))
-    above = ahead.enter(dstate) if ahead else dstate
-    for part, given in zip(d, above or (), strict=False):  # no dstate, no parts
-        if given is not None:
-            part += given
+    d = cell.turn(e, type(states)(*(dstate or [None] * len(states))))
+    zeros = each(lambda part: xp.zeros_like(part[0]), states)
+    d = type(d)(*(zero if part is None else part + zero for part, zero in zip(d, zeros, strict=True)))
     turned = {f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights}
     params = {**params, **turned}
-    de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,))
+    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        d, skipped = release(loop, mask, t, d)
-        extra = {} if ahead else {name: value[t] for name, value in upstream.items()}
-        d, _ = loop.step_back(params, d, at(e, t), at(states, t), at(kept, t), at(de, t), **extra)
+        d, skipped = release(cell, mask, t, d)
+        extra = {name: value[t] for name, value in upstream.items()}
+        d, _ = cell.step_back(params, d, at(e, t), at(states, t), at(kept, t), at(de, t), **extra)
         if skipped is not None:
-            d = type(d)(*(part + past for part, past in zip(d, skipped, strict=True)))
-    if ahead:
-        d, de = ahead.back(params, e, d, dstate, de, **upstream)
-    before = type(states)(*(part[:steps] for part in states))
+            d = type(d)(*(part if past is None else part + past for part, past in zip(d, skipped, strict=True)))
+    d, de = cell.leave(e, d, de)
+    before = each(lambda part: part[:steps], states)
     dx, grads = cell.collect(params, x, e, before, kept, de, input_gradient)
     return dx, d, grads
 
@@ -155,16 +147,22 @@ def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
     return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
 
 
+def each(function, tree):
+    """`function` of every part of a NamedTuple; None stays None."""
+    return type(tree)(*(None if part is None else function(part) for part in tree))
+
+
 def at(tree, t):
-    """Entry t of every array in a NamedTuple; None stays None."""
-    return type(tree)(*(None if part is None else part[t] for part in tree))
+    """Entry t of every array in a NamedTuple; what is one for all steps stays."""
+    return type(tree)(*(part[t] if hasattr(part, "dtype") else part for part in tree))
 
 
 def hold(cell, mask, t, after, before):
     """Where step t is padding, overwrite the state after it by the state before it."""
     if mask is not None:
         for live, new, old in zip(_alive(cell, mask, t, after), after, before, strict=True):
-            array_module(new).copyto(new, old, where=~live)
+            if new is not None:
+                array_module(new).copyto(new, old, where=~live)
 
 
 def release(cell, mask, t, d):
@@ -172,12 +170,13 @@ def release(cell, mask, t, d):
     if mask is None:
         return d, None
     xp, alive = array_module(d.h), list(_alive(cell, mask, t, d))
-    entering = [xp.where(live, part, 0) for live, part in zip(alive, d, strict=True)]
-    passing = [xp.where(live, 0, part) for live, part in zip(alive, d, strict=True)]
+    entering = [None if part is None else xp.where(live, part, 0) for live, part in zip(alive, d, strict=True)]
+    passing = [None if part is None else xp.where(live, 0, part) for live, part in zip(alive, d, strict=True)]
     return type(d)(*entering), type(d)(*passing)
 
 
 def _alive(cell, mask, t, state):
     """For every part of the state a mask that broadcasts: per sample, or "anyone" for what the batch shares."""
     for name, part in zip(state._fields, state, strict=True):
-        yield mask[t].any() if name in cell.shared else mask[t].reshape(-1, *[1] * (part.ndim - 1))
+        ones = [1] * (getattr(part, "ndim", 1) - 1)
+        yield mask[t].any() if name in cell.shared else mask[t].reshape(-1, *ones)

@@ -27,7 +27,23 @@ from .initial import glorot_uniform, orthogonal
 from .ops import flat, linear, sigmoid, sum_rows, turned
 
 
-class Baseline:
+class Cell:
+    """What `run` and `run_back` do before and after their loops: nothing, unless a cell says otherwise."""
+
+    def enter(self, params, e, state, mask, keep):
+        return e, state
+
+    def final(self, e, state):
+        return state
+
+    def turn(self, e, d):
+        return d
+
+    def leave(self, e, d, de):
+        return d, de
+
+
+class Baseline(Cell):
     """What the three baselines share. Every part of every NamedTuple is (B, H), with T in front when stacked.
 
     parts: the types of state, encoded input, kept arrays and gradients. gates: how many. biases: names, the one at

@@ -19,21 +19,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import codes
 from .backend import array_module, empty
 from .checks import Settings, count, float_array
-from .device import fused
 from .initial import glorot_uniform, he_normal
-from .ops import cosine, cosine_back, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
-from .ops import sum_rows, turned, unit, unit_back, write
+from .ops import cosine, cosine_back, layer_norm, layer_norm_back, linear, linear_back, read, relu, relu_back
+from .ops import sum_rows, turned, unit, unit_back
 from .retrieval import RETRIEVALS, retrieve, retrieve_back
+from .trace import STORES, Dense, Listed, Traced
 
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
 # All that needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
-# noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8); m (B, H) where `ahead` knows it.
-EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share m")
+# noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8); trace, where the trace is a list.
+EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share trace")
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
 EngramKept = namedtuple("EngramKept", "h A M_eff M_inv s a zmh c r r_hat r_inv")
@@ -42,7 +41,7 @@ EngramGradient = namedtuple("EngramGradient", "h z c r s M")
 
 
 @dataclass(frozen=True)
-class Engram:
+class Engram(Traced):
     """Hyper-parameters of the Engram cell. Defaults are the paper's.
 
     hidden H and slots N; hebbian_rate eta, 0 freezes the trace; trace_scale alpha, 0 hides it; temperature tau and
@@ -51,6 +50,7 @@ class Engram:
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
+    store: where a trace per sample is kept, "dense" or "list", which is faster while the clip does nothing, see trace.py.
     initial_scale: sd of h_0 and A_0 where they are drawn at random, as the published code does at inference too.
     """
 
@@ -70,6 +70,7 @@ class Engram:
     l1: float = 0.0
     entropy: float = 0.0
     initial_scale: float = 0.01
+    store: str = "dense"
 
     input_weight = "W_z"
     loop_weights = ("W_c", "W_h")
@@ -83,6 +84,7 @@ class Engram:
         check.switches("layer_norm", "trace_gradient")
         check.choice("trace", ("batch", "sample"))
         check.choice("retrieval", RETRIEVALS)
+        check.choice("store", STORES)
         if self.retrieval == "top_k" and self.top_k > self.slots:
             raise ValueError(f"top_k: expected at most slots = {self.slots}, got {self.top_k}")
 
@@ -142,16 +144,18 @@ class Engram:
         return e._replace(noise=noise, share=self._shares(mask, x))
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
-        xp = array_module(state.h)
-        xp.multiply(state.A, self.trace_scale, out=k.M_eff)
-        xp.add(k.M_eff, params["M"], out=k.M_eff)  # (2) bank + trace
-        k.s[...], k.M_inv[...] = cosine(e.z_unit, k.M_eff)  # (B, N) (3) how well every slot matches the cue
+        k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
+        A = self._memory(params, e, state, k)  # (2) bank + trace
+        k.s[...], k.M_inv[...] = cosine(e.z_unit, A)  # (B, N) (3) how well every slot matches the cue
         k.a[...] = retrieve(self.retrieval, k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
-        m = read(k.a, k.M_eff)  # (B, H) (5) retrieved engram
+        m = A.read(k.a)  # (B, H) (5) retrieved engram
         self.integrate(params, e.z, m, state.h, k)
-        self._write(k, e, state.A)  # (8), (9)
+        self._write(k, e, A)  # (8), (9)
         return EngramState(k.h, k.A), k
+
+    def _memory(self, params, e, state, k, dA=None):
+        """The words of trace.py for M~ of (2); on the way back with dA, the gradient at A_t."""
+        return e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, dA)
 
     def integrate(self, params, z, m, h, k):
         """(6) and (7) into k."""
@@ -161,25 +165,15 @@ class Engram:
         self._normalise(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
 
     def _write(self, k, e, A):
-        """(8) and (9) into k.A. The trace is read before it is written: step t recalls what steps before t wrote."""
-        xp, eta = array_module(A), self.hebbian_rate
-        if eta == 0:
-            k.A[...] = A
-            return
-        written = write(k.a * (eta * self._share(e)), e.z, self.trace == "batch")  # eta (8), like A
-        low, high = (None, None) if self.trace_clip is None else (-self.trace_clip, self.trace_clip)
-        self._fade(xp, A, written, e.noise, 1 - eta, eta, low, high, k.A)
+        """(8) and (9). The trace is read before it is written: step t recalls what steps before t wrote."""
+        eta = self.hebbian_rate
+        noise = None if e.noise is None else eta * e.noise
+        A.write(eta * self._share(e) * k.a, e.z, 1 - eta, k.A, noise, self._clip, 1 / e.z_inv)
 
-    @staticmethod
-    @fused
-    def _fade(xp, A, written, noise, keep, eta, low, high, out):
-        """(9), into `out`."""
-        xp.multiply(A, keep, out=out)
-        xp.add(out, written, out=out)
-        if noise is not None:
-            xp.add(out, eta * noise, out=out)
-        if high is not None:
-            xp.clip(out, low, high, out=out)
+    @property
+    def _clip(self):
+        """c of (9); a trace at rest is not clipped."""
+        return self.trace_clip if self.hebbian_rate else None
 
     def _shares(self, mask, x):
         """`_share` at every step where padding matters, (..., B, 1): the mean is over the samples still alive."""
@@ -210,23 +204,16 @@ class Engram:
         xp, shared = array_module(d.h), self.trace == "batch"
 
         dz, dm, dh = self.integrate_back(params, d.h, k, de)
-        dA = self._unclip(d.A, k.A)  # (9)
-        da = match(dm, k.M_eff) + (0 if da is None else da)  # (5) to a_t, beside the loss' own
-        if self.hebbian_rate and self.trace_gradient:
-            share = self.hebbian_rate * self._share(e)
-            da += match(e.z, dA) * share  # (8) to a_t
-            dz += read(k.a, dA) * share  # (8) to z_t
-        xp.divide(retrieve_back(self.retrieval, da, k.a), self.tau, out=de.s)  # (4)
-        ds, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
-        dM_eff = write(xp.stack((ds, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~
-        dM_eff -= along * k.M_eff
-        de.M[...] = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank, read by all samples at every step
-        dA *= 1 - self.hebbian_rate  # (9) to A_{t-1}
-        dM_eff *= self.trace_scale
-        dA += dM_eff  # (2) to A_{t-1}
-
-        xp.add(dz, unit_back(read(ds, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
-        return EngramState(dh, dA), de
+        A, weight = self._memory(params, e, state, k, d.A), self.hebbian_rate * self._share(e)
+        keep = 1 - self.hebbian_rate
+        dw, dv, _ = A.write_back(weight * k.a, e.z, keep, k.A, self._clip, self.trace_gradient, 1 / e.z_inv)  # (9), (8)
+        dz += dv
+        da = A.match(dm, ahead=False) + weight * dw + (0 if da is None else da)  # (5) to a_t, beside (8) and the loss' own
+        array_module(da).divide(retrieve_back(self.retrieval, da, k.a), self.tau, out=de.s)  # (4)
+        dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
+        du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3) and (2) to the bank and to A_{t-1}
+        array_module(dz).add(dz, unit_back(du, e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
+        return EngramState(dh, A.dA), de
 
     def integrate_back(self, params, dh, k, de):
         """Undo (7) and (6), noting in de what `collect` needs: gradients at z_t, m_t and h_{t-1}."""
@@ -236,17 +223,28 @@ class Engram:
         dzmh, H = de.c @ turned(params, "W_c"), self.hidden  # (6) to [z ; m ; h_{t-1}]
         return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
 
-    def _unclip(self, dA, A):
-        """A copy of dA, zero on the clip, where a small change changes nothing, or all zero without trace_gradient."""
-        xp = array_module(A)
-        if not self.trace_gradient:
-            return xp.zeros_like(dA)
-        dA = dA.copy()
-        if self.trace_clip is not None and self.hebbian_rate:  # a trace at rest is not clipped
-            xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
-        return dA
+    def listed(self, params, e, A, live, keep):
+        """The list of trace.py for a run that begins with A."""
+        if live is not None and e.noise is not None:
+            raise ValueError('store: "list" has one noise for the whole batch, and padding; use trace_noise=0 or "dense"')
+        return Listed(A, params["M"], self.trace_scale, e.z_unit, live, keep)
 
-    replaced, ahead, traces = (step, step_back, _write, _unclip), codes.ahead, codes.traces  # all steps' memory at once
+    def final(self, e, state):
+        if e.trace is not None and self._clip is not None and (most := float(e.trace.most.max())) >= self._clip:
+            raise ValueError(
+                f'store: "list" is exact while no entry of the trace meets trace_clip = {self._clip:g}, and here one may '
+                f'have come to {most:.3g}; use store="dense" or trace_clip=None'
+            )
+        return super().final(e, state)
+
+    def leave(self, e, d, de):
+        """Behind the way back: what the list sends to the cues that were written, to the bank and to A_0."""
+        if e.trace is None:
+            return d, de
+        dA, dV, dU, dM = e.trace.back()
+        de.z[...] += dV + unit_back(dU, e.z_unit, e.z_inv)
+        de.M[0] += dM
+        return d._replace(A=dA), de
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""
@@ -268,14 +266,15 @@ class Engram:
         seen |= {"bank_part": k.a @ params["M"], "trace_part": self.trace_scale * xp.stack(recalled)}
         return {name: part.copy() for name, part in {**seen, "trace": A, "hidden": states.h}.items()}
 
-    def shapes(self, batch):
+    def shapes(self, batch, listed=None):
         """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
         H, N = self.hidden, self.slots
         row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
         norm = (row, one) if self.layer_norm else (None, None)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
+        inv, memory = memory[:-1], None if self.is_listed(listed) else memory
         cue = EngramCue(row, row, one, row, *norm, None, None, None)
-        kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
+        kept = EngramKept(row, memory, memory, inv, (batch, N), (batch, N), wide, wide, row, *norm)
         return cue, kept, EngramGradient(row, row, wide, row, (batch, N), (N, H))
 
     def penalty(self, a, mask=None):

@@ -129,15 +129,15 @@ def unit_back(du, u, inv):
     return dx
 
 
-def cosine(u, M):
-    """Cosines (B, N) of unit vectors u (B, H) with every row of M, (N, H) or (B, N, H); and 1 / |row|, (N,) or (B, N).
+def cosine(u, memory):
+    """Cosines (B, N) of unit vectors u (B, H) with every row of a memory, see trace.py; and 1 / |row|, (N,) or (B, N).
 
     u is divided by its length before the product, the product by the rows' lengths after it: no vector's length can
     overflow, and a row of zeros gives 0.
     """
-    xp = array_module(M)
-    inv = 1 / xp.sqrt(xp.maximum(dot_rows(M, M)[..., 0], UNIT_EPS))
-    s = match(u, M)
+    xp = array_module(u)
+    inv = 1 / xp.sqrt(xp.maximum(memory.norms(), UNIT_EPS))
+    s = memory.match(u)
     s *= inv
     return s, inv
 

@@ -1,5 +1,7 @@
 """A cell at work: one step at a time, where the next input is not known yet."""
 
+from dataclasses import replace
+
 from .backend import array_module, empty
 from .checks import check_params, check_run, count, float_array
 
@@ -19,9 +21,9 @@ class Stream:
         W = params[cell.input_weight]
         xp, self.shape = array_module(W), (count("batch", batch), W.shape[-2])
         check_run(cell, params, xp.zeros((1, *self.shape), W.dtype), state)
-        self.cell, self.params = cell, params
+        self.cell, self.params = replace(cell, store="dense") if getattr(cell, "store", "dense") == "list" else cell, params
         self.state = state or cell.initial_state(batch, W.dtype, xp=xp)
-        cue, kept, _ = cell.shapes(batch)
+        cue, kept, _ = self.cell.shapes(batch)
         # Two sets by turns: the state that a step reads lies in the one, what it writes in the other.
         self.cue, self.kept, self.next = empty(cue, W), empty(kept, W), empty(kept, W)
 

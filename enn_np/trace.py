@@ -1,99 +1,434 @@
-"""Watching the Hebbian trace: what a fixed probe batch leaves in it, after every epoch of training."""
+"""Where a Hebbian trace A is kept: as the array that it is, or as the list of what was written. Both know four words.
+
+    match(u)      <u, rows of M~>              how well every slot matches, where M~ = M + alpha A
+    norms()       |rows of M~|^2
+    read(a)       a M~                         what the weights a recall
+    write(w, v)   A <- keep A + w v' + noise   keep: one number, or every slot its own
+
+The way back undoes steps in reverse order, `write_back` and then `recall_back`. Of a M~ u' = sum_n a_n <u, M~_n>, match is
+the derivative by a and read the derivative by u, so these two words serve the way back as well.
+
+`Dense` does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; unrolled from A_0,
+
+    A_j = P_j A_0 + sum_{s<=j} W_js v_s'       W_jj = w_j,  W_js = keep_j W_{j-1,s},  P_j = keep_j P_{j-1},  P_0 = 1
+
+so a step reads j rows where the trace has N, and writes one. The norms follow from two sums that each write brings up to
+date, |M~|^2 = |M|^2 + 2 alpha x + alpha^2 r:
+
+    x = <M, A>:   x <- keep x + w <M, v>       r = |A|^2:   r <- keep^2 r + 2 keep w <A, v> + w^2 |v|^2
+
+This is exact, but not where a clip acts, for then A is no sum of what was written. Noise, the same for the whole batch, is
+kept beside the list, as one array E (N, H). Time is cut into pieces of PIECE steps; A is made at the cuts alone, to be
+A_0 of the next piece.
+
+Letters: T time, B batch, N slots, H hidden. L_j = [W_jj ; ... ; W_j1 ; P_j], (B, j + 1, N), the newest step first.
+"""
 
 import numpy as np
 
-from . import checks, storage
 from .backend import array_module
-from .callbacks import Callback
-from .device import to_numpy
-from .engram import Engram
+from .device import fused
+from .cells import Cell
+from .ops import dot_rows, flat, match, read, write
+
+STORES = ("dense", "list")
+PIECE = 32  # steps between two cuts
 
 
-def trace_statistics(A, clip=None):
-    """Numbers about a trace A (..., N, H): min, max, mean_abs, sd, share_small (|A| < 0.01), share_clipped."""
-    size = abs(A)
-    return {
-        "min": float(A.min()),
-        "max": float(A.max()),
-        "mean_abs": float(size.mean()),
-        "sd": float(A.std()),
-        "share_small": float((size < 0.01).mean()),
-        "share_clipped": 0.0 if clip is None else float((size >= clip).mean()),
-    }
+class Dense:
+    """The trace as an array A, (B, N, H) or, shared by the batch, (N, H), at one step.
 
-
-def effective_slots(a):
-    """exp(entropy) of retrieval weights a (..., N), averaged: N if all slots are read alike, 1 if only one is."""
-    xp = array_module(a)
-    entropy = -(a * xp.log(xp.maximum(a, np.finfo(a.dtype).tiny))).sum(-1)
-    return float(xp.exp(entropy).mean())
-
-
-class HebbianTraceMonitor(Callback):
-    """After every epoch, run a fixed probe batch x without noise and note what the trace looks like.
-
-    statistics: epochs + 1 dicts, untrained first, see `trace_statistics`, with "effective_slots", "usage_min" and
-    "usage_max", the mean weight of the slots used least and most, and "drift", the norm of the change since the epoch
-    before; after every epoch they join the history as "trace_min" and so on. traces (epochs + 1, N, H): after the last
-    step, untrained first; where every sample has its own trace, their mean. usage (epochs + 1, N): mean weight of every
-    slot. trace (N, H) and retrieval (n, T, N): of the model as it is at the end, which may have its best weights back.
+    M (N, H), alpha: of M~, which is written into M_eff; without M it is A. dA: on the way back, the gradient at the
+    trace after the step, then before it.
     """
 
-    def __init__(self, model, x):
-        layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
-        if not layers:
-            raise ValueError("model: expected one with an Engram cell, got none; only Engram has a trace to watch")
-        self.layer, self.cell = layers[0], model.cells[layers[0]]
-        self.x, _, _ = model.check_data(x, None)
-        self.statistics, self._traces, self._usage = [], [], []
-        self._note(model)
+    def __init__(self, A, M=None, alpha=1.0, M_eff=None, dA=None):
+        self.A, self.alpha, self.M_eff, self.dA, self.shared = A, alpha, A if M is None else M_eff, dA, A.ndim == 2
+        if M is not None and dA is None:
+            array_module(A).multiply(A, alpha, out=M_eff)
+            array_module(A).add(M_eff, M, out=M_eff)
 
-    @property
+    def match(self, u, ahead=True):
+        return match(u, self.M_eff)
+
+    def norms(self):
+        return dot_rows(self.M_eff, self.M_eff)[..., 0]
+
+    def read(self, a):
+        return read(a, self.M_eff)
+
+    def write(self, w, v, keep, out, noise=None, clip=None, times=None):
+        """Into `out`, held within +-clip where there is one."""
+        low = None if clip is None else -clip
+        fade(array_module(w), self.A, write(w, v, self.shared), noise, _beside_rows(keep), low, clip, out)
+
+    def write_back(self, w, v, keep, out=None, clip=None, taught=True, times=None):
+        """Gradients at w, v and `keep`. out: the trace as it was written; taught: False where gradients end there."""
+        self.dA = within(clip, out, self.dA) if taught else array_module(w).zeros_like(self.dA)
+        dw, dv = match(v, self.dA), read(w, self.dA)
+        dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
+        self.dA *= _beside_rows(keep)
+        return dw, dv, dkeep
+
+    def recall_back(self, a, dm, u=None, dp=None, along=None):
+        """From the gradients at read(a), dm, and, where there was a match, at match(u), dp, with `along` of
+        `cosine_back` for that at the norms: gradients at u and M."""
+        if u is None:
+            self.dA += write(a, dm, self.shared)
+            return None, None
+        xp = array_module(a)
+        dM_eff = write(xp.stack((dp, a)), xp.stack((u, dm)), self.shared)
+        dM_eff -= along * self.M_eff
+        dM = dM_eff.copy() if self.shared else dM_eff.sum(0)
+        dM_eff *= self.alpha
+        self.dA += dM_eff
+        return read(dp, self.M_eff), dM
+
+
+def within(clip, A, dA):
+    """A copy of dA, zero where the trace A lies on the clip: there a small change changes nothing."""
+    return dA.copy() if clip is None else array_module(A).where(abs(A) < clip, dA, 0).astype(A.dtype, copy=False)
+
+
+@fused
+def fade(xp, A, written, noise, keep, low, high, out):
+    """keep A + written + noise, clipped, into `out`."""
+    xp.multiply(A, keep, out=out)
+    xp.add(out, written, out=out)
+    if noise is not None:
+        xp.add(out, noise, out=out)
+    if high is not None:
+        xp.clip(out, low, high, out=out)
+
+
+def _beside_rows(keep):
+    return keep if isinstance(keep, float) else keep[..., None]
+
+
+class Listed:
+    """The traces of a whole run as a list of what was written: one object, whose words are called step by step.
+
+    A (B, N, H) enters the first step. M (N, H), alpha: of M~; without M it is A, and nobody asks for norms. live
+    (T, B, 1) bool: at padding nothing is written and nothing fades. keep_all: False where there is no way back.
+    us (T, B, H): the vectors to be matched, for what can be asked of A_0 at once.
+    """
+
+    dA = None  # the gradient at the trace goes from step to step in here
+
+    def __init__(self, A, M=None, alpha=1.0, us=None, live=None, keep_all=True):
+        xp = array_module(A)
+        self.M, self.alpha, self.us, self.live, self.keep_all, self.t = M, alpha, us, live, keep_all, 0
+        # Without A_0 a step has less to read, but a card would have to be asked, and waited for.
+        self.pieces, self.notes, self.E = [Piece(A, not (xp is np and not A.any()), us)], [], [None]
+        self.piece = self.pieces[0]
+        self.most = self.bound = abs(A).max(1)  # (B, H): no entry of the trace is larger, at any step and now
+        if M is not None:
+            self.A_0, self.M_2 = A, dot_rows(M, M)[:, 0]
+            self.x, self.r = xp.einsum("bnh,nh->bn", A, M), dot_rows(A, A)[..., 0]
+
+    def match(self, u, ahead=True):
+        self.g = self.piece.against_rows(u, ahead)
+        self.y = self.piece.gather(self.g)
+        if (E := self._noise()) is not None:
+            self.y += u @ E.T
+        if self.M is None:
+            return self.y
+        self.uM = u @ self.M.T
+        return self.uM + self.alpha * self.y
+
+    def norms(self):
+        return self.M_2 + 2 * self.alpha * self.x + self.alpha**2 * self.r
+
+    def read(self, a):
+        self.q = self.piece.spread(a)
+        m = self.piece.read(self.q)
+        if (E := self._noise()) is not None:
+            m += a @ E
+        return m if self.M is None else a @ self.M + self.alpha * m
+
+    def write(self, w, v, keep, out=None, noise=None, clip=None, times=1.0):
+        """times (B, 1): where norms are kept, v is so many times the vector that was matched."""
+        w, keep = self._alive(w, keep)
+        E, note = self._noise(), (self.q,)
+        if self.M is not None:
+            G, y, vM = None, self.y * times, self.uM * times
+            x, r = w * vM, w * (2 * keep * y + w * dot_rows(v, v))
+            bound = w.max(-1, keepdims=True) * abs(v)
+            if noise is not None:
+                nA, G = self.piece.match_rows(noise)
+                nA += 0 if E is None else dot_rows(E, noise)[:, 0]
+                x += dot_rows(self.M, noise)[:, 0]
+                r += dot_rows(noise, noise)[:, 0] + 2 * (keep * nA + w * (v @ noise.T))
+                bound += abs(noise).max()
+            self.x, self.r, self.bound = keep * self.x + x, keep**2 * self.r + r, keep * self.bound + bound
+            self.most = array_module(w).maximum(self.most, self.bound)
+            note = self.q, self.g, y, vM, times, G, noise
+        E = noise if E is None else keep * E + (0 if noise is None else noise)
+        if self.keep_all:
+            self.notes.append(note)
+        self.E = [*self.E, E] if self.keep_all else [E]
+        self.piece.write(w, keep, v, self.keep_all)
+        self.t += 1
+        if self.piece.steps == PIECE:
+            self.piece = Piece(self.piece.trace(self.piece.L), True, None if self.us is None else self.us[self.t :])
+            self.pieces = [*self.pieces, self.piece] if self.keep_all else [self.piece]
+
+    def trace(self):
+        """A as it is now, (B, N, H)."""
+        A, E = self.piece.trace(self.piece.L), self._noise()
+        return A if E is None else A + E
+
     def traces(self):
-        return np.stack(self._traces)
+        """A before the first step and after every one, (T + 1, B, N, H)."""
+        A = [piece.trace(L) for i, piece in enumerate(self.pieces) for L in piece.lists[i > 0 :]]
+        return array_module(A[0]).stack([one if E is None else one + E for one, E in zip(A, self.E, strict=True)])
+
+    def _noise(self):
+        """What noise has left in the trace that is looked at, (N, H) or None."""
+        return self.E[self.t if self.keep_all else -1]
+
+    def _alive(self, w, keep):
+        """w and `keep`, where padding writes nothing and keeps all."""
+        if self.live is None:
+            return w, keep
+        live = self.live[self.t]
+        return w * live, array_module(w).where(live, keep, 1).astype(w.dtype)
+
+    # ---------------------------------------------------------------------------------------------- the way back
+
+    def turn(self, dA):
+        """Before it: the gradient at the trace that the last step left, or None."""
+        self.left, self.t, self.dV, self.dU = list(self.pieces), len(self.notes), [], []
+        L = self.pieces[0].lists[0]
+        self.dx = self.dr = self.dy = array_module(L).zeros_like(L[:, 0])
+        self._enter(dA)
+
+    def _enter(self, dA):
+        self.piece = self.left.pop()
+        self.piece.enter(dA)
+
+    def _leave(self):
+        dA, dV, dU = self.piece.back()
+        self.dV.insert(0, dV)
+        self.dU.insert(0, dU)
+        return dA
+
+    def write_back(self, w, v, keep, out=None, clip=None, taught=True, times=1.0):
+        """As of `Dense`; what later steps, which read v, send to it comes from `back`."""
+        if self.piece.steps == 0 and self.left:
+            self._enter(self._leave())
+        xp, dM = array_module(w), 0
+        if not taught:  # what was written stands there like a constant
+            if self.M is not None:
+                dM = xp.einsum("bn,bnh->nh", self.dx, self.trace())
+            self.piece.forget()
+            self.dx = self.dr = xp.zeros_like(w)
+        self.t -= 1
+        w, keep = self._alive(w, keep)
+        dw, dkeep = self.piece.write_back(keep)
+        dv = None
+        if self.M is not None:
+            (_, _, y, vM, _, G, noise), dx, dr = self.notes[self.t], self.dx, self.dr
+            drw = 2 * dr * w
+            dw = dw + dx * vM + 2 * keep * dr * y + drw * dot_rows(v, v)
+            self.dvM, self.dM, self.dy, E = dx * w, dM, keep * drw, self._noise()
+            dv = self.dvM @ self.M + (drw * w).sum(-1, keepdims=True) * v
+            if E is not None:
+                dv += self.dy @ E
+            if noise is not None:
+                dw += 2 * dr * (v @ noise.T)
+                dv += drw @ noise
+                self.dM += dx.sum(0)[:, None] * noise
+                self.piece.match_rows_back(2 * keep * dr, G, noise)
+            self.dx, self.dr = keep * dx, keep**2 * dr
+        if self.live is not None:
+            dw, dkeep = dw * self.live[self.t], dkeep * self.live[self.t]
+        return dw, dv, dkeep
+
+    def recall_back(self, a, dm, u=None, dp=None, along=None):
+        """As of `Dense`, called after `match(dm)`."""
+        note = self.notes[self.t]
+        self.piece.add(self.g, self.alpha * a, self.alpha * note[0], dm)
+        if u is None:
+            return None, None
+        xp, times, dl = array_module(a), note[4], -0.5 * along[..., 0]
+        self.dx, self.dr = self.dx + 2 * self.alpha * dl, self.dr + self.alpha**2 * dl
+        q_p, q_y, E = self.piece.spread(self.alpha * dp), self.piece.spread(self.dy), self._noise()
+        self.piece.add(note[1], self.alpha * dp + times * self.dy, q_p + times * q_y, u)
+        self.piece.reads.append((q_p, q_y))  # to u and v: all steps' at once, in `back`
+        du = dp @ (self.M if E is None else self.M + self.alpha * E)
+        dM = write(xp.stack((dp + times * self.dvM, a)), xp.stack((u, dm)), True)
+        return du, dM + 2 * dl.sum(0)[:, None] * self.M + self.dM
+
+    def back(self):
+        """After it: gradients at A_0, at v and u of every step, (T, B, H), and what A_0 adds to that at M."""
+        dA = self._leave()
+        while self.left:  # a cut after the last step
+            self._enter(dA)
+            dA = self._leave()
+        xp, dM = array_module(dA), 0
+        if self.M is not None:
+            dA += 2 * self.dr[..., None] * self.A_0 + self.dx[..., None] * self.M
+            dM = xp.einsum("bn,bnh->nh", self.dx, self.A_0)
+        return dA, xp.concatenate(self.dV), xp.concatenate(self.dU), dM
+
+
+class Piece:
+    """Up to PIECE steps that the trace A_0 (B, N, H) enters.
+
+    rows (B, PIECE + N, H): the values v, the newest first and the last row of all the first, then A_0, which is left
+    out where it is known to be zero. L: the list as it is now; lists: all of them, L_0, L_1 and so on.
+    """
+
+    def __init__(self, A, A_0=True, us=None):
+        xp, (B, N, H) = array_module(A), A.shape
+        self.uA = us[:PIECE].swapaxes(0, 1) @ A.swapaxes(1, 2) if A_0 and us is not None else None  # (B, n, N)
+        self.rows = xp.empty((B, PIECE + N * A_0, H), A.dtype)
+        self.rows[:, PIECE:] = A[:, : N * A_0]
+        self.L, self.V = xp.ones((B, 1, N), A.dtype), xp.empty((PIECE, B, H), A.dtype)
+        self.lists = [self.L]
 
     @property
-    def usage(self):
-        return np.stack(self._usage)
+    def steps(self):
+        """How many steps there are in L."""
+        return self.L.shape[1] - 1
 
-    def save(self, path, labels=None):
-        """Write traces, usage, retrieval, the probe and, if given, its labels (n,) to the .npz file `path`."""
-        known = {} if labels is None else {"labels": labels}
-        with storage.whole(path) as file:
-            np.savez(file, traces=self.traces, usage=self.usage, retrieval=self.retrieval, probe=self.x, **known)
+    def against_rows(self, u, ahead=False):
+        """<u, row> of all rows so far, (B, j + N). ahead: for this u it is known of A_0."""
+        if not ahead or self.uA is None:
+            return match(u, self.rows[:, PIECE - self.steps :])
+        new = match(u, self.rows[:, PIECE - self.steps : PIECE])
+        return array_module(u).concatenate((new, self.uA[:, self.steps]), axis=1)
 
-    def on_epoch_end(self, training, logs):
-        self._note(training.model)
-        training.history.add({f"trace_{name}": value for name, value in self.statistics[-1].items()})
+    def gather(self, g):
+        """From what is so of every row to what is so of every slot, (B, N)."""
+        j, L = self.steps, self.L
+        y = read(g[:, :j], L[:, :j])
+        if g.shape[1] > j:
+            y += g[:, j:] * L[:, j]
+        return y
 
-    def state(self):
-        return {"statistics": self.statistics, "traces": self.traces, "usage": self.usage}
+    def spread(self, a):
+        """From weights of slots to weights of rows, (B, j + N): the other way round."""
+        j, L = self.steps, self.L
+        return array_module(a).concatenate((match(a, L[:, :j]), a * L[:, j]), axis=1)
 
-    def load_state(self, state):
-        epochs = len(state["statistics"])
-        for name, one in (("traces", self._traces[0]), ("usage", self._usage[0])):
-            checks.float_array(name, state[name], (epochs, *one.shape), one.dtype)
-        self.statistics, self._traces, self._usage = (
-            list(state["statistics"]),
-            list(state["traces"]),
-            list(state["usage"]),
-        )
+    def read(self, q):
+        rows = self.rows[:, PIECE - self.steps :]
+        return read(q[:, : rows.shape[1]], rows)
 
-    def on_end(self, training):
-        """The best weights may have come back: look at the model as it is now."""
-        self.retrieval, self.trace = self._probe(training.model)
+    def match_rows(self, noise):
+        """<A_n, noise_n> of every slot (B, N), and <v_s, noise_n> (j, B, N)."""
+        xp, j, A = array_module(noise), self.steps, self.rows[:, PIECE:]
+        G = (flat(self.V[:j]) @ noise.T).reshape(j, len(self.rows), len(noise))
+        y = xp.einsum("sbn,bsn->bn", G, self.L[:, :j][:, ::-1])
+        if A.shape[1]:
+            y += self.L[:, j] * xp.einsum("bnh,nh->bn", A, noise)
+        return y, G
 
-    def _note(self, model):
-        self.retrieval, self.trace = self._probe(model)
-        A, usage = self.trace, self.retrieval.mean((0, 1))
-        numbers = trace_statistics(A, self.cell.trace_clip) | {"effective_slots": effective_slots(self.retrieval)}
-        numbers |= {"usage_min": float(usage.min()), "usage_max": float(usage.max())}
-        drift = np.linalg.norm(A - self._traces[-1]) if self._traces else 0.0
-        self.statistics.append({**numbers, "drift": float(drift)})
-        self._traces.append(A)
-        self._usage.append(usage)
+    def write(self, w, keep, v, keep_all):
+        """w v' beside what is kept of the list."""
+        xp, j = array_module(w), self.steps
+        L = xp.empty((len(w), j + 2, w.shape[1]), w.dtype)
+        xp.multiply(self.L, keep if isinstance(keep, float) else keep[:, None], out=L[:, 1:])
+        L[:, 0], self.rows[:, PIECE - 1 - j], self.V[j] = w, v, v
+        self.lists, self.L = [*self.lists, L] if keep_all else [L], L
 
-    def _probe(self, model):
-        _, finals, tapes = model.run_cells(model.cell_inputs(model.time_major(self.x)))
-        A = to_numpy(finals[self.layer].A)
-        return to_numpy(tapes[self.layer].kept.a).swapaxes(0, 1).copy(), A if A.ndim == 2 else A.mean(0)
+    def trace(self, L):
+        """The trace of a list L."""
+        j, A = L.shape[1] - 1, self.rows[:, PIECE:]
+        A_j = L[:, :j].swapaxes(1, 2) @ self.rows[:, PIECE - j : PIECE]
+        return A_j + L[:, j, :, None] * A if A.shape[1] else A_j
+
+    def enter(self, dA):
+        """Begin the way back with the gradient at the trace that leaves, or None."""
+        self.L = L = self.lists[-1]
+        xp, n, (B, _, N), H = array_module(L), self.steps, L.shape, self.rows.shape[2]
+        self.dL, self.uses, self.reads = xp.zeros_like(L), [], []
+        self.drows, self.dV = xp.zeros((B, PIECE + N, H), L.dtype), xp.zeros_like(self.V)
+        if dA is not None:
+            A = self.rows[:, PIECE:]
+            self.dL[:, :n] = self.rows[:, PIECE - n : PIECE] @ dA.swapaxes(1, 2)
+            self.dL[:, n] = dot_rows(dA, A)[..., 0] if A.shape[1] else 0
+            self.drows[:, PIECE - n : PIECE] = L[:, :n] @ dA
+            self.drows[:, PIECE:] = L[:, n, :, None] * dA
+
+    def forget(self):
+        """No gradient goes further back, but that at what a step reads itself."""
+        self.dL[...], self.drows[...], self.dV[...], self.uses = 0, 0, 0, []
+
+    def write_back(self, keep):
+        """Undo the last write: gradients at w and, where every slot has its own, at `keep`."""
+        self.L, dw, self.dL = self.lists[self.steps - 1], self.dL[:, 0], self.dL[:, 1:]
+        if isinstance(keep, float):
+            self.dL *= keep
+            return dw, 0
+        dkeep = array_module(dw).einsum("bsn,bsn->bn", self.dL, self.L)
+        self.dL *= keep[:, None]
+        return dw, dkeep
+
+    def add(self, g, a, q, u):
+        """To the gradient at the trace a u', where g is u against rows and q is a spread."""
+        j = self.steps
+        self.dL[:, :j] += write(g[:, :j], a, False)
+        if g.shape[1] > j:
+            self.dL[:, j] += g[:, j:] * a
+        self.uses.append((q, u))
+
+    def match_rows_back(self, d, G, noise):
+        """The way back of `match_rows`, from the gradient d (B, N)."""
+        j, A = self.steps, self.rows[:, PIECE:]
+        self.dL[:, :j] += (G * d).swapaxes(0, 1)[:, ::-1]
+        weights = self.L[:, :j][:, ::-1].swapaxes(0, 1) * d  # (j, B, N)
+        self.dV[:j] += (flat(weights) @ noise).reshape(j, *self.V.shape[1:])
+        self.drows[:, PIECE:] += (d * self.L[:, j])[..., None] * noise
+        if A.shape[1]:
+            self.dL[:, j] += d * array_module(d).einsum("bnh,nh->bn", A, noise)
+
+    def back(self):
+        """After the way back: the gradients at A_0 and at the values, (n, B, H), the first step's first."""
+        xp, n = array_module(self.rows), len(self.lists) - 1
+        if self.uses:
+            Q = xp.zeros((len(self.rows), len(self.uses), self.drows.shape[1]), self.rows.dtype)
+            for i, (q, _) in enumerate(self.uses):
+                Q[:, i, Q.shape[2] - q.shape[1] :] = q
+            self.drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in self.uses], axis=1)
+        dV = self.dV[:n] + self.drows[:, PIECE - n : PIECE][:, ::-1].swapaxes(0, 1)
+        if self.reads:
+            Q = xp.zeros((len(self.rows), 2 * n, PIECE + self.L.shape[2]), self.rows.dtype)
+            for i, pair in enumerate(reversed(self.reads)):
+                for q, at in zip(pair, (i, n + i), strict=True):
+                    Q[:, at, PIECE - i :] = q
+            read_back = (Q[..., : self.rows.shape[1]] @ self.rows).swapaxes(0, 1)
+            return self.drows[:, PIECE:], dV + read_back[n:], read_back[:n]
+        return self.drows[:, PIECE:], dV, dV[:0]
+
+
+class Traced(Cell):
+    """A cell with a trace per sample that may be kept as a list: what a run does before and after its two loops."""
+
+    def is_listed(self, so=None):
+        """Whether a run keeps its trace as a list; so: the answer, where it is known."""
+        return self.store == "list" and self.trace == "sample" if so is None else so
+
+    def enter(self, params, e, state, mask, keep):
+        """In front of the first step: the list in the encoded input, and nothing in the place of A in the state."""
+        if not self.is_listed():
+            return e, state
+        live = None if mask is None else mask[..., None]
+        return e._replace(trace=self.listed(params, e, state.A, live, keep)), state._replace(A=None)
+
+    def final(self, e, state):
+        """Behind the last step: the state with A in its place."""
+        return state if e.trace is None else state._replace(A=e.trace.trace())
+
+    def turn(self, e, d):
+        """In front of the way back."""
+        if e.trace is None:
+            return d
+        e.trace.turn(d.A)
+        return d._replace(A=None)
+
+    def traces(self, tape):
+        """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t."""
+        return tape.states.A if tape.e.trace is None else tape.e.trace.traces()

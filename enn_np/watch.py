@@ -39,7 +39,7 @@ def watch_memory(model, warned):
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
         if not hasattr(cell, "trace_clip"):  # a sharp address, as Binding has, leaves slots alone by design
             continue
-        clip = None if tape.ahead else cell.trace_clip  # what is done ahead has met no clip
+        clip = None if tape.states.A is None else cell.trace_clip  # what is kept as a list has met no clip
         share = 0.0 if clip is None else float((abs(tape.states.A[-1]) >= clip).mean())
         dead = int((tape.kept.a.max((0, 1)) < DEAD / cell.slots).sum())  # of a (T, B, N)
         if share > SATURATED and ("saturated", i) not in warned:
