@@ -303,7 +303,7 @@ def _quiet(model):
         raise ValueError("model: expected one with an Engram cell, got none; only Engram has a memory to look into")
     cell = model.cells[layers[0]]
     cell = cell.settled(model.layer_params(layers[0])) if isinstance(cell, LearnedEngram) else cell
-    return _with(model, layers[0], cell), layers[0]
+    return _with(model, layers[0], replace(cell, store="dense")), layers[0]  # steps are taken by themselves
 
 
 def _with(model, layer, cell, **params):

@@ -21,7 +21,7 @@ from .checkpoint import differ
 from .device import card_name, device_module
 from .engram import Engram
 from .optim import Adam
-from .trace import HebbianTraceMonitor
+from .monitor import HebbianTraceMonitor
 from .training import fit
 from .variants import MATCHED, names, network
 

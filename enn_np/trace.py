@@ -123,7 +123,7 @@ class Listed:
         self.piece = self.pieces[0]
         self.most = self.bound = abs(A).max(1)  # (B, H): no entry of the trace is larger, at any step and now
         if M is not None:
-            self.A_0, self.M_2 = A, dot_rows(M, M)[:, 0]
+            self.A_0, self.M_2 = A.copy(), dot_rows(M, M)[:, 0]
             self.x, self.r = xp.einsum("bnh,nh->bn", A, M), dot_rows(A, A)[..., 0]
 
     def match(self, u, ahead=True):
@@ -209,6 +209,7 @@ class Listed:
 
     def _leave(self):
         dA, dV, dU = self.piece.back()
+        self.piece.close()
         self.dV.insert(0, dV)
         self.dU.insert(0, dU)
         return dA
@@ -352,6 +353,10 @@ class Piece:
             self.dL[:, n] = dot_rows(dA, A)[..., 0] if A.shape[1] else 0
             self.drows[:, PIECE - n : PIECE] = L[:, :n] @ dA
             self.drows[:, PIECE:] = L[:, n, :, None] * dA
+
+    def close(self):
+        """The way back is done, and what it needed is free."""
+        self.dL = self.drows = self.dV = self.uses = self.reads = None
 
     def forget(self):
         """No gradient goes further back, but that at what a step reads itself."""

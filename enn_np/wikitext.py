@@ -13,7 +13,7 @@ from .language import LanguageModel, score_text, wikitext2_recipe
 from .optim import Adam
 from .protocols import machine, outcome, run_folder, write_json
 from .text import load_wikitext, paper_windows, stream_batches
-from .trace import HebbianTraceMonitor
+from .monitor import HebbianTraceMonitor
 from .training import fit
 from .variants import names
 

@@ -51,7 +51,7 @@ from enn_np import (
     report,
     text,
 )
-from enn_np.trace import HebbianTraceMonitor
+from enn_np.monitor import HebbianTraceMonitor
 from enn_np.webreport import write_report
 
 ROOM = 1 << 30  # bytes that a reader may ask for beyond what the process has

@@ -33,16 +33,15 @@ from enn_np import (
     bptt,
     cells,
     cli,
-    codes,
     datasets,
     engram,
     gradcheck,
     heads,
     language,
-    listed,
     load,
     losses,
     models,
+    monitor,
     ops,
     optim,
     protocols,
@@ -125,12 +124,11 @@ def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("kind", RETRIEVALS)
 def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
-    """The same for a run that makes no trace per sample, as large ones do not."""
-    monkeypatch.setattr(codes, "pays", lambda steps, hidden: True)
-    monkeypatch.setattr(codes, "PIECE", 2)
-    noise = 0 if masked else 0.1  # with both it is the step that runs
+    """The same for a run that keeps its trace as a list."""
+    monkeypatch.setattr(trace, "PIECE", 2)
+    noise = 0 if masked else 0.1
     settings = {"trace_clip": None, "trace_noise": noise, "retrieval": kind, "top_k": 2}
-    same_on_both(Engram(4, 5, trace="sample", **settings), masked, dtype, tolerance)
+    same_on_both(Engram(4, 5, trace="sample", store="list", **settings), masked, dtype, tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -138,8 +136,7 @@ def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
 @pytest.mark.parametrize("recurrent_cue", [False, True])
 def test_lists_in_place_of_a_trace(tolerance, monkeypatch, recurrent_cue, masked, dtype):
     """And for a binding one."""
-    monkeypatch.setattr(listed, "pays", lambda steps, hidden: True)
-    monkeypatch.setattr(listed, "PIECE", 2)
+    monkeypatch.setattr(trace, "PIECE", 2)
     same_on_both(Binding(4, 5, decay=0.1, recurrent_cue=recurrent_cue), masked, dtype, tolerance)
 
 
@@ -190,7 +187,7 @@ def trained(device, cells, task=Classifier, mask=None, optimizer=None, **setting
     y = y if task is Classifier else y.astype(model.dtype)
     callbacks = [EarlyStopping(), ReduceOnPlateau(patience=0)]
     if isinstance(model.cells[0], Engram):
-        callbacks.append(trace.HebbianTraceMonitor(model, x[:4]))
+        callbacks.append(monitor.HebbianTraceMonitor(model, x[:4]))
     history = model.fit(
         x[:16],
         y[:16],
@@ -316,7 +313,7 @@ def steps():
         **KINDS,
         "switches": Engram(6, 4, l1=0.1, retrieval="sparsemax"),
         "k": Engram(6, 4, retrieval="top_k", top_k=2),
-        "codes": Engram(33, 4, trace="sample", trace_clip=None),
+        "list": Engram(33, 4, trace="sample", trace_clip=None, store="list"),
     }.items():
         model = Classifier(cell, 3, 3, pooling="attention").to_device("cuda")
         yield name, model, (model.time_major(x), to_device(y, "cuda"))
@@ -367,20 +364,19 @@ def test_metrics_are_fetched_once_an_epoch(card):
 # ----------------------------------------------------------------------------- the stand-in sees what would break
 
 
-HOLDERS = [bptt, cells, codes, engram, heads, language, losses, models, ops, optim, retrieval]
+HOLDERS = [bptt, cells, engram, heads, language, losses, models, ops, optim, retrieval, trace]
 
 
 @pytest.mark.parametrize("module", HOLDERS, ids=lambda module: module.__name__)
 def test_a_hidden_call_of_numpy_is_seen(card, monkeypatch, module):
     """Every module in turn takes NumPy for the array's module: training must fail, and not for another reason."""
     monkeypatch.setattr(module, "array_module", lambda array: np)
-    monkeypatch.setattr(codes, "pays", lambda steps, hidden: module is codes)
     x, y = np.arange(20).reshape(4, 5) % 7, np.arange(20).reshape(4, 5) % 7
     with pytest.raises(TypeError, match=r"device|unsupported|__array_ufunc__|Implicit conversion"):
         if module in (heads, language):
             LanguageModel([GRU(3), Engram(3, 3)], 7, embedding=3).to_device("cuda").fit(x, y, epochs=1)
         else:
-            stack = [LSTM(3), GRU(3), Engram(3, 3, trace="sample", trace_clip=None, retrieval="sparsemax")]
+            stack = [LSTM(3), GRU(3), Engram(3, 3, trace="sample", trace_clip=None, retrieval="sparsemax", store="list")]
             classifier(stack, pooling="attention", dropout=0.5).to_device("cuda").fit(*sequences(6), epochs=1)
 
 

@@ -1,199 +1,217 @@
-"""Watching the trace: the statistics by their definition, and a probe that changes nothing."""
+"""The trace as a list of what was written against the trace as an array: outputs, gradients, records, refusals."""
+
+import tracemalloc
+from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import seeds
-from tiny import D, T, classifier, copied, randomise, same_to_the_bit, sequences
+from problems import assert_close, assert_gradients, assert_same_gradients, draw, problems
+from test_attribution import model_of
 
-from enn_np import GRU, Adam, EarlyStopping, Engram, run
-from enn_np.trace import HebbianTraceMonitor, effective_slots, trace_statistics
+from enn_np import Binding, Engram, LearnedEngram, Stream, gradcheck, run, run_back, trace
+from enn_np.attribution import logit_changes, written_by
+from enn_np.backend import Workspace
 
-H, N = 6, 4
-
-
-def watched(cells=None, n=10, **settings):
-    """A model with an Engram cell and its monitor over n sequences."""
-    model = classifier(Engram(H, N, hebbian_rate=0.3) if cells is None else cells, **settings)
-    return model, HebbianTraceMonitor(model, sequences(n, seed=7)[0])
+LINEAR = {"trace": "sample", "trace_clip": None}
+pieces = st.integers(1, 8)
 
 
-@given(seeds, st.sampled_from((0.005, 0.05, 1.0)), st.sampled_from((None, 0.1, 0.01)))
-def test_statistics_are_what_their_names_say(seed, size, clip):
-    """A share over slots in place of entries, or of signed values in place of sizes."""
-    A = size * np.random.default_rng(seed).standard_normal((N, H))
-    A = A if clip is None else A.clip(-clip, clip)
-    values = A.ravel().tolist()
-    sizes = [abs(value) for value in values]
-    mean = sum(values) / len(values)
-    want = {
-        "min": min(values),
-        "max": max(values),
-        "mean_abs": sum(sizes) / len(sizes),
-        "sd": (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5,
-        "share_small": sum(value < 0.01 for value in sizes) / len(sizes),
-        "share_clipped": 0 if clip is None else sum(value >= clip for value in sizes) / len(sizes),
-    }
-    assert trace_statistics(A, clip) == pytest.approx(want)
+def both(problem, piece=trace.PIECE, **options):
+    """What `forward` and `backward` give by the list, then by the array."""
+    for store in ("list", "dense"):
+        kept = problem.but(cell=replace(problem.cell, store=store))
+        with patch.object(trace, "PIECE", piece):
+            h, end, tape = kept.forward(**options)
+            assert (tape.states.A is None) == (store == "list")
+            _, late, _ = kept.forward(keep=False)
+            values = [h, *end, *late, tape.kept.a, tape.kept.zmh, kept.cell.traces(tape)]
+            found = values, kept.backward(tape), tape
+        yield found
 
 
-def test_clipped_entries_count_in_float32():
-    """0.1 in float32 is more than 0.1 in float64: a trace on its clip must count as clipped all the same."""
-    for clip in (0.1, 0.3, 0.7):
-        assert trace_statistics(np.full((2, 2), clip, np.float32), clip)["share_clipped"] == 1
+def assert_equal(problem, piece=2, tolerance=1e-10):
+    (got, grads, _), (want, want_grads, _) = both(problem, piece)
+    assert_close(got, want, tolerance, floor=1e-3)
+    assert_same_gradients(grads, want_grads, tolerance)
 
 
-@given(seeds, st.integers(1, 8), st.sampled_from((0.1, 1, 30)))
-def test_effective_slots_lie_between_one_and_all(seed, slots, sharpness):
-    logits = sharpness * np.random.default_rng(seed).standard_normal((5, slots))
-    a = np.exp(logits - logits.max(-1, keepdims=True))
-    a /= a.sum(-1, keepdims=True)
-    assert 1 - 1e-9 <= effective_slots(a) <= slots + 1e-9
+@given(data=st.data(), piece=pieces, steps=st.integers(1, 7))
+def test_the_list_is_the_trace_of_engram(data, piece, steps):
+    """Catches any departure: switches, noise, cuts, padding, a state that comes in, a gradient at the end."""
+    masked = data.draw(st.booleans())
+    fixed = LINEAR | {"trace_gradient": data.draw(st.booleans())} | ({"trace_noise": 0} if masked else {})
+    fixed["trace_clip"] = data.draw(st.sampled_from((None, 1e3)))  # the second does nothing
+    assert_equal(data.draw(problems(Engram, masked=masked, steps=st.just(steps), **fixed)), piece)
 
 
-@pytest.mark.parametrize("dtype", (np.float32, np.float64))
-def test_effective_slots_of_clear_cases(dtype):
-    """Exact zeros, as sparsemax makes them, must not give 0 log 0 = NaN."""
-    for slots in (1, 2, 5):
-        a = np.zeros((3, N + 1), dtype)
-        a[:, :slots] = 1 / slots
-        assert effective_slots(a) == pytest.approx(slots, rel=1e-6)
+@given(problem=problems(Binding, steps=st.integers(1, 7), trace="sample"), piece=pieces)
+def test_the_list_is_the_trace_of_binding(problem, piece):
+    assert_equal(problem, piece)
 
 
-@pytest.mark.parametrize("trace", ("batch", "sample"))
-@pytest.mark.parametrize("epochs", (1, 3))
-def test_shapes(trace, epochs):
-    """One entry per epoch, and the untrained model first."""
-    model, monitor = watched(Engram(H, N, trace=trace))
-    x, y = sequences()
-    model.fit(x, y, epochs=epochs, callbacks=[monitor])
-    assert monitor.traces.shape == (epochs + 1, N, H) and len(monitor.statistics) == epochs + 1
-    assert monitor.trace.shape == (N, H) and monitor.retrieval.shape == (10, T, N)
-    np.testing.assert_allclose(monitor.retrieval.sum(-1), 1, rtol=1e-5)
-    names = {"min", "max", "mean_abs", "sd", "share_small", "share_clipped"}
-    names |= {"effective_slots", "usage_min", "usage_max", "drift"}
-    assert all(statistics.keys() == names for statistics in monitor.statistics)
-    assert all(type(value) is float for statistics in monitor.statistics for value in statistics.values())
+@given(kind=st.sampled_from((Engram, Binding)), data=st.data(), piece=pieces)
+def test_from_an_empty_trace(kind, data, piece):
+    """Catches rows that are forgotten: a trace that is not read must still pass a gradient on, and be kept apart."""
+    problem = data.draw(problems(kind, masked=False, steps=st.integers(1, 5), **LINEAR))
+    problem = problem.but(state=problem.state._replace(A=np.zeros_like(problem.state.A)))
+    assert_equal(problem, piece)
+    assert_equal(problem.but(dstate=problem.dstate._replace(A=np.zeros_like(problem.state.A))), piece)
 
 
-def test_what_is_noted_is_what_a_run_leaves():
-    """Without noise and from zeros: computed again by `run` alone."""
-    model, monitor = watched()
-    _, state, tape = run(model.cells[0], model.layer_params(0), model.time_major(monitor.x))
-    np.testing.assert_array_equal(monitor.trace, state.A)
-    np.testing.assert_array_equal(monitor.retrieval, tape.kept.a.swapaxes(0, 1))
-    wanted = trace_statistics(state.A, 0.1) | {"effective_slots": effective_slots(tape.kept.a), "drift": 0.0}
-    usage = tape.kept.a.mean((0, 1))
-    wanted |= {"usage_min": usage.min(), "usage_max": usage.max()}
-    np.testing.assert_allclose(monitor.usage, usage[None], rtol=1e-5)
-    assert monitor.statistics[0] == pytest.approx(wanted)
+@pytest.mark.parametrize("gradient", (True, False))
+def test_where_something_vanishes(gradient):
+    """A row of zeros in the bank, a trace of zeros, a code of zeros: lengths that are held have no gradient."""
+    cell = Engram(4, 3, hebbian_rate=0.5, layer_norm=False, trace_noise=0, trace_gradient=gradient, **LINEAR)
+    problem = draw(cell, steps=5, batch=2)
+    problem.params["M"][1] = 0
+    problem.params["b_z"][:] = np.abs(problem.params["b_z"])
+    problem.x[2] = 0
+    problem.x[0, 0] = -1e3 * np.linalg.pinv(problem.params["W_z"]).sum(0)  # ReLU is off in all units
+    problem = problem.but(state=problem.state._replace(A=0 * problem.state.A))
+    assert_equal(problem)
+    problem.params["b_z"][:] = -1e3
+    assert_equal(problem)
 
 
-def test_a_trace_of_every_sample_is_shown_as_their_mean():
-    model, monitor = watched(Engram(H, N, trace="sample"))
-    _, state, _ = run(model.cells[0], model.layer_params(0), model.time_major(monitor.x))
-    assert state.A.shape == (10, N, H)
-    np.testing.assert_allclose(monitor.trace, state.A.mean(0), rtol=1e-6)
+def test_codes_that_are_nearly_zero():
+    """Below 1e-6 a length is held: it is a constant, and has no gradient."""
+    problem = draw(Engram(4, 3, hebbian_rate=0.5, layer_norm=False, **LINEAR), steps=5, batch=2)
+    for name in ("W_z", "b_z"):
+        problem.params[name] *= 1e-7
+    assert_equal(problem)
 
 
-def test_drift_is_the_distance_to_the_epoch_before():
-    model, monitor = watched()
-    x, y = sequences()
-    model.fit(x, y, epochs=3, callbacks=[monitor])
-    drifts = [statistics["drift"] for statistics in monitor.statistics]
-    steps = [np.linalg.norm(after - before) for before, after in zip(monitor.traces, monitor.traces[1:], strict=False)]
-    np.testing.assert_allclose(drifts, [0, *steps], rtol=1e-6)
-    assert min(drifts[1:]) > 0
+SWITCHES = ({}, {"trace_gradient": True, "retrieval": "sparsemax"}, {"layer_norm": False}, {"entropy": 0.3})
 
 
-def test_statistics_join_the_history():
-    """One number an epoch as in all of the history, to be drawn beside the loss; the untrained is no epoch."""
-    model, monitor = watched()
-    x, y = sequences()
-    history = model.fit(x, y, epochs=2, callbacks=[monitor])
-    for name in monitor.statistics[0]:
-        assert history[f"trace_{name}"] == [statistics[name] for statistics in monitor.statistics[1:]]
-    assert len(history["loss"]) == 2
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("masked", (False, True))
+def test_finite_differences(switches, masked):
+    """The gradients by themselves: not the same mistake as the array's."""
+    noise = 0.0 if masked else 0.3
+    cell = Engram(5, 4, hebbian_rate=0.4, trace_scale=1.5, trace_noise=noise, store="list", **LINEAR | switches)
+    with patch.object(trace, "PIECE", 3):
+        assert_gradients(lambda eps: gradcheck.check(cell, steps=7, masked=masked, eps=eps))
+        assert_gradients(lambda eps: gradcheck.check(Binding(5, 4), steps=7, masked=masked, eps=eps))
 
 
-@pytest.mark.parametrize("labels", (None, np.arange(10) % 3))
-def test_all_that_was_watched_is_saved(labels, tmp_path):
-    model, monitor = watched()
-    x, y = sequences()
-    model.fit(x, y, epochs=2, callbacks=[monitor])
-    monitor.save(tmp_path / "trace.npz", labels)
-    with np.load(tmp_path / "trace.npz", allow_pickle=False) as stored:
-        saved = dict(stored)
-    wanted = {"traces": monitor.traces, "usage": monitor.usage, "retrieval": monitor.retrieval, "probe": monitor.x}
-    wanted |= {} if labels is None else {"labels": labels}
-    assert same_to_the_bit(saved, wanted) and saved["usage"].shape == (3, N)
+@pytest.mark.parametrize("cell", (Engram(5, 4, hebbian_rate=0.4, store="list", **LINEAR), Binding(5, 4)), ids=repr)
+def test_in_segments_and_twice(cell):
+    """Catches a trace or its gradient that is lost where a run hands over, and what a way back leaves behind."""
+    problem = draw(cell, steps=7)
+    want = problem.gradients()
+    with patch.object(trace, "PIECE", 2):
+        _, _, tape = problem.forward(segments=3)
+        assert_same_gradients(problem.backward(tape), want)
+        _, _, tape = problem.forward()
+        assert_close(problem.backward(tape), problem.backward(tape), 0)
 
 
-def test_earlier_traces_are_not_overwritten():
-    """The model reuses its arrays: a note that is only a view would show the last epoch everywhere."""
-    model, monitor = watched()
-    first, retrieval = monitor.traces[0].copy(), monitor.retrieval
-    before = retrieval.copy()
-    randomise(model)
-    model.predict(sequences(10)[0])
-    monitor._note(model)
-    np.testing.assert_array_equal(monitor.traces[0], first)
-    np.testing.assert_array_equal(retrieval, before)
+def test_a_workspace_between_sizes_and_stores():
+    """Catches arrays of one store served to the other."""
+    workspace = Workspace()
+    for steps, store in ((3, "list"), (3, "dense"), (5, "list"), (3, "list")):
+        problem = draw(Engram(5, 4, store=store, **LINEAR), steps=steps)
+        _, _, tape = problem.forward(workspace=workspace)
+        assert_same_gradients(problem.backward(tape), problem.gradients())
 
 
-def test_the_end_shows_the_model_with_its_best_weights():
-    """After early stopping the last epoch's trace is not that of the model one has in hand."""
-    model, monitor = watched(dropout=0.0)
-    x, y = sequences(60)
-    history = model.fit(
-        x, y, epochs=40, validation=0.5, optimizer=Adam(0.1), callbacks=[EarlyStopping(patience=2), monitor]
+@pytest.mark.parametrize("cell", (Engram(40, 8, **LINEAR), Binding(40, 8)), ids=repr)
+def test_single_precision(cell):
+    """Lengths come from sums that are brought up to date: their rounding stays that of the precision."""
+    (got, grads, _), (want, want_grads, _) = both(draw(cell, steps=70, batch=4, dtype=np.float32))
+    assert all(array.dtype == np.float32 for array in (*got, *grads.values()))
+    assert_close(got, want, 1e-4)
+    assert_close(grads, want_grads, 2e-3)
+
+
+def test_what_the_list_cannot_be_is_refused_by_name():
+    with pytest.raises(ValueError, match="store"):
+        Engram(4, 3, store="array")
+    with pytest.raises(ValueError, match="store.*learned"):
+        LearnedEngram(4, 3, store="list", **LINEAR)
+    with pytest.raises(ValueError, match="store.*padding"):
+        draw(Engram(4, 3, store="list", **LINEAR), masked=True).forward()
+    assert draw(Engram(4, 3, store="list", trace_clip=None)).forward()[2].states.A is not None  # shared: an array
+
+
+@given(data=st.data(), piece=pieces)
+def test_no_clip_that_does_something_is_overlooked(data, piece):
+    """Catches a bound below the trace, in any sample, hidden unit or step."""
+    masked = data.draw(st.booleans())
+    problem = data.draw(
+        problems(Engram, masked=masked, steps=st.integers(1, 6), **LINEAR | {"trace_noise": 0} if masked else LINEAR)
     )
-    assert history.stopped == "early"
-    np.testing.assert_array_equal(monitor.trace, monitor.traces[history.best_epoch + 1])
-    assert (monitor.trace != monitor.traces[-1]).any()
+    A = abs(problem.cell.traces(problem.forward()[2]))
+    with patch.object(trace, "PIECE", piece):
+        listed = problem.but(cell=replace(problem.cell, store="list"))
+        assert (listed.forward()[2].e.trace.most >= A.max((0, 2)) * (1 - 1e-12)).all()
+        if problem.cell.hebbian_rate and (tight := 0.9 * A.max()) > 0:
+            listed.but(cell=replace(listed.cell, trace_clip=1e3 * A.max() + 1)).forward()
+            for keep in (True, False):
+                with pytest.raises(ValueError, match="store.*trace_clip"):
+                    listed.but(cell=replace(listed.cell, trace_clip=tight)).forward(keep=keep)
 
 
-@pytest.mark.parametrize("random_inference", (False, True))
-def test_watching_changes_neither_model_nor_training(random_inference):
-    """A probe that draws from the training's generator, or writes into arrays that are still needed."""
-    x, y = sequences()
-    plain = classifier(Engram(H, N), random_inference=random_inference)
-    model, monitor = watched(Engram(H, N), random_inference=random_inference)
-    assert same_to_the_bit(plain.params, model.params)
-    plain.fit(x, y, epochs=3, validation=0.25, batch_size=10)
-    model.fit(x, y, epochs=3, validation=0.25, batch_size=10, callbacks=[monitor])
-    assert same_to_the_bit(plain.params, model.params)
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("kind", (Engram, Binding))
+def test_a_record_and_who_wrote_the_trace(kind, masked):
+    """What looks into the trace gets it, made anew."""
+    own = LINEAR | {"hebbian_rate": 0.3, "trace_noise": 0.0 if masked else 0.1} if kind is Engram else {}
+    problem, seen = draw(kind(5, 4, **own), steps=6, masked=masked), []
+    for store in ("list", "dense"):
+        kept = problem.but(cell=replace(problem.cell, store=store))
+        with patch.object(trace, "PIECE", 4):
+            _, _, tape, record = kept.forward(record=True)
+            seen.append({**record, **written_by(kept.cell, tape, 5)})
+    assert_close(*seen, floor=1e-3)
 
 
-def test_a_probe_leaves_parameters_alone():
-    model, monitor = watched()
-    before = copied(model.params)
-    monitor._note(model)
-    assert same_to_the_bit(model.params, before)
+def test_changes_of_the_output():
+    found = []
+    for store in ("list", "dense"):
+        cell = Engram(6, 4, hebbian_rate=0.4, trace_scale=1.5, store=store, **LINEAR)
+        model, x, _ = model_of(cell)
+        found.append(logit_changes(model, x))
+    assert_close(found[:1], found[1:])
 
 
-def test_a_note_costs_one_run_of_the_probe(monkeypatch):
-    """A probe run twice, or gradients computed for it: at the paper's sizes one run is a thousandth of an epoch."""
-    model, monitor = watched()
-    run_cells, seen = type(model).run_cells, []
-    monkeypatch.setattr(type(model), "run_cells", lambda *given: seen.append(given[1].shape) or run_cells(*given))
-    monitor._note(model)
-    assert seen == [(T, 10, D)]
+@pytest.mark.parametrize("cell", (Engram(5, 4, store="list", **LINEAR), Binding(5, 4)), ids=repr)
+def test_a_step_at_a_time(cell):
+    """Outside a run nobody collects what was written: the trace is an array."""
+    problem = draw(cell, steps=6)
+    problem = problem.but(state=cell.initial_state(3, np.float64), given={})
+    stream = Stream(cell, problem.params, batch=3)
+    assert_close([np.stack([stream(x_t).copy() for x_t in problem.x])], [problem.forward()[0]])
+    assert_close([stream.state.A], [problem.forward()[1].A])
 
 
-def test_the_first_engram_layer_is_watched_wherever_it_is():
-    model, monitor = watched([GRU(3), Engram(H, N), Engram(2, 3)])
-    assert monitor.layer == 1 and monitor.trace.shape == (N, H)
-    assert model.cells[1] is monitor.cell
+def test_a_state_that_its_owner_goes_on_to_use():
+    """Catches a tape that looks into an array of the caller's."""
+    for cell in (Engram(5, 4, store="list", **LINEAR), Binding(5, 4)):
+        problem = draw(cell, steps=3)
+        want = problem.gradients()
+        state = problem.state._replace(A=problem.state.A.copy())
+        _, _, tape = problem.but(state=state).forward()
+        state.A[...] = np.nan
+        assert_close(problem.backward(tape), want, 0)
 
 
-def test_a_model_without_engram_has_nothing_to_watch():
-    with pytest.raises(ValueError, match=r"^model: expected one with an Engram cell"):
-        watched([GRU(3), GRU(2)])
+def test_memory():
+    """The point of it: a tape without the trace of every step."""
+    cell, rng = Engram(64, 64, **LINEAR), np.random.default_rng(0)
+    params, x = cell.init(rng, 4), rng.standard_normal((96, 8, 4)).astype("float32")
+    Workspace()  # the first one asks for 32 MB, once
 
+    def peak(store):
+        tracemalloc.start()
+        h, _, tape = run(replace(cell, store=store), params, x)
+        run_back(replace(cell, store=store), params, tape, np.ones_like(h))
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
 
-def test_a_probe_is_checked_like_any_data():
-    model = classifier(Engram(H, N))
-    with pytest.raises(ValueError, match=rf"^x: expected shape \(n, T, {D}\)"):
-        HebbianTraceMonitor(model, sequences(4)[0][0])
+    assert peak("list") < peak("dense") / 3
