@@ -27,7 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import array_module, empty
+from .cells import Cell
 from .checks import Settings, count
+from .codes import LIBRARY, untouched
 from .engram import Engram
 from .initial import glorot_uniform, he_normal
 from .integration import integrate, integrate_back, integration, integrators
@@ -53,7 +55,7 @@ BindingGradient = namedtuple("BindingGradient", "r z s m v g u c q k keep")
 
 
 @dataclass(frozen=True)
-class Binding:
+class Binding(Cell):
     """Hyper-parameters of the binding cell: sizes, and a switch for each idea in it.
 
     hidden H, slots N. recurrent_cue: U_z in (1); off, for then a key has one address, whatever came before it.
@@ -82,8 +84,6 @@ class Binding:
     bank_read: bool = True
     gated: bool = True
     trace: str = "sample"
-
-    input_weight = "W_z"
 
     def __post_init__(self):
         check = Settings(self)
@@ -270,8 +270,8 @@ class Binding:
         return dx, grads
 
     def ahead(self, params, e, state, mask=None, keep=True):
-        """In a run the trace becomes a list of what was written, see listed.py; not under a subclass' own step."""
-        return ahead(_Listed, self, e, state, mask, keep) if type(self) is Binding else (self, e, state)
+        """In a run the trace becomes a list of what was written, see listed.py, unless a method is somebody's own."""
+        return ahead(_Listed, self, e, state, mask, keep) if untouched(self) else (self, e, state)
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
@@ -303,6 +303,9 @@ class Binding:
 @dataclass(frozen=True)
 class _Listed(Listed, Binding):
     """A cell whose trace is a list, see listed.py."""
+
+
+LIBRARY[Binding] = dict(vars(Binding))
 
 
 def _logit(p):

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .backend import Workspace, array_module
-from .checks import check_run, check_run_back, count
+from .checks import check_run, check_run_back, count, param_shapes
 
 
 class Tape(NamedTuple):
@@ -45,47 +45,50 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
-    same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients.
-    keep=False drops the tape (prediction). workspace: a `Workspace` to reuse. segments: cut time into so many pieces
-    and keep only the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least
-    memory. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
+    same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
+    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for the tape, which is void
+    from the next run with it on; all else that is returned stays. segments: cut time into so many pieces and keep only
+    the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least memory.
+    given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
     Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
-    check_run(cell, params, x, state, mask)
+    x = check_run(cell, params, x, state, mask)
     if record and not (keep and segments == 1):
         raise ValueError(f"record: it needs the whole tape, got keep={keep}, segments={segments}; leave these out")
     xp, (steps, batch, _) = array_module(x), x.shape
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
+    x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
     if keep and count("segments", segments) > 1:
         return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
-    workspace, loop = workspace or Workspace(), cell
-    cue = workspace.empty("cue", cell.shapes(batch)[0], x, (steps,)) if keep else None
-    e = cell.encode(params, x, mask=mask, out=cue, **given)
+    rows, loop = steps if keep else 1, cell  # without a tape one row of arrays serves all steps
+    workspace = workspace if keep and workspace else Workspace()
+    workspace.runs += 1  # before anything is overwritten
+    if hasattr(cell, "shapes"):
+        given |= {"mask": mask, "out": workspace.empty("cue", cell.shapes(batch)[0], x, (steps,))}
+    e = cell.encode(params, x, **given)
     if hasattr(cell, "ahead"):  # a part of all steps at once; `loop` takes the steps for the rest
         loop, e, state = cell.ahead(params, e, state, mask, keep)
-    if not keep:
-        h = xp.empty((steps, *state.h.shape), x.dtype)
-        for t in range(steps):
-            before = state
-            state, _ = loop.step(params, at(e, t), before)
-            hold(loop, mask, t, state, before)
-            h[t] = state.h
-        return h, state if loop is cell else loop.final(state), None
-    workspace.runs += 1
-    states = workspace.empty("states", type(state)(*(part.shape for part in state)), x, (steps + 1,))
-    for parts, part in zip(states, state, strict=True):
-        parts[0] = part
-    kept = workspace.empty("kept", loop.shapes(batch)[1]._replace(**dict.fromkeys(states._fields)), x, (steps,))
-    kept = kept._replace(**{name: parts[1:] for name, parts in zip(states._fields, states, strict=True)})
+    h, kept = xp.empty((steps, *state.h.shape), x.dtype), [None] * rows
+    states = workspace.empty("states", type(state)(*(part.shape for part in state)), x, (rows + 1,))
+    put(at(states, 0), state)
+    if hasattr(loop, "shapes"):
+        shapes = loop.shapes(batch)[1]
+        same = {name: parts[1:] for name, parts in states._asdict().items() if name in shapes._fields}
+        kept = workspace.empty("kept", shapes._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
     for t in range(steps):
-        after, _ = loop.step(params, at(e, t), at(states, t), at(kept, t))
-        hold(loop, mask, t, after, at(states, t))
-    final = type(state)(*(parts[steps].copy() for parts in states))
-    tape = Tape(x, e, states, kept, mask, workspace, workspace.runs)
+        row = t if keep else 0
+        before, after = at(states, row), at(states, row + 1)
+        new, k = note(kept, row, loop.step, params, at(e, t), before)
+        put([getattr(k, name, place) for name, place in after._asdict().items()], hold(loop, mask, t, new, before))
+        h[t] = after.h
+        if not keep:
+            put(before, after)
+    final = type(state)(*(parts[rows].copy() for parts in states))
+    tape = Tape(x, e, states, stack(kept), mask, workspace, workspace.runs) if keep else None
     if loop is not cell:
-        final, tape = loop.final(final), tape._replace(kept=loop.add(kept), ahead=loop)
-    return (states.h[1:], final, tape, *([cell.record(params, tape)] if record else ()))
+        final, tape = loop.final(final), tape and tape._replace(kept=loop.add(kept), ahead=loop)
+    return (h, final, tape, *([cell.record(params, tape)] if record else ()))
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -93,10 +96,11 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
 
     dh (T, B, H): the loss' gradient at every h, or None. dstate: at the final state (parts may be None), or None.
     input_gradient: False spares dx where x is data, which nobody differentiates, and hands back None for it.
-    upstream: at other things a step kept, (T, ...) each, such as da at the retrieval weights of Engram.
+    upstream: at other things a step kept, (T, B, ...), such as da at the retrieval weights of Engram; not at padding.
     Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
     Raises RuntimeError if the tape's workspace has served another run since.
     """
+    upstream = {name: value for name, value in upstream.items() if value is not None}
     if isinstance(tape, Pieces):
         return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
@@ -104,29 +108,36 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     loop = ahead or cell
     if workspace.runs != number:
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
-    xp, (steps, batch, _) = array_module(x), x.shape
-    d = type(states)(*(xp.zeros_like(part[0]) for part in states))
-    above = ahead.enter(dstate) if ahead else dstate
-    for part, given in zip(d, above or (), strict=False):  # no dstate, no parts
-        if given is not None:
-            part += given
-    turned = {f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights}
+    xp, (steps, batch, inputs) = array_module(x), x.shape
+    if mask is not None:
+        upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
+    above = (ahead.enter(dstate) if ahead else dstate) or [None] * len(states)
+    ends = zip(states, above, strict=True)
+    d = type(states)(*(xp.zeros_like(part[0]) if end is None else end.copy() for part, end in ends))
+    turned = {
+        f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in getattr(cell, "loop_weights", ())
+    }
     params = {**params, **turned}
-    de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,))
+    de = [None] * steps
+    if hasattr(loop, "shapes"):
+        de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        d, skipped = release(loop, mask, t, d)
+        entering = hold(loop, mask, t, d, [0] * len(d))
         extra = {} if ahead else {name: value[t] for name, value in upstream.items()}
-        d, _ = loop.step_back(params, d, at(e, t), at(states, t), at(kept, t), at(de, t), **extra)
-        if skipped is not None:
-            d = type(d)(*(part + past for part, past in zip(d, skipped, strict=True)))
+        back, _ = note(de, t, loop.step_back, params, entering, at(e, t), at(states, t), at(kept, t), **extra)
+        if mask is not None:  # the rest passes padding by
+            back = type(d)(*(new + (part - gone) for new, part, gone in zip(back, d, entering, strict=True)))
+        d = back
     if ahead:
         d, de = ahead.back(params, e, d, dstate, de, **upstream)
     before = type(states)(*(part[:steps] for part in states))
-    dx, grads = cell.collect(params, x, e, before, kept, de, input_gradient)
-    return dx, d, grads
+    dx, grads = cell.collect(params, x, e, before, kept, stack(de), *[input_gradient] * hasattr(cell, "shapes"))
+    if wrong := grads.keys() ^ param_shapes(cell, inputs).keys():
+        raise ValueError(f"collect: expected one gradient of each parameter, got {', '.join(grads)}: see {wrong}")
+    return dx if input_gradient else None, d, grads
 
 
 def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
@@ -136,7 +147,7 @@ def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
     for start, stop in pairwise(cuts):
         if start < stop:
             part = slice(start, stop)
-            cut = {name: None if value is None else value[part] for name, value in given.items()}
+            cut, state = sliced(given, part, len(x)), type(state)(*(value.copy() for value in state))
             pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
             h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
     return h, state, Pieces(pieces, workspace or Workspace())
@@ -145,11 +156,11 @@ def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
 def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
     """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
     dxs, total = [], {}
+    steps = tape.pieces[-1][0].stop
     for part, x, state, mask, given in reversed(tape.pieces):
+        cut = sliced({"dh": dh, **upstream}, part, steps)
         _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
-        cut = {name: value[part] for name, value in upstream.items()}
-        above = None if dh is None else dh[part]
-        dx, dstate, grads = run_back(cell, params, piece, above, dstate, input_gradient, **cut)
+        dx, dstate, grads = run_back(cell, params, piece, dstate=dstate, input_gradient=input_gradient, **cut)
         dxs.insert(0, dx)
         total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
     return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
@@ -160,24 +171,46 @@ def at(tree, t):
     return type(tree)(*(None if part is None else part[t] for part in tree))
 
 
-def hold(cell, mask, t, after, before):
-    """Where step t is padding, overwrite the state after it by the state before it."""
-    if mask is not None:
-        for live, new, old in zip(_alive(cell, mask, t, after), after, before, strict=True):
-            array_module(new).copyto(new, old, where=~live)
+def sliced(arrays, part, steps):
+    """Piece `part` of all arrays, which must be `steps` long."""
+    for name, value in arrays.items():
+        if value is not None and len(value) != steps:
+            raise ValueError(f"{name}: expected {steps} steps, as many as x has, got {len(value)}")
+    return {name: None if value is None else value[part] for name, value in arrays.items()}
 
 
-def release(cell, mask, t, d):
-    """The mirror of `hold`: the gradient that enters step t, and the one that passes padding by (None if none)."""
+def note(rows, t, step, *arguments, **more):
+    """Take a step, and note in row t what it hands back to be kept: where a cell asked for arrays by `shapes`, it is
+    given that row to write into; else `rows` is a list. Returns the state, or its gradient, and the row or None."""
+    if isinstance(rows, list):
+        state, rows[t] = step(*arguments, **more)
+        return state, None
+    row = at(rows, t)
+    state, values = step(*arguments, row, **more)
+    put(row, values)
+    return state, row
+
+
+def put(places, values):
+    """Copy `values` to their places, unless they are there."""
+    for place, value in zip(places, values, strict=True):
+        if place is not value:
+            place[...] = value
+
+
+def stack(rows):
+    """Rows as arrays, where they were listed."""
+    if not isinstance(rows, list):
+        return rows
+    return type(rows[0])(*(None if p[0] is None else array_module(p[0]).stack(p) for p in zip(*rows, strict=True)))
+
+
+def hold(cell, mask, t, new, old):
+    """`new` at step t, or where that is padding `old`; what the batch shares is new while anyone is alive."""
     if mask is None:
-        return d, None
-    xp, alive = array_module(d.h), list(_alive(cell, mask, t, d))
-    entering = [xp.where(live, part, 0) for live, part in zip(alive, d, strict=True)]
-    passing = [xp.where(live, 0, part) for live, part in zip(alive, d, strict=True)]
-    return type(d)(*entering), type(d)(*passing)
-
-
-def _alive(cell, mask, t, state):
-    """For every part of the state a mask that broadcasts: per sample, or "anyone" for what the batch shares."""
-    for name, part in zip(state._fields, state, strict=True):
-        yield mask[t].any() if name in cell.shared else mask[t].reshape(-1, *[1] * (part.ndim - 1))
+        return new
+    parts = []
+    for name, one, other in zip(new._fields, new, old, strict=True):
+        live = mask[t].any() if name in getattr(cell, "shared", ()) else mask[t].reshape(-1, *[1] * (one.ndim - 1))
+        parts.append(array_module(one).where(live, one, other))
+    return type(new)(*parts)

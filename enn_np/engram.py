@@ -21,6 +21,7 @@ import numpy as np
 
 from . import codes
 from .backend import array_module, empty
+from .cells import Cell
 from .checks import Settings, count, float_array
 from .device import fused
 from .initial import glorot_uniform, he_normal
@@ -42,7 +43,7 @@ EngramGradient = namedtuple("EngramGradient", "h z c r s M")
 
 
 @dataclass(frozen=True)
-class Engram:
+class Engram(Cell):
     """Hyper-parameters of the Engram cell. Defaults are the paper's.
 
     hidden H and slots N; hebbian_rate eta, 0 freezes the trace; trace_scale alpha, 0 hides it; temperature tau and
@@ -71,7 +72,6 @@ class Engram:
     entropy: float = 0.0
     initial_scale: float = 0.01
 
-    input_weight = "W_z"
     loop_weights = ("W_c", "W_h")
 
     def __post_init__(self):
@@ -99,22 +99,11 @@ class Engram:
     def init(self, rng, inputs, dtype=np.float32):
         """Keras' initial values: He normal W_z, W_c, W_h; Glorot uniform M; zero biases. rng: a NumPy Generator."""
         D, H, N = count("inputs", inputs), self.hidden, self.slots
-        params = {
-            "W_z": he_normal(rng, (D, H)),
-            "b_z": np.zeros(H),
-            "M": glorot_uniform(rng, (N, H)),
-            "W_c": he_normal(rng, (3 * H, 3 * H)),  # rows: z, m, h
-            "b_c": np.zeros(3 * H),
-            "W_h": he_normal(rng, (3 * H, H)),
-            "b_h": np.zeros(H),
-        }
-        if self.layer_norm:
-            params |= {
-                "gamma_z": np.ones(H),
-                "beta_z": np.zeros(H),
-                "gamma_h": np.ones(H),
-                "beta_h": np.zeros(H),
-            }
+        params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "M": glorot_uniform(rng, (N, H))}
+        params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
+        params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H)}
+        for name in "zh" if self.layer_norm else "":
+            params |= {f"gamma_{name}": np.ones(H), f"beta_{name}": np.zeros(H)}
         return {name: value.astype(dtype) for name, value in params.items()}
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
@@ -246,7 +235,7 @@ class Engram:
             xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
         return dA
 
-    replaced, ahead, traces = (step, step_back, _write, _unclip), codes.ahead, codes.traces  # all steps' memory at once
+    ahead, traces = codes.ahead, codes.traces  # all steps' memory at once
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""
@@ -294,3 +283,6 @@ class Engram:
         log_a = xp.log(xp.maximum(a, xp.finfo(a.dtype).tiny))  # 0 log 0 = 0
         value = (weight * (self.l1 * abs(a) - self.entropy * a * log_a)).sum()
         return value, weight * (self.l1 * xp.sign(a) - self.entropy * (log_a + 1))
+
+
+codes.LIBRARY[Engram] = dict(vars(Engram))
