@@ -9,7 +9,7 @@ from .answers import StepClassifier
 from .binding import Binding
 from .bptt import Tape, run, run_back
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
-from .cells import GRU, LSTM, RNN
+from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint
 from .engram import Engram, EngramState
 from .language import LanguageModel
@@ -31,6 +31,7 @@ __all__ = [
     "Adam",
     "Binding",
     "Callback",
+    "Cell",
     "Checkpoint",
     "Classifier",
     "EarlyStopping",

@@ -32,7 +32,7 @@ from .engram import Engram
 from .initial import glorot_uniform, he_normal
 from .integration import integrate, integrate_back, integration, integrators
 from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, read, relu, relu_back
-from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back
+from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
 from .trace import STORES, Dense, Listed, Traced
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
@@ -66,7 +66,8 @@ class Binding(Traced):
     all keys have slots of their own, and two that share a sharp one part late or never. 8 pairs of 26 keys, seed 0, are
     recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned from there, not in 1,000 from 0.1.
     bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are
-    means over the batch, as in the paper. store: where a trace per sample is kept, "list" or "dense", see trace.py.
+    means over the batch, as in the paper. store: where a trace per sample is kept, "list", or
+    "dense", as it always is for a subclass, which may write otherwise, and for a trace of the batch; see trace.py.
     """
 
     hidden: int = 128
@@ -84,8 +85,6 @@ class Binding(Traced):
     gated: bool = True
     trace: str = "sample"
     store: str = "list"
-
-    input_weight = "W_z"
 
     def __post_init__(self):
         check = Settings(self)
@@ -163,8 +162,7 @@ class Binding(Traced):
         if self.recurrent_cue:
             self._address(params, e.r + state.h @ params["U_z"], k)
         k.a[...], k.zmh[:, :H] = c.a, c.z
-        A = e.trace or Dense(state.A)
-        m = A.read(k.a)
+        m = (e.trace or Dense(state.A)).read(k.a)
         k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         if self.plasticity == "fixed":
             k.g[...] = self.rate
@@ -173,9 +171,18 @@ class Binding(Traced):
         at = state.a if self.write_at == "previous" else k.a
         xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
         k.keep[...] = (1 - self._delta(params)) * (1 - (k.w.sum(0) if self.shared else k.w))
-        A.write(k.w, e.v, k.keep, k.A)  # (7)
+        self._write(e, state, k)  # (7)
         integrate(params, state.h, k)  # (8), (9)
         return BindingState(k.h, k.A, k.a), k
+
+    def _write(self, e, state, k):
+        """(7) into k."""
+        if e.trace:
+            e.trace.write(k.w, e.v, k.keep)
+            return
+        xp = array_module(state.A)
+        xp.multiply(state.A, k.keep[..., None], out=k.A)
+        xp.add(k.A, write(k.w, e.v, bool(self.shared)), out=k.A)
 
     def _tau(self, params):
         """The temperature of (2), exp(theta)."""
@@ -198,7 +205,7 @@ class Binding(Traced):
         xp = array_module(d.h)
 
         dz, dh = integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        A = e.trace or Dense(state.A, dA=d.A)
+        A = e.trace or Dense(state.A, dA=d.A.copy())
         dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v, k.keep)  # (7)
         da = A.match(de.m, ahead=False)  # (3) to a_t
         A.recall_back(k.a, de.m)  # (3) to A_{t-1}
@@ -294,6 +301,9 @@ class Binding(Traced):
         A = None if self.is_listed(listed) else memory
         kept = BindingKept(row, A, *late, one, slot, memory[:-1], wide, wide, row, row, row, one, u)
         return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
+
+
+Binding.listable = Binding
 
 
 def _logit(p):

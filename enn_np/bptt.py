@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .backend import Workspace, array_module
-from .checks import check_run, check_run_back, count
+from .checks import check_run, check_run_back, count, param_shapes
 
 
 class Tape(NamedTuple):
@@ -43,45 +43,51 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
-    same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients.
-    keep=False drops the tape (prediction). workspace: a `Workspace` to reuse. segments: cut time into so many pieces
-    and keep only the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least
-    memory. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
+    same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
+    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for the tape, which is void
+    from the next run with it on; all else that is returned stays. segments: cut time into so many pieces and keep only
+    the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least memory.
+    given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
     Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
-    check_run(cell, params, x, state, mask)
+    x = check_run(cell, params, x, state, mask)
     if record and not (keep and segments == 1):
         raise ValueError(f"record: it needs the whole tape, got keep={keep}, segments={segments}; leave these out")
     xp, (steps, batch, _) = array_module(x), x.shape
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
+    x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
     if keep and count("segments", segments) > 1:
         return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
-    workspace = workspace or Workspace()
-    cue = workspace.empty("cue", cell.shapes(batch)[0], x, (steps,)) if keep else None
-    e = cell.encode(params, x, mask=mask, out=cue, **given)
-    e, state = cell.enter(params, e, state, mask, keep)
-    if not keep:
-        h = xp.empty((steps, *state.h.shape), x.dtype)
-        for t in range(steps):
-            before = state
-            state, _ = cell.step(params, at(e, t), before)
-            hold(cell, mask, t, state, before)
-            h[t] = state.h
-        return h, cell.final(e, state), None
-    workspace.runs += 1
-    states = workspace.empty("states", each(lambda part: part.shape, state), x, (steps + 1,))
-    for parts, part in zip(states, state, strict=True):
-        if part is not None:
-            parts[0] = part
-    kept = workspace.empty("kept", cell.shapes(batch)[1]._replace(**dict.fromkeys(states._fields)), x, (steps,))
-    kept = kept._replace(**each(lambda parts: parts[1:], states)._asdict())
+    rows = steps if keep else 1  # without a tape one row of arrays serves all steps
+    workspace = workspace if keep and workspace else Workspace()
+    workspace.runs += 1  # before anything is overwritten
+    if hasattr(cell, "shapes"):
+        given |= {"mask": mask, "out": workspace.empty("cue", cell.shapes(batch)[0], x, (steps,))}
+    e = cell.encode(params, x, **given)
+    if hasattr(cell, "enter"):
+        e, state = cell.enter(params, e, state, mask, keep)
+    h, kept = xp.empty((steps, *state.h.shape), x.dtype), [None] * rows
+    states = workspace.empty("states", each(lambda part: part.shape, state), x, (rows + 1,))
+    put(at(states, 0), state)
+    if hasattr(cell, "shapes"):
+        shapes = cell.shapes(batch)[1]
+        same = {
+            name: parts for name, parts in each(lambda p: p[1:], states)._asdict().items() if name in shapes._fields
+        }
+        kept = workspace.empty("kept", shapes._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
     for t in range(steps):
-        after, _ = cell.step(params, at(e, t), at(states, t), at(kept, t))
-        hold(cell, mask, t, after, at(states, t))
-    final = cell.final(e, each(lambda parts: parts[steps].copy(), states))
-    tape = Tape(x, e, states, kept, mask, workspace, workspace.runs)
-    return (states.h[1:], final, tape, *([cell.record(params, tape)] if record else ()))
+        row = t if keep else 0
+        before, after = at(states, row), at(states, row + 1)
+        new, k = note(kept, row, cell.step, params, at(e, t), before)
+        put([getattr(k, name, place) for name, place in after._asdict().items()], hold(cell, mask, t, new, before))
+        h[t] = after.h
+        if not keep:
+            put(before, after)
+    final = each(lambda parts: parts[rows].copy(), states)
+    final = cell.final(e, final) if hasattr(cell, "final") else final
+    tape = Tape(x, e, states, stack(kept), mask, workspace, workspace.runs) if keep else None
+    return (h, final, tape, *([cell.record(params, tape)] if record else ()))
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -89,36 +95,49 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
 
     dh (T, B, H): the loss' gradient at every h, or None. dstate: at the final state (parts may be None), or None.
     input_gradient: False spares dx where x is data, which nobody differentiates, and hands back None for it.
-    upstream: at other things a step kept, (T, ...) each, such as da at the retrieval weights of Engram.
+    upstream: at other things a step kept, (T, B, ...), such as da at the retrieval weights of Engram; not at padding.
     Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
     Raises RuntimeError if the tape's workspace has served another run since.
     """
+    upstream = {name: value for name, value in upstream.items() if value is not None}
     if isinstance(tape, Pieces):
         return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
     x, e, states, kept, mask, workspace, number = tape
     if workspace.runs != number:
         raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
-    xp, (steps, batch, _) = array_module(x), x.shape
-    d = cell.turn(e, type(states)(*(dstate or [None] * len(states))))
+    xp, (steps, batch, inputs) = array_module(x), x.shape
+    if mask is not None:
+        upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
+    ends = [None if end is None else end.copy() for end in dstate or [None] * len(states)]
+    d = cell.turn(e, type(states)(*ends)) if hasattr(cell, "turn") else type(states)(*ends)
     zeros = each(lambda part: xp.zeros_like(part[0]), states)
-    d = type(d)(*(zero if part is None else part + zero for part, zero in zip(d, zeros, strict=True)))
-    turned = {f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in cell.loop_weights}
+    d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
+    turned = {
+        f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in getattr(cell, "loop_weights", ())
+    }
     params = {**params, **turned}
-    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
+    de = [None] * steps
+    if hasattr(cell, "shapes"):
+        de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        d, skipped = release(cell, mask, t, d)
+        entering = hold(cell, mask, t, d, each(lambda part: 0, d))
         extra = {name: value[t] for name, value in upstream.items()}
-        d, _ = cell.step_back(params, d, at(e, t), at(states, t), at(kept, t), at(de, t), **extra)
-        if skipped is not None:
-            d = type(d)(*(part if past is None else part + past for part, past in zip(d, skipped, strict=True)))
-    d, de = cell.leave(e, d, de)
+        back, _ = note(de, t, cell.step_back, params, entering, at(e, t), at(states, t), at(kept, t), **extra)
+        if mask is not None:  # the rest passes padding by
+            rests = zip(back, d, entering, strict=True)
+            back = type(d)(*(None if new is None else new + (part - gone) for new, part, gone in rests))
+        d = back
+    if hasattr(cell, "leave"):
+        d, de = cell.leave(e, d, de)
     before = each(lambda part: part[:steps], states)
-    dx, grads = cell.collect(params, x, e, before, kept, de, input_gradient)
-    return dx, d, grads
+    dx, grads = cell.collect(params, x, e, before, kept, stack(de), *[input_gradient] * hasattr(cell, "shapes"))
+    if wrong := grads.keys() ^ param_shapes(cell, inputs).keys():
+        raise ValueError(f"collect: expected one gradient of each parameter, got {', '.join(grads)}: see {wrong}")
+    return dx if input_gradient else None, d, grads
 
 
 def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
@@ -128,7 +147,7 @@ def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
     for start, stop in pairwise(cuts):
         if start < stop:
             part = slice(start, stop)
-            cut = {name: None if value is None else value[part] for name, value in given.items()}
+            cut, state = sliced(given, part, len(x)), type(state)(*(value.copy() for value in state))
             pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
             h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
     return h, state, Pieces(pieces, workspace or Workspace())
@@ -137,11 +156,11 @@ def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
 def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
     """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
     dxs, total = [], {}
+    steps = tape.pieces[-1][0].stop
     for part, x, state, mask, given in reversed(tape.pieces):
+        cut = sliced({"dh": dh, **upstream}, part, steps)
         _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
-        cut = {name: value[part] for name, value in upstream.items()}
-        above = None if dh is None else dh[part]
-        dx, dstate, grads = run_back(cell, params, piece, above, dstate, input_gradient, **cut)
+        dx, dstate, grads = run_back(cell, params, piece, dstate=dstate, input_gradient=input_gradient, **cut)
         dxs.insert(0, dx)
         total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
     return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
@@ -153,30 +172,53 @@ def each(function, tree):
 
 
 def at(tree, t):
-    """Entry t of every array in a NamedTuple; what is one for all steps stays."""
+    """Entry t of every array in a NamedTuple; what is there for all steps stays."""
     return type(tree)(*(part[t] if hasattr(part, "dtype") else part for part in tree))
 
 
-def hold(cell, mask, t, after, before):
-    """Where step t is padding, overwrite the state after it by the state before it."""
-    if mask is not None:
-        for live, new, old in zip(_alive(cell, mask, t, after), after, before, strict=True):
-            if new is not None:
-                array_module(new).copyto(new, old, where=~live)
+def sliced(arrays, part, steps):
+    """Piece `part` of all arrays, which must be `steps` long."""
+    for name, value in arrays.items():
+        if value is not None and len(value) != steps:
+            raise ValueError(f"{name}: expected {steps} steps, as many as x has, got {len(value)}")
+    return {name: None if value is None else value[part] for name, value in arrays.items()}
 
 
-def release(cell, mask, t, d):
-    """The mirror of `hold`: the gradient that enters step t, and the one that passes padding by (None if none)."""
+def note(rows, t, step, *arguments, **more):
+    """Take a step, and note in row t what it hands back to be kept: where a cell asked for arrays by `shapes`, it is
+    given that row to write into; else `rows` is a list. Returns the state, or its gradient, and the row or None."""
+    if isinstance(rows, list):
+        state, rows[t] = step(*arguments, **more)
+        return state, None
+    row = at(rows, t)
+    state, values = step(*arguments, row, **more)
+    put(row, values)
+    return state, row
+
+
+def put(places, values):
+    """Copy `values` to their places, unless they are there."""
+    for place, value in zip(places, values, strict=True):
+        if place is not value:
+            place[...] = value
+
+
+def stack(rows):
+    """Rows as arrays, where they were listed."""
+    if not isinstance(rows, list):
+        return rows
+    return type(rows[0])(*(None if p[0] is None else array_module(p[0]).stack(p) for p in zip(*rows, strict=True)))
+
+
+def hold(cell, mask, t, new, old):
+    """`new` at step t, or where that is padding `old`; what the batch shares is new while anyone is alive."""
     if mask is None:
-        return d, None
-    xp, alive = array_module(d.h), list(_alive(cell, mask, t, d))
-    entering = [None if part is None else xp.where(live, part, 0) for live, part in zip(alive, d, strict=True)]
-    passing = [None if part is None else xp.where(live, 0, part) for live, part in zip(alive, d, strict=True)]
-    return type(d)(*entering), type(d)(*passing)
-
-
-def _alive(cell, mask, t, state):
-    """For every part of the state a mask that broadcasts: per sample, or "anyone" for what the batch shares."""
-    for name, part in zip(state._fields, state, strict=True):
-        ones = [1] * (getattr(part, "ndim", 1) - 1)
-        yield mask[t].any() if name in cell.shared else mask[t].reshape(-1, *ones)
+        return new
+    parts = []
+    for name, one, other in zip(new._fields, new, old, strict=True):
+        if one is None:
+            parts.append(None)
+            continue
+        live = mask[t].any() if name in getattr(cell, "shared", ()) else mask[t].reshape(-1, *[1] * (one.ndim - 1))
+        parts.append(array_module(one).where(live, one, other))
+    return type(new)(*parts)

@@ -1,15 +1,22 @@
 """The baselines, each with its equations, its backward pass and Keras' conventions: RNN, GRU, LSTM.
 
-A cell holds hyper-parameters only. Parameters are a dict of arrays; states and kept arrays are NamedTuples.
+A cell holds hyper-parameters only, `hidden`, the width of h, among them. Parameters are a dict of arrays; states, whose
+first part is h (B, H), kept arrays and all others are NamedTuples. A cell is these six methods, yours too:
 
-    init(rng, inputs)                           -> params
-    initial_state(batch)                        -> state
-    encode(params, x, out)                      -> e         what needs no past, for all steps at once
-    step(params, e, state, k)                   -> state, k  the equations; k keeps what the way back needs
-    step_back(params, d, e, state, k, de)       -> d, de     the mirror image, from bottom to top
+    init(rng, inputs, dtype)                    -> params
+    initial_state(batch, dtype, rng, xp)        -> state     xp: numpy or cupy; rng: None, or draws a random start
+    encode(params, x)                           -> e         what needs no past, for all steps at once
+    step(params, e, state)                      -> state, k  the equations; k keeps what the way back needs
+    step_back(params, d, e, state, k)           -> d, de     the mirror image, from bottom to top
     collect(params, x, e, before, k, de)        -> dx, grads undoes `encode`; weight gradients over all leading axes
-    record(params, tape)                        -> dict      what a run did, by name: for run(..., record=True) alone
-    shapes(batch)                               -> e, k, de  shapes of one step, so that `run` can provide the arrays
+
+`Cell` says what else there is. To be fast, a cell writes into arrays that it is given. It says how large they have to
+be, as the cells below do, and then has some arguments more:
+
+    shapes(batch)                               -> e, k, de  of one step; k has the parts of the state, too
+    encode(params, x, mask, out)                             mask: (T, B), False at padding, or None; out: for e
+    step(params, e, state, k);  step_back(params, d, e, state, k, de)
+    collect(params, x, e, before, k, de, input_gradient)     False: nobody asks for dx
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
 every gate then is a contiguous (B, H) array. `d` is the gradient at the state after the step, then before it.
@@ -28,19 +35,16 @@ from .ops import flat, linear, sigmoid, sum_rows, turned
 
 
 class Cell:
-    """What `run` and `run_back` do before and after their loops: nothing, unless a cell says otherwise."""
+    """What a cell has beside its six methods. Derive yours from it to have these defaults."""
 
-    def enter(self, params, e, state, mask, keep):
-        return e, state
+    loop_weights = ()  # names of weights multiplied at every step, turned once for the way back: see `ops.turned`
+    shared = ()  # names of the parts of the state that all samples of a batch share
 
-    def final(self, e, state):
-        return state
-
-    def turn(self, e, d):
-        return d
-
-    def leave(self, e, d, de):
-        return d, de
+    def record(self, params, tape):
+        """For run(..., record=True): states (T + 1, ...), where entry t enters step t, and what every step kept, by
+        name, as copies."""
+        parts = tape.kept._asdict() | tape.states._asdict()
+        return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items() if part is not None}
 
 
 class Baseline(Cell):
@@ -50,9 +54,7 @@ class Baseline(Cell):
     x W_x first.
     """
 
-    input_weight = "W_x"
-    loop_weights = ("W_h",)  # multiplied at every step
-    shared = ()  # no part of the state is shared by the batch
+    loop_weights = ("W_h",)
 
     def __post_init__(self):
         object.__setattr__(self, "hidden", count("hidden", self.hidden))
@@ -97,11 +99,6 @@ class Baseline(Cell):
         if input_gradient:
             dx = sum(flat(d_i) @ W.T for d_i, W in zip(d_in, W_x, strict=True)).reshape(x.shape)
         return dx, grads
-
-    def record(self, params, tape):
-        """States (T + 1, B, H), where entry t enters step t, and gates and candidates (T, B, H), by name, as copies."""
-        parts = tape.kept._asdict() | tape.states._asdict()
-        return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items()}
 
 
 Hidden = namedtuple("Hidden", "h")  # the state of RNN and GRU

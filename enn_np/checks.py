@@ -20,14 +20,11 @@ def float_array(name, value, shape, dtype=None, finite=True):
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
     if value.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            f"{name}: expected float32 or float64, got {value.dtype}; convert it with {name}.astype('float32')"
-        )
+        remedy = f"convert it with {name}.astype('float32')"
+        raise TypeError(f"{name}: expected float32 or float64, got {value.dtype}; {remedy}")
     if dtype is not None and value.dtype != dtype:
-        raise TypeError(
-            f"{name}: expected {np.dtype(dtype)} as the parameters, got {value.dtype}; precision is never mixed, "
-            f"convert it with {name}.astype('{np.dtype(dtype)}')"
-        )
+        remedy = f"precision is never mixed, convert it with {name}.astype('{np.dtype(dtype)}')"
+        raise TypeError(f"{name}: expected {np.dtype(dtype)} as the parameters, got {value.dtype}; {remedy}")
     fits = value.ndim == len(shape) and all(
         n == want if isinstance(want, int) else n > 0 for n, want in zip(value.shape, shape, strict=True)
     )
@@ -38,9 +35,8 @@ def float_array(name, value, shape, dtype=None, finite=True):
     # On a GPU the question would stall the stream; device data were asked about on the host.
     if finite and xp is np and not np.isfinite(value).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-        raise ValueError(
-            f"{name}: every entry must be finite, but entry {place} is {value[place]}; remove or replace such values"
-        )
+        remedy = "remove or replace such values"
+        raise ValueError(f"{name}: every entry must be finite, but entry {place} is {value[place]}; {remedy}")
     return value
 
 
@@ -53,10 +49,8 @@ def class_labels(name, value, shape, classes):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, one label a sequence, got {value.shape}")
     if value.size and (value.min() < 0 or value.max() >= classes):
         wrong = value.min() if value.min() < 0 else value.max()
-        raise ValueError(
-            f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, got {wrong}; "
-            f"renumber them or build the model with more classes"
-        )
+        remedy = "renumber them or build the model with more classes"
+        raise ValueError(f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, got {wrong}; {remedy}")
     return value
 
 
@@ -98,27 +92,32 @@ def switch(name, value):
 
 
 @lru_cache(maxsize=64)
-def _param_shapes(cell, inputs):
+def _drawn(cell, inputs):
     return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs).items()}
 
 
-def check_params(cell, params):
-    """Raise TypeError or ValueError unless `params` has all arrays of `cell`, of one dtype; returns the dtype."""
-    if not isinstance(params, dict):
-        raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
-    W = params.get(cell.input_weight)
-    inputs = W.shape[-2] if getattr(W, "ndim", 0) >= 2 and W.shape[-2] else 1
-    for name, shape in _param_shapes(cell, inputs).items():
-        if name not in params:
-            raise ValueError(f"params: {name} {shape} is missing, got {', '.join(params)}; is this another cell's?")
-        float_array(f"params[{name!r}]", params[name], shape, getattr(W, "dtype", None), finite=False)
-    return W.dtype
+def param_shapes(cell, inputs):
+    """{name: shape} of all parameters, remembered if the cell has a hash, as a frozen dataclass has."""
+    try:
+        return _drawn(cell, inputs)
+    except TypeError:
+        return _drawn.__wrapped__(cell, inputs)
 
 
 def check_run(cell, params, x, state=None, mask=None):
-    """Raise TypeError or ValueError, naming the argument, unless `run` can work with these."""
-    dtype = check_params(cell, params)
-    float_array("x", x, ("T", "B", params[cell.input_weight].shape[-2]), dtype)
+    """`x`, cleared at padding, if `run` can work with these; else TypeError or ValueError, naming the argument."""
+    if not isinstance(params, dict):
+        raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
+    float_array("x", x, ("T", "B", "D"), finite=mask is None)
+    dtype = None
+    for name, shape in param_shapes(cell, x.shape[2]).items():
+        if name not in params:
+            raise ValueError(f"params: {name} {shape} is missing, got {', '.join(params)}; is this another cell's?")
+        if (got := getattr(params[name], "shape", shape)) != shape:  # these may be for an x of another width
+            for D in (n for n in got if n and param_shapes(cell, n)[name] == got):
+                float_array("x", x, ("T", "B", D))
+        dtype = float_array(f"params[{name!r}]", params[name], shape, dtype, finite=False).dtype
+    float_array("x", x, x.shape, dtype, finite=False)
     if state is not None:
         wanted = cell.initial_state(x.shape[1], x.dtype)
         if type(state) is not type(wanted):
@@ -129,12 +128,14 @@ def check_run(cell, params, x, state=None, mask=None):
     if mask is not None and got != (bool, x.shape[:2]):
         kind = ValueError if isinstance(got[1], tuple) else TypeError
         raise kind(f"mask: expected a bool array of shape {x.shape[:2]}, got {got[0]} of shape {got[1]}")
+    # Infinity at padding, times its weight of zero, would be NaN for all who share a trace.
+    return x if mask is None else float_array("x", array_module(x).where(mask[..., None], x, 0), x.shape)
 
 
 def check_run_back(cell, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
     kept = getattr(tape, "kept", None)
-    if kept is None or type(kept) is not type(cell.shapes(1)[1]):
+    if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[1])):
         got = type(tape).__name__ if kept is None else type(kept).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
     wanted, dtype = cell.initial_state(tape.x.shape[1]), tape.x.dtype
@@ -146,7 +147,7 @@ def check_run_back(cell, tape, dh, dstate, upstream):
         for name, like, part in zip(wanted._fields, wanted, dstate, strict=True):
             if part is not None:
                 float_array(f"dstate.{name}", part, like.shape, dtype, finite=False)
-    if upstream.get("da") is not None and hasattr(kept, "a"):
+    if "da" in upstream and hasattr(kept, "a"):
         float_array("da", upstream["da"], kept.a.shape, dtype, finite=False)
 
 

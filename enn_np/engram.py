@@ -21,9 +21,10 @@ import numpy as np
 
 from .backend import array_module, empty
 from .checks import Settings, count, float_array
+from .device import fused
 from .initial import glorot_uniform, he_normal
 from .ops import cosine, cosine_back, layer_norm, layer_norm_back, linear, linear_back, read, relu, relu_back
-from .ops import sum_rows, turned, unit, unit_back
+from .ops import sum_rows, turned, unit, unit_back, write
 from .retrieval import RETRIEVALS, retrieve, retrieve_back
 from .trace import STORES, Dense, Listed, Traced
 
@@ -50,7 +51,8 @@ class Engram(Traced):
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
-    store: where a trace per sample is kept, "dense" or "list", which is faster while the clip does nothing, see trace.py.
+    store: where a trace per sample is kept, see trace.py: "dense" or, faster where no clip acts, "list"; a subclass,
+    which may write otherwise, and a trace of the batch are always dense.
     initial_scale: sd of h_0 and A_0 where they are drawn at random, as the published code does at inference too.
     """
 
@@ -72,7 +74,6 @@ class Engram(Traced):
     initial_scale: float = 0.01
     store: str = "dense"
 
-    input_weight = "W_z"
     loop_weights = ("W_c", "W_h")
 
     def __post_init__(self):
@@ -101,22 +102,11 @@ class Engram(Traced):
     def init(self, rng, inputs, dtype=np.float32):
         """Keras' initial values: He normal W_z, W_c, W_h; Glorot uniform M; zero biases. rng: a NumPy Generator."""
         D, H, N = count("inputs", inputs), self.hidden, self.slots
-        params = {
-            "W_z": he_normal(rng, (D, H)),
-            "b_z": np.zeros(H),
-            "M": glorot_uniform(rng, (N, H)),
-            "W_c": he_normal(rng, (3 * H, 3 * H)),  # rows: z, m, h
-            "b_c": np.zeros(3 * H),
-            "W_h": he_normal(rng, (3 * H, H)),
-            "b_h": np.zeros(H),
-        }
-        if self.layer_norm:
-            params |= {
-                "gamma_z": np.ones(H),
-                "beta_z": np.zeros(H),
-                "gamma_h": np.ones(H),
-                "beta_h": np.zeros(H),
-            }
+        params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "M": glorot_uniform(rng, (N, H))}
+        params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
+        params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H)}
+        for name in "zh" if self.layer_norm else "":
+            params |= {f"gamma_{name}": np.ones(H), f"beta_{name}": np.zeros(H)}
         return {name: value.astype(dtype) for name, value in params.items()}
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
@@ -145,17 +135,13 @@ class Engram(Traced):
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
-        A = self._memory(params, e, state, k)  # (2) bank + trace
-        k.s[...], k.M_inv[...] = cosine(e.z_unit, A)  # (B, N) (3) how well every slot matches the cue
+        M_eff = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff)  # (2) bank + trace
+        k.s[...], k.M_inv[...] = cosine(e.z_unit, M_eff)  # (B, N) (3) how well every slot matches the cue
         k.a[...] = retrieve(self.retrieval, k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
-        m = A.read(k.a)  # (B, H) (5) retrieved engram
+        m = M_eff.read(k.a)  # (B, H) (5) retrieved engram
         self.integrate(params, e.z, m, state.h, k)
-        self._write(k, e, A)  # (8), (9)
+        self._write(k, e, state.A)  # (8), (9)
         return EngramState(k.h, k.A), k
-
-    def _memory(self, params, e, state, k, dA=None):
-        """The words of trace.py for M~ of (2); on the way back with dA, the gradient at A_t."""
-        return e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, dA)
 
     def integrate(self, params, z, m, h, k):
         """(6) and (7) into k."""
@@ -165,15 +151,29 @@ class Engram(Traced):
         self._normalise(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
 
     def _write(self, k, e, A):
-        """(8) and (9). The trace is read before it is written: step t recalls what steps before t wrote."""
+        """(8) and (9) into k.A. The trace is read before it is written: step t recalls what steps before t wrote."""
         eta = self.hebbian_rate
-        noise = None if e.noise is None else eta * e.noise
-        A.write(eta * self._share(e) * k.a, e.z, 1 - eta, k.A, noise, self._clip, 1 / e.z_inv)
+        w = k.a * (eta * self._share(e))  # (B, N) eta (8) is w z'
+        if e.trace:
+            e.trace.write(w, e.z, 1 - eta, noise=None if e.noise is None else eta * e.noise, times=1 / e.z_inv)
+            return
+        if eta == 0:
+            k.A[...] = A
+            return
+        xp, written = array_module(A), write(w, e.z, self.trace == "batch")  # like A
+        low, high = (None, None) if self.trace_clip is None else (-self.trace_clip, self.trace_clip)
+        self._fade(xp, A, written, e.noise, 1 - eta, eta, low, high, k.A)
 
-    @property
-    def _clip(self):
-        """c of (9); a trace at rest is not clipped."""
-        return self.trace_clip if self.hebbian_rate else None
+    @staticmethod
+    @fused
+    def _fade(xp, A, written, noise, keep, eta, low, high, out):
+        """(9), into `out`."""
+        xp.multiply(A, keep, out=out)
+        xp.add(out, written, out=out)
+        if noise is not None:
+            xp.add(out, eta * noise, out=out)
+        if high is not None:
+            xp.clip(out, low, high, out=out)
 
     def _shares(self, mask, x):
         """`_share` at every step where padding matters, (..., B, 1): the mean is over the samples still alive."""
@@ -200,19 +200,18 @@ class Engram(Traced):
 
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
-        xp, shared = array_module(d.h), self.trace == "batch"
+        de, xp = de or empty(self.shapes(len(d.h))[2], d.h), array_module(d.h)
 
         dz, dm, dh = self.integrate_back(params, d.h, k, de)
-        A, weight = self._memory(params, e, state, k, d.A), self.hebbian_rate * self._share(e)
-        keep = 1 - self.hebbian_rate
-        dw, dv, _ = A.write_back(weight * k.a, e.z, keep, k.A, self._clip, self.trace_gradient, 1 / e.z_inv)  # (9), (8)
-        dz += dv
-        da = A.match(dm, ahead=False) + weight * dw + (0 if da is None else da)  # (5) to a_t, beside (8) and the loss' own
-        array_module(da).divide(retrieve_back(self.retrieval, da, k.a), self.tau, out=de.s)  # (4)
+        share, keep = self.hebbian_rate * self._share(e), 1 - self.hebbian_rate
+        A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
+        dw, dv, _ = A.write_back(k.a * share, e.z, keep, self.trace_gradient)  # (9) to A_{t-1}, (8)
+        da = A.match(dm, ahead=False) + dw * share + (0 if da is None else da)  # (5) to a_t, (8), the loss' own
+        xp.divide(retrieve_back(self.retrieval, da, k.a), self.tau, out=de.s)  # (4)
         dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
-        du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3) and (2) to the bank and to A_{t-1}
-        array_module(dz).add(dz, unit_back(du, e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
+        du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3), (2) to the bank and to A_{t-1}
+        dz += dv  # (8) to z_t
+        xp.add(dz, unit_back(du, e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
         return EngramState(dh, A.dA), de
 
     def integrate_back(self, params, dh, k, de):
@@ -223,16 +222,29 @@ class Engram(Traced):
         dzmh, H = de.c @ turned(params, "W_c"), self.hidden  # (6) to [z ; m ; h_{t-1}]
         return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
 
+    def _unclip(self, dA, A):
+        """A copy of dA, zero on the clip, where a small change changes nothing, or all zero without trace_gradient."""
+        xp = array_module(A)
+        if not self.trace_gradient:
+            return xp.zeros_like(dA)
+        dA = dA.copy()
+        if self.trace_clip is not None and self.hebbian_rate:  # a trace at rest is not clipped
+            xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
+        return dA
+
     def listed(self, params, e, A, live, keep):
         """The list of trace.py for a run that begins with A."""
         if live is not None and e.noise is not None:
-            raise ValueError('store: "list" has one noise for the whole batch, and padding; use trace_noise=0 or "dense"')
+            raise ValueError(
+                'store: "list" has one noise for the whole batch, and padding; use trace_noise=0 or "dense"'
+            )
         return Listed(A, params["M"], self.trace_scale, e.z_unit, live, keep)
 
     def final(self, e, state):
-        if e.trace is not None and self._clip is not None and (most := float(e.trace.most.max())) >= self._clip:
+        clip = self.trace_clip if e.trace and self.hebbian_rate else None
+        if clip is not None and (most := float(e.trace.most.max())) >= clip:
             raise ValueError(
-                f'store: "list" is exact while no entry of the trace meets trace_clip = {self._clip:g}, and here one may '
+                f'store: "list" is exact while no entry of the trace meets trace_clip = {clip:g}, and here one may '
                 f'have come to {most:.3g}; use store="dense" or trace_clip=None'
             )
         return super().final(e, state)
@@ -293,3 +305,6 @@ class Engram(Traced):
         log_a = xp.log(xp.maximum(a, xp.finfo(a.dtype).tiny))  # 0 log 0 = 0
         value = (weight * (self.l1 * abs(a) - self.entropy * a * log_a)).sum()
         return value, weight * (self.l1 * xp.sign(a) - self.entropy * (log_a + 1))
+
+
+Engram.listable = Engram

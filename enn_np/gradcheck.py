@@ -22,31 +22,34 @@ class Kink(Exception):
     """The difference stepped over a kink of the loss."""
 
 
-def compare(loss, values, grads, rng, eps=1e-6, every=False):
+def compare(loss, values, grads, rng, eps=1e-6, every=False, size=0.0):
     """Relative errors of `grads` against central differences of `loss`, a dict with the keys of `grads`.
 
     loss: function of a dict of float64 arrays that returns (value, pattern), the pattern a list of arrays that change
     only across a kink (or None). values: where to look. grads: the gradients there. rng: draws the direction v.
     every: ask each coordinate by itself, in place of one random direction. The error of one array is the largest
-    |difference - <g, v>| over |g| |v|. Raises Kink where no difference can be trusted.
+    |difference - <g, v>| over |g| |v|, and infinite where anything is not finite. A difference
+    is no finer than the rounding of |loss| over eps; size: of what the loss adds up, if that is more. Raises Kink where
+    no difference can be trusted.
     """
-    _, here = loss(values)
-    errors = {}
+    (value, here), errors = loss(values), {}
     for name, g in grads.items():
-        g = np.asarray(g)
-        if g.shape != values[name].shape:
-            raise ValueError(f"grads[{name!r}]: expected shape {values[name].shape}, got {g.shape}")
-        directions = np.eye(g.size).reshape(-1, *g.shape) if every else [rng.standard_normal(g.shape)]
-        worst = 0.0
-        for v in directions:
+        g, shape = np.asarray(g), values[name].shape if name in values else "of a value with this name"
+        if g.shape != shape:
+            raise ValueError(f"grads[{name!r}]: expected shape {shape}, got {g.shape}")
+        errors[name] = 0.0 if all(np.isfinite(part).all() for part in (value, g, values[name])) else np.inf
+        if errors[name]:
+            continue
+        rounding = 4 * np.finfo(float).eps * max(abs(value), size) / eps
+        scale = float(max(np.hypot.reduce(g, axis=None), rounding / TOLERANCE, np.finfo(float).tiny))
+        for v in np.eye(g.size).reshape(-1, *g.shape) if every else [rng.standard_normal(g.shape)]:
             v = v / np.linalg.norm(v)
             ends = [loss({**values, name: values[name] + step * v}) for step in (eps, -eps)]
-            if here is not None and any(_differ(here, pattern) for _, pattern in ends):
+            if here is not None and any((a != b).any() for _, there in ends for a, b in zip(here, there, strict=True)):
                 raise Kink(name)
-            difference = (ends[0][0] - ends[1][0]) / (2 * eps)
-            scale = max(np.linalg.norm(g), abs(difference), 1e-3)
-            worst = max(worst, float(abs(difference - (g * v).sum()) / scale))
-        errors[name] = worst
+            difference = (float(ends[0][0]) - float(ends[1][0])) / (2 * eps)
+            error = abs(difference - float((g * v).sum())) / max(scale, abs(difference))
+            errors[name] = max(errors[name], error if error >= 0 else np.inf)  # NaN >= 0 is False
     return errors
 
 
@@ -62,9 +65,9 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
     number("eps", eps, above=0)
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
-        loss, values, grads = _problem(cell, inputs, batch, steps, masked, rng, device)
+        loss, values, grads, size = _problem(cell, inputs, batch, steps, masked, rng, device)
         try:
-            return compare(loss, values, grads, rng, eps, every)
+            return compare(loss, values, grads, rng, eps, every, size)
         except Kink:
             continue
     raise RuntimeError("50 draws in a row lay on a kink; try another seed or smaller sizes")
@@ -75,11 +78,11 @@ def _problem(cell, inputs, batch, steps, masked, rng, device):
     values = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, inputs, np.float64).items()}
     state = cell.initial_state(batch, np.float64)
     values["x"] = rng.standard_normal((steps, batch, inputs))
-    values |= {f"state.{name}": 0.1 * rng.standard_normal(part.shape) for name, part in _parts(state)}
+    values |= {f"state.{name}": 0.1 * rng.standard_normal(part.shape) for name, part in state._asdict().items()}
     mask = rng.random((steps, batch)) < 0.6 if masked else None
     noise = cell.noise(rng, steps, np.float64) if hasattr(cell, "noise") else None
     given = {} if noise is None else {"noise": noise}
-    projection = rng.standard_normal((steps, batch, cell.hidden)) / np.sqrt(steps * batch * cell.hidden)
+    projection = rng.standard_normal((steps, *state.h.shape)) / np.sqrt(steps * state.h.size)
     final = type(state)(*(rng.standard_normal(part.shape) / np.sqrt(part.size) for part in state))
     mask, given, projection, final = to_device((mask, given, projection, final), device)
 
@@ -88,23 +91,19 @@ def _problem(cell, inputs, batch, steps, masked, rng, device):
         params = {name: value for name, value in values.items() if name != "x" and not name.startswith("state.")}
         start = type(state)(*(values[f"state.{name}"] for name in state._fields))
         h, end, tape = run(cell, params, values["x"], start, mask, **given)
-        value = (h * projection).sum() + sum((part * V).sum() for part, V in zip(end, final, strict=True))
         penalty, da = cell.penalty(tape.kept.a, mask) if hasattr(cell, "penalty") else (0.0, None)
-        return params, tape, value + penalty, da
+        terms = [h * projection, *(part * V for part, V in zip(end, final, strict=True))]
+        return params, tape, sum(term.sum() for term in terms) + penalty, da, sum(abs(term).sum() for term in terms)
 
-    params, tape, _, da = forward(values)
+    params, tape, _, da, size = forward(values)
     dx, dstate, grads = run_back(cell, params, tape, projection, final, **({} if da is None else {"da": da}))
-    grads = to_numpy({**grads, "x": dx, **{f"state.{name}": part for name, part in _parts(dstate)}})
+    grads = to_numpy({**grads, "x": dx, **{f"state.{name}": part for name, part in dstate._asdict().items()}})
 
     def loss(values):
-        _, tape, value, _ = forward(values)
+        _, tape, value, *_ = forward(values)
         return float(value), to_numpy(_pattern(cell, tape))
 
-    return loss, values, grads
-
-
-def _parts(state):
-    return zip(state._fields, state, strict=True)
+    return loss, values, grads, float(size)
 
 
 def _pattern(cell, tape):
@@ -112,7 +111,3 @@ def _pattern(cell, tape):
     clip = getattr(cell, "trace_clip", None)
     parts = [part for group in (tape.e, tape.kept) for part in group if hasattr(part, "dtype")]
     return [part == 0 for part in parts] + ([] if clip is None or tape.kept.A is None else [abs(tape.kept.A) == clip])
-
-
-def _differ(one, other):
-    return any((a != b).any() for a, b in zip(one, other, strict=True))

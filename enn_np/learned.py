@@ -18,7 +18,6 @@ from .backend import empty
 from .device import to_numpy
 from .engram import Engram, EngramGradient
 from .ops import sum_rows
-from .trace import within
 
 # As Engram's, and of every step the gradients at r and q, (1,) each.
 LearnedGradient = namedtuple("LearnedGradient", (*EngramGradient._fields, "rate", "sharpness"))
@@ -34,8 +33,6 @@ class LearnedEngram(Engram):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.store == "list":
-            raise ValueError('store: a learned hebbian_rate needs the trace itself; expected "dense", got "list"')
         for name, high in (("hebbian_rate", 1), ("sparsity", math.inf)):
             if not 0 < (start := getattr(self, name)) < high:
                 raise ValueError(
@@ -61,7 +58,7 @@ class LearnedEngram(Engram):
         cell = self.settled(params)
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         back, _ = cell.step_back(params, d, e, state, k, de, da)
-        eta, dA = cell.hebbian_rate, within(cell._clip, k.A, d.A) if cell.trace_gradient else 0 * d.A
+        dA, eta = cell._unclip(d.A, k.A), cell.hebbian_rate
         de.rate[...] = (1 - eta) * (dA * (k.A - state.A)).sum()  # eta (1 - eta) dA_t / d eta
         # d / dq of s_t (1 + 10 sigma) / tau, by way of the gradient at s_t
         de.sharpness[...] = 10 * cell.sparsity / (1 + 10 * cell.sparsity) * (de.s * k.s).sum()

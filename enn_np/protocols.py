@@ -20,8 +20,8 @@ from .callbacks import EarlyStopping, ReduceOnPlateau
 from .checkpoint import differ
 from .device import card_name, device_module
 from .engram import Engram
-from .optim import Adam
 from .monitor import HebbianTraceMonitor
+from .optim import Adam
 from .training import fit
 from .variants import MATCHED, names, network
 

@@ -34,6 +34,7 @@ def sparsemax(x):
     y = max(x - t, 0), with t such that y sums to 1: over the support {largest j entries}, t = (sum - 1) / j.
     """
     xp = array_module(x)
+    x = x - x.max(-1, keepdims=True)  # so that large entries do not drown the 1 of the sum
     ordered = xp.flip(xp.sort(x, axis=-1), axis=-1)
     j = xp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
     t = (xp.cumsum(ordered, axis=-1) - 1) / j

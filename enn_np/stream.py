@@ -3,34 +3,38 @@
 from dataclasses import replace
 
 from .backend import array_module, empty
-from .checks import check_params, check_run, count, float_array
+from .checks import check_run, count, float_array, param_shapes
 
 
 class Stream:
-    """A cell at work on a signal as it comes, in arrays of its own that are used again at every step.
+    """A cell at work on a signal as it comes.
 
         stream = Stream(cell, params)
-        for x_t in signal:  h = stream(x_t)     # x_t (B, D), h (B, H); the step after the next overwrites h
+        for x_t in signal:  h = stream(x_t)     # x_t (B, D), h (B, H)
 
     batch: B, how many signals side by side. state: where to go on, as `run` returns it, or None for zeros;
-    `stream.state` is the state now. Raises TypeError or ValueError, naming the argument, before any work.
+    `stream.state` is the state now. What it hands out is never overwritten. Raises TypeError or ValueError, naming the
+    argument, before any work.
     """
 
     def __init__(self, cell, params, batch=1, state=None):
-        check_params(cell, params)
-        W = params[cell.input_weight]
-        xp, self.shape = array_module(W), (count("batch", batch), W.shape[-2])
-        check_run(cell, params, xp.zeros((1, *self.shape), W.dtype), state)
-        self.cell, self.params = replace(cell, store="dense") if getattr(cell, "store", "dense") == "list" else cell, params
-        self.state = state or cell.initial_state(batch, W.dtype, xp=xp)
-        cue, kept, _ = self.cell.shapes(batch)
-        # Two sets by turns: the state that a step reads lies in the one, what it writes in the other.
-        self.cue, self.kept, self.next = empty(cue, W), empty(kept, W), empty(kept, W)
+        if not isinstance(params, dict) or not params:
+            raise TypeError(f"params: expected a dict of arrays as `init` returns, got {params!r}")
+        W, found = next(iter(params.values())), {name: getattr(value, "shape", ()) for name, value in params.items()}
+        sizes = {n for shape in found.values() for n in shape if n}
+        D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1)
+        cell = replace(cell, store="dense") if getattr(cell, "store", None) else cell  # nobody collects a list here
+        self.cell, self.params, self.shape = cell, params, (count("batch", batch), D)
+        check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
+        self.state = cell.initial_state(batch, W.dtype, xp=array_module(W)) if state is None else state
 
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
-        float_array("x_t", x_t, self.shape, self.cue[0].dtype)
-        e = self.cell.encode(self.params, x_t, out=self.cue, **given)
-        self.state, _ = self.cell.step(self.params, e, self.state, self.kept)
-        self.kept, self.next = self.next, self.kept
-        return self.state.h
+        float_array("x_t", x_t, self.shape, self.state.h.dtype)
+        kept = []
+        if hasattr(self.cell, "shapes"):  # fresh arrays at every step, so that what was handed out stays
+            out, k, _ = (empty(part, x_t) for part in self.cell.shapes(len(x_t)))
+            given, kept = {"mask": None, "out": out, **given}, [k]
+        e = self.cell.encode(self.params, x_t, **given)
+        self.state, _ = self.cell.step(self.params, e, self.state, *kept)
+        return self.state.h.copy()

@@ -5,21 +5,21 @@
     read(a)       a M~                         what the weights a recall
     write(w, v)   A <- keep A + w v' + noise   keep: one number, or every slot its own
 
-The way back undoes steps in reverse order, `write_back` and then `recall_back`. Of a M~ u' = sum_n a_n <u, M~_n>, match is
-the derivative by a and read the derivative by u, so these two words serve the way back as well.
+The way back undoes steps in reverse order, `write_back` and then `recall_back`. Of a M~ u' = sum_n a_n <u, M~_n>, match
+is the derivative by a and read the derivative by u, so these two words serve the way back as well.
 
 `Dense` does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; unrolled from A_0,
 
     A_j = P_j A_0 + sum_{s<=j} W_js v_s'       W_jj = w_j,  W_js = keep_j W_{j-1,s},  P_j = keep_j P_{j-1},  P_0 = 1
 
-so a step reads j rows where the trace has N, and writes one. The norms follow from two sums that each write brings up to
-date, |M~|^2 = |M|^2 + 2 alpha x + alpha^2 r:
+so a step reads j rows where the trace has N, and writes one. The norms follow from two sums that each write brings up
+to date, |M~|^2 = |M|^2 + 2 alpha x + alpha^2 r:
 
     x = <M, A>:   x <- keep x + w <M, v>       r = |A|^2:   r <- keep^2 r + 2 keep w <A, v> + w^2 |v|^2
 
-This is exact, but not where a clip acts, for then A is no sum of what was written. Noise, the same for the whole batch, is
-kept beside the list, as one array E (N, H). Time is cut into pieces of PIECE steps; A is made at the cuts alone, to be
-A_0 of the next piece.
+This is exact, but not where a clip acts, for then A is no sum of what was written. Noise, the same for the whole batch,
+is kept beside the list, as one array E (N, H). Time is cut into pieces of PIECE steps; A is made at the cuts alone, to
+be A_0 of the next piece.
 
 Letters: T time, B batch, N slots, H hidden. L_j = [W_jj ; ... ; W_j1 ; P_j], (B, j + 1, N), the newest step first.
 """
@@ -27,7 +27,6 @@ Letters: T time, B batch, N slots, H hidden. L_j = [W_jj ; ... ; W_j1 ; P_j], (B
 import numpy as np
 
 from .backend import array_module
-from .device import fused
 from .cells import Cell
 from .ops import dot_rows, flat, match, read, write
 
@@ -57,17 +56,11 @@ class Dense:
     def read(self, a):
         return read(a, self.M_eff)
 
-    def write(self, w, v, keep, out, noise=None, clip=None, times=None):
-        """Into `out`, held within +-clip where there is one."""
-        low = None if clip is None else -clip
-        fade(array_module(w), self.A, write(w, v, self.shared), noise, _beside_rows(keep), low, clip, out)
-
-    def write_back(self, w, v, keep, out=None, clip=None, taught=True, times=None):
-        """Gradients at w, v and `keep`. out: the trace as it was written; taught: False where gradients end there."""
-        self.dA = within(clip, out, self.dA) if taught else array_module(w).zeros_like(self.dA)
+    def write_back(self, w, v, keep, taught=True):
+        """Gradients at w, v and, where it is an array, `keep`. taught: unless False, gradients go on to what was."""
         dw, dv = match(v, self.dA), read(w, self.dA)
         dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
-        self.dA *= _beside_rows(keep)
+        self.dA *= keep if isinstance(keep, float) else keep[..., None]
         return dw, dv, dkeep
 
     def recall_back(self, a, dm, u=None, dp=None, along=None):
@@ -83,26 +76,6 @@ class Dense:
         dM_eff *= self.alpha
         self.dA += dM_eff
         return read(dp, self.M_eff), dM
-
-
-def within(clip, A, dA):
-    """A copy of dA, zero where the trace A lies on the clip: there a small change changes nothing."""
-    return dA.copy() if clip is None else array_module(A).where(abs(A) < clip, dA, 0).astype(A.dtype, copy=False)
-
-
-@fused
-def fade(xp, A, written, noise, keep, low, high, out):
-    """keep A + written + noise, clipped, into `out`."""
-    xp.multiply(A, keep, out=out)
-    xp.add(out, written, out=out)
-    if noise is not None:
-        xp.add(out, noise, out=out)
-    if high is not None:
-        xp.clip(out, low, high, out=out)
-
-
-def _beside_rows(keep):
-    return keep if isinstance(keep, float) else keep[..., None]
 
 
 class Listed:
@@ -146,7 +119,7 @@ class Listed:
             m += a @ E
         return m if self.M is None else a @ self.M + self.alpha * m
 
-    def write(self, w, v, keep, out=None, noise=None, clip=None, times=1.0):
+    def write(self, w, v, keep, noise=None, times=1.0):
         """times (B, 1): where norms are kept, v is so many times the vector that was matched."""
         w, keep = self._alive(w, keep)
         E, note = self._noise(), (self.q,)
@@ -214,16 +187,17 @@ class Listed:
         self.dU.insert(0, dU)
         return dA
 
-    def write_back(self, w, v, keep, out=None, clip=None, taught=True, times=1.0):
+    def write_back(self, w, v, keep, taught=True):
         """As of `Dense`; what later steps, which read v, send to it comes from `back`."""
         if self.piece.steps == 0 and self.left:
             self._enter(self._leave())
         xp, dM = array_module(w), 0
         if not taught:  # what was written stands there like a constant
+            stays = xp.zeros_like(w[:, :1]) if self.live is None else (~self.live[self.t - 1]).astype(w.dtype)
             if self.M is not None:
-                dM = xp.einsum("bn,bnh->nh", self.dx, self.trace())
-            self.piece.forget()
-            self.dx = self.dr = xp.zeros_like(w)
+                dM = xp.einsum("bn,bnh->nh", (1 - stays) * self.dx, self.trace())
+            self.piece.forget(stays)
+            self.dx, self.dr = stays * self.dx, stays * self.dr
         self.t -= 1
         w, keep = self._alive(w, keep)
         dw, dkeep = self.piece.write_back(keep)
@@ -358,9 +332,12 @@ class Piece:
         """The way back is done, and what it needed is free."""
         self.dL = self.drows = self.dV = self.uses = self.reads = None
 
-    def forget(self):
-        """No gradient goes further back, but that at what a step reads itself."""
-        self.dL[...], self.drows[...], self.dV[...], self.uses = 0, 0, 0, []
+    def forget(self, stays):
+        """No gradient goes further back, but that at what a step reads itself; stays (B, 1): 1 where it does."""
+        self.dL *= stays[:, None]
+        self.drows *= stays[:, None]
+        self.dV *= stays
+        self.uses = [(stays * q, u) for q, u in self.uses]
 
     def write_back(self, keep):
         """Undo the last write: gradients at w and, where every slot has its own, at `keep`."""
@@ -404,7 +381,8 @@ class Piece:
             for i, pair in enumerate(reversed(self.reads)):
                 for q, at in zip(pair, (i, n + i), strict=True):
                     Q[:, at, PIECE - i :] = q
-            read_back = (Q[..., : self.rows.shape[1]] @ self.rows).swapaxes(0, 1)
+            rows = self.rows[:, PIECE - n :]
+            read_back = (Q[..., PIECE - n : self.rows.shape[1]] @ rows).swapaxes(0, 1)
             return self.drows[:, PIECE:], dV + read_back[n:], read_back[:n]
         return self.drows[:, PIECE:], dV, dV[:0]
 
@@ -414,7 +392,7 @@ class Traced(Cell):
 
     def is_listed(self, so=None):
         """Whether a run keeps its trace as a list; so: the answer, where it is known."""
-        return self.store == "list" and self.trace == "sample" if so is None else so
+        return (self.store, self.trace, type(self)) == ("list", "sample", self.listable) if so is None else so
 
     def enter(self, params, e, state, mask, keep):
         """In front of the first step: the list in the encoded input, and nothing in the place of A in the state."""

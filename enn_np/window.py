@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import array_module, empty
+from .cells import Cell
 from .checks import Settings, count
 from .initial import glorot_uniform, he_normal
 from .integration import integrate, integrate_back, integration, integrators
@@ -40,7 +41,7 @@ WindowGradient = namedtuple("WindowGradient", "z z_unit v m u c q k")
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Cell):
     """Hyper-parameters: hidden H, slots N of the bank, window K, how many steps are remembered; temperature tau."""
 
     hidden: int = 128
@@ -48,9 +49,7 @@ class Window:
     window: int = 32
     temperature: float = 0.15
 
-    input_weight = "W_z"
     loop_weights = ("W_c", "W_h", "W_u")
-    shared = ()
 
     def __post_init__(self):
         check = Settings(self)

@@ -1,7 +1,6 @@
 """Splits that add up, ablations that remove what they say, attributions that are complete."""
 
 from dataclasses import replace
-from unittest.mock import patch
 
 import numpy as np
 import pytest

@@ -376,7 +376,11 @@ def test_a_hidden_call_of_numpy_is_seen(card, monkeypatch, module):
         if module in (heads, language):
             LanguageModel([GRU(3), Engram(3, 3)], 7, embedding=3).to_device("cuda").fit(x, y, epochs=1)
         else:
-            stack = [LSTM(3), GRU(3), Engram(3, 3, trace="sample", trace_clip=None, retrieval="sparsemax", store="list")]
+            stack = [
+                LSTM(3),
+                GRU(3),
+                Engram(3, 3, trace="sample", trace_clip=None, retrieval="sparsemax", store="list"),
+            ]
             classifier(stack, pooling="attention", dropout=0.5).to_device("cuda").fit(*sequences(6), epochs=1)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from problems import GRU, KINDS, LSTM, RNN, Binding, Engram, distance, seeds
 
-from enn_np import gradcheck
+from enn_np import codes, gradcheck, listed
 
 SMALL = {
     "RNN": RNN(3),
@@ -176,3 +176,117 @@ def test_distance_sees_what_it_should():
     assert distance([np.nan], [1.0]) == np.inf and distance([0.5], [0.0]) == 0.5
     with pytest.raises(AssertionError):
         distance([[1.0]], [1.0])
+
+
+# ------------------------------------------------------------------------- what is not finite, small or missing
+
+BAD = [np.nan, np.inf, -np.inf, 1e200]
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("bad", BAD)
+def test_what_is_not_finite_is_wrong(bad, every):
+    """Catches max(0.0, nan) == 0.0: in one or all entries of the gradient, in the values, in the loss, on one side."""
+    rng, w = np.random.default_rng(0), np.ones(3)
+
+    def ask(loss, w, g):
+        return gradcheck.compare(loss, {"w": w}, {"w": g}, rng, every=every)["w"]
+
+    def total(values):
+        return values["w"].sum(), None
+
+    assert ask(total, w, w) < 1e-6
+    for spoiled in (np.full(3, bad), np.array([1.0, bad, 1.0])):
+        assert not ask(total, w, spoiled) < 1e-3
+        if abs(bad) > 1e300 or np.isnan(bad):
+            assert ask(lambda values: (np.nansum(values["w"][[0, 2]]), None), spoiled, np.array([1.0, 0, 1])) == np.inf
+    if bad != 1e200:
+        assert ask(lambda values: (bad, None), w, 0 * w) == np.inf
+        assert ask(lambda values: (bad if values["w"].sum() > 3 else values["w"].sum(), None), w, w) == np.inf
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    """Catches a cell whose NaN the check calls right, as its own maximum or over seeds."""
+
+    def spoil(cell, result):
+        return result[0], {**result[1], "b": np.full_like(result[1]["b"], np.nan)}
+
+    cell = broken(LSTM(3), collect=spoil)
+    runs = [gradcheck.check(cell, seed=seed) for seed in range(2)]
+    assert wrong(runs[0]) == {"b"} and not max(run["b"] for run in runs) < np.inf
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-3, 1.0, 1e6, 1e-100])
+def test_small_gradients_count_as_much_as_large_ones(scale):
+    """Catches a floor: relative to the gradient's own scale, zero is 100% wrong, however small the loss."""
+    rng, w = np.random.default_rng(0), np.arange(1.0, 4.0)
+
+    def loss(values):
+        return scale * (values["w"] ** 2).sum(), None
+
+    def ask(g):
+        return gradcheck.compare(loss, {"w": w}, {"w": g}, rng)["w"]
+
+    assert ask(2 * scale * w) < 1e-6
+    assert ask(0 * w) > 0.9 and ask(2.001 * scale * w) > 1e-5
+
+
+@pytest.mark.parametrize("loss", [0.0, 1.0, -3e7])
+def test_rounding_of_a_loss_is_no_gradient(loss):
+    """Catches a false alarm where the true gradient is zero, and the difference is noise."""
+    rng, w = np.random.default_rng(0), np.linspace(0.1, 0.3, 50)
+
+    def noisy(values):
+        return loss * (values["w"] / values["w"]).mean() * (1 + 1e-16 * np.sin(1e9 * values["w"].sum())), None
+
+    assert gradcheck.compare(noisy, {"w": w}, {"w": 0 * w}, rng, every=True)["w"] < 1e-6
+
+
+@pytest.mark.parametrize("cell", [SMALL["GRU"], SMALL["Engram"]], ids=["GRU", "Engram"])
+@pytest.mark.parametrize("name", ["W_h", "b_q"])
+def test_gradients_and_parameters_have_the_same_names(cell, name):
+    """Catches a gradient that is left out, so that `fit` never moves the parameter, or that no parameter is for."""
+
+    def spoil(cell, result):
+        grads = dict(result[1])
+        if grads.pop(name, None) is None:
+            grads[name] = np.zeros(3)
+        return result[0], grads
+
+    with pytest.raises(ValueError, match=f"collect: .*{name}"):
+        gradcheck.check(broken(cell, collect=spoil))
+    with pytest.raises(ValueError, match=r"grads\['v'\].*no|grads\['v'\].*value"):
+        gradcheck.compare(lambda v: (0.0, None), {"w": np.ones(3)}, {"v": np.ones(3)}, np.random.default_rng(0))
+
+
+def test_the_de_that_is_handed_back_counts():
+    """Catches a `de` that is ignored since it was not written in place."""
+
+    def fresh(cell, result):
+        return result[0], type(result[1])(*(part.copy() for part in result[1]))
+
+    def doubled(cell, result):
+        return result[0], result[1]._replace(r=2 * result[1].r)
+
+    assert not wrong(gradcheck.check(broken(SMALL["GRU"], step_back=fresh)))
+    assert {"W_x", "b_x", "x"} <= wrong(gradcheck.check(broken(SMALL["GRU"], step_back=doubled)))
+
+
+LINEAR = {"trace": "sample", "trace_clip": None, "trace_noise": 0, "hebbian_rate": 0.5, "trace_scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("cell", "module", "name"),
+    [(Engram(6, 4, **LINEAR), codes, "recall_back"), (Binding(4, 3, temperature=1.0), listed, "match")],
+)
+def test_the_faster_form_is_checked_as_well(cell, module, name, monkeypatch):
+    """Catches an error that only shows where there are many units: here one put into the second form alone."""
+    right = getattr(module, name)
+
+    def spoiled(*arguments):
+        found = right(*arguments)
+        return tuple(1.001 * part for part in found) if isinstance(found, tuple) else 1.001 * found
+
+    assert not wrong(gradcheck.check(cell))
+    monkeypatch.setattr(module, name, spoiled)
+    assert wrong(gradcheck.check(cell))

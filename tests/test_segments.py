@@ -77,3 +77,31 @@ def test_segments_must_be_a_count():
     cell = RNN(2)
     with pytest.raises(ValueError, match="segments"):
         run(cell, cell.init(np.random.default_rng(0), 1), np.zeros((2, 1, 1), "float32"), segments=0)
+
+
+@pytest.mark.parametrize("longer", [-3, -1, 1, 5])
+def test_arrays_of_another_length_are_refused(longer):
+    """Catches a slice that silently leaves out the end, or finds nothing there: gradients and noise alike."""
+    cell = Engram(3, 4, entropy=0.1)
+    params, x, upstream, extra = problem(cell, 6, 0, False)
+    tape = run(cell, params, x, segments=2, **extra)[2]
+    other = np.zeros((6 + longer, 2, 3))
+    for wrong in ({"dh": other}, {"dh": upstream, "da": np.zeros((6 + longer, 2, 4))}):
+        with pytest.raises(ValueError, match=f"^d[ha]: expected 6 steps.*{6 + longer}"):
+            run_back(cell, params, tape, **wrong)
+    with pytest.raises(ValueError, match=f"^noise: expected 6 steps.*{6 + longer}"):
+        run(cell, params, x, segments=2, noise=np.zeros((6 + longer, 4, 3)))
+    with pytest.raises(ValueError, match=r"^noise: "):
+        run(cell, params, x, noise=np.zeros((6 + longer, 4, 3)))
+
+
+def test_a_state_that_is_overwritten_between_the_ways():
+    """Catches a piece that begins again where the caller's array now stands."""
+    cell = GRU(3)
+    params, x, upstream, _ = problem(cell, 6, 0, False)
+    state = cell.initial_state(2, np.float64)
+    tape = run(cell, params, x, state, segments=2)[2]
+    want = run_back(cell, params, tape, upstream)[2]
+    x[...], state.h[...] = 7.0, 7.0
+    for name, grad in run_back(cell, params, tape, upstream)[2].items():
+        np.testing.assert_array_equal(grad, want[name])
