@@ -40,8 +40,8 @@ def keep_freed_memory():
 class Workspace:
     """Arrays that are kept from call to call. Fresh large arrays cost page faults, a fifth of a training step.
 
-    Whoever passes one to `run` agrees that the tape is overwritten by the next run with the same workspace; `run_back`
-    notices a tape that was. Without one, every run has its own arrays.
+    Whoever passes one to `run` agrees that the tape and h are overwritten by the next run with the same workspace;
+    `run_back` notices a tape that was. Without one, every run has its own arrays.
     """
 
     def __init__(self):

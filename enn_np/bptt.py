@@ -46,8 +46,8 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
-    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for the tape, which is void
-    from the next run with it on; all else that is returned stays. segments: cut time into so many pieces and keep only
+    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which
+    the next run with it overwrites. segments: cut time into so many pieces and keep only
     the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least memory.
     given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
     Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
@@ -69,7 +69,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     e = cell.encode(params, x, **given)
     if hasattr(cell, "ahead"):  # a part of all steps at once; `loop` takes the steps for the rest
         loop, e, state = cell.ahead(params, e, state, mask, keep)
-    h, kept = xp.empty((steps, *state.h.shape), x.dtype), [None] * rows
+    h, kept = None if keep else xp.empty((steps, *state.h.shape), x.dtype), [None] * rows
     states = workspace.empty("states", type(state)(*(part.shape for part in state)), x, (rows + 1,))
     put(at(states, 0), state)
     if hasattr(loop, "shapes"):
@@ -78,17 +78,20 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
         kept = workspace.empty("kept", shapes._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
     for t in range(steps):
         row = t if keep else 0
-        before, after = at(states, row), at(states, row + 1)
-        new, k = note(kept, row, loop.step, params, at(e, t), before)
-        put([getattr(k, name, place) for name, place in after._asdict().items()], hold(loop, mask, t, new, before))
-        h[t] = after.h
+        before = at(states, row)
+        after, k = note(kept, row, loop.step, params, at(e, t), before)
+        after = hold(loop, mask, t, after, before)
+        for name, part, parts in zip(after._fields, after, states, strict=True):
+            if part is not getattr(k, name, None):  # not there already
+                parts[row + 1] = part
         if not keep:
-            put(before, after)
+            h[t] = states.h[1]
+            put(before, at(states, 1))
     final = type(state)(*(parts[rows].copy() for parts in states))
     tape = Tape(x, e, states, stack(kept), mask, workspace, workspace.runs) if keep else None
     if loop is not cell:
         final, tape = loop.final(final), tape and tape._replace(kept=loop.add(kept), ahead=loop)
-    return (h, final, tape, *([cell.record(params, tape)] if record else ()))
+    return (states.h[1:] if keep else h, final, tape, *([cell.record(params, tape)] if record else ()))
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
