@@ -9,7 +9,6 @@ the stacked arrays to `collect`, so that every weight gradient is one matrix pro
 Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes first: x is (T, B, D).
 """
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .backend import Workspace, array_module
@@ -46,10 +45,10 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
-    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which
-    the next run with it overwrites. segments: cut time into so many pieces and keep only
-    the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least memory.
-    given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
+    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which the
+    next run with it overwrites. segments: cut time into so many pieces and keep only the state at each cut; `run_back`
+    then runs each piece again. About sqrt(T) pieces need the least memory. given: further arrays (T, ...) for `encode`,
+    such as the trace noise of Engram.
     Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
@@ -117,10 +116,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     above = (ahead.enter(dstate) if ahead else dstate) or [None] * len(states)
     ends = zip(states, above, strict=True)
     d = type(states)(*(xp.zeros_like(part[0]) if end is None else end.copy() for part, end in ends))
-    turned = {
-        f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in getattr(cell, "loop_weights", ())
-    }
-    params = {**params, **turned}
+    for name in getattr(cell, "loop_weights", ()):
+        params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
     de = [None] * steps
     if hasattr(loop, "shapes"):
         de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,))
@@ -128,12 +125,11 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        entering = hold(loop, mask, t, d, [0] * len(d))
+        past, now = d, hold(loop, mask, t, d, [0] * len(d))
         extra = {} if ahead else {name: value[t] for name, value in upstream.items()}
-        back, _ = note(de, t, loop.step_back, params, entering, at(e, t), at(states, t), at(kept, t), **extra)
+        d, _ = note(de, t, loop.step_back, params, now, at(e, t), at(states, t), at(kept, t), **extra)
         if mask is not None:  # the rest passes padding by
-            back = type(d)(*(new + (part - gone) for new, part, gone in zip(back, d, entering, strict=True)))
-        d = back
+            d = type(d)(*(new + (whole - part) for new, whole, part in zip(d, past, now, strict=True)))
     if ahead:
         d, de = ahead.back(params, e, d, dstate, de, **upstream)
     before = type(states)(*(part[:steps] for part in states))
@@ -145,14 +141,13 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
 
 def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
     """`run` without a tape, piece by piece, noting the state that enters each."""
-    cuts = [len(x) * i // segments for i in range(segments + 1)]
     h, pieces = array_module(x).empty((len(x), *state.h.shape), x.dtype), []
-    for start, stop in pairwise(cuts):
-        if start < stop:
-            part = slice(start, stop)
-            cut, state = sliced(given, part, len(x)), type(state)(*(value.copy() for value in state))
-            pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
-            h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
+    segments = min(segments, len(x))
+    for i in range(segments):
+        part = slice(len(x) * i // segments, len(x) * (i + 1) // segments)
+        cut, state = sliced(given, part, len(x)), type(state)(*(value.copy() for value in state))
+        pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
+        h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
     return h, state, Pieces(pieces, workspace or Workspace())
 
 
@@ -176,9 +171,8 @@ def at(tree, t):
 
 def sliced(arrays, part, steps):
     """Piece `part` of all arrays, which must be `steps` long."""
-    for name, value in arrays.items():
-        if value is not None and len(value) != steps:
-            raise ValueError(f"{name}: expected {steps} steps, as many as x has, got {len(value)}")
+    if wrong := [name for name, value in arrays.items() if value is not None and len(value) != steps]:
+        raise ValueError(f"{wrong[0]}: expected {steps} steps, as many as x has, got {len(arrays[wrong[0]])}")
     return {name: None if value is None else value[part] for name, value in arrays.items()}
 
 
