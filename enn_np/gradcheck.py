@@ -116,5 +116,5 @@ def _problem(cell, inputs, batch, steps, masked, rng, device):
 def _pattern(cell, tape):
     """Where ReLUs are off, slots unread and the trace clipped: changes only when a kink is crossed."""
     clip = getattr(cell, "trace_clip", None)
-    parts = [part for group in (tape.e, tape.kept) for part in group if part is not None]
+    parts = [part for group in (tape.e, tape.kept) for part in group if hasattr(part, "shape")]
     return [part == 0 for part in parts] + ([] if clip is None or tape.ahead else [abs(tape.kept.A) == clip])

@@ -8,21 +8,24 @@
     (8), (9) as in binding.py: integration, candidate, gate
 
 What `Binding` writes into a trace of fixed size is kept here as it came, key by key and value by value: exact, and
-forgotten after K steps. A key is the cue of the step before its value, so that a key recalls what followed it. Places
-that are still empty have key and value zero: attention may rest on them, and they bring nothing.
+forgotten after K steps. Without padding a run keeps it once, and a step sees a slice of it. A key is the cue of the
+step before its value, so that a key recalls what followed it. Places that are still empty have key and value zero:
+attention may rest on them, and they bring nothing.
 
 Source: attention as in Vaswani et al. 2017 (arXiv 1706.03762) over the recent past alone, keys one step behind values;
 its outer-product twin is binding.py. Letters: B batch, D inputs, H hidden, N slots, K window.
 """
 
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from .backend import array_module, empty
 from .cells import Cell
 from .checks import Settings, count
+from .codes import LIBRARY, untouched
 from .initial import glorot_uniform, he_normal
 from .integration import integrate, integrate_back, integration, integrators
 from .ops import flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
@@ -31,8 +34,8 @@ from .ops import softmax, softmax_back, sum_rows, unit, unit_back, write
 # State: h (B, H); keys and values of the last K steps, oldest first (B, K, H); the last cue's direction z (B, H).
 WindowState = namedtuple("WindowState", "h keys values z")
 # What needs no past: cue z (B, H) with its ReLU r and layer norm r_hat, r_inv; its direction and 1 / length; address a
-# (B, N); the bank's part of the recall, bank (B, H); value v (B, H).
-WindowInput = namedtuple("WindowInput", "z r r_hat r_inv z_unit z_inv a bank v")
+# (B, N); the bank's part of the recall, bank (B, H); value v (B, H); t where the past is a slice of the run, else None.
+WindowInput = namedtuple("WindowInput", "z r r_hat r_inv z_unit z_inv a bank v t")
 # What a step keeps: the new state; attention p (B, K); and what integration keeps, see binding.py.
 WindowKept = namedtuple("WindowKept", "h keys values z p zmh c q k q_hat q_inv u")
 # Gradients for `collect`: at the cue z and, of attention and of the next step, at its direction z_unit; at v and m; and
@@ -81,27 +84,54 @@ class Window(Cell):
 
     def step(self, params, e, state, k=None):
         k, H = k or empty(self.shapes(len(state.h))[1], state.h), self.hidden
-        k.p[...] = softmax(match(e.z_unit, state.keys) / self.temperature)  # (B, K) (3) attention
+        keys, values = self._past(e, state)  # (B, K, H)
+        k.p[...] = softmax(match(e.z_unit, keys) / self.temperature)  # (B, K) (3) attention
         k.zmh[:, :H] = e.z
-        k.zmh[:, H : 2 * H] = e.bank + read(k.p, state.values)  # (B, H) (4) recall
+        k.zmh[:, H : 2 * H] = e.bank + read(k.p, values)  # (B, H) (4) recall
         integrate(params, state.h, k)  # (8), (9)
-        for past, old, new in ((k.keys, state.keys, state.z), (k.values, state.values, e.v)):
-            past[:, :-1], past[:, -1] = old[:, 1:], new  # what came now, where the oldest was
+        self._remember(e, state, k)
         k.z[...] = e.z_unit
         return WindowState(k.h, k.keys, k.values, k.z), k
+
+    def _past(self, e, state):
+        """The keys and values of the last K steps."""
+        return state.keys, state.values
+
+    def _remember(self, e, state, k):
+        """What came now, where the oldest was."""
+        for past, old, new in ((k.keys, state.keys, state.z), (k.values, state.values, e.v)):
+            past[:, :-1], past[:, -1] = old[:, 1:], new
 
     def step_back(self, params, d, e, state, k, de=None):
         """Undo (9) to (3). d: gradient at (h_t, keys, values, z)."""
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         xp = array_module(d.h)
         de.z[...], dh = integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        ds = softmax_back(match(de.m, state.values), k.p) / self.temperature  # (4), (3)
-        xp.add(read(ds, state.keys), d.z, out=de.z_unit)  # (3) to z_t, beside the next step's key
+        keys, values = self._past(e, state)
+        ds = softmax_back(match(de.m, values), k.p) / self.temperature  # (4), (3)
+        xp.add(read(ds, keys), d.z, out=de.z_unit)  # (3) to z_t, beside the next step's key
+        read_here = write(ds, e.z_unit, False), write(k.p, de.m, False)  # (3) and (4) to what was read
+        return WindowState(dh, *self._past_back(d, e, de, *read_here)), de
+
+    def _past_back(self, d, e, de, dkeys, dvalues):
+        """Beside what was read here, what later steps read: into de the gradient at v_t, the others handed back."""
         de.v[...] = d.values[:, -1]
-        dkeys, dvalues = write(ds, e.z_unit, False), write(k.p, de.m, False)  # (3) and (4) to what was read
         dkeys[:, 1:] += d.keys[:, :-1]
         dvalues[:, 1:] += d.values[:, :-1]
-        return WindowState(dh, dkeys, dvalues, d.keys[:, -1].copy()), de
+        return dkeys, dvalues, d.keys[:, -1].copy()
+
+    def ahead(self, params, e, state, mask=None, keep=True):
+        """Without padding the past of every step is a slice of one array, see `_Sliced`."""
+        if mask is not None or not untouched(self):
+            return self, e, state
+        join, K = array_module(e.v).concatenate, state.keys.swapaxes(0, 1)
+        keys, values = join((K, state.z[None], e.z_unit[:-1])), join((state.values.swapaxes(0, 1), e.v))
+        empty_past = {name: getattr(state, name)[:, :0] for name in ("keys", "values")}
+        return (
+            _Sliced(**asdict(self), keys=keys, values=values),
+            e._replace(t=range(len(e.v))),
+            state._replace(**empty_past),
+        )
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (5), (2) and (1); weight gradients, each one product over time and batch."""
@@ -129,5 +159,54 @@ class Window(Cell):
         H, N = self.hidden, self.slots
         row, wide, one, past = (batch, H), (batch, 3 * H), (batch, 1), (batch, self.window, H)
         kept = WindowKept(row, past, past, row, past[:2], wide, wide, row, row, row, one, row)
-        cue = WindowInput(row, row, row, one, row, one, (batch, N), row, row)
+        cue = WindowInput(row, row, row, one, row, one, (batch, N), row, row, None)
         return cue, kept, WindowGradient(row, row, row, row, row, wide, row, row)
+
+
+LIBRARY[Window] = dict(vars(Window))
+
+
+@dataclass(frozen=True)
+class _Sliced(Window):
+    """What `run` steps in the cell's place: of keys and values (K + T, B, H), first those that the run began with, step
+    t sees K from t on, and leaves one more behind them. In its state empty arrays stand for both. d: their gradients."""
+
+    keys: Any = None
+    values: Any = None
+    d: list = field(default_factory=list)
+
+    def _past(self, e, state):
+        part = slice(e.t, e.t + self.window)
+        return self.keys[part].swapaxes(0, 1), self.values[part].swapaxes(0, 1)
+
+    def _remember(self, e, state, k):
+        pass
+
+    def final(self, state):
+        """The cell's own state after the last step."""
+        keys, values = (part[-self.window :].swapaxes(0, 1).copy() for part in (self.keys, self.values))
+        return state._replace(keys=keys, values=values)
+
+    def add(self, kept):
+        """What the loop kept is all there is."""
+        return kept
+
+    def enter(self, dstate):
+        """Note the gradients at the last keys and values; return those at the loop's own final state."""
+        dh, dkeys, dvalues, dz = dstate or [None] * 4
+        self.d[:] = (array_module(self.keys).zeros_like(self.keys) for _ in "kv")
+        for mine, given in zip(self.d, (dkeys, dvalues), strict=True):
+            if given is not None:
+                mine[-self.window :] += given.swapaxes(0, 1)
+        return dh, None, None, dz
+
+    def _past_back(self, d, e, de, dkeys, dvalues):
+        for mine, read_here in zip(self.d, (dkeys, dvalues), strict=True):
+            mine[e.t : e.t + self.window] += read_here.swapaxes(0, 1)
+        de.v[...] = self.d[1][e.t + self.window]  # nobody before read what this step left
+        return d.keys, d.values, self.d[0][e.t + self.window].copy()
+
+    def back(self, params, e, d, dstate, de):
+        """After the way back: the gradient at the initial state."""
+        dkeys, dvalues = (part[: self.window].swapaxes(0, 1).copy() for part in self.d)
+        return d._replace(keys=dkeys, values=dvalues), de
