@@ -40,8 +40,8 @@ def keep_freed_memory():
 class Workspace:
     """Arrays that are kept from call to call. Fresh large arrays cost page faults, a fifth of a training step.
 
-    Whoever passes one to `run` agrees that the tape is overwritten by the next run with the same workspace; `run_back`
-    notices a tape that was. Without one, every run has its own arrays.
+    Whoever passes one to `run` agrees that the tape and h are overwritten by the next run with the same workspace;
+    `run_back` notices a tape that was. Without one, every run has its own arrays.
     """
 
     def __init__(self):
@@ -51,8 +51,7 @@ class Workspace:
 
     def empty(self, name, shapes, like, lead=()):
         """As the function `empty`, but the arrays of an earlier call with this name, if they fit."""
-        found = self._arrays.get(name)
         key = (type(shapes), tuple(shapes), tuple(lead), like.dtype, array_module(like))
-        if found is None or found[0] != key:
-            self._arrays[name] = found = (key, empty(shapes, like, lead))
-        return found[1]
+        if name not in self._arrays or self._arrays[name][0] != key:
+            self._arrays[name] = key, empty(shapes, like, lead)
+        return self._arrays[name][1]

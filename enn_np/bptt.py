@@ -9,7 +9,6 @@ the stacked arrays to `collect`, so that every weight gradient is one matrix pro
 Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes first: x is (T, B, D).
 """
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .backend import Workspace, array_module
@@ -44,10 +43,10 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
-    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for the tape, which is void
-    from the next run with it on; all else that is returned stays. segments: cut time into so many pieces and keep only
-    the state at each cut; `run_back` then runs each piece again. About sqrt(T) pieces need the least memory.
-    given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
+    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which the
+    next run with it overwrites. segments: cut time into so many pieces and keep only the state at each cut; `run_back`
+    then runs each piece again. About sqrt(T) pieces need the least memory. given: further arrays (T, ...) for `encode`,
+    such as the trace noise of Engram.
     Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
@@ -67,27 +66,29 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     e = cell.encode(params, x, **given)
     if hasattr(cell, "enter"):
         e, state = cell.enter(params, e, state, mask, keep)
-    h, kept = xp.empty((steps, *state.h.shape), x.dtype), [None] * rows
+    h, kept = None if keep else xp.empty((steps, *state.h.shape), x.dtype), [None] * rows
     states = workspace.empty("states", each(lambda part: part.shape, state), x, (rows + 1,))
     put(at(states, 0), state)
     if hasattr(cell, "shapes"):
         shapes = cell.shapes(batch)[1]
-        same = {
-            name: parts for name, parts in each(lambda p: p[1:], states)._asdict().items() if name in shapes._fields
-        }
+        after = each(lambda parts: parts[1:], states)._asdict()  # kept where they are
+        same = {name: parts for name, parts in after.items() if name in shapes._fields}
         kept = workspace.empty("kept", shapes._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
     for t in range(steps):
         row = t if keep else 0
-        before, after = at(states, row), at(states, row + 1)
-        new, k = note(kept, row, cell.step, params, at(e, t), before)
-        put([getattr(k, name, place) for name, place in after._asdict().items()], hold(cell, mask, t, new, before))
-        h[t] = after.h
+        before = at(states, row)
+        after, k = note(kept, row, cell.step, params, at(e, t), before)
+        after = hold(cell, mask, t, after, before)
+        for name, part, parts in zip(after._fields, after, states, strict=True):
+            if part is not getattr(k, name, None):  # not there already
+                parts[row + 1] = part
         if not keep:
-            put(before, after)
+            h[t] = states.h[1]
+            put(before, at(states, 1))
     final = each(lambda parts: parts[rows].copy(), states)
     final = cell.final(e, final) if hasattr(cell, "final") else final
     tape = Tape(x, e, states, stack(kept), mask, workspace, workspace.runs) if keep else None
-    return (h, final, tape, *([cell.record(params, tape)] if record else ()))
+    return (states.h[1:] if keep else h, final, tape, *([cell.record(params, tape)] if record else ()))
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -113,10 +114,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     d = cell.turn(e, type(states)(*ends)) if hasattr(cell, "turn") else type(states)(*ends)
     zeros = each(lambda part: xp.zeros_like(part[0]), states)
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
-    turned = {
-        f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2)) for name in getattr(cell, "loop_weights", ())
-    }
-    params = {**params, **turned}
+    for name in getattr(cell, "loop_weights", ()):
+        params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
     de = [None] * steps
     if hasattr(cell, "shapes"):
         de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
@@ -124,13 +123,12 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        entering = hold(cell, mask, t, d, each(lambda part: 0, d))
+        past, now = d, hold(cell, mask, t, d, each(lambda part: 0, d))
         extra = {name: value[t] for name, value in upstream.items()}
-        back, _ = note(de, t, cell.step_back, params, entering, at(e, t), at(states, t), at(kept, t), **extra)
+        d, _ = note(de, t, cell.step_back, params, now, at(e, t), at(states, t), at(kept, t), **extra)
         if mask is not None:  # the rest passes padding by
-            rests = zip(back, d, entering, strict=True)
-            back = type(d)(*(None if new is None else new + (part - gone) for new, part, gone in rests))
-        d = back
+            rest = zip(d, past, now, strict=True)
+            d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in rest))
     if hasattr(cell, "leave"):
         d, de = cell.leave(e, d, de)
     before = each(lambda part: part[:steps], states)
@@ -142,14 +140,13 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
 
 def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
     """`run` without a tape, piece by piece, noting the state that enters each."""
-    cuts = [len(x) * i // segments for i in range(segments + 1)]
     h, pieces = array_module(x).empty((len(x), *state.h.shape), x.dtype), []
-    for start, stop in pairwise(cuts):
-        if start < stop:
-            part = slice(start, stop)
-            cut, state = sliced(given, part, len(x)), type(state)(*(value.copy() for value in state))
-            pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
-            h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
+    segments = min(segments, len(x))
+    for i in range(segments):
+        part = slice(len(x) * i // segments, len(x) * (i + 1) // segments)
+        cut, state = sliced(given, part, len(x)), type(state)(*(value.copy() for value in state))
+        pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
+        h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
     return h, state, Pieces(pieces, workspace or Workspace())
 
 
@@ -178,9 +175,8 @@ def at(tree, t):
 
 def sliced(arrays, part, steps):
     """Piece `part` of all arrays, which must be `steps` long."""
-    for name, value in arrays.items():
-        if value is not None and len(value) != steps:
-            raise ValueError(f"{name}: expected {steps} steps, as many as x has, got {len(value)}")
+    if wrong := [name for name, value in arrays.items() if value is not None and len(value) != steps]:
+        raise ValueError(f"{wrong[0]}: expected {steps} steps, as many as x has, got {len(arrays[wrong[0]])}")
     return {name: None if value is None else value[part] for name, value in arrays.items()}
 
 

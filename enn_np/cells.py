@@ -1,7 +1,7 @@
 """The baselines, each with its equations, its backward pass and Keras' conventions: RNN, GRU, LSTM.
 
-A cell holds hyper-parameters only, `hidden`, the width of h, among them. Parameters are a dict of arrays; states, whose
-first part is h (B, H), kept arrays and all others are NamedTuples. A cell is these six methods, yours too:
+A cell holds hyper-parameters only, such as `hidden`, H. Parameters are a dict of arrays; states, with h (B, H) as their
+first part, and all that is kept are NamedTuples. A cell of yours is these six methods, and may derive from `Cell`:
 
     init(rng, inputs, dtype)                    -> params
     initial_state(batch, dtype, rng, xp)        -> state     xp: numpy or cupy; rng: None, or draws a random start
@@ -10,13 +10,8 @@ first part is h (B, H), kept arrays and all others are NamedTuples. A cell is th
     step_back(params, d, e, state, k)           -> d, de     the mirror image, from bottom to top
     collect(params, x, e, before, k, de)        -> dx, grads undoes `encode`; weight gradients over all leading axes
 
-`Cell` says what else there is. To be fast, a cell writes into arrays that it is given. It says how large they have to
-be, as the cells below do, and then has some arguments more:
-
-    shapes(batch)                               -> e, k, de  of one step; k has the parts of the state, too
-    encode(params, x, mask, out)                             mask: (T, B), False at padding, or None; out: for e
-    step(params, e, state, k);  step_back(params, d, e, state, k, de)
-    collect(params, x, e, before, k, de, input_gradient)     False: nobody asks for dx
+To be fast, a cell writes into arrays that it is given. One with shapes(batch) -> e, k, de, the shapes of one step, gets
+encode(..., mask, out), step(..., k), step_back(..., k, de) and collect(..., de, input_gradient).
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
 every gate then is a contiguous (B, H) array. `d` is the gradient at the state after the step, then before it.
@@ -41,8 +36,7 @@ class Cell:
     shared = ()  # names of the parts of the state that all samples of a batch share
 
     def record(self, params, tape):
-        """For run(..., record=True): states (T + 1, ...), where entry t enters step t, and what every step kept, by
-        name, as copies."""
+        """For run(..., record=True): states (T + 1, ...), entry t enters step t, and all kept (T, ...), as copies."""
         parts = tape.kept._asdict() | tape.states._asdict()
         return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items() if part is not None}
 

@@ -25,10 +25,8 @@ def float_array(name, value, shape, dtype=None, finite=True):
     if dtype is not None and value.dtype != dtype:
         remedy = f"precision is never mixed, convert it with {name}.astype('{np.dtype(dtype)}')"
         raise TypeError(f"{name}: expected {np.dtype(dtype)} as the parameters, got {value.dtype}; {remedy}")
-    fits = value.ndim == len(shape) and all(
-        n == want if isinstance(want, int) else n > 0 for n, want in zip(value.shape, shape, strict=True)
-    )
-    if not fits:
+    sizes = zip(value.shape, shape, strict=False)
+    if value.ndim != len(shape) or not all(n == want if isinstance(want, int) else n > 0 for n, want in sizes):
         wanted = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
         hint = "; an empty array holds nothing to learn from" if 0 in value.shape else ""
         raise ValueError(f"{name}: expected shape ({wanted}), got {value.shape}{hint}")
@@ -136,7 +134,7 @@ def check_run_back(cell, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
     kept = getattr(tape, "kept", None)
     if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[1])):
-        got = type(tape).__name__ if kept is None else type(kept).__name__
+        got = type(getattr(tape, "kept", tape)).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
     wanted, dtype = cell.initial_state(tape.x.shape[1]), tape.x.dtype
     if dh is not None:

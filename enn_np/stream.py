@@ -26,14 +26,15 @@ class Stream:
         cell = replace(cell, store="dense") if getattr(cell, "store", None) else cell  # nobody collects a list here
         self.cell, self.params, self.shape = cell, params, (count("batch", batch), D)
         check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
+        self.arrays = cell.shapes(batch)[:2] if hasattr(cell, "shapes") else None
         self.state = cell.initial_state(batch, W.dtype, xp=array_module(W)) if state is None else state
 
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
         float_array("x_t", x_t, self.shape, self.state.h.dtype)
         kept = []
-        if hasattr(self.cell, "shapes"):  # fresh arrays at every step, so that what was handed out stays
-            out, k, _ = (empty(part, x_t) for part in self.cell.shapes(len(x_t)))
+        if self.arrays:  # fresh ones at every step, so that what was handed out stays
+            out, k = (empty(shapes, x_t) for shapes in self.arrays)
             given, kept = {"mask": None, "out": out, **given}, [k]
         e = self.cell.encode(self.params, x_t, **given)
         self.state, _ = self.cell.step(self.params, e, self.state, *kept)

@@ -8,8 +8,9 @@
     (8), (9) as in binding.py: integration, candidate, gate
 
 What `Binding` writes into a trace of fixed size is kept here as it came, key by key and value by value: exact, and
-forgotten after K steps. A key is the cue of the step before its value, so that a key recalls what followed it. Places
-that are still empty have key and value zero: attention may rest on them, and they bring nothing.
+forgotten after K steps. Without padding a run keeps it once, and a step sees a slice of it. A key is the cue of the
+step before its value, so that a key recalls what followed it. Places that are still empty have key and value zero:
+attention may rest on them, and they bring nothing.
 
 Source: attention as in Vaswani et al. 2017 (arXiv 1706.03762) over the recent past alone, keys one step behind values;
 its outer-product twin is binding.py. Letters: B batch, D inputs, H hidden, N slots, K window.
@@ -31,8 +32,8 @@ from .ops import softmax, softmax_back, sum_rows, unit, unit_back, write
 # State: h (B, H); keys and values of the last K steps, oldest first (B, K, H); the last cue's direction z (B, H).
 WindowState = namedtuple("WindowState", "h keys values z")
 # What needs no past: cue z (B, H) with its ReLU r and layer norm r_hat, r_inv; its direction and 1 / length; address a
-# (B, N); the bank's part of the recall, bank (B, H); value v (B, H).
-WindowInput = namedtuple("WindowInput", "z r r_hat r_inv z_unit z_inv a bank v")
+# (B, N); the bank's part of the recall, bank (B, H); value v (B, H); past, see `Past`, or None.
+WindowInput = namedtuple("WindowInput", "z r r_hat r_inv z_unit z_inv a bank v past")
 # What a step keeps: the new state; attention p (B, K); and what integration keeps, see binding.py.
 WindowKept = namedtuple("WindowKept", "h keys values z p zmh c q k q_hat q_inv u")
 # Gradients for `collect`: at the cue z and, of attention and of the next step, at its direction z_unit; at v and m; and
@@ -81,27 +82,79 @@ class Window(Cell):
 
     def step(self, params, e, state, k=None):
         k, H = k or empty(self.shapes(len(state.h))[1], state.h), self.hidden
-        k.p[...] = softmax(match(e.z_unit, state.keys) / self.temperature)  # (B, K) (3) attention
+        keys, values = self._past(e, state)  # (B, K, H)
+        k.p[...] = softmax(match(e.z_unit, keys) / self.temperature)  # (B, K) (3) attention
         k.zmh[:, :H] = e.z
-        k.zmh[:, H : 2 * H] = e.bank + read(k.p, state.values)  # (B, H) (4) recall
+        k.zmh[:, H : 2 * H] = e.bank + read(k.p, values)  # (B, H) (4) recall
         integrate(params, state.h, k)  # (8), (9)
-        for past, old, new in ((k.keys, state.keys, state.z), (k.values, state.values, e.v)):
-            past[:, :-1], past[:, -1] = old[:, 1:], new  # what came now, where the oldest was
+        self._remember(e, state, k)
         k.z[...] = e.z_unit
         return WindowState(k.h, k.keys, k.values, k.z), k
+
+    def _past(self, e, state):
+        """The keys and values of the last K steps."""
+        return e.past.seen() if e.past else (state.keys, state.values)
+
+    def _remember(self, e, state, k):
+        """What came now, where the oldest was."""
+        if e.past:
+            e.past.t += 1
+            return
+        for past, old, new in ((k.keys, state.keys, state.z), (k.values, state.values, e.v)):
+            past[:, :-1], past[:, -1] = old[:, 1:], new
 
     def step_back(self, params, d, e, state, k, de=None):
         """Undo (9) to (3). d: gradient at (h_t, keys, values, z)."""
         de = de or empty(self.shapes(len(d.h))[2], d.h)
+        if e.past:
+            e.past.t -= 1
         xp = array_module(d.h)
         de.z[...], dh = integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        ds = softmax_back(match(de.m, state.values), k.p) / self.temperature  # (4), (3)
-        xp.add(read(ds, state.keys), d.z, out=de.z_unit)  # (3) to z_t, beside the next step's key
+        keys, values = self._past(e, state)
+        ds = softmax_back(match(de.m, values), k.p) / self.temperature  # (4), (3)
+        xp.add(read(ds, keys), d.z, out=de.z_unit)  # (3) to z_t, beside the next step's key
+        read_here = write(ds, e.z_unit, False), write(k.p, de.m, False)  # (3) and (4) to what was read
+        return WindowState(dh, *self._past_back(d, e, de, *read_here)), de
+
+    def _past_back(self, d, e, de, dkeys, dvalues):
+        """Beside what was read here, what later steps read: into de the gradient at v_t, the others handed back."""
+        if e.past:
+            dkey, de.v[...] = e.past.seen_back(dkeys, dvalues)
+            return None, None, dkey
         de.v[...] = d.values[:, -1]
-        dkeys, dvalues = write(ds, e.z_unit, False), write(k.p, de.m, False)  # (3) and (4) to what was read
         dkeys[:, 1:] += d.keys[:, :-1]
         dvalues[:, 1:] += d.values[:, :-1]
-        return WindowState(dh, dkeys, dvalues, d.keys[:, -1].copy()), de
+        return dkeys, dvalues, d.keys[:, -1].copy()
+
+    def enter(self, params, e, state, mask, keep):
+        """In front of the first step: without padding the past of every step is a slice of one array."""
+        if mask is not None or type(self) is not Window:  # a subclass may remember otherwise
+            return e, state
+        join = array_module(e.v).concatenate
+        keys = join((state.keys.swapaxes(0, 1), state.z[None], e.z_unit[:-1]))
+        past = Past(keys, join((state.values.swapaxes(0, 1), e.v)), self.window)
+        return e._replace(past=past), state._replace(keys=None, values=None)
+
+    def final(self, e, state):
+        """Behind the last step: the state with its keys and values."""
+        if not e.past:
+            return state
+        keys, values = (part.copy() for part in e.past.seen())
+        return state._replace(keys=keys, values=values)
+
+    def turn(self, e, d):
+        """In front of the way back."""
+        if not e.past:
+            return d
+        e.past.turn(d.keys, d.values)
+        return d._replace(keys=None, values=None)
+
+    def leave(self, e, d, de):
+        """Behind it: the gradients at the keys and values that the run began with."""
+        if not e.past:
+            return d, de
+        keys, values = (part[: self.window].swapaxes(0, 1).copy() for part in e.past.d)
+        return d._replace(keys=keys, values=values), de
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (5), (2) and (1); weight gradients, each one product over time and batch."""
@@ -129,5 +182,31 @@ class Window(Cell):
         H, N = self.hidden, self.slots
         row, wide, one, past = (batch, H), (batch, 3 * H), (batch, 1), (batch, self.window, H)
         kept = WindowKept(row, past, past, row, past[:2], wide, wide, row, row, row, one, row)
-        cue = WindowInput(row, row, row, one, row, one, (batch, N), row, row)
+        cue = WindowInput(row, row, row, one, row, one, (batch, N), row, row, None)
         return cue, kept, WindowGradient(row, row, row, row, row, wide, row, row)
+
+
+class Past:
+    """Keys and values (K + T, B, H) of a run, first those that it began with: step t sees K from t on.
+    d: the gradients at both."""
+
+    def __init__(self, keys, values, window):
+        self.both, self.window, self.t = (keys, values), window, 0
+
+    def seen(self):
+        """The keys and values of the last K steps, (B, K, H)."""
+        return [part[self.t : self.t + self.window].swapaxes(0, 1) for part in self.both]
+
+    def turn(self, *ends):
+        """Before the way back: gradients at the last keys and values, or None."""
+        self.t = len(self.both[0]) - self.window
+        self.d = [array_module(part).zeros_like(part) for part in self.both]
+        for d, end in zip(self.d, ends, strict=True):
+            if end is not None:
+                d[self.t :] += end.swapaxes(0, 1)
+
+    def seen_back(self, *read_here):
+        """Add the gradients at what step t read; those at the key and the value that it left."""
+        for d, here in zip(self.d, read_here, strict=True):
+            d[self.t : self.t + self.window] += here.swapaxes(0, 1)
+        return [d[self.t + self.window].copy() for d in self.d]  # nobody before read these

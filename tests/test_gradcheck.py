@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from problems import GRU, KINDS, LSTM, RNN, Binding, Engram, distance, seeds
 
-from enn_np import codes, gradcheck, listed
+from enn_np import gradcheck
+from enn_np.trace import Piece
 
 SMALL = {
     "RNN": RNN(3),
@@ -275,18 +276,17 @@ def test_the_de_that_is_handed_back_counts():
 LINEAR = {"trace": "sample", "trace_clip": None, "trace_noise": 0, "hebbian_rate": 0.5, "trace_scale": 2.0}
 
 
-@pytest.mark.parametrize(
-    ("cell", "module", "name"),
-    [(Engram(6, 4, **LINEAR), codes, "recall_back"), (Binding(4, 3, temperature=1.0), listed, "match")],
-)
-def test_the_faster_form_is_checked_as_well(cell, module, name, monkeypatch):
-    """Catches an error that only shows where there are many units: here one put into the second form alone."""
-    right = getattr(module, name)
+@pytest.mark.parametrize("name", ["add", "write_back", "back", "enter"])
+@pytest.mark.parametrize("cell", [Engram(6, 4, store="list", **LINEAR), Binding(4, 3, temperature=1.0)], ids=repr)
+def test_the_list_of_what_was_written_is_checked_at_any_size(cell, name, monkeypatch):
+    """Catches a store of the trace that the check does not run: its way back alone is spoiled."""
+    right = getattr(Piece, name)
 
-    def spoiled(*arguments):
-        found = right(*arguments)
-        return tuple(1.001 * part for part in found) if isinstance(found, tuple) else 1.001 * found
+    def spoiled(self, *arguments):
+        found = right(self, *arguments)
+        self.dL = 1.001 * self.dL
+        return tuple(1.001 * part for part in found) if isinstance(found, tuple) else found
 
     assert not wrong(gradcheck.check(cell))
-    monkeypatch.setattr(module, name, spoiled)
+    monkeypatch.setattr(Piece, name, spoiled)
     assert wrong(gradcheck.check(cell))

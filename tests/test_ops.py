@@ -236,6 +236,18 @@ def test_sparsemax_edges():
     assert_same(got, [[1, 0, 0], [0.5, 0.5], [0.5, 0.5, 0]])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [0, 1e4, -1e8, 1e8, 1e15, -1e30])
+def test_sparsemax_of_large_inputs(shift, dtype):
+    """Catches a sum that drowns the 1: weights sum to 1 wherever the inputs lie, whole rows or one entry far below."""
+    x = np.array([[0, 0, 0], [1, 0, -2], [0, -1, -1e30], [-4, 0, 0]], dtype) + dtype(shift)
+    y = retrieval.sparsemax(x)
+    np.testing.assert_allclose(y.sum(-1), 1, rtol=1e-6)
+    if abs(shift) <= 1e4:
+        assert_close([y], [retrieval.sparsemax(x - dtype(shift))], 1e-6)
+    np.testing.assert_allclose(y[0], np.full(3, 1 / 3), rtol=1e-6)
+
+
 @given(lead=LEADS, H=st.integers(2, 6), seed=seeds, shift=st.floats(-10, 10))
 def test_layer_norm_statistics(lead, H, seed, shift):
     """Catches a mean that stays, n - 1 in place of n, a wrong epsilon, gamma and beta mixed up."""

@@ -105,3 +105,40 @@ def test_a_state_that_is_overwritten_between_the_ways():
     x[...], state.h[...] = 7.0, 7.0
     for name, grad in run_back(cell, params, tape, upstream)[2].items():
         np.testing.assert_array_equal(grad, want[name])
+
+
+def test_a_window_keeps_its_past_once():
+    """Catches keys and values of the last K steps that are kept at every step: T K B H numbers, where T B H will do."""
+    cell, rng = Window(16, 8, 64), np.random.default_rng(0)
+    params, x = cell.init(rng, 4), rng.standard_normal((200, 8, 4)).astype("float32")
+    tape = run(cell, params, x)[2]
+    assert max(part.size for group in (tape.states, tape.kept) for part in group if part is not None) <= 201 * 8 * 64
+    tracemalloc.start()
+    run_back(cell, params, run(cell, params, x)[2], np.ones((200, 8, 16), "float32"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * 8 * 64 * 16 * 4  # of one copy of either
+
+
+@settings(max_examples=40)
+@given(steps=st.integers(1, 9), window=st.integers(1, 5), seed=st.integers(0, 99))
+def test_slices_of_a_window_are_its_state(steps, window, seed):
+    """The past as slices against the past in the state, which a mask of nobody padded asks for."""
+    cell = Window(3, 4, window)
+    params, x, upstream, _ = problem(cell, steps, seed, False)
+    rng = np.random.default_rng(seed)
+    start = type(cell.initial_state(2))(*(rng.standard_normal(part.shape) for part in cell.initial_state(2)))
+    end = type(start)(*(rng.standard_normal(part.shape) for part in start))
+    found = []
+    for mask in (None, np.ones((steps, 2), bool)):
+        for options in ({}, {"segments": 3}, {"keep": False}):
+            h, final, tape = run(cell, params, x, start, mask, **options)
+            back = run_back(cell, params, tape, upstream, end) if tape else found[-1][1]
+            found.append(([h, *final], back))
+    for forward, (dx, dstate, grads) in found[1:]:
+        for got, want in zip(
+            [*forward, dx, *dstate, *grads.values()],
+            [*found[0][0], found[0][1][0], *found[0][1][1], *found[0][1][2].values()],
+            strict=True,
+        ):
+            np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)

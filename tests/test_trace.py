@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from problems import assert_close, assert_gradients, assert_same_gradients, draw, problems
 from test_attribution import model_of
 
-from enn_np import Binding, Engram, LearnedEngram, Stream, gradcheck, run, run_back, trace
+from enn_np import Binding, Engram, LearnedEngram, Stream, gradcheck, run, trace
 from enn_np.attribution import logit_changes, written_by
 from enn_np.backend import Workspace
 
