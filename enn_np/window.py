@@ -169,7 +169,7 @@ LIBRARY[Window] = dict(vars(Window))
 @dataclass(frozen=True)
 class _Sliced(Window):
     """What `run` steps in the cell's place: of keys and values (K + T, B, H), first those that the run began with, step
-    t sees K from t on, and leaves one more behind them. In its state empty arrays stand for both. d: their gradients."""
+    t sees K from t on, and leaves one more behind them. In its state empty arrays stand for both. d: gradients."""
 
     keys: Any = None
     values: Any = None
