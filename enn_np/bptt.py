@@ -118,9 +118,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     d = type(states)(*(xp.zeros_like(part[0]) if end is None else end.copy() for part, end in ends))
     for name in getattr(cell, "loop_weights", ()):
         params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
-    de = [None] * steps
-    if hasattr(loop, "shapes"):
-        de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,))
+    de = workspace.empty("gradient", loop.shapes(batch)[2], x, (steps,)) if hasattr(loop, "shapes") else [None] * steps
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
