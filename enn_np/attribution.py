@@ -166,7 +166,7 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     for t in range(x.shape[1]):
         without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
         state, _ = cell.step(without, at(tape.e, t), at(states, t))
-        hold(cell, mask, t, state, at(states, t))
+        state = hold(cell, mask, t, state, at(states, t))
         h = tape.states.h[1:].copy()
         h[t] = state.h
         if t + 1 < x.shape[1]:

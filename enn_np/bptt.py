@@ -116,9 +116,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
     for name in getattr(cell, "loop_weights", ()):
         params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
-    de = [None] * steps
-    if hasattr(cell, "shapes"):
-        de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,))
+    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,)) if hasattr(cell, "shapes") else [None] * steps
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
