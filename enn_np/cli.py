@@ -14,7 +14,6 @@ from .variants import MODELS, PROTOCOLS, SHAPES
 
 BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")
 PAGES = ("README.md", "data/results/README.md")
-PEERS = ("torch", "jax", "tensorflow")
 PROTOCOL_HELP = (
     "as published, flaws included; without leaks between samples and sets; or one change a run (%(default)s)"
 )
@@ -23,6 +22,10 @@ TRAIN_FILE = "wiki.train.tokens"
 
 def main(arguments=None):
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        print("enn_np: bench left the package; in a clone it is `python -m tests.bench`", file=sys.stderr)
+        return 2
     settings = _parser().parse_args(arguments)
     try:
         device_module(getattr(settings, "device", "cpu"))  # before any work
@@ -110,18 +113,6 @@ def _parser():
     check.add_argument("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
     _device(check)
     check.set_defaults(command=_gradcheck)
-
-    bench = _command(commands, "bench", "time training steps against other frameworks on this machine")
-    bench.add_argument("--works", nargs="*", help="what to time (everything)")
-    bench.add_argument("--repeats", type=int, default=15, help="timed rounds of each (%(default)s)")
-    bench.add_argument("--threads", type=int, nargs="*", help="numbers of threads (1 2; with a card 1)")
-    for peer in PEERS:
-        bench.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter that has {peer}, if not this one")
-    bench.add_argument("--json", metavar="FILE", help="write the rows here")
-    bench.add_argument("--chart", metavar="FILE", help="draw a bar chart here (.png or .svg)")
-    bench.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: shows that all is in order")
-    _device(bench)
-    bench.set_defaults(command=_bench)
 
     data = _command(commands, "data", "list, download and verify data sets")
     data.add_argument(
@@ -226,22 +217,6 @@ def _say(runs):
         scores = "".join(f"  {title} {run[key]:{form}}" for title, key, form in known(run["benchmark"]).columns)
         sizes = f"  {run['parameters']:,} parameters  {run['steps']:,} steps  {run['cpu_seconds']:,.0f} s of one core"
         print(f"{run['benchmark']:<11}{run['model']:<20}seed {run['seed']}{scores}{sizes}")
-
-
-def _bench(settings):
-    from .bench import bench
-
-    interpreters = {peer: getattr(settings, peer) for peer in PEERS if getattr(settings, peer)}
-    bench(
-        settings.works,
-        settings.repeats,
-        threads=settings.threads,
-        device=settings.device,
-        interpreters=interpreters,
-        json_path=settings.json,
-        chart_path=settings.chart,
-        quick=settings.quick,
-    )
 
 
 def _report(settings):

@@ -204,7 +204,7 @@ def replay_table():
 
 
 def bench_table(folder, name, threads):
-    """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m enn_np bench --json` wrote, or where
+    """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m tests.bench --json` wrote, or where
     it has no foreign peer, of our own works against each other."""
     found = read_json(Path(folder) / "bench" / f"{name}.json")
     foreign = [row for row in found["rows"] if not row["peer"].startswith("enn_np")] or found["rows"]

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]  # where `enn_np` is found: the peers' environments need not have it installed
+TESTS = Path(__file__).parents[1]  # this package is found here, `enn_np` beside it: no environment needs to have it
 
 
 class WorkerError(RuntimeError):
@@ -28,7 +28,7 @@ def environment(threads, passive=False, device="cpu"):
     settings |= {"CUDA_VISIBLE_DEVICES": "-1"} if device == "cpu" else {}
     if passive:
         settings |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "0"}
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(paths)}
 
 
