@@ -12,6 +12,14 @@ from pathlib import Path
 from uuid import uuid4
 
 
+def spelled_out(path):
+    """`path` with a leading ~ as the user's home folder. Raises OSError where no home folder is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise OSError(f"{path}: no home folder is known; set HOME, or ENN_DATA or the path to a full path") from None
+
+
 @contextmanager
 def whole(path):
     """A binary file to write, which becomes `path` at the end of the `with` block unless that raises."""

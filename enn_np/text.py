@@ -103,7 +103,7 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", 2016.
     """
     files = _locate(name, folder, download, train, verify)
-    place = Path(cache or _cache_folder(Path(folder or web.data_folder())))
+    place = Path(cache or _cache_folder(storage.spelled_out(folder or web.data_folder())))
     stem = place / (name if train == "wiki.train.tokens" else f"{name}.{train}")
     stats = [(file, file.path.stat()) for file in files]
     sources = [[f.path.name, f.inside, s.st_size, s.st_mtime_ns, *f.known, CACHE_FORMAT] for f, s in stats]
@@ -195,7 +195,7 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
 def _locate(name, folder, download, train, verify) -> list[TextFile]:
     """Paths of train, valid, test, after downloading what is missing; never one train text for another."""
     choice("name", name, tuple(COUNTS))
-    folder = web.data_folder() if folder is None else Path(folder)
+    folder = web.data_folder() if folder is None else storage.spelled_out(folder)
     items = web.SOURCES[name].files
     other = train != items[0].name
     paths, archive = web.find(name, folder), web.find_archive(name, folder)
@@ -251,8 +251,8 @@ def _tally(pieces: Iterable[Array], size: int) -> Array:
 
 def _cache_folder(folder: Path) -> Path:
     """`cache/` in folder, or the user's where nobody may write there (root could, but is not meant to)."""
-    user = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    for place in (folder / "cache", (Path(user) if user else Path.home() / ".cache") / "enn_np"):
+    for where in (lambda: folder / "cache", web.user_cache):  # one after the other, as there may be no HOME
+        place = where()
         there = next(path for path in (place, *place.absolute().parents) if path.exists())
         if there.stat().st_mode & 0o222 and os.access(there, os.W_OK):
             return place

@@ -352,7 +352,7 @@ def test_tables_fills_a_page_from_stored_results(run, mnist_folder, tmp_path):
 
 def test_import_loads_numpy_alone():
     """Each of these costs up to a second, and may not be there."""
-    foreign = ["matplotlib", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn", "torch", "tensorflow", "jax"]
+    foreign = ["matplotlib", "pooch", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn", "torch", "tensorflow", "jax"]
     out = python(f"import sys, enn_np, enn_np.cli; print(*[name for name in {foreign} if name in sys.modules])")
     assert out.split() == []
 
@@ -363,7 +363,7 @@ def test_the_library_works_where_nothing_but_numpy_is_installed():
 import sys, tempfile
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"matplotlib", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn"}:
+        if name.split(".")[0] in {"matplotlib", "pooch", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn"}:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())
 import numpy as np, enn_np

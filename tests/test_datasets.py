@@ -100,7 +100,7 @@ def test_digits_of_a_wheel_and_missing_or_damaged_ones(monkeypatch, tmp_path):
 def test_import_needs_numpy_alone():
     code = "import sys, enn_np.datasets; print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"requests", "tqdm", "scipy", "matplotlib"} & set(modules)
+    assert not {"pooch", "requests", "tqdm", "scipy", "matplotlib"} & set(modules)
 
 
 # Real files
