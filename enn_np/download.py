@@ -33,10 +33,14 @@ class DownloadError(OSError):
 
 
 class DamagedFile(ValueError):
-    """A data file's content is not what it should be: the message names the file and what is wrong."""
+    """A data file's content is not what it should be: the message names file, fault and remedy. What is not ours to
+    fetch, such as a reader's own text, is never called replaceable."""
 
     def __init__(self, where: Path | str, what: str):
-        super().__init__(f"{where} is damaged: {what}; put a good copy in its place")
+        name = str(where).replace(".idx", "-idx")
+        published = any(item.name in name for source in SOURCES.values() for item in source.downloads + source.files)
+        remedy = "fetch it again: python -m enn_np data fetch NAME" if published else "put a good copy in its place"
+        super().__init__(f"{where} is damaged: {what}; {remedy}")
 
 
 class FileStatus(NamedTuple):

@@ -352,7 +352,19 @@ def test_tables_fills_a_page_from_stored_results(run, mnist_folder, tmp_path):
 
 def test_import_loads_numpy_alone():
     """Each of these costs up to a second, and may not be there."""
-    foreign = ["matplotlib", "pooch", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn", "torch", "tensorflow", "jax"]
+    foreign = [
+        "matplotlib",
+        "pooch",
+        "requests",
+        "tqdm",
+        "scipy",
+        "cupy",
+        "pandas",
+        "sklearn",
+        "torch",
+        "tensorflow",
+        "jax",
+    ]
     out = python(f"import sys, enn_np, enn_np.cli; print(*[name for name in {foreign} if name in sys.modules])")
     assert out.split() == []
 

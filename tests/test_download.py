@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from enn_np import download
 from enn_np.download import DownloadError, Item, Source, fetch
+from enn_np.words import TextFile, encode, numbering
 
 BODY = np.random.default_rng(0).bytes(200_000)  # several blocks
 NAME = "body-ubyte.gz"
@@ -380,6 +381,24 @@ def test_fuzz_archives(tmp_path, name, inside, cut, flips):
 def test_errors_that_are_no_damage_stay_as_they_are(tmp_path):
     with pytest.raises(FileNotFoundError), download.readable(tmp_path), open(tmp_path / "nothing"):
         pass
+
+
+def test_only_published_files_are_called_replaceable(tmp_path):
+    """ "Delete it" was said of a reader's own text."""
+    for published in (
+        "mnist/train-images.idx3-ubyte.gz",
+        "wiki.valid.tokens",
+        "a.zip, member wikitext-2/wiki.test.tokens",
+    ):
+        assert str(download.DamagedFile(published, "odd")).endswith(
+            "odd; fetch it again: python -m enn_np data fetch NAME"
+        )
+    for name, data in (("my words.txt", b"caf\xe9\n"), ("my words.txt.xz", lzma.compress(b"caf\xe9\n")), ("poem", b"")):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(download.DamagedFile) as caught:
+            encode(TextFile(path), numbering())
+        assert str(path) in str(caught.value) and str(caught.value).endswith("; put a good copy in its place")
 
 
 # What is there
