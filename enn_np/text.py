@@ -30,6 +30,7 @@ COUNTS = {
     "wikitext-2": (2_088_628, 217_646, 245_569, 33_278),
     "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
 }
+LINES = {"wikitext-2": 36_718, "wikitext-103": 1_801_350}  # of train, empty ones too
 CACHE_FORMAT = 1
 
 
@@ -120,7 +121,7 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     return text
 
 
-def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42):
+def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42, verify=True):
     """`PaperWindows`: WikiText as the Engram paper cut it, 32 tokens each, from a quarter of the lines.
 
     Its flaws, kept so that numbers can be compared: the vocabulary is built before the split, so it holds
@@ -130,11 +131,14 @@ def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.t
     word), is scored: one target in 32 costs a model nothing. The paper validates on the last 20% of x_train.
 
     Lines are drawn by the generators behind the notebook's calls, so the whole train text should give its
-    very windows: V 188,590, 536,711 to train on, 133,990 to test on. Arguments and errors as `load_wikitext`.
+    very windows: V 188,590, 536,711 to train on, 133,990 to test on. Arguments and errors as `load_wikitext`; `verify`
+    compares the number of lines of the published train text.
     Source: `examples/sequence.ipynb` of `tensorflow-engram`, commit ec87f778.
     """
     file = _locate(name, folder, download, train, verify=False)[0]
-    lines = sum(block.count(b"\n") for block in blocks(file))
+    lines, known = sum(block.count(b"\n") for block in blocks(file)), LINES[name]
+    if verify and train == web.SOURCES[name].files[0].name and lines != known:
+        raise web.DamagedFile(file, f"expected {known} lines, got {lines} (pass verify=False to use it as it is)")
     chosen = np.random.default_rng(seed).permutation(lines)[: lines // 4]  # as datasets' shuffle(seed)
     wanted, ids, windows = set(chosen.tolist()), numbering(), {}
     for i, line in enumerate(line for block in blocks(file) for line in block.decode().split("\n")[:-1]):

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def mnist_folder(tmp_path, monkeypatch):
     folder.mkdir()
     write_mnist(folder, train=60, test=20)
     monkeypatch.setenv("ENN_DATA", str(folder))
+    monkeypatch.setattr(datasets, "load_mnist", partial(datasets.load_mnist, verify=False))
     monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 12)
     return folder
 
