@@ -4,10 +4,12 @@
     results/rates/mnist-sound-gru.json   sound protocol: the learning rates tried, and the one chosen on validation
     results/runs/mnist-sound-gru-3/      while it lasts: checkpoint and lock; then the model (not committed)
 
+A run that leaves the finite numbers has a result, too, which says so; the others go on.
 Whatever is cut off, the same command goes on: finished runs are skipped, others taken up from their checkpoints. Two
 such commands share the work, because a run that another process has is left to it.
 """
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from .checkpoint import differ
 from .device import device_module
 from .processes import in_processes, mine
 from .protocols import folder, read_json, write_json
+from .session import Diverged
 from .variants import names
 
 RESULTS = "data/results"
@@ -94,7 +97,15 @@ def run_one(name, protocol, model, seed, results, device, shorter, progress=Fals
         if path.exists():
             return "another process did it"
         saving = {"progress": progress, "resume": True, "device": device}
-        summary = run(name, model, protocol, seed, work, **saving, **shorter, **rate)
+        try:
+            summary = run(name, model, protocol, seed, work, **saving, **shorter, **rate)
+        except Diverged as error:
+            what = {"benchmark": name, "protocol": protocol, "model": model, "seed": seed}
+            what["training"] = settings_of(name, protocol, model, {**shorter, **rate})
+            found = protocols.diverged(what, error, device)
+            write_json(path, found)
+            (work / "checkpoint.npz").unlink(missing_ok=True)  # it would diverge again
+            return f"diverged, and is not tried again: {found['why']}"
         if summary["stopped"] == "interrupted":
             return "interrupted"
         if seed == 0 and model == "engram" and (name in protocols.PAPER) and (work / "trace.npz").exists():
@@ -125,10 +136,8 @@ def search(name, protocol, model, results, device, shorter, progress=False):
                 one = {**what, "training": what["training"] | {"learning_rate": rate}}
                 tried[f"{rate:g}"] = _validation_loss(one, device, progress)
                 write_json(path, found)
-        finite = {rate: loss for rate, loss in tried.items() if loss is not None}
-        if not finite:
-            raise ValueError(f"learning_rate: none of {', '.join(tried)} keeps {model} finite; try lower ones")
-        best = min(finite, key=finite.get)
+        # Where none stays finite: the lowest, at which the runs then are recorded as diverged.
+        best = min(tried, key=lambda rate: (math.inf if tried[rate] is None else tried[rate], float(rate)))
         write_json(path, found | {"learning_rate": float(best)})
     return f"learning rate {best}, of validation losses {tried}"
 
@@ -143,9 +152,7 @@ def _validation_loss(what, device, progress):
             name, protocol, model, seed, training = what.values()
             data, network, frozen = protocols.prepared(name, protocol, model, seed, training["limit"], device)
             history, _ = protocols.learn(network, data, seed, training, frozen=frozen, **saving)
-    except ValueError as error:
-        if not str(error).startswith("learning_rate: "):
-            raise
+    except Diverged:
         return None
     if history.stopped == "interrupted":
         raise KeyboardInterrupt

@@ -223,9 +223,13 @@ def _say(runs):
     from .memory import known
 
     for run in runs:
+        start = f"{run['benchmark']:<11}{run['model']:<20}seed {run['seed']}"
+        if run["stopped"] == "diverged":
+            print(f"{start}  diverged at learning rate {run['training']['learning_rate']:g}")
+            continue
         scores = "".join(f"  {title} {run[key]:{form}}" for title, key, form in known(run["benchmark"]).columns)
         sizes = f"  {run['parameters']:,} parameters  {run['steps']:,} steps  {run['cpu_seconds']:,.0f} s of one core"
-        print(f"{run['benchmark']:<11}{run['model']:<20}seed {run['seed']}{scores}{sizes}")
+        print(f"{start}{scores}{sizes}")
 
 
 def _bench(settings):

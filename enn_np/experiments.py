@@ -28,7 +28,9 @@ from .learned import LearnedEngram
 from .models import Classifier
 from .optim import Adam
 from .processes import in_processes, mine
-from .protocols import folder, machine, read_result, write_json
+from .protocols import diverged, folder, machine, read_result, write_json
+from .session import Diverged
+from .watch import not_finite
 from .window import Window
 
 PARAMETERS = 70_000
@@ -132,15 +134,15 @@ def train(task, name, seed, rate, steps, batch_size=128, say=print):
         phase = (step - 1) * task.phases // steps
         x, y = draw(draws[0], batch_size, "train", phase)
         logs, grads = model.loss_and_grads(model.time_major(x), y, draws[3])
-        if not math.isfinite(logs["loss"]):
-            raise ValueError(f"learning_rate: at {rate:g} the loss of {name} became {logs['loss']}; lower it")
+        if fault := not_finite(logs["loss"], grads):
+            raise Diverged(f"learning_rate: at {rate:g}, step {step} of {name}, {fault}; lower it")
         optimizer.update(model.params, grads)
         totals += float(logs["loss"]), float(logs[metric]) / batch_size
         since += 1
         last = step * task.phases // steps > phase  # of its phase
         if not last and step % EVERY:
             continue
-        scores = _mean(model.evaluate(*each) for each in held[: phase + 1])
+        scores = _mean(_tested(model, each, rate) for each in held[: phase + 1])
         row = step, *(totals / since), scores["loss"], scores[metric], time.perf_counter() - began
         for key, value in zip(history, row, strict=True):
             history[key].append(float(f"{value:.6g}"))
@@ -148,7 +150,7 @@ def train(task, name, seed, rate, steps, batch_size=128, say=print):
         say(f"{task.name} {name} seed {seed} rate {rate:g} step {step}: validation {metric} {scores[metric]:.4f}")
         enough = task.phases == 1 and scores.get("accuracy", 0) > ENOUGH
         if last or enough:
-            tested.append([model.evaluate(*each) for each in tests[: phase + 1]])
+            tested.append([_tested(model, each, rate) for each in tests[: phase + 1]])
         if enough:
             break
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -170,6 +172,14 @@ def train(task, name, seed, rate, steps, batch_size=128, say=print):
         "config": model.config(),
         "machine": machine(),
     }
+
+
+def _tested(model, sequences, rate):
+    """The scores of a model. Raises Diverged unless they are finite."""
+    scores = model.evaluate(*sequences)
+    if not all(map(math.isfinite, scores.values())):
+        raise Diverged(f"learning_rate: at {rate:g} the weights give {scores}; lower it")
+    return scores
 
 
 def _mean(scores):
@@ -206,7 +216,8 @@ def compare(
 
     tasks: of `Task`. models: names in NETWORKS, all if None. rates: one, or a grid to choose from per network and task.
     jobs: processes at a time, each with one BLAS thread; with 1, all is done here. Another such command may share the
-    work. Returns the results, those found included. Raises ValueError or TypeError, naming the argument, before any
+    work. Returns the results, those found included; one that left the finite numbers has `stopped` "diverged" and no
+    scores, and is not tried again. Raises ValueError or TypeError, naming the argument, before any
     work, or where a result found was trained otherwise; and ValueError at the end, if runs failed or are another's.
     """
     models = [checks.choice("models", name, tuple(NETWORKS)) for name in (NETWORKS if models is None else models)]
@@ -244,12 +255,14 @@ class Run(NamedTuple):
     steps: int
     batch_size: int
 
+    def training(self):
+        return {"learning_rate": self.rate, "steps": self.steps, "batch_size": self.batch_size}
+
     def stored(self):
         """The result found, None if there is none. ValueError where it was trained otherwise."""
         if not self.path.exists():
             return None
-        found = read_result(self.path)
-        wanted = {"learning_rate": self.rate, "steps": self.steps, "batch_size": self.batch_size}
+        found, wanted = read_result(self.path), self.training()
         got = {key: found.get("training", {}).get(key) for key in wanted}
         if got != wanted:
             raise ValueError(
@@ -263,8 +276,16 @@ def _trial(results, task, name, rate):
 
 
 def _choose(results, trials):
-    """The rate of the lowest validation loss after training with seed 0, whose result seed 0 then need not repeat."""
-    best = min(trials, key=lambda run: run.stored()["history"]["val_loss"][-1])
+    """The rate of the lowest validation loss after training with seed 0, whose result seed 0 then need not repeat.
+
+    Where all diverged it is the lowest of them.
+    """
+
+    def loss(run):
+        found = run.stored()
+        return math.inf if found["stopped"] == "diverged" else found["history"]["val_loss"][-1]
+
+    best = min(trials, key=lambda run: (loss(run), run.rate))
     first = results / f"{best.task.name}-sound-{best.name}-0.json"
     if not first.exists():
         storage.write_text(first, best.path.read_text(encoding="utf-8"))
@@ -299,5 +320,11 @@ def one(run, locks, say=None):
             return "another process has it"
         if run.path.exists():
             return "another process did it"
-        write_json(run.path, train(run.task, run.name, run.seed, run.rate, run.steps, run.batch_size, say))
+        try:
+            result = train(run.task, run.name, run.seed, run.rate, run.steps, run.batch_size, say)
+        except Diverged as error:
+            what = {"benchmark": run.task.name, "protocol": "sound", "model": run.name, "seed": run.seed}
+            result = diverged({**what, "training": run.training()}, error)
+            say(f"{run.path}: diverged, and is not tried again: {result['why']}")
+        write_json(run.path, result)
     return "done"

@@ -317,12 +317,15 @@ MACHINE = {"processor", "cores", "python", "numpy", "blas_threads"}
 
 
 def read_result(path):
-    """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on.
+    """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on; or what `diverged`
+    says, which has none of the numbers.
 
     Raises ValueError naming the file, the field and what is there.
     """
     found, whole = read_json(path), {"seed": (int,), "best_epoch": (int, type(None))}
     wrong = {name: "a word" for name in WORDS if not isinstance(found.get(name), str)}
+    if not wrong and found["stopped"] == "diverged":
+        return found
     numbers = NUMBERS | {"test_mae" if "test_mae" in found else "test_accuracy"}
     wrong |= {name: "a finite number" for name in numbers if not _finite(found.get(name))}
     wrong |= {name: "a finite number" for name in found if name[:5] in ("test_", "valid") and not _finite(found[name])}
@@ -338,6 +341,14 @@ def read_result(path):
             f"{path}: {name}: expected {wanted}, got {found.get(name)!r:.60}; run again, or remove the file"
         )
     return found
+
+
+def diverged(what, error, device="cpu"):
+    """The result of a run that left the finite numbers: it stands in its place, so that the run is not tried again.
+
+    what: benchmark, protocol, model, seed and training settings. error: the `Diverged`.
+    """
+    return {**what, "stopped": "diverged", "why": str(error).partition(";")[0], "machine": machine(device)}
 
 
 def _finite(value):
