@@ -17,9 +17,9 @@ from . import checks, protocols, storage, wikitext
 from .checkpoint import differ
 from .device import device_module
 from .processes import in_processes, mine
-from .protocols import folder, read_json, write_json
+from .protocols import folder, read_json, tell, write_json
 from .session import Diverged
-from .variants import names
+from .variants import check, names
 
 RESULTS = "data/results"
 SEEDS = {"paper": 5, "sound": 5, "ablation": 3}
@@ -29,7 +29,7 @@ SEARCH = {"mnist": {"epochs": 2}, "cifar10": {"epochs": 3}, "regression": {"epoc
 SEARCH |= {name: {"epochs": 1, "limit": 672_001} for name in wikitext.NAMES}
 
 
-def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, device="cpu", say=print, **shorter):
+def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, device="cpu", say=tell, **shorter):
     """Run what is missing. Returns how many runs failed.
 
     name, protocol: see `variants.names`. seeds: so many, 0 first (`SEEDS` if None), 0 to choose learning rates only;
@@ -38,7 +38,7 @@ def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, 
     folder. Raises ValueError or TypeError before any work.
     """
     known = names(name, protocol)
-    models = [checks.choice("models", model, known) for model in (known if models is None else models)]
+    models = [check("models", name, protocol, model) for model in (known if models is None else models)]
     seeds = checks.count("seeds", SEEDS[protocol] if seeds is None else seeds, low=0)
     jobs = checks.count("jobs", jobs)
     shorter = {key: value for key, value in shorter.items() if value is not None}

@@ -2,14 +2,18 @@
 
 import argparse
 import sys
+from itertools import groupby
 from pathlib import Path
+
+import numpy as np
 
 from . import __version__, checks, storage
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .device import device_module
 from .download import SOURCES, data_folder, fetch, status, verify
-from .protocols import PAPER, folder
+from .protocols import PAPER, folder, mute, tell
+from .storage import spelled_out
 from .variants import MODELS, PROTOCOLS, SHAPES
 
 BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")
@@ -23,16 +27,32 @@ TRAIN_FILE = "wiki.train.tokens"
 
 def main(arguments=None):
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
-    settings = _parser().parse_args(arguments)
     try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough: `| head`
+        mute()
+        return 141  # as a shell reports it
+
+
+def _run(arguments):
+    try:
+        settings = _parser().parse_args(arguments)
         device_module(getattr(settings, "device", "cpu"))  # before any work
         return settings.command(settings) or 0
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (BrokenPipeError, RecursionError):
+        raise
+    except MemoryError as error:
+        print(f"enn_np: not enough memory; ask for less, such as a smaller --limit. {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"enn_np: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("\nenn_np: interrupted", file=sys.stderr)
         return 130
+    return 2
 
 
 def _parser():
@@ -48,7 +68,11 @@ def _parser():
 
     demo = _command(commands, "demo", "train all four networks on the bundled digits, and draw what they learned")
     demo.add_argument(
-        "--out", default="runs/demo", metavar="DIR", help="folder for summary.json and figures (%(default)s)"
+        "--out",
+        default="runs/demo",
+        type=spelled_out,
+        metavar="DIR",
+        help="folder for summary.json and figures (%(default)s)",
     )
     demo.add_argument("--epochs", type=int, default=DEMO_EPOCHS, help="epochs at most (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
@@ -56,7 +80,9 @@ def _parser():
     demo.set_defaults(command=_demo)
 
     train = _command(commands, "train", "one full run of a benchmark")
-    train.add_argument("benchmark", choices=BENCHMARKS, help="data set, downloaded if it is not there")
+    train.add_argument(
+        "benchmark", type=_spelled(BENCHMARKS), choices=BENCHMARKS, help="data set, downloaded if it is not there"
+    )
     train.add_argument(
         "--model", default="engram", help=f"network: {', '.join(MODELS)}; sound only: binding (%(default)s)"
     )
@@ -65,18 +91,28 @@ def _parser():
     train.add_argument("--epochs", type=int, help="epochs at most (the protocol's own)")
     train.add_argument("--limit", type=int, help="train on the first so many sequences (or words of a text) only")
     train.add_argument("--train-file", default=TRAIN_FILE, metavar="NAME", help="text to train on (%(default)s)")
-    train.add_argument("--out", metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)")
+    train.add_argument(
+        "--out", type=spelled_out, metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)"
+    )
     train.add_argument("--resume", action="store_true", help="continue the run in that folder, killed or interrupted")
     _device(train)
     train.set_defaults(command=_train)
 
     many = _command(commands, "benchmark", "all runs of a benchmark that have no stored result yet")
-    many.add_argument("name", choices=BENCHMARKS, help="data set, downloaded if it is not there")
+    many.add_argument(
+        "name", type=_spelled(BENCHMARKS), choices=BENCHMARKS, help="data set, downloaded if it is not there"
+    )
     many.add_argument("--protocol", default="paper", choices=PROTOCOLS, help=PROTOCOL_HELP)
     many.add_argument("--seeds", type=int, help="so many, 0 first (5; 3 for an ablation)")
     many.add_argument("--models", nargs="+", help="networks (all that the protocol has)")
     many.add_argument("--jobs", type=int, default=1, help="processes at a time, one BLAS thread each (%(default)s)")
-    many.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
+    many.add_argument(
+        "--results",
+        default="data/results",
+        type=spelled_out,
+        metavar="DIR",
+        help="folder of result files (%(default)s)",
+    )
     many.add_argument("--epochs", type=int, help="epochs at most, for a trial (the protocol's own)")
     many.add_argument("--limit", type=int, help="train on the first so many sequences or words only, for a trial")
     many.add_argument("--train-file", metavar="NAME", help=f"text to train on, for a trial ({TRAIN_FILE})")
@@ -97,16 +133,29 @@ def _parser():
     mind.set_defaults(command=_memory)
 
     tables = _command(commands, "tables", "write the pages' result tables, and the figures, from the stored results")
-    tables.add_argument("--page", nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})")
-    tables.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
+    tables.add_argument(
+        "--page", type=spelled_out, nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})"
+    )
+    tables.add_argument(
+        "--results",
+        default="data/results",
+        type=spelled_out,
+        metavar="DIR",
+        help="folder of result files (%(default)s)",
+    )
     tables.set_defaults(command=_tables)
 
     report = _command(commands, "report", "write one HTML page about a run, to open from disk")
-    report.add_argument("run", metavar="DIR", help="folder that `train` or `demo` wrote, or a result's JSON file")
-    report.add_argument("--out", metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
+    report.add_argument(
+        "run", type=spelled_out, metavar="DIR", help="folder that `train` or `demo` wrote, or a result's JSON file"
+    )
+    report.add_argument(
+        "--out", type=spelled_out, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)"
+    )
     report.set_defaults(command=_report)
 
     check = _command(commands, "gradcheck", "compare every hand-written gradient with finite differences")
+    check.add_argument("--all", action="store_true", help="a line for every gradient, not for every cell")
     check.add_argument("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
     _device(check)
     check.set_defaults(command=_gradcheck)
@@ -129,14 +178,26 @@ def _parser():
         choices=("list", "fetch", "verify"),
         help="show which files are there, download those of one data set, or compare checksums",
     )
-    data.add_argument("name", nargs="?", help=f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)")
+    data.add_argument(
+        "name",
+        type=_spelled(SOURCES),
+        nargs="?",
+        help=f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)",
+    )
     data.add_argument(
         "--folder",
+        type=spelled_out,
         metavar="DIR",
         help="where they are (the ENN_DATA variable, else data/, else a user cache)",
     )
     data.set_defaults(command=_data)
     return parser
+
+
+def _spelled(names):
+    """What reads a data set's name as others spell it, too: wikitext-2, WikiText2, CIFAR-10."""
+    plain = {name.replace("-", ""): name for name in names}
+    return lambda text: plain.get(text.lower().replace("-", ""), text)
 
 
 def _command(commands, name, purpose):
@@ -159,13 +220,15 @@ def _compared(parser, models):
         "--rates", type=float, nargs="+", default=[2e-3], help="learning rate, or several to try (0.002)"
     )
     parser.add_argument("--steps", type=int, default=2_500, help="batches (of 128) at most (%(default)s)")
-    parser.add_argument("--results", metavar="DIR", help="folder of result files (runs/recall or runs/memory)")
+    parser.add_argument(
+        "--results", type=spelled_out, metavar="DIR", help="folder of result files (runs/recall or runs/memory)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
 
 
 def _demo(settings):
     with storage.lock(folder(settings.out) / ".lock", f"out: {settings.out}"):
-        summary = demo(settings.out, settings.epochs, settings.seed, device=settings.device)
+        summary = demo(settings.out, settings.epochs, settings.seed, say=tell, device=settings.device)
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
@@ -268,14 +331,26 @@ def _gradcheck(settings):
     from .gradcheck import TOLERANCE
 
     checks.count("seeds", settings.seeds)
-    print(f"{'cell':<15}{'switches':<60}{'parameter':<13}{'largest relative error':>22}")
-    rows, failed = 0, 0
-    for cell, switches, name, error in gradient_table(settings.seeds, settings.device):
-        rows, failed = rows + 1, failed + (error > TOLERANCE)
-        print(f"{cell:<15}{switches:<60}{name:<13}{error:>22.1e}{'' if error <= TOLERANCE else '  FAILED'}")
-    verdict = f"{failed} of {rows} gradients FAILED" if failed else f"all {rows} gradients agree"
+    print(_gradient("cell", "switches", "parameter") if settings.all else f"{'cell':<15}{'gradients':>10}  ", end="")
+    print("largest relative error")
+    errors = []
+    for cell, rows in groupby(gradient_table(settings.seeds, settings.device), key=lambda row: row[0]):
+        before = len(errors)
+        for *what, error in rows:
+            errors.append(error)
+            good = error <= TOLERANCE  # not of NaN
+            if settings.all or not good:
+                print(f"{_gradient(*what)}{error:>22.1e}{'' if good else '  FAILED'}")
+        if not settings.all:
+            print(f"{cell:<15}{len(errors) - before:>10}  {np.max(errors[before:]):>22.1e}", flush=True)
+    failed = sum(not error <= TOLERANCE for error in errors)
+    verdict = f"{failed} of {len(errors)} gradients FAILED" if failed else f"all {len(errors)} gradients agree"
     print(f"\n{verdict}: hand-written against central differences in float64, tolerance {TOLERANCE:.0e}")
     return 1 if failed else 0
+
+
+def _gradient(cell, switches, name):
+    return f"{cell:<15}{switches:<60}{name:<13}"
 
 
 ENGRAM_SWITCHES = (
@@ -322,7 +397,7 @@ def gradient_table(seeds, device="cpu"):
         words = [f"{name}={value}" for name, value in switches.items()] + ["masked"] * masked
         label = ", ".join(words) or "-"
         for name in runs[0]:
-            yield type(cell).__name__, label, name, max(run[name] for run in runs)
+            yield type(cell).__name__, label, name, np.max([run[name] for run in runs])  # NaN if one is
 
 
 def _data(settings):

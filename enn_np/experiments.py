@@ -13,7 +13,6 @@ import math
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +27,7 @@ from .learned import LearnedEngram
 from .models import Classifier
 from .optim import Adam
 from .processes import in_processes, mine
-from .protocols import diverged, folder, machine, read_result, write_json
+from .protocols import diverged, folder, machine, read_result, tell, write_json
 from .session import Diverged
 from .watch import not_finite
 from .window import Window
@@ -119,7 +118,7 @@ def network(task, name, seed):
     return task.model(kind(width, task.slots), seed)
 
 
-def train(task, name, seed, rate, steps, batch_size=128, say=print):
+def train(task, name, seed, rate, steps, batch_size=128, say=tell):
     """One run, as the dict that is written down. history: one entry for every validation, after `step` steps."""
     model, optimizer, draw = network(task, name, seed), Adam(rate), task.source(seed)
     draws = [np.random.default_rng([seed, part]) for part in range(4)]  # train, validation, test, initial states
@@ -210,7 +209,7 @@ def forgetting(accuracies):
 
 
 def compare(
-    tasks, models=None, seeds=1, rates=(2e-3,), steps=2_500, results="data/results", batch_size=128, jobs=1, say=print
+    tasks, models=None, seeds=1, rates=(2e-3,), steps=2_500, results="data/results", batch_size=128, jobs=1, say=tell
 ):
     """Train every network on every task with `seeds` seeds, 0 first, and write what is missing.
 
@@ -300,6 +299,9 @@ def _do(runs, locks, jobs, say):
             missing.append(run)
         else:
             say(f"{run.path}: there already")
+    if missing:
+        minutes = _seconds(missing) / 60
+        say(f"{len(missing)} of {len(runs)} runs to do, about {minutes:,.0f} minutes of one core, or less")
     if jobs == 1:
         for run in missing:
             one(run, locks, say)
@@ -312,9 +314,21 @@ def _do(runs, locks, jobs, say):
     return found
 
 
-def one(run, locks, say=None):
+def _seconds(runs):
+    """About how long runs train at most, by a step of each network timed here."""
+    steps = {}
+    for task, name, size in {(run.task, run.name, run.batch_size) for run in runs}:
+        model, rng = network(task, name, 0), np.random.default_rng(0)
+        x, y = task.source(0)(rng, size, "validation", 0)
+        for _ in range(2):  # the first makes its arrays
+            began = time.perf_counter()
+            model.loss_and_grads(model.time_major(x), y, rng)
+            steps[task, name] = time.perf_counter() - began
+    return sum(run.steps * steps[run.task, run.name] for run in runs)
+
+
+def one(run, locks, say=tell):
     """Make the result of one run, unless another process does. Returns what became of it."""
-    say = say or partial(print, flush=True)
     with ExitStack() as stack:
         if not mine(stack, locks / f".{run.path.stem}.lock"):
             return "another process has it"

@@ -24,6 +24,8 @@ def spelled_out(path):
 def whole(path):
     """A binary file to write, which becomes `path` at the end of the `with` block unless that raises."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file, in it or elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # of its own: two writers may meet
     try:

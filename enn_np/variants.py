@@ -75,12 +75,24 @@ ABLATIONS = {
 ABLATED = {"mnist": (128, 64), "recall": (64, 16)}  # hidden, slots of "full"
 
 
+def protocols(benchmark):
+    """The protocols of a benchmark."""
+    checks.choice("benchmark", benchmark, (*SHAPES, "wikitext2", "wikitext103"))
+    return {"recall": ("ablation",), "mnist": PROTOCOLS}.get(benchmark, PROTOCOLS[:2])
+
+
+def check(argument, benchmark, protocol, name):
+    """`name` if it is a model of the benchmark under the protocol. The ValueError names the protocol that has it."""
+    known = names(benchmark, protocol)
+    for other in () if name in known else protocols(benchmark):
+        if name in names(benchmark, other):
+            raise ValueError(f"{argument}: {name} is a network of --protocol {other}, got --protocol {protocol}")
+    return checks.choice(argument, name, known)
+
+
 def names(benchmark, protocol):
     """The models of a benchmark under a protocol. Raises ValueError where the two do not go together."""
-    known = (*SHAPES, "wikitext2", "wikitext103")
-    checks.choice("benchmark", benchmark, known)
-    protocols = {"recall": ("ablation",), "mnist": PROTOCOLS}.get(benchmark, PROTOCOLS[:2])
-    checks.choice("protocol", protocol, protocols)
+    checks.choice("protocol", protocol, protocols(benchmark))
     if protocol == "ablation":
         return tuple(ABLATIONS)
     if protocol == "paper":
@@ -92,7 +104,7 @@ def names(benchmark, protocol):
 
 def network(benchmark, protocol, name, seed, pooling="last"):
     """The model `name` of a benchmark, untrained, and the names of its parameters that must not be trained."""
-    checks.choice("model", name, names(benchmark, protocol))
+    check("model", benchmark, protocol, name)
     if protocol == "ablation":
         return _ablation(benchmark, name, seed)
     inputs, outputs = SHAPES[benchmark]
