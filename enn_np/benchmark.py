@@ -128,7 +128,7 @@ def search(name, protocol, model, results, device, shorter, progress=False):
         what = {"benchmark": name, "protocol": protocol, "model": model, "seed": 0}
         what["training"] = settings_of(name, protocol, model, sizes) | {"learning_rate": None}
         found = {**what, "validation_loss": {}, "learning_rate": None, "machine": protocols.machine(device)}
-        found = read_json(path) if path.exists() else found
+        found = _searched(path) or found
         differ(path, what, {key: found.get(key) for key in what})
         tried = found["validation_loss"]
         for rate in _grid(name):
@@ -165,9 +165,16 @@ def _rate_path(results, name, protocol, model):
 
 def _rate(name, protocol, model, results):
     """The learning rate that `search` chose, None if it has not yet, or not among all of the grid."""
-    path = _rate_path(results, name, protocol, model)
-    found = read_json(path) if path.exists() else {"validation_loss": {}}
+    found = _searched(_rate_path(results, name, protocol, model)) or {"validation_loss": {}}
     return found["learning_rate"] if found["validation_loss"].keys() >= {f"{rate:g}" for rate in _grid(name)} else None
+
+
+def _searched(path):
+    """What `search` wrote, None if it has not yet. ValueError, naming the file, where it holds something else."""
+    found = read_json(path) if path.exists() else None
+    if found is not None and not (isinstance(found.get("validation_loss"), dict) and "learning_rate" in found):
+        raise ValueError(f"{path}: holds no search for a learning rate; remove it, or name another --results")
+    return found
 
 
 def _grid(name):

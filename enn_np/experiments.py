@@ -103,6 +103,9 @@ class Task:
 def network(task, name, seed):
     """The untrained model `name`, as wide as brings it nearest to PARAMETERS. ValueError if it cannot be."""
     kind = NETWORKS[checks.choice("models", name, tuple(NETWORKS))]
+    too_far = ValueError(f"{task.name}: {name} cannot be within {TOLERANCE:.0%} of {PARAMETERS:,} parameters")
+    if task.inputs > 2 * PARAMETERS:  # before an array of that size is made
+        raise too_far
 
     def size(H):
         params = kind(H, task.slots).init(np.random.default_rng(0), task.inputs)
@@ -114,7 +117,7 @@ def network(task, name, seed):
         low, high = (middle, high) if size(middle) <= PARAMETERS else (low, middle)
     width = min((low, high), key=lambda H: abs(size(H) - PARAMETERS))
     if abs(size(width) - PARAMETERS) > TOLERANCE * PARAMETERS:
-        raise ValueError(f"{task.name}: {name} cannot be within {TOLERANCE:.0%} of {PARAMETERS:,} parameters")
+        raise too_far
     return task.model(kind(width, task.slots), seed)
 
 

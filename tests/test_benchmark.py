@@ -140,6 +140,19 @@ def test_runs_that_diverge_are_recorded_and_not_tried_again(tmp_path, monkeypatc
     assert load_results(tmp_path, "regression", protocol) == {}
 
 
+@pytest.mark.parametrize(
+    "held", ["{}", '{"validation_loss": 3, "learning_rate": 1}', '{"validation_loss": {}}', "[]", "{"]
+)
+def test_a_file_that_is_no_search_is_named(tmp_path, held):
+    path = protocols.folder(tmp_path / "rates") / "regression-sound-rnn.json"
+    path.write_text(held)
+    for function in (benchmark.search, benchmark._rate):
+        with pytest.raises(ValueError, match=r"regression-sound-rnn\.json: (holds no search|not readable|expected)"):
+            given = ("cpu", TINY) if function is benchmark.search else ()
+            where = (tmp_path, *given)
+            function("regression", "sound", "rnn", *where)
+
+
 def test_committed_rates_are_those_of_the_recipes():
     """WikiText-2's learning rates stand in the code, so that `train` needs no results; they are the searches'."""
     for path in (ROOT / "data" / "results" / "rates").glob("wikitext2-*.json"):

@@ -1,6 +1,7 @@
 """Associative recall as a benchmark: equal sizes, files that are not made twice, and a cell that binds."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def test_a_run_is_written_down_once(small, tmp_path):
     said = []
     ask = {"models": ["gru", "binding"], "pairs": [2, 3], "seeds": 2, "steps": 3, "results": tmp_path / "a"}
     found = recall.recall(**ask, say=said.append)
+    assert re.fullmatch(r"8 of 8 runs to do, about \d+ minutes of one core, or less", said[0])
     files = sorted(path.name for path in (tmp_path / "a").glob("*.json"))
     names = [f"recall{P}-sound-{name}-{seed}.json" for P in (2, 3) for name in ("binding", "gru") for seed in (0, 1)]
     assert files == names
