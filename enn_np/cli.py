@@ -25,6 +25,15 @@ PROTOCOL_HELP = (
 TRAIN_FILE = "wiki.train.tokens"
 
 
+def _spelled(names):
+    """What reads a data set's name as others spell it, too: wikitext-2, WikiText2, CIFAR-10."""
+    plain = {name.replace("-", ""): name for name in names}
+    return lambda text: plain.get(text.lower().replace("-", ""), text)
+
+
+NAME = {"type": _spelled(BENCHMARKS), "choices": BENCHMARKS, "help": "data set, downloaded if it is not there"}
+
+
 def main(arguments=None):
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
     try:
@@ -40,7 +49,7 @@ def main(arguments=None):
 
 def _run(arguments):
     try:
-        settings = _parser().parse_args(arguments)
+        settings = _settings(arguments)
         device_module(getattr(settings, "device", "cpu"))  # before any work
         return settings.command(settings) or 0
     except (BrokenPipeError, RecursionError):
@@ -53,6 +62,15 @@ def _run(arguments):
         print("\nenn_np: interrupted", file=sys.stderr)
         return 130
     return 2
+
+
+def _settings(arguments):
+    """What was asked for; in folders, ~ is the user's home, which a shell leaves as it is in --out=~/x."""
+    settings = _parser().parse_args(arguments)
+    for name, value in vars(settings).items():
+        if name in ("out", "results", "folder", "run") and value is not None:
+            setattr(settings, name, spelled_out(value))
+    return settings
 
 
 def _parser():
@@ -68,11 +86,7 @@ def _parser():
 
     demo = _command(commands, "demo", "train all four networks on the bundled digits, and draw what they learned")
     demo.add_argument(
-        "--out",
-        default="runs/demo",
-        type=spelled_out,
-        metavar="DIR",
-        help="folder for summary.json and figures (%(default)s)",
+        "--out", default="runs/demo", metavar="DIR", help="folder for summary.json and figures (%(default)s)"
     )
     demo.add_argument("--epochs", type=int, default=DEMO_EPOCHS, help="epochs at most (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
@@ -80,9 +94,7 @@ def _parser():
     demo.set_defaults(command=_demo)
 
     train = _command(commands, "train", "one full run of a benchmark")
-    train.add_argument(
-        "benchmark", type=_spelled(BENCHMARKS), choices=BENCHMARKS, help="data set, downloaded if it is not there"
-    )
+    train.add_argument("benchmark", **NAME)
     train.add_argument(
         "--model", default="engram", help=f"network: {', '.join(MODELS)}; sound only: binding (%(default)s)"
     )
@@ -91,28 +103,18 @@ def _parser():
     train.add_argument("--epochs", type=int, help="epochs at most (the protocol's own)")
     train.add_argument("--limit", type=int, help="train on the first so many sequences (or words of a text) only")
     train.add_argument("--train-file", default=TRAIN_FILE, metavar="NAME", help="text to train on (%(default)s)")
-    train.add_argument(
-        "--out", type=spelled_out, metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)"
-    )
+    train.add_argument("--out", metavar="DIR", help="folder for the results (runs/BENCHMARK-MODEL-PROTOCOL-SEED)")
     train.add_argument("--resume", action="store_true", help="continue the run in that folder, killed or interrupted")
     _device(train)
     train.set_defaults(command=_train)
 
     many = _command(commands, "benchmark", "all runs of a benchmark that have no stored result yet")
-    many.add_argument(
-        "name", type=_spelled(BENCHMARKS), choices=BENCHMARKS, help="data set, downloaded if it is not there"
-    )
+    many.add_argument("name", **NAME)
     many.add_argument("--protocol", default="paper", choices=PROTOCOLS, help=PROTOCOL_HELP)
     many.add_argument("--seeds", type=int, help="so many, 0 first (5; 3 for an ablation)")
     many.add_argument("--models", nargs="+", help="networks (all that the protocol has)")
     many.add_argument("--jobs", type=int, default=1, help="processes at a time, one BLAS thread each (%(default)s)")
-    many.add_argument(
-        "--results",
-        default="data/results",
-        type=spelled_out,
-        metavar="DIR",
-        help="folder of result files (%(default)s)",
-    )
+    many.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
     many.add_argument("--epochs", type=int, help="epochs at most, for a trial (the protocol's own)")
     many.add_argument("--limit", type=int, help="train on the first so many sequences or words only, for a trial")
     many.add_argument("--train-file", metavar="NAME", help=f"text to train on, for a trial ({TRAIN_FILE})")
@@ -133,25 +135,13 @@ def _parser():
     mind.set_defaults(command=_memory)
 
     tables = _command(commands, "tables", "write the pages' result tables, and the figures, from the stored results")
-    tables.add_argument(
-        "--page", type=spelled_out, nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})"
-    )
-    tables.add_argument(
-        "--results",
-        default="data/results",
-        type=spelled_out,
-        metavar="DIR",
-        help="folder of result files (%(default)s)",
-    )
+    tables.add_argument("--page", nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})")
+    tables.add_argument("--results", default="data/results", metavar="DIR", help="folder of result files (%(default)s)")
     tables.set_defaults(command=_tables)
 
     report = _command(commands, "report", "write one HTML page about a run, to open from disk")
-    report.add_argument(
-        "run", type=spelled_out, metavar="DIR", help="folder that `train` or `demo` wrote, or a result's JSON file"
-    )
-    report.add_argument(
-        "--out", type=spelled_out, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)"
-    )
+    report.add_argument("run", metavar="DIR", help="folder that `train` or `demo` wrote, or a result's JSON file")
+    report.add_argument("--out", metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
     report.set_defaults(command=_report)
 
     check = _command(commands, "gradcheck", "compare every hand-written gradient with finite differences")
@@ -178,26 +168,15 @@ def _parser():
         choices=("list", "fetch", "verify"),
         help="show which files are there, download those of one data set, or compare checksums",
     )
-    data.add_argument(
-        "name",
-        type=_spelled(SOURCES),
-        nargs="?",
-        help=f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)",
-    )
+    one = f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)"
+    data.add_argument("name", type=_spelled(SOURCES), nargs="?", help=one)
     data.add_argument(
         "--folder",
-        type=spelled_out,
         metavar="DIR",
         help="where they are (the ENN_DATA variable, else data/, else a user cache)",
     )
     data.set_defaults(command=_data)
     return parser
-
-
-def _spelled(names):
-    """What reads a data set's name as others spell it, too: wikitext-2, WikiText2, CIFAR-10."""
-    plain = {name.replace("-", ""): name for name in names}
-    return lambda text: plain.get(text.lower().replace("-", ""), text)
 
 
 def _command(commands, name, purpose):
@@ -220,9 +199,7 @@ def _compared(parser, models):
         "--rates", type=float, nargs="+", default=[2e-3], help="learning rate, or several to try (0.002)"
     )
     parser.add_argument("--steps", type=int, default=2_500, help="batches (of 128) at most (%(default)s)")
-    parser.add_argument(
-        "--results", type=spelled_out, metavar="DIR", help="folder of result files (runs/recall or runs/memory)"
-    )
+    parser.add_argument("--results", metavar="DIR", help="folder of result files (runs/recall or runs/memory)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (%(default)s)")
 
 
