@@ -84,10 +84,11 @@ def protocols(benchmark):
 def check(argument, benchmark, protocol, name):
     """`name` if it is a model of the benchmark under the protocol. The ValueError names the protocol that has it."""
     known = names(benchmark, protocol)
-    for other in () if name in known else protocols(benchmark):
-        if name in names(benchmark, other):
-            raise ValueError(f"{argument}: {name} is a network of --protocol {other}, got --protocol {protocol}")
-    return checks.choice(argument, name, known)
+    try:
+        return checks.choice(argument, name, known)
+    except ValueError as error:
+        others = [other for other in protocols(benchmark) if name in names(benchmark, other)]
+        raise ValueError(f"{error}, a network of --protocol {others[0]}" if others else str(error)) from None
 
 
 def names(benchmark, protocol):
