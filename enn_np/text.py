@@ -200,6 +200,8 @@ def _locate(name, folder, download, train, verify) -> list[TextFile]:
     """Paths of train, valid, test, after downloading what is missing; never one train text for another."""
     choice("name", name, tuple(COUNTS))
     folder = web.data_folder() if folder is None else storage.spelled_out(folder)
+    if not isinstance(train, str) or Path(train).name != train:
+        raise TypeError(f"train: expected a file's name in {folder}, such as 'wiki.train.tokens', got {train!r}")
     items = web.SOURCES[name].files
     other = train != items[0].name
     paths, archive = web.find(name, folder), web.find_archive(name, folder)

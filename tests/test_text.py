@@ -87,6 +87,14 @@ def test_own_train_file_is_used_only_when_named(tmp_path):
         load(tmp_path, train="other.tokens")
 
 
+@pytest.mark.parametrize("train", [Path("mine.txt"), "sub/mine.txt", b"mine.txt", None])
+@pytest.mark.parametrize("function", [load_wikitext, paper_windows])
+def test_train_is_the_name_of_a_file(tmp_path, function, train):
+    """A path failed on `+`, which names no argument."""
+    with pytest.raises(TypeError, match=r"^train: expected a file's name in .*, such as 'wiki.train.tokens', got"):
+        function("wikitext-2", write(tmp_path), download=False, train=train)
+
+
 def test_downloads_only_what_is_missing(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(module.web, "fetch", lambda name, folder: calls.append((name, write(folder))))
