@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -284,7 +285,8 @@ def _download(item: Item, mirrors: tuple[str, ...], part: Path, progress: bool |
     pooch.get_logger().setLevel("WARNING")  # it tells of every download
     headers, reasons = {"User-Agent": AGENT, "Accept-Encoding": "identity"}, []
     for mirror in mirrors:
-        url, hidden = mirror + item.name, None if progress is None else not progress
+        url = mirror + item.name
+        hidden = sys.stderr is None or (None if progress is None else not progress)
         with tqdm(total=item.size, unit="B", unit_scale=True, desc=item.name, disable=hidden) as bar:
             asking = {"timeout": TIMEOUT, "headers": headers, "hooks": {"response": _as_sent}}
             try:

@@ -190,6 +190,15 @@ def test_the_bar_shows_the_file_only_when_wanted(tiny, tmp_path, capsys):
     assert NAME in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("progress", [None, True, False])
+def test_a_program_without_a_standard_error_fetches(tiny, tmp_path, monkeypatch, progress):
+    """As under pythonw, or a service."""
+    tiny("good")
+    monkeypatch.setattr(sys, "stderr", None)
+    fetch("tiny", tmp_path, progress=progress)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == BODY
+
+
 # Two processes
 
 CHILD = """
