@@ -153,6 +153,8 @@ class Checkpoint:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"checkpoint: expected a path or Checkpoint(path), got {path!r}")
         self.path, self.seconds = Path(path), checks.number("seconds", seconds, low=0)
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint: {path} is a folder; name a file, such as {self.path / 'run.npz'}")
         self.last, self._saved = None, -math.inf
 
     @contextmanager

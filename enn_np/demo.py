@@ -21,8 +21,9 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, devic
     data = protocols.mnist_split(datasets.load_digits(), 400, seed)
     say(f"Engram, RNN, GRU and LSTM on {len(data.x):,} bundled MNIST digits, each read as 28 rows of 28 pixels.")
     say(
-        f"MNIST protocol of the paper, cut short: {epochs} epochs at most, batch {BATCH}, Adam {RATE}, "
-        f"attention pooling over time, seed {seed}; {len(data.x_val)} digits to validate on, {len(data.x_test):,} to "
+        f"MNIST protocol of the paper, cut short: {epochs} epoch{'s' * (epochs > 1)} at most, batch {BATCH}, "
+        f"Adam {RATE}, attention pooling over time, seed {seed}; {len(data.x_val)} digits to validate on, "
+        f"{len(data.x_test):,} to "
         "test on.\n"
     )
     results, watched = {}, None

@@ -9,13 +9,14 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import checks, datasets, storage, tasks
+from . import checks, datasets, storage, tasks, variants
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .checkpoint import differ
 from .device import card_name, device_module
@@ -23,7 +24,7 @@ from .engram import Engram
 from .optim import Adam
 from .trace import HebbianTraceMonitor
 from .training import fit
-from .variants import MATCHED, names, network
+from .variants import MATCHED, network
 
 EPOCHS = {"mnist": 15, "cifar10": 30, "regression": 20, "recall": 20}
 # Ablations are many, so that each is short: the first 12,000 digits to train on, smaller batches, fewer epochs.
@@ -198,7 +199,7 @@ def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=Fa
     """
     checks.choice("benchmark", benchmark, tuple(EPOCHS))
     device_module(device)
-    checks.choice("model", name, names(benchmark, protocol))
+    variants.check("model", benchmark, protocol, name)
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     what["training"] = training_settings(benchmark, protocol, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):
@@ -317,12 +318,15 @@ MACHINE = {"processor", "cores", "python", "numpy", "blas_threads"}
 
 
 def read_result(path):
-    """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on.
+    """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on; or what `diverged`
+    says, which has none of the numbers.
 
     Raises ValueError naming the file, the field and what is there.
     """
     found, whole = read_json(path), {"seed": (int,), "best_epoch": (int, type(None))}
     wrong = {name: "a word" for name in WORDS if not isinstance(found.get(name), str)}
+    if not wrong and found["stopped"] == "diverged":
+        return found
     numbers = NUMBERS | {"test_mae" if "test_mae" in found else "test_accuracy"}
     wrong |= {name: "a finite number" for name in numbers if not _finite(found.get(name))}
     wrong |= {name: "a finite number" for name in found if name[:5] in ("test_", "valid") and not _finite(found[name])}
@@ -338,6 +342,14 @@ def read_result(path):
             f"{path}: {name}: expected {wanted}, got {found.get(name)!r:.60}; run again, or remove the file"
         )
     return found
+
+
+def diverged(what, error, device="cpu"):
+    """The result of a run that left the finite numbers: it stands in its place, so that the run is not tried again.
+
+    what: benchmark, protocol, model, seed and training settings. error: the `Diverged`.
+    """
+    return {**what, "stopped": "diverged", "why": str(error).partition(";")[0], "machine": machine(device)}
 
 
 def _finite(value):
@@ -380,6 +392,19 @@ def processor():
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def tell(line=""):
+    """Print a line at once. Where its reader is gone, as with `| head`, the work goes on, and no one is told."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        mute()
+
+
+def mute():
+    """Standard output goes nowhere from now on: what is still to be written there would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_json(path, value):

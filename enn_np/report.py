@@ -37,7 +37,7 @@ def load_results(folder, benchmark, protocol):
     for path in sorted(Path(folder).glob("*.json")):
         result = read_result(path)
         key, seed = (result["benchmark"], result["protocol"], result["model"]), result["seed"]
-        if key[:2] == (benchmark, protocol):
+        if key[:2] == (benchmark, protocol) and result["stopped"] != "diverged":
             if seed in found.setdefault(key[2], {}):
                 raise ValueError(f"{path}: a second result of {'-'.join(key)}-{seed}; remove one")
             found[key[2]][seed] = result
@@ -262,8 +262,8 @@ def figures(folder):
     for name, tasks in task_histories(folder).items():
         drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
-    if path.exists():
-        drawn[f"{path.stem}-arcs"] = arcs.of_recall(read_result(path)["recalled"])
+    if path.exists() and "recalled" in (found := read_result(path)):
+        drawn[f"{path.stem}-arcs"] = arcs.of_recall(found["recalled"])
     paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
     for path in paths:
         plots.save(drawn[path.stem], path)

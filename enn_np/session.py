@@ -22,6 +22,10 @@ from .device import to_numpy
 from .optim import Optimizer
 
 
+class Diverged(ValueError):
+    """A run has left the finite numbers: its learning rate is too high. Its model has the best weights back."""
+
+
 class History(dict):
     """Lists with one number per epoch: "loss", "accuracy", "val_loss", ..., "learning_rate", "seconds".
 
@@ -149,7 +153,7 @@ class Training:
         """The ValueError for a run that has left the finite numbers for good; gives the best weights back."""
         self.restore_best()
         last = "" if self.checkpoint is None else f"; enn_np.load('{self.checkpoint.path}') is {self.checkpoint.last}"
-        return ValueError(
+        return Diverged(
             f"learning_rate: at {self.optimizer.learning_rate:g} {what} epoch {self.epoch + 1}; lower it, or shorten "
             f"gradients by Adam(clip_norm=1.0){last}"
         )

@@ -30,6 +30,7 @@ COUNTS = {
     "wikitext-2": (2_088_628, 217_646, 245_569, 33_278),
     "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
 }
+LINES = {"wikitext-2": 36_718, "wikitext-103": 1_801_350}  # of train, empty ones too
 CACHE_FORMAT = 1
 
 
@@ -103,7 +104,7 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", 2016.
     """
     files = _locate(name, folder, download, train, verify)
-    place = Path(cache or _cache_folder(Path(folder or web.data_folder())))
+    place = Path(cache or _cache_folder(storage.spelled_out(folder or web.data_folder())))
     stem = place / (name if train == "wiki.train.tokens" else f"{name}.{train}")
     stats = [(file, file.path.stat()) for file in files]
     sources = [[f.path.name, f.inside, s.st_size, s.st_mtime_ns, *f.known, CACHE_FORMAT] for f, s in stats]
@@ -120,7 +121,7 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     return text
 
 
-def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42):
+def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42, verify=True):
     """`PaperWindows`: WikiText as the Engram paper cut it, 32 tokens each, from a quarter of the lines.
 
     Its flaws, kept so that numbers can be compared: the vocabulary is built before the split, so it holds
@@ -130,11 +131,14 @@ def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.t
     word), is scored: one target in 32 costs a model nothing. The paper validates on the last 20% of x_train.
 
     Lines are drawn by the generators behind the notebook's calls, so the whole train text should give its
-    very windows: V 188,590, 536,711 to train on, 133,990 to test on. Arguments and errors as `load_wikitext`.
+    very windows: V 188,590, 536,711 to train on, 133,990 to test on. Arguments and errors as `load_wikitext`; `verify`
+    compares the number of lines of the published train text.
     Source: `examples/sequence.ipynb` of `tensorflow-engram`, commit ec87f778.
     """
     file = _locate(name, folder, download, train, verify=False)[0]
-    lines = sum(block.count(b"\n") for block in blocks(file))
+    lines, known = sum(block.count(b"\n") for block in blocks(file)), LINES[name]
+    if verify and train == web.SOURCES[name].files[0].name and lines != known:
+        raise web.DamagedFile(file, f"expected {known} lines, got {lines} (pass verify=False to use it as it is)")
     chosen = np.random.default_rng(seed).permutation(lines)[: lines // 4]  # as datasets' shuffle(seed)
     wanted, ids, windows = set(chosen.tolist()), numbering(), {}
     for i, line in enumerate(line for block in blocks(file) for line in block.decode().split("\n")[:-1]):
@@ -195,7 +199,9 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
 def _locate(name, folder, download, train, verify) -> list[TextFile]:
     """Paths of train, valid, test, after downloading what is missing; never one train text for another."""
     choice("name", name, tuple(COUNTS))
-    folder = web.data_folder() if folder is None else Path(folder)
+    folder = web.data_folder() if folder is None else storage.spelled_out(folder)
+    if not isinstance(train, str) or Path(train).name != train:
+        raise TypeError(f"train: expected a file's name in {folder}, such as 'wiki.train.tokens', got {train!r}")
     items = web.SOURCES[name].files
     other = train != items[0].name
     paths, archive = web.find(name, folder), web.find_archive(name, folder)
@@ -251,8 +257,8 @@ def _tally(pieces: Iterable[Array], size: int) -> Array:
 
 def _cache_folder(folder: Path) -> Path:
     """`cache/` in folder, or the user's where nobody may write there (root could, but is not meant to)."""
-    user = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    for place in (folder / "cache", (Path(user) if user else Path.home() / ".cache") / "enn_np"):
+    for where in (lambda: folder / "cache", web.user_cache):  # one after the other, as there may be no HOME
+        place = where()
         there = next(path for path in (place, *place.absolute().parents) if path.exists())
         if there.stat().st_mode & 0o222 and os.access(there, os.W_OK):
             return place

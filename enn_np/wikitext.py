@@ -15,7 +15,7 @@ from .protocols import machine, outcome, run_folder, write_json
 from .text import load_wikitext, paper_windows, stream_batches
 from .trace import HebbianTraceMonitor
 from .training import fit
-from .variants import names
+from .variants import check
 
 TRAIN_FILE = "wiki.train.tokens"
 NAMES = {"wikitext2": "wikitext-2", "wikitext103": "wikitext-103"}
@@ -46,7 +46,7 @@ def run_wikitext(benchmark, name, protocol, seed, out, progress=True, resume=Fal
     """
     device_module(device)
     checks.choice("benchmark", benchmark, tuple(NAMES))
-    checks.choice("model", name, names(benchmark, protocol))
+    check("model", benchmark, protocol, name)
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     what["training"] = training_settings(benchmark, protocol, name, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):

@@ -501,3 +501,15 @@ def test_a_lock_is_for_one(tmp_path):
     ):
         take()
     assert take()
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_named_and_never_called_deletable(tmp_path):
+    for path in (tmp_path, str(tmp_path)):
+        for checkpoint in (path, Path(path)):
+            with pytest.raises(
+                ValueError, match=r"checkpoint: .* is a folder; name a file, such as .*run\.npz"
+            ) as caught:
+                classifier().fit(*sequences(), checkpoint=checkpoint)
+            assert "delete" not in str(caught.value)
+    with pytest.raises(OSError, match="is a folder; name a file"):
+        classifier().save(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enn_np import cli, load, wikitext
-from enn_np.text import load_wikitext
+from enn_np.text import load_wikitext, paper_windows
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "far", "away", "."]
 
@@ -23,6 +23,7 @@ def text(tmp_path, monkeypatch):
         (folder / f"wiki.{part}.tokens.xz").write_bytes(lzma.compress("".join(rows).encode()))
     monkeypatch.setenv("ENN_DATA", str(tmp_path))
     monkeypatch.setattr(wikitext, "load_wikitext", lambda name, train: load_wikitext(name, train=train, verify=False))
+    monkeypatch.setattr(wikitext, "paper_windows", lambda name, train: paper_windows(name, train=train, verify=False))
     recipe = wikitext.wikitext2_recipe
 
     def small(name):
