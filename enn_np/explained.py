@@ -8,6 +8,7 @@ Letters: K stored traces, n sequences, T time, D inputs, N memory slots, H hidde
 """
 
 import base64
+import warnings
 
 import numpy as np
 
@@ -90,7 +91,9 @@ def _choose(given, labels):
 def _taken_apart(model, probe, x, target, cell, tape, seen):
     """Per sequence: integrated gradients, changes of the logit, and who wrote what the trace gave to each step."""
     mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
-    found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
+        found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
     changes = {part: attribution.logit_changes(model, x, target, part) for part in ("trace", "bank")}
     steps = x.shape[1]
     written = np.zeros((steps, steps, len(x)))  # read at, written at
