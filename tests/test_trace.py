@@ -218,7 +218,7 @@ def one_slot_a_step():
 def warned(model, x, y, batch_size, **settings):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(model, x, y, batch_size=batch_size, optimizer=SGD(1e-9), progress=False, **{"epochs": 2} | settings)
+        fit(model, x, y, batch_size=batch_size, optimizer=SGD(1e-9), **{"epochs": 2} | settings)
     return [str(each.message) for each in caught]
 
 
