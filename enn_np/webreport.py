@@ -27,6 +27,7 @@ from .models import Classifier, load
 from .protocols import PAPER, TITLES, read_json
 from .storage import write_text
 
+WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read
 MOST_MODELS, MOST_EPOCHS, MOST_SETTINGS = 20, 500, 300
 CURVES = ("loss", "accuracy", "perplexity", "val_loss", "val_accuracy", "val_perplexity")
@@ -41,6 +42,9 @@ def write_report(run_dir, out=None):
     there is no summary.json or it does not describe a run.
     """
     run_dir, notes = Path(run_dir), []
+    run_dir = run_dir.parent if run_dir.name == "summary.json" else run_dir
+    if run_dir.suffix != ".json" and run_dir.is_file():
+        raise ValueError(f"run: {run_dir} is no run; expected {WANTED}")
     if alone := run_dir.suffix == ".json":
         source, page_path = run_dir, run_dir.with_suffix(".html")
         trace, network = run_dir.with_suffix(".npz"), run_dir.parent / "runs" / run_dir.stem / "model.npz"
@@ -48,10 +52,13 @@ def write_report(run_dir, out=None):
         source, page_path = run_dir / "summary.json", run_dir / "report.html"
         trace, network = run_dir / "trace.npz", run_dir / "model.npz"
     if not source.exists():
-        raise ValueError(f"{source}: no such file; give a folder that `python -m enn_np train` or `demo` wrote")
+        raise ValueError(f"{source}: no such file; expected {WANTED}")
     summary = read_json(source)
     runs = _runs(source, summary)
     stored = {} if alone and not trace.exists() else _read_trace(trace, notes)
+    if stored and all(run["trace"] is None for run in runs.values()):
+        notes.append(f"{trace.name} is of another run, as {source.name} tells of no trace, and is left out.")
+        stored = {}
     model = _read_model(network, stored, notes)
     history = summary.get("history")
     statistics = next((run["trace"] for run in runs.values() if run["trace"]), [])
@@ -93,7 +100,7 @@ def _runs(path, summary):
         history = [(name, values) for name, values in history if name in CURVES and isinstance(values, list)]
         numbers = {name: [_finite(value) for value in values[:MOST_EPOCHS]] for name, values in history}
         kept = [{name: _finite(each.get(name)) for name in STATISTICS} for each in trace[:MOST_EPOCHS]]
-        runs[_short(title, 40)] = {**run, "history": numbers, "trace": kept}
+        runs[_short(title, 40)] = {**run, "history": numbers, "trace": kept if "trace" in run else None}
     return runs
 
 
