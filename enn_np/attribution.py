@@ -123,10 +123,8 @@ def _summed(cell, t, whole, start, steps, noise, clipped=lambda: False):
     rest = whole - start - steps.sum(0) - noise.sum(0)
     size = abs(start) + abs(steps).sum(0) + abs(noise).sum(0)
     if not (abs(rest) <= ROUNDING * np.finfo(rest.dtype).eps * size.max()).all() and not clipped():
-        short = f"what was written before t = {t} misses the recall by {float(abs(rest).max()):.2g}"
-        raise ValueError(
-            f"cell: {_kind(cell)} made no such trace: {short}; give the tape's own, with the equations' writing"
-        )
+        short = f"what the steps before t = {t} wrote misses the recall by {float(abs(rest).max()):.2g}"
+        raise ValueError(f"cell: expected the tape's own, writing as the equations do, got a {_kind(cell)}: {short}")
     return {"start": start, "steps": steps, "noise": noise, "clipped": rest}
 
 
@@ -164,15 +162,10 @@ def slot_ablation(model, x, y, batch_size=128, mask=None):
     cell, M = model.cells[layer], model.params[f"{layer}.M"]
     if cell.slots == 1:
         raise ValueError("model: its only memory slot cannot be left out; expected at least 2 slots")
-    fewer, params = (
-        _changed(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1)),
-        model.layer_params(layer),
-    )
-    for name, value in fewer.init(np.random.default_rng(0), len(params["W_z"])).items():
-        if name != "M" and value.shape != params[name].shape:
-            raise ValueError(
-                f"model: {name} of its {_kind(cell)} has parts of the slots too; only rows of M can be left out"
-            )
+    fewer = _changed(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
+    for name, value in fewer.init(np.random.default_rng(0), len(model.params[f"{layer}.W_z"])).items():
+        if name != "M" and value.shape != model.params[f"{layer}.{name}"].shape:
+            raise ValueError(f"model: {name} of its {_kind(cell)} depends on the slots; only rows of M can be left out")
     rest = [array_module(M).asarray(np.delete(np.arange(cell.slots), slot)) for slot in range(cell.slots)]
     models = [_with(model, layer, fewer, M=M[slots]) for slots in rest]
     scores = [each.evaluate(x, y, batch_size, mask) for each in models]
@@ -217,17 +210,14 @@ def _changed(cell, kin=None, told=None, **settings):
     kind = type(cell)
     given = {each.name: getattr(cell, each.name) for each in fields(cell) if each.init}
     try:
-        same = kind(**given)
+        if repr(vars(kind(**given))) != repr(vars(cell)):
+            raise ValueError("built again from its fields it is another one")
         changed = (type(kind.__name__, (kin, kind), {}) if kin else kind)(**given | settings)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"model: its {_kind(cell)} cannot be built with {settings}: {error}; {REMEDY}") from None
-    if repr(vars(same)) != repr(vars(cell)):
-        raise ValueError(f"model: its {_kind(cell)} is another one when built again from its fields; {REMEDY}")
+        remedy = "make the class a dataclass whose fields are all its settings"
+        raise ValueError(f"model: its {_kind(cell)} cannot be built with {settings}: {error}; {remedy}") from None
     object.__setattr__(changed, "told", told)
     return changed
-
-
-REMEDY = "make the class a dataclass whose fields are all its settings"
 
 
 def _kind(cell):
@@ -253,9 +243,7 @@ class _Shuffled:
         wrote = after.A.copy()
         self._write(k, e, A)
         if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
-            raise ValueError(
-                f"model: its {_kind(self)} writes by its step, not by _write, so that no trace can be shuffled"
-            )
+            raise ValueError(f"model: its {_kind(self)} writes by its step, not by _write: no trace can be shuffled")
         self._write(k, e, state.A)  # anew, into the trace as it was
         return after._replace(A=k.A), k
 
@@ -296,13 +284,9 @@ def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance
     found = IntegratedGradients(*parts)
     if missed.any():
         share = (abs(found.residual) / np.maximum(abs(found.difference), np.finfo(x.dtype).tiny))[missed].max()
-        warnings.warn(
-            f"attributions of {missed.sum()} of {len(x)} sequences do not add up: up to {share:.1%} of a difference is "
-            f"missing, at tolerance = {tolerance:g}: the output jumps on the way, by top_k or codes that vanish; take "
-            "softmax retrieval, a trained network, another baseline, or a larger tolerance",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        what = f"{missed.sum()} of {len(x)} do not add up: a residual of up to {share:.1%}, tolerance = {tolerance:g}"
+        why = "where the output jumps on the way, by top_k or codes that vanish, take softmax, a trained network or"
+        warnings.warn(f"{what}; {why} another baseline", RuntimeWarning, stacklevel=2)
     return found
 
 
@@ -375,9 +359,7 @@ def _quiet(model):
     cell = model.cells[layers[0]]
     if isinstance(cell, LearnedEngram):
         if type(cell) is not LearnedEngram:
-            raise ValueError(
-                f"model: its {_kind(cell)} cannot be settled; derive it from Engram, or take LearnedEngram"
-            )
+            raise ValueError(f"model: its {_kind(cell)} cannot be settled; derive it from Engram")
         cell = cell.settled(model.layer_params(layers[0]))
     return _with(model, layers[0], cell), layers[0]
 

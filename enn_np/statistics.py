@@ -23,6 +23,8 @@ PUBLISHED = {
     "LSTM": {"accuracy": (0.9887, 0.9890), "loss": (0.0478, 0.0385)},
 }
 
+LEVEL = {"above": 0, "high": 0.9999}  # 0.95, not 95
+
 
 class Replay(NamedTuple):
     """The paper's analysis. tukey: {(model, model): (difference of means, p)}, adjusted for the six pairs."""
@@ -54,7 +56,7 @@ def false_alarms(correlation, groups=4, repeats=10_000, seed=0, level=0.05):
 
     value = sqrt(correlation) * (how this run went) + sqrt(1 - correlation) * (how this data set went), all normal.
     """
-    rho, level = checks.number("correlation", correlation, low=0, high=1), _share("level", level)
+    rho, level = checks.number("correlation", correlation, low=0, high=1), checks.number("level", level, **LEVEL)
     groups, repeats = checks.count("groups", groups, low=2), checks.count("repeats", repeats)
     rng = np.random.default_rng(seed)
     run, part = rng.standard_normal((repeats, groups, 1)), rng.standard_normal((repeats, groups, 2))
@@ -74,7 +76,7 @@ def interval(values, level=0.95):
     It holds the true mean of normal values as often as `level` says, however few they are. A bootstrap of three to five
     would hold it 75 to 83% of the time for 95%.
     """
-    values, level = sample("values", values, low=1), _share("level", level)
+    values, level = sample("values", values, low=1), checks.number("level", level, **LEVEL)
     if len(values) < 3:
         return None
     half = stats.t.isf((1 - level) / 2, len(values) - 1) * _sd(values, _rounding(values)) / np.sqrt(len(values))
@@ -108,8 +110,6 @@ def hedges_g(a, b):
 def holm(p):
     """p values adjusted for their number m (Holm 1979): the smallest times m, the next times m - 1, never falling."""
     p = sample("p", p, low=1)
-    for end in (p.min(), p.max()):
-        checks.number("p", end, low=0, high=1)
     order = p.argsort()
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
@@ -176,20 +176,13 @@ def _permutation(x, y):
 
 
 def _rounding(*samples):
-    """By how much equal numbers may differ after some sums of such values: 100 units in the last place."""
+    """By how much equal values may differ after some sums: 100 units in their last place."""
     return 100 * np.finfo(float).eps * max(abs(values).max() for values in samples)
 
 
 def _sd(values, rounding):
-    """Standard deviation of a sample, 0 where it differs by rounding alone."""
+    """Standard deviation of a sample, 0 where it is all rounding."""
     return values.std(ddof=1) if np.ptp(values) > rounding else 0.0
-
-
-def _share(name, value):
-    """`value` if it lies between 0 and 1."""
-    if not 0 < checks.number(name, value) < 1:
-        raise ValueError(f"{name}: expected a share between 0 and 1, such as 0.95, got {value}")
-    return float(value)
 
 
 def sample(name, values, low=2):
