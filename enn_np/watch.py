@@ -58,8 +58,7 @@ def watch_memory(model, warned, read):
             warnings.warn(f"cell {i}: {what}; {remedy}", RuntimeWarning, stacklevel=2)
         if dead and ("dead", i) not in warned:
             warned.add(("dead", i))
-            what = (
-                f"{dead} of its {cell.slots} memory slots are never read: no weight in an epoch reached {DEAD} / slots"
-            )
+            never = f"never read: no weight in an epoch reached {DEAD} / slots"
+            what = f"{dead} of its {cell.slots} memory slots are {never}"
             remedy = "use fewer slots, or a retrieval that spreads more"
             warnings.warn(f"cell {i}: {what}; {remedy}", RuntimeWarning, stacklevel=2)
