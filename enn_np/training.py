@@ -145,9 +145,9 @@ def _train_epoch(training, work, progress):
                 part.totals = {name: part.totals.get(name, 0.0) + value for name, value in sums.items()}
                 part.seen, part.carry = part.seen + count, carry
                 bar.advance(count, part.totals)
+                note_reads(training.model, read)
             else:
                 training.skip(fault)
-            note_reads(training.model, read)
             part.batches += 1
             training.save(only_if_due=True)
     if not part.seen:

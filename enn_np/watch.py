@@ -39,7 +39,7 @@ def note_reads(model, read):
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
         if hasattr(cell, "trace_clip"):  # a sharp address, as Binding has, leaves slots alone by design
             most = tape.kept.a.max((0, 1))  # of a (T, B, N)
-            read[i] = array_module(most).fmax(read.get(i, most), most)
+            read[i] = array_module(most).maximum(read.get(i, most), most)
 
 
 def watch_memory(model, warned, read):
