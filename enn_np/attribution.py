@@ -283,8 +283,9 @@ def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance
     *parts, missed = (np.stack(part) for part in zip(*found, strict=True))
     found = IntegratedGradients(*parts)
     if missed.any():
-        share = (abs(found.residual) / np.maximum(abs(found.difference), np.finfo(x.dtype).tiny))[missed].max()
-        what = f"{missed.sum()} of {len(x)} do not add up: a residual of up to {share:.1%}, tolerance = {tolerance:g}"
+        worst = (abs(found.residual) * missed).argmax()
+        of = f"residual {found.residual[worst]:.2g} of a difference of {found.difference[worst]:.2g}"
+        what = f"{missed.sum()} of {len(x)} attributions do not add up: {of}, tolerance = {tolerance:g}"
         why = "where the output jumps on the way, by top_k or codes that vanish, take softmax, a trained network or"
         warnings.warn(f"{what}; {why} another baseline", RuntimeWarning, stacklevel=2)
     return found
