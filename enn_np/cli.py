@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__, checks, storage
+from . import __version__, checks
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .device import device_module
 from .download import SOURCES, data_folder, fetch, status, verify
-from .protocols import PAPER, folder, mute, tell
+from .protocols import PAPER, mute, tell
 from .storage import spelled_out
 from .variants import MODELS, PROTOCOLS, SHAPES
 
@@ -195,8 +195,7 @@ def _compared(parser, models):
 
 
 def _demo(settings):
-    with storage.lock(folder(settings.out) / ".lock", f"out: {settings.out}"):
-        summary = demo(settings.out, settings.epochs, settings.seed, say=tell, device=settings.device)
+    summary = demo(settings.out, settings.epochs, settings.seed, say=tell, device=settings.device)
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 

@@ -17,7 +17,11 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, devic
     That is summary.json, model.npz and trace.npz of the Engram network, PNG files and report.html. Returns the summary.
     """
     epochs, seed = checks.count("epochs", epochs), checks.count("seed", seed, low=0)
-    out = protocols.folder(out)
+    with protocols.own_folder(out) as out:
+        return _demo(out, epochs, seed, progress, say, device)
+
+
+def _demo(out, epochs, seed, progress, say, device):
     data = protocols.mnist_split(datasets.load_digits(), 400, seed)
     say(f"Engram, RNN, GRU and LSTM on {len(data.x):,} bundled MNIST digits, each read as 28 rows of 28 pixels.")
     say(

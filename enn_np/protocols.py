@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -280,19 +280,41 @@ def folder(out):
     return out
 
 
+RUN = ("checkpoint.npz", "summary.json", "model.npz", "trace.npz")  # what a run is known by in its folder
+
+
+@contextmanager
+def own_folder(out, resume=None):
+    """`out` as a folder for one run, kept from other processes; a start that fails leaves no empty one behind.
+
+    Raises ValueError where another run has it, or had: only by `resume` (None where there is none) may it be taken up.
+    """
+    made, out = not Path(out).exists(), folder(out)
+    with storage.lock(out / ".lock", f"out: {out}"):
+        try:
+            held = [name for name in RUN if (out / name).exists()]
+            if held and not (resume and held[0] in RUN[:2]):
+                kind = "an unfinished" if held[0] == RUN[0] else "a finished"
+                again = "" if resume is None else "continue it by --resume, or "
+                raise ValueError(f"out: {out} holds {kind} run; {again}delete the folder, or choose another by --out")
+            yield out
+        finally:
+            if made and [each.name for each in out.iterdir()] == [".lock"]:
+                with suppress(OSError):  # Windows keeps what is open
+                    (out / ".lock").unlink()
+                    out.rmdir()
+
+
 @contextmanager
 def run_folder(out, what, resume=False):
     """The folder of one run, kept from other processes: (folder, path of its checkpoint, None), or, where the run that
     is to be resumed is over, its summary in the place of None. The checkpoint goes when a run has ended by itself.
 
     what: benchmark, protocol, model, seed and training settings. Raises ValueError if another process has the folder,
-    if it holds an unfinished run and `resume` is False, or if it is True and the finished run there is another one.
+    if it holds a run and `resume` is False, or if it is True and the finished run there is another one.
     """
-    out = folder(out)
-    with storage.lock(out / ".lock", f"out: {out}"):
-        checkpoint, done = out / "checkpoint.npz", out / "summary.json"
-        if checkpoint.exists() and not resume:
-            raise ValueError(f"out: {out} holds an unfinished run; continue it by --resume, or delete {checkpoint}")
+    with own_folder(out, resume) as out:
+        checkpoint, done = (out / name for name in RUN[:2])
         summary = read_json(done) if resume and done.exists() and not checkpoint.exists() else None
         if summary:
             differ(done, what, {name: summary.get(name) for name in what})

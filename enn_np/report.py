@@ -24,10 +24,6 @@ from .protocols import PAPER, TITLES, curves, read_json, read_result
 from .storage import write_text
 
 DASH = "-"
-# How often, `statistics.interval` says.
-NARROW = (
-    " Intervals are bootstrapped, and too narrow: five values' cover the true mean 83% of the time, three values' 75%."
-)
 MARKS = r"<!-- (results|tests|ablation|replay|bench):(\w+):(\w+) -->"
 
 
@@ -61,7 +57,9 @@ def results_table(folder, benchmark, protocol):
     for row, (model, runs) in zip(rows, results.items(), strict=True):
         row += [column(runs, published.get(model, {})) for column in columns.values()]
     several = max((len(runs) for runs in results.values()), default=0) > 1 and "95% interval" in columns
-    return _markdown(["model", "seeds", *columns], rows) + "\n\n" + _origin(results) + NARROW * several
+    return (
+        _markdown(["model", "seeds", *columns], rows) + "\n\n" + _origin(results) + " Intervals: Student's t." * several
+    )
 
 
 def _columns(benchmark, protocol):
@@ -132,7 +130,11 @@ def tests_table(folder, benchmark, protocol):
         if any(model in pair for pair in pairs)
     )
     what = "" if sign > 0 else f" Differences are of {score.replace('_', ' ')}, turned so that more is better."
-    return _markdown(head, rows) + f"\n\np values are Holm-adjusted. Interquartile means: {middle}.{what}"
+    return (
+        _markdown(head, rows)
+        + "\n\nIntervals: Student's t, paired by seed. p values are Holm-adjusted. "
+        + f"Interquartile means: {middle}.{what}"
+    )
 
 
 def ablation_table(folder, *benchmarks):

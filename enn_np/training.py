@@ -16,7 +16,7 @@ from .backend import array_module
 from .checkpoint import check_arrays
 from .optim import Adam
 from .session import Pass, Training
-from .watch import not_finite, watch_memory
+from .watch import not_finite, note_reads, watch_memory
 
 
 def fit(
@@ -134,6 +134,7 @@ def _run_epochs(training, work, validate, progress):
 def _train_epoch(training, work, progress):
     """One pass over the data, or the rest of one that a checkpoint brought back."""
     training.part = part = training.part or Pass(work.begin(training.rng), training.clock())
+    read, whole = {}, not part.batches  # of an epoch's beginning before a resume, nothing is known
     title = f"epoch {training.epoch + 1}/{training.epochs}"
     with Bar(work.size, title, work.unit, progress, part.seen) as bar:
         for batch in work.batches(part.carry, part.batches):
@@ -144,13 +145,14 @@ def _train_epoch(training, work, progress):
                 part.totals = {name: part.totals.get(name, 0.0) + value for name, value in sums.items()}
                 part.seen, part.carry = part.seen + count, carry
                 bar.advance(count, part.totals)
+                note_reads(training.model, read)
             else:
                 training.skip(fault)
             part.batches += 1
             training.save(only_if_due=True)
     if not part.seen:
         raise training.diverged("no batch had a finite loss and gradient in")
-    watch_memory(training.model, training.warned)
+    watch_memory(training.model, training.warned, read if whole else {})
     return work.means(part.totals, part.seen)
 
 
