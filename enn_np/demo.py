@@ -11,7 +11,7 @@ from .webreport import write_report
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
 
 
-def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, device="cpu"):
+def demo(out="runs/demo", epochs=EPOCHS, seed=0, verbose="auto", say=print, device="cpu"):
     """Train the four networks, print a table, and write what a run leaves, figures and a report under `out`.
 
     That is summary.json, model.npz and trace.npz of the Engram network, PNG files and report.html. Returns the summary.
@@ -30,7 +30,7 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, progress=True, say=print, devic
     training = {"epochs": epochs, "batch_size": BATCH, "learning_rate": RATE}
     for name in MODELS:
         model, _ = network("mnist", "paper", name, seed, "attention")
-        numbers, monitor = protocols.train(model.to_device(device), data, seed, training, progress=progress)
+        numbers, monitor = protocols.train(model.to_device(device), data, seed, training, verbose=verbose)
         title, paper = protocols.TITLES[name], protocols.PAPER["mnist"][name]
         results[title], watched = numbers, watched or monitor
         if monitor:

@@ -126,7 +126,7 @@ def load_split(benchmark, protocol, seed):
     return mnist_split(datasets.load_mnist(), MNIST_HELD_OUT, seed)
 
 
-def learn(model, data, seed, training, progress=True, checkpoint=None, resume=False, frozen=()):
+def learn(model, data, seed, training, verbose="auto", checkpoint=None, resume=False, frozen=()):
     """Train by the paper's settings. Returns the history, and the trace monitor or None.
 
     Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
@@ -143,7 +143,7 @@ def learn(model, data, seed, training, progress=True, checkpoint=None, resume=Fa
         optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
         callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
         seed=seed,
-        progress=progress,
+        verbose=verbose,
         checkpoint=checkpoint,
         resume=resume,
     )
@@ -189,7 +189,7 @@ def training_settings(benchmark, protocol, epochs=None, limit=None, learning_rat
     return own
 
 
-def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=False, device="cpu", **shorter):
+def run_benchmark(benchmark, name, protocol, seed, out, verbose="auto", resume=False, device="cpu", **shorter):
     """One full run of a benchmark: writes `out`/summary.json, model.npz and (Engram) trace.npz. Returns the summary.
 
     benchmark: "mnist", "cifar10", "regression" or "recall". shorter: see `training_settings`; the protocol's own if
@@ -202,7 +202,7 @@ def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=Fa
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     what["training"] = training_settings(benchmark, protocol, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):
-        return done or _run(what, out, device, {"progress": progress, "checkpoint": checkpoint, "resume": resume})
+        return done or _run(what, out, device, {"verbose": verbose, "checkpoint": checkpoint, "resume": resume})
 
 
 def prepared(benchmark, protocol, name, seed, limit, device="cpu"):

@@ -227,7 +227,7 @@ ids = np.arange(40) % 9
 
 def words(tokens=ids, **settings):
     """`fit_stream` of a fresh language model of nine words."""
-    return lambda: LanguageModel(GRU(4), 9, 4).fit_stream(tokens, epochs=1, batch_size=2, progress=False, **settings)
+    return lambda: LanguageModel(GRU(4), 9, 4).fit_stream(tokens, epochs=1, batch_size=2, verbose=0, **settings)
 
 
 TEXT = {

@@ -52,7 +52,7 @@ class Scripted:
             validation=(x, y) if validation else None,
             optimizer=optimizer,
             callbacks=callbacks,
-            progress=False,
+            verbose=0,
         )
         return history, optimizer.learning_rate
 
@@ -528,5 +528,5 @@ def test_the_bar_shows_means_over_what_was_seen(monkeypatch):
 
 
 def test_no_bar_where_none_is_wanted(monkeypatch, capsys):
-    run_with_bar(monkeypatch, terminal=True, progress=False)
+    run_with_bar(monkeypatch, terminal=True, verbose=0)
     assert capsys.readouterr() == ("", "")
