@@ -4,7 +4,7 @@ import math
 
 from . import checks
 
-FALLING, RISING = ("loss", "penalty", "perplexity", "bits", "mae", "mse"), ("accuracy",)  # with val_ before it or not
+FALLING, RISING = ("loss", "perplexity", "bits", "mae", "mse"), ("accuracy",)  # with val_ before it or not
 
 
 class Callback:
