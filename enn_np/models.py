@@ -169,7 +169,7 @@ class Model:
         out, memo = self.forward(x, rng, mask, learning=True)
         loss, dout, metrics = self.loss(out, y)
         penalty, grads = self.backward(dout, memo)
-        beside = {} if isinstance(penalty, float) else {"penalty": penalty}  # 0.0 where no cell has any
+        beside = {} if type(penalty) is float else {"penalty": penalty}  # 0.0 where no cell has any
         return {"loss": loss, **beside, **metrics}, grads
 
     def _cells_back(self, tapes, dh, dlast, mask, input_gradient=False):

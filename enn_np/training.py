@@ -123,7 +123,8 @@ def run_epochs(training, callbacks, work, validate=None, verbose="auto"):
     checkpoint = training.checkpoint
     with checkpoint.held() if checkpoint else nullcontext(), one_thread():
         if training.start(callbacks, work) and verbose:
-            say(f"{checkpoint.path} goes on at {training.place()}")
+            over = training.stop or training.epoch == training.epochs
+            say(f"{checkpoint.path}: resumed {'at its end' if over else f'after {training.place()}'}")
         try:
             return _run_epochs(training, work, validate, verbose)
         except (TypeError, ValueError) as error:
@@ -219,10 +220,9 @@ def _split_validation(model, x, y, mask, validation):
 
 
 def say(line):
-    """A line on the error stream, if there is one."""
+    """Print a line now, also into a pipe, if anyone reads it."""
     with LOST:
-        if sys.stderr is not None:  # `print` would take the other stream
-            print(line, file=sys.stderr)
+        print(line, flush=True)
 
 
 def _screen():

@@ -338,6 +338,7 @@ def test_the_demo_shows_a_table_with_the_papers_numbers(demonstrated):
         assert f"{run['test_accuracy']:.1%}" in row and f"{run['parameters']:,}" in row
         assert f"{paper['test_accuracy']:.2%}" in row and f"{paper['parameters']:,}" in row
     assert "not for comparison" in said and str(out / "summary.json") in said
+    assert all(len(line) <= 60 for line in said.splitlines() if not line.startswith("  wrote"))
 
 
 @pytest.mark.parametrize("epochs_before", (0, 1))
@@ -356,7 +357,9 @@ def test_ctrl_c_in_the_demo_keeps_what_there_is(monkeypatch, tmp_path, epochs_be
         return original(model, *batch)
 
     monkeypatch.setattr(Classifier, "loss_and_grads", interrupted)
-    summary = demo(tmp_path, epochs=3, verbose=0, say=str)
+    said = []
+    summary = demo(tmp_path, epochs=3, verbose=0, say=said.append)
+    assert [line.split()[-1] for line in said if line.startswith("Engram ")] == ["interrupted"]
     assert list(summary["models"]) == ["Engram"] and summary["models"]["Engram"]["stopped"] == "interrupted"
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (tmp_path / "report.html").stat().st_size > 10_000

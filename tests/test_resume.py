@@ -298,8 +298,10 @@ def test_a_resume_says_where_it_starts(tmp_path, capsys):
     pressed(Case("classifier"), path, 13, press)
     capsys.readouterr()
     Case("classifier").run(path, resume=True, verbose=2)
-    first = capsys.readouterr().err.splitlines()[0]
-    assert first == f"{path} goes on at epoch 3, batch 2"
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"{path}: resumed after epoch 3, batch 2"
+    Case("classifier").run(path, resume=True, verbose=2)
+    assert capsys.readouterr().out == f"{path}: resumed at its end\n"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
