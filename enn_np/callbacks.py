@@ -75,8 +75,7 @@ class Patience(Callback):
 class EarlyStopping(Patience):
     """Stop when `monitor` has not improved by more than min_delta for `patience` epochs.
 
-    restore_best: end with the weights of the epoch where `monitor` was best, stopped early or not. mode: "min", "max",
-    or "auto" for the library's own numbers, see `Patience`.
+    restore_best: end with the weights of the epoch where `monitor` was best, early or not. mode: see `Patience`.
     """
 
     def __init__(self, monitor="val_loss", patience=3, min_delta=0.0, restore_best=True, mode="auto"):
@@ -94,7 +93,7 @@ class EarlyStopping(Patience):
 
 class ReduceOnPlateau(Patience):
     """Multiply the learning rate by `factor`, but not to below min_learning_rate, after `patience` epochs in which
-    `monitor` improved by min_delta or less. mode: see `EarlyStopping`."""
+    `monitor` improved by min_delta or less. mode: see `Patience`."""
 
     def __init__(self, monitor="val_loss", factor=0.5, patience=2, min_delta=1e-4, min_learning_rate=1e-5, mode="auto"):
         super().__init__(monitor, patience, min_delta, mode)
@@ -112,7 +111,5 @@ def cost(name, logs, mode="auto"):
     """The monitored number, turned so that less is better. Raises ValueError where "auto" does not know which way."""
     known = name.removeprefix("val_")
     if mode == "auto" and known not in FALLING + RISING:
-        raise ValueError(
-            f'mode: expected "min" or "max" for {name!r}, got "auto", which knows {FALLING + RISING} alone'
-        )
+        raise ValueError(f'mode: expected "min" or "max" for {name!r}, got "auto", which knows {FALLING + RISING}')
     return -logs[name] if mode == "max" or (mode == "auto" and known in RISING) else logs[name]

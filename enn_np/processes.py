@@ -17,10 +17,9 @@ BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "V
 
 
 def one_thread():
-    """A `with` block in which BLAS keeps to one thread, unless the user has set one of `BLAS_THREADS`.
+    """A `with` block in which BLAS keeps to one thread, unless one of `BLAS_THREADS` is set or threadpoolctl missing.
 
-    At the sizes of a step a second thread mostly waits, and it spins as it does: beside another busy process it costs
-    several times the work. Where threadpoolctl is missing nothing changes.
+    A second one mostly waits, and spins as it does: beside another busy process a step takes many times as long.
     """
     with suppress(ImportError):
         from threadpoolctl import threadpool_limits

@@ -24,8 +24,7 @@ from .checkpoint import Checkpoint, DamagedArchive, check_arrays, differ, flatte
 from .device import to_numpy
 from .optim import Optimizer
 
-# What draws from a seed beside the initial values (`default_rng(seed)`), each from a stream of its own: were it the
-# same one, the states, orders and noise drawn would be the very numbers that the weights are made of.
+# What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.
 INFERENCE, FIT, FIT_STREAM, SAMPLE = 1, 2, 3, 4
 
 
@@ -72,8 +71,7 @@ class Pass:
 
 @dataclass
 class Training:
-    """A training run as callbacks see it. names: what can be monitored; monitor, mode: what decides which weights are
-    best, see `callbacks.cost`.
+    """A training run as callbacks see it. names: what can be monitored; monitor, mode: what is best.
 
     `stop`: end after this epoch; `restore`: end with the best weights. checkpoint: where it is saved, or None; resume:
     go on from there; settings: what a resumed run must share. non_finite: "stop" at such a loss or gradient, or "skip".
@@ -117,10 +115,7 @@ class Training:
         self.names += tuple(f"val_{name}" for name in self.names) if self.monitor.startswith("val_") else ()
 
     def start(self, callbacks, work):
-        """Tell the callbacks, and go on from the checkpoint if asked to: whether there was one.
-
-        Raises TypeError or ValueError where optimizer, callbacks or checkpoint cannot serve.
-        """
+        """Tell the callbacks and go on from the checkpoint, if asked to and there is one: whether it did."""
         if not isinstance(self.optimizer, Optimizer):
             raise TypeError(f"optimizer: expected one such as Adam(1e-3), got {self.optimizer!r}")
         if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
@@ -239,7 +234,7 @@ class Training:
 
     def place(self):
         """How far it is, in words."""
-        return f"epoch {self.epoch + 1}, batch {self.part.batches if self.part else 0}"
+        return f"epoch {self.epoch + 1}, batch {self.part.batches}" if self.part else f"epoch {self.epoch}"
 
     def state(self):
         """All that this run is made of beside the model, as nested dicts of plain values and arrays."""
@@ -268,10 +263,8 @@ class Training:
         differ(path, self.settings, state.get("settings"))
         try:
             best, moments, part, last = state["best"], state["moments"], state["pass"], state.get("last", {})
-            for name in self.optimizer.state:
-                check_arrays(path, params if moments[name] else {}, moments[name], f"{name}/")
-            check_arrays(path, params if best else {}, best, "best/")
-            check_arrays(path, params if last else {}, last, "last/")
+            for name, arrays in {**{m: moments[m] for m in self.optimizer.state}, "best": best, "last": last}.items():
+                check_arrays(path, params if arrays else {}, arrays, f"{name}/")
             if part:
                 work.check(path, part["carry"])
             stored = flatten({"best": best, "moments": moments, "pass": part, "last": last})[1] | mine
@@ -296,10 +289,8 @@ class Training:
         self.history.update({name: [float(value) for value in values] for name, values in state["history"].items()})
         if len({len(values) for values in self.history.values()}) > 1:
             raise ValueError("its history has lists of different lengths")
-        self.history.best_epoch, self.history.skipped = (
-            state["best_epoch"],
-            checks.count("skipped", state["skipped"], 0),
-        )
+        self.history.best_epoch = state["best_epoch"]
+        self.history.skipped = checks.count("skipped", state["skipped"], low=0)
         self.stop, self.best_score = checks.switch("stop", state["stop"]), float(state["best_score"])
         self.best_params = {name: xp.asarray(value) for name, value in state["best"].items()} or None
         self.earlier = checks.number("seconds", state["seconds"], low=0)

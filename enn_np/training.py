@@ -119,12 +119,10 @@ def run_epochs(training, callbacks, work, validate=None, verbose="auto"):
     """All epochs of a run, or those left of a resumed one, and its history. validate() returns numbers by name."""
     from .processes import one_thread  # it brings multiprocessing along
 
-    checks.choice("verbose", verbose, ("auto", 0, 1, 2))
-    checkpoint = training.checkpoint
+    checkpoint, _ = training.checkpoint, checks.choice("verbose", verbose, ("auto", 0, 1, 2))
     with checkpoint.held() if checkpoint else nullcontext(), one_thread():
         if training.start(callbacks, work) and verbose:
-            over = training.stop or training.epoch == training.epochs
-            say(f"{checkpoint.path}: resumed {'at its end' if over else f'after {training.place()}'}")
+            say(f"{checkpoint.path}: resumed after {training.place()}")
         try:
             return _run_epochs(training, work, validate, verbose)
         except (TypeError, ValueError) as error:
@@ -150,7 +148,7 @@ def _run_epochs(training, work, validate, verbose):
 
 
 def _epoch(training, work, validate, verbose):
-    """One epoch, or the rest of one that a checkpoint brought back, with its validation."""
+    """One epoch with its validation, or the rest of one that a checkpoint brought back."""
     training.part = part = training.part or Pass(work.begin(training.rng), training.clock())
     title = f"{getattr(training.model, 'title', 'epoch')} {training.epoch + 1}/{training.epochs}"
     with Bar(work.size, title, work.unit, verbose, part.seen) as bar:
@@ -235,17 +233,12 @@ def _screen():
 
 
 class Bar:
-    """One epoch as it goes: tqdm's bar with metrics and time left, or nothing; and in the end one line, which stays.
-
-    verbose: see `fit`. done: where it starts.
-    """
+    """An epoch's bar, if any, which starts at `done`, and its numbers in the end, which stay. verbose: see `fit`."""
 
     def __init__(self, total, title, unit=" seq", verbose="auto", done=0):
-        screen = _screen()
-        self.title, self.done, self.tqdm, self.lines = title, done, None, verbose == 2
-        if verbose == "auto":
-            self.lines = screen is None
-        if verbose == 1 or (verbose == "auto" and screen):
+        screen, self.title, self.done, self.tqdm = _screen(), title, done, None
+        self.verbose = (1 if screen else 2) if verbose == "auto" else verbose
+        if self.verbose == 1:
             from tqdm.auto import tqdm
 
             look = {"bar_format": BAR, "ncols": None if screen == "notebook" else WIDTH, "unit_scale": total >= 100_000}
@@ -270,7 +263,7 @@ class Bar:
         for name in sorted(logs, key=lambda name: (name != "loss", not name.startswith("val_"))):
             number = f" {name} {logs[name]:.4g}"
             line += number if len(line + number) <= WIDTH else ""
-        if self.lines:
+        if self.verbose == 2:
             say(line)
         elif self.tqdm is not None:
             self.tqdm.bar_format, self.tqdm.desc = "{desc}", line

@@ -301,7 +301,7 @@ def test_a_resume_says_where_it_starts(tmp_path, capsys):
     first = capsys.readouterr().out.splitlines()[0]
     assert first == f"{path}: resumed after epoch 3, batch 2"
     Case("classifier").run(path, resume=True, verbose=2)
-    assert capsys.readouterr().out == f"{path}: resumed at its end\n"
+    assert capsys.readouterr().out == f"{path}: resumed after epoch 4\n"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
