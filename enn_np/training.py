@@ -241,7 +241,8 @@ class Bar:
         if self.verbose == 1:
             from tqdm.auto import tqdm
 
-            look = {"bar_format": BAR, "ncols": None if screen == "notebook" else WIDTH, "unit_scale": total >= 100_000}
+            look = {"bar_format": BAR, "unit_scale": total >= 100_000}
+            look |= {} if screen == "notebook" else {"ncols": WIDTH, "nrows": 20}  # some terminals say that they have 0
             with LOST:
                 self.tqdm = tqdm(total=total, initial=done, desc=title, unit=unit, **look)
 

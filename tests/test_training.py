@@ -3,10 +3,13 @@
 import contextlib
 import errno
 import io
+import os
+import subprocess
 import sys
 import tracemalloc
 import types
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -746,6 +749,36 @@ def test_nothing_is_shown_where_nothing_is_wanted(terminal, verbose, monkeypatch
     stream = Stream(terminal)
     run_shown(monkeypatch, stream, verbose=verbose)
     assert stream.getvalue() == "" and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals there")
+@pytest.mark.parametrize("rows", (0, 24))
+def test_a_real_terminal_shows_the_bar_and_keeps_the_line(rows):
+    """One of unknown size, as in a container, too."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 4 * rows, 0, 0))
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from tiny import *; x, y = sequences(); "
+    code += "classifier().fit(x, y, epochs=2, batch_size=8, validation=0.25)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=theirs, stderr=theirs, cwd=Path(__file__).parent
+    ) as child:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # so its end is told on Linux
+            while part := os.read(ours, 65536):
+                text += part
+    os.close(ours)
+    *lines, rest = text.decode().split("\r\n")
+    assert child.returncode == 0 and rest == "" and len(lines) == 2, text
+    for i, line in enumerate(lines):
+        *drawn, stays = line.split("\r")
+        assert any("/36 " in each for each in drawn) and stays.startswith(f"epoch {i + 1}/2 loss ")
+        assert max(map(len, (*drawn, stays.rstrip()))) <= 60
 
 
 class Broken:
