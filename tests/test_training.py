@@ -764,9 +764,7 @@ def test_a_real_terminal_shows_the_bar_and_keeps_the_line(rows):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 4 * rows, 0, 0))
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from tiny import *; x, y = sequences(); "
     code += "classifier().fit(x, y, epochs=2, batch_size=8, validation=0.25)"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=theirs, stderr=theirs, cwd=Path(__file__).parent
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs) as child:
         os.close(theirs)
         text = b""
         with contextlib.suppress(OSError):  # so its end is told on Linux
