@@ -58,7 +58,9 @@ def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, 
     failed = 0
     for work, tasks in ((search, searches), (run_one, missing)):
         named = {"-".join(str(part) for part in task[:4] if isinstance(part, str | int)): task for task in tasks}
-        failed += in_processes(work, {name: (*task, jobs == 1) for name, task in named.items()}, jobs, say)
+        failed += in_processes(
+            work, {name: (*task, "auto" if jobs == 1 else 0) for name, task in named.items()}, jobs, say
+        )
     return failed
 
 
@@ -82,7 +84,7 @@ def run(name, model, protocol, seed, out, **settings):
 # Each of the following works in a process of its own, and returns what to tell.
 
 
-def run_one(name, protocol, model, seed, results, device, shorter, progress=False):
+def run_one(name, protocol, model, seed, results, device, shorter, verbose=0):
     """One run, from its checkpoint if it has one; its summary becomes the result file."""
     path = result_path(results, name, protocol, model, seed)
     work = folder(Path(results) / "runs" / path.stem)
@@ -96,7 +98,7 @@ def run_one(name, protocol, model, seed, results, device, shorter, progress=Fals
             return "another process has it"
         if path.exists():
             return "another process did it"
-        saving = {"progress": progress, "resume": True, "device": device}
+        saving = {"verbose": verbose, "resume": True, "device": device}
         try:
             summary = run(name, model, protocol, seed, work, **saving, **shorter, **rate)
         except Diverged as error:
@@ -116,7 +118,7 @@ def run_one(name, protocol, model, seed, results, device, shorter, progress=Fals
     return f"test {kind} {summary[f'test_{kind}']:.4g}, {summary['seconds'] / 60:.1f} minutes"
 
 
-def search(name, protocol, model, results, device, shorter, progress=False):
+def search(name, protocol, model, results, device, shorter, verbose=0):
     """Choose a learning rate by validation loss, with seed 0; the test part is never looked at."""
     path = _rate_path(results, name, protocol, model)
     with storage.lock(folder(Path(results) / "runs") / f".rate-{path.stem}.lock"):  # waits for another process' search
@@ -134,7 +136,7 @@ def search(name, protocol, model, results, device, shorter, progress=False):
         for rate in _grid(name):
             if f"{rate:g}" not in tried:
                 one = {**what, "training": what["training"] | {"learning_rate": rate}}
-                tried[f"{rate:g}"] = _validation_loss(one, device, progress)
+                tried[f"{rate:g}"] = _validation_loss(one, device, verbose)
                 write_json(path, found)
         # Where none stays finite: the lowest, at which the runs then are recorded as diverged.
         best = min(tried, key=lambda rate: (math.inf if tried[rate] is None else tried[rate], float(rate)))
@@ -142,9 +144,9 @@ def search(name, protocol, model, results, device, shorter, progress=False):
     return f"learning rate {best}, of validation losses {tried}"
 
 
-def _validation_loss(what, device, progress):
+def _validation_loss(what, device, verbose):
     """The lowest validation loss of a short run, None if it left the finite numbers."""
-    saving = {"progress": progress, "checkpoint": None, "resume": False}
+    saving = {"verbose": verbose, "checkpoint": None, "resume": False}
     try:
         if what["benchmark"] in wikitext.NAMES:
             history = wikitext.learn(what, device, **saving)[1]

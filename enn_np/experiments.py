@@ -124,7 +124,8 @@ def network(task, name, seed):
 def train(task, name, seed, rate, steps, batch_size=128, say=tell):
     """One run, as the dict that is written down. history: one entry for every validation, after `step` steps."""
     model, optimizer, draw = network(task, name, seed), Adam(rate), task.source(seed)
-    draws = [np.random.default_rng([seed, part]) for part in range(4)]  # train, validation, test, initial states
+    # Train, validation, test, initial states. Not 0: [seed, 0] is the stream that the model's first weights came from.
+    draws = [np.random.default_rng([seed, part]) for part in (5, 1, 2, 3)]
     held, tests = (
         [draw(draws[i], n, part, phase) for phase in range(task.phases)]
         for i, n, part in ((1, VALIDATION, "validation"), (2, TEST, "test"))

@@ -26,7 +26,7 @@ from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
 from .models import Model
 from .optim import Adam
-from .session import Training
+from .session import FIT_STREAM, SAMPLE, Training, draws
 from .text import stream_batches, unigram_perplexity
 from .training import fingerprint, run_epochs
 
@@ -224,7 +224,7 @@ class LanguageModel(Model):
         optimizer=None,
         callbacks=(),
         seed=0,
-        progress=True,
+        verbose="auto",
         checkpoint=None,
         resume=False,
         non_finite="stop",
@@ -246,14 +246,14 @@ class LanguageModel(Model):
         monitor, settings = "loss" if validation is None else "val_loss", {"batch_size": rows, "steps": steps}
         if checkpoint is not None:
             settings |= {"seed": seed, "data": fingerprint(tokens, validation)}
-        rng = np.random.default_rng(seed)
+        rng = draws(seed, FIT_STREAM)
         training = Training(self, optimizer, epochs, monitor, rng, checkpoint, resume, settings, non_finite)
 
         def validate():
             return self.evaluate_stream(validation, batch_size, steps)
 
         work = Stream(self, tokens, batch_size, steps)
-        return run_epochs(training, callbacks, work, None if validation is None else validate, progress)
+        return run_epochs(training, callbacks, work, None if validation is None else validate, verbose)
 
     def sample(self, prompt_ids, length, temperature=1.0, rng=None):
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
@@ -263,7 +263,7 @@ class LanguageModel(Model):
         """
         ids = self._ids("prompt_ids", prompt_ids, ("P",))[:, None]  # (P, 1) time by batch
         length, temperature = checks.count("length", length), checks.number("temperature", temperature, low=0)
-        rng, states, drawn = np.random.default_rng(self.seed) if rng is None else rng, None, []
+        rng, states, drawn = draws(self.seed, SAMPLE) if rng is None else rng, None, []
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
             log_p = to_numpy(self.head.log_probabilities(self.layer_params("head"), h[-1]))[0].astype(np.float64)

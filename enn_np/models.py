@@ -22,6 +22,7 @@ from .initial import glorot_uniform
 from .learned import LearnedEngram
 from .losses import cross_entropy, mean_squared_error
 from .ops import dot_rows, softmax, softmax_back, sum_rows
+from .session import INFERENCE, draws
 from .window import Window
 
 KINDS = {}  # of models, by the name that their files give them
@@ -168,7 +169,8 @@ class Model:
         out, memo = self.forward(x, rng, mask, learning=True)
         loss, dout, metrics = self.loss(out, y)
         penalty, grads = self.backward(dout, memo)
-        return {"loss": loss + penalty, **metrics}, grads
+        beside = {} if type(penalty) is float else {"penalty": penalty}  # 0.0 where no cell has any
+        return {"loss": loss, **beside, **metrics}, grads
 
     def _cells_back(self, tapes, dh, dlast, mask, input_gradient=False):
         """Through the stack from the top, where each layer's dx is the dh of the layer below: the cells' penalties,
@@ -244,7 +246,7 @@ class Model:
         return np.concatenate([to_device(part, "cpu") for part in parts])
 
     def _inference_rng(self):
-        return np.random.default_rng(self.seed) if self.random_inference else None
+        return draws(self.seed, INFERENCE) if self.random_inference else None
 
     def _batches(self, x, batch_size, mask):
         checks.count("batch_size", batch_size)

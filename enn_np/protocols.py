@@ -112,7 +112,7 @@ def cifar10_split(images, protocol, seed):
 def generated_split(benchmark, seed):
     """A generated data set: `tasks.one_feature` as sequences of one step, or `tasks.associative_recall`."""
     draw = {"regression": tasks.one_feature, "recall": tasks.associative_recall}[benchmark]
-    rng, parts = np.random.default_rng(seed), []
+    rng, parts = np.random.default_rng([seed, 5]), []  # `seed` alone is where a model's first weights come from
     for n in GENERATED[benchmark]:
         parts += draw(rng, n)
     return Split(*parts)
@@ -127,7 +127,7 @@ def load_split(benchmark, protocol, seed):
     return mnist_split(datasets.load_mnist(), MNIST_HELD_OUT, seed)
 
 
-def learn(model, data, seed, training, progress=True, checkpoint=None, resume=False, frozen=()):
+def learn(model, data, seed, training, verbose="auto", checkpoint=None, resume=False, frozen=()):
     """Train by the paper's settings. Returns the history, and the trace monitor or None.
 
     Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
@@ -144,7 +144,7 @@ def learn(model, data, seed, training, progress=True, checkpoint=None, resume=Fa
         optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
         callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
         seed=seed,
-        progress=progress,
+        verbose=verbose,
         checkpoint=checkpoint,
         resume=resume,
     )
@@ -190,7 +190,7 @@ def training_settings(benchmark, protocol, epochs=None, limit=None, learning_rat
     return own
 
 
-def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=False, device="cpu", **shorter):
+def run_benchmark(benchmark, name, protocol, seed, out, verbose="auto", resume=False, device="cpu", **shorter):
     """One full run of a benchmark: writes `out`/summary.json, model.npz and (Engram) trace.npz. Returns the summary.
 
     benchmark: "mnist", "cifar10", "regression" or "recall". shorter: see `training_settings`; the protocol's own if
@@ -203,7 +203,7 @@ def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=Fa
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     what["training"] = training_settings(benchmark, protocol, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):
-        return done or _run(what, out, device, {"progress": progress, "checkpoint": checkpoint, "resume": resume})
+        return done or _run(what, out, device, {"verbose": verbose, "checkpoint": checkpoint, "resume": resume})
 
 
 def prepared(benchmark, protocol, name, seed, limit, device="cpu"):

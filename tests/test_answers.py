@@ -57,7 +57,7 @@ def test_answers_are_those_of_the_last_steps_in_order(data):
 def test_it_trains_is_saved_and_refuses_what_it_cannot_read(data, tmp_path):
     x, y = data
     model = made()
-    assert model.fit(x, y, epochs=60, batch_size=2, optimizer=Adam(0.03), progress=False)["accuracy"][-1] > 0.8
+    assert model.fit(x, y, epochs=60, batch_size=2, optimizer=Adam(0.03), verbose=0)["accuracy"][-1] > 0.8
     found = load(model.save(tmp_path / "model.npz"))
     assert found.answers == K and same_to_the_bit(found.params, model.params)
     with pytest.raises(ValueError, match=r"y: expected shape \(5, 3\)"):

@@ -93,18 +93,18 @@ def test_the_rate_is_chosen_on_validation_and_used(tmp_path, monkeypatch):
 def test_a_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
     tried, real = [], benchmark._validation_loss
 
-    def killed(what, device, progress):
+    def killed(what, device, verbose):
         if len(tried) == 2:
             raise KeyboardInterrupt
         tried.append(what["training"]["learning_rate"])
-        return real(what, device, progress)
+        return real(what, device, verbose)
 
     monkeypatch.setattr(benchmark, "_validation_loss", killed)
     with pytest.raises(KeyboardInterrupt):
         benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY)
     with pytest.raises(ValueError, match="search for rnn has not ended"):
         run_one(tmp_path, protocol="sound")
-    monkeypatch.setattr(benchmark, "_validation_loss", lambda what, device, progress: tried.append("last") or 9.0)
+    monkeypatch.setattr(benchmark, "_validation_loss", lambda what, device, verbose: tried.append("last") or 9.0)
     benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY)
     assert tried == [3e-4, 1e-3, "last"]
     assert benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY) == "another process chose it"
@@ -283,6 +283,6 @@ def test_text_runs_note_the_trace(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     model = language.LanguageModel(language.Engram(8, 4), 20, embedding=8)
     monitor = wikitext._monitor(model, rng.integers(20, size=(3, 5)))
-    model.fit_stream(rng.integers(20, size=200), epochs=2, batch_size=4, steps=5, callbacks=[monitor], progress=False)
+    model.fit_stream(rng.integers(20, size=200), epochs=2, batch_size=4, steps=5, callbacks=[monitor], verbose=0)
     assert len(monitor.statistics) == 3 and monitor.statistics[1]["drift"] > 0
     assert json.dumps(monitor.statistics)

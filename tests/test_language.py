@@ -159,7 +159,7 @@ def test_every_epoch_starts_from_zero_and_every_piece_from_the_end_of_the_one_be
         return found
 
     model.learn = watched
-    model.fit_stream(words(61), epochs=2, batch_size=3, steps=5, progress=False)
+    model.fit_stream(words(61), epochs=2, batch_size=3, steps=5, verbose=0)
     assert len(starts) == 8  # 20 columns, 4 pieces an epoch
     for first in (starts[0], starts[4]):
         assert not any(part.any() for state in first for part in state)
@@ -205,7 +205,7 @@ def test_training_on_a_stream_learns_a_small_language(cell, settings):
     model = LanguageModel(cell, 5, embedding=12, dropout=0.1, **settings)
     optimizer = Adam(0.01, global_clip_norm=1.0)
     history = model.fit_stream(
-        train, epochs=4, batch_size=8, steps=10, validation=valid, optimizer=optimizer, progress=False
+        train, epochs=4, batch_size=8, steps=10, validation=valid, optimizer=optimizer, verbose=0
     )
     floor = unigram_perplexity(np.bincount(train), valid)
     assert history["val_perplexity"][-1] < 2.6 < 4.5 < floor  # chance alone leaves about 1.7
@@ -221,7 +221,7 @@ def test_windows_of_ids_as_numbers_train_as_any_model_does():
     model = LanguageModel([RNN(8), RNN(8)], 5, embedding=None, random_inference=True)
     callbacks = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity")]
     settings = {"batch_size": 4, "validation": 0.2, "optimizer": Adam(0.01), "callbacks": callbacks}
-    history = model.fit(x, y, epochs=3, progress=False, **settings)
+    history = model.fit(x, y, epochs=3, verbose=0, **settings)
     assert history["val_loss"][-1] < history["val_loss"][0]
     assert history["val_perplexity"][-1] < 5
     assert history["perplexity"][-1] < 5
@@ -248,7 +248,7 @@ def test_training_repeats_to_the_bit_and_callbacks_watch_it():
             optimizer=Adam(0.01),
             callbacks=[plateau, EarlyStopping(patience=2, min_delta=10.0), Watch()],
             seed=3,
-            progress=False,
+            verbose=0,
         )
         return model, history
 
@@ -266,7 +266,7 @@ def test_training_repeats_to_the_bit_and_callbacks_watch_it():
 
 def test_sampling_is_seeded_and_greedy_sampling_goes_round_the_cycle():
     model = LanguageModel(LSTM(12), 5, embedding=12, tied=True)
-    model.fit_stream(cyclic(1200), epochs=4, batch_size=8, steps=10, optimizer=Adam(0.02), progress=False)
+    model.fit_stream(cyclic(1200), epochs=4, batch_size=8, steps=10, optimizer=Adam(0.02), verbose=0)
     assert model.sample([0, 1, 2], 6, temperature=0).tolist() == [3, 4, 0, 1, 2, 3]
 
     def drawn(seed, **how):
@@ -344,7 +344,7 @@ def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():
     for model, fit in built.values():
         small = LanguageModel(vocabulary_size=5, **{**model, "cutoffs": (2,), "embedding": 8})
         train, valid = cyclic(2000), cyclic(300, 1)
-        history = small.fit_stream(train, validation=valid, progress=False, **{**fit, "batch_size": 4, "epochs": 2})
+        history = small.fit_stream(train, validation=valid, verbose=0, **{**fit, "batch_size": 4, "epochs": 2})
         assert history["val_perplexity"][-1] < 3 < unigram_perplexity(np.bincount(train), valid)
 
 

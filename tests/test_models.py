@@ -55,7 +55,7 @@ def gradient_errors(model, batch=3, steps=4, masked=False, seed=0, every=False):
     params = model.params
     metrics, grads = model.loss_and_grads(x, y, np.random.default_rng(seed), mask)
     assert grads.keys() == params.keys()
-    assert metrics["loss"] == pytest.approx(loss(params)[0], rel=1e-12)
+    assert metrics["loss"] + metrics.get("penalty", 0) == pytest.approx(loss(params)[0], rel=1e-12)
     errors = compare(loss, params, grads, rng, every=every)
     model.params = params
     return errors

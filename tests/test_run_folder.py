@@ -53,7 +53,7 @@ def without_time(summary):
 
 
 MNIST = ("mnist", "engram", "paper", 0)
-SMALL = {"epochs": 2, "progress": False}
+SMALL = {"epochs": 2, "verbose": 0}
 SETTINGS = (
     (protocols.run_benchmark, MNIST, SMALL, (Classifier, "loss_and_grads", 3)),
     (
@@ -218,7 +218,7 @@ Path({ready!r}).touch()
 while not Path({go!r}).exists():
     time.sleep(0.001)
 try:
-    protocols.run_benchmark("mnist", "rnn", "paper", {seed}, {out!r}, epochs=2, progress=False)
+    protocols.run_benchmark("mnist", "rnn", "paper", {seed}, {out!r}, epochs=2, verbose=0)
 except ValueError as error:
     print(error)
     sys.exit(2)
@@ -328,7 +328,7 @@ def test_the_demo_keeps_its_folder(tmp_path, capsys):
 def test_folders_of_any_name(name, small_mnist, tmp_path, monkeypatch):
     """A Windows path, which here is one odd name; brackets that a glob would read; what looks like an option."""
     monkeypatch.chdir(tmp_path)
-    run = {"epochs": 1, "progress": False, "limit": 40}
+    run = {"epochs": 1, "verbose": 0, "limit": 40}
     protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run)
     assert load(Path(name) / "model.npz").size > 0
     assert protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run, resume=True)["stopped"] == "finished"
@@ -347,7 +347,7 @@ def test_every_file_of_a_run_has_a_name_that_windows_takes(small_mnist, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage.os, "replace", watched)
-        protocols.run_benchmark(*MNIST, tmp_path / "run", epochs=1, progress=False, limit=40)
+        protocols.run_benchmark(*MNIST, tmp_path / "run", epochs=1, verbose=0, limit=40)
     seen.update(path.name for path in (tmp_path / "run").iterdir())
     assert len(seen) > 6
     for name in seen:

@@ -24,6 +24,7 @@ from enn_np import (
     load,
 )
 from enn_np.models import build
+from enn_np.session import Diverged
 
 N = 24
 x, y = sequences(N)
@@ -227,7 +228,7 @@ ids = np.arange(40) % 9
 
 def words(tokens=ids, **settings):
     """`fit_stream` of a fresh language model of nine words."""
-    return lambda: LanguageModel(GRU(4), 9, 4).fit_stream(tokens, epochs=1, batch_size=2, progress=False, **settings)
+    return lambda: LanguageModel(GRU(4), 9, 4).fit_stream(tokens, epochs=1, batch_size=2, verbose=0, **settings)
 
 
 TEXT = {
@@ -260,7 +261,7 @@ TEXT = {
     ),
     "a learning rate in the clouds": (
         lambda: classifier(Engram(6, 4)).fit(x, y, optimizer=SGD(1e30), batch_size=4),
-        ValueError,
+        Diverged,
         "learning_rate",
         r"at 1e\+30 .* step \d",
         r"lower it, or .*clip_norm=1\.0",

@@ -23,7 +23,7 @@ def environment(threads, passive=False, device="cpu"):
     passive: let OpenMP's threads sleep at once when they have nothing to do. Only PyTorch's obey, and pay for it.
     """
     counts = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "TORCHINDUCTOR_COMPILE_THREADS")
-    settings = dict.fromkeys(counts, str(threads)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    settings = dict.fromkeys((*counts, "VECLIB_MAXIMUM_THREADS"), str(threads)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     settings |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
     settings |= {"CUDA_VISIBLE_DEVICES": "-1"} if device == "cpu" else {}
     if passive:
