@@ -25,9 +25,20 @@ class StepClassifier(Classifier):
     def config(self):
         return super().config() | {"answers": self.answers}
 
+    def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
+        x, y, mask = super().check_data(x, y, mask, names)
+        self._check_steps(x.shape[1], mask, names)
+        return x, y, mask
+
+    def _check_steps(self, steps, mask, names=("x", "y", "mask")):
+        if mask is not None or steps < self.answers:
+            name, got = (names[0], steps) if mask is None else (names[2], f"{steps} and a mask")
+            raise ValueError(
+                f"{name}: expected {self.answers} steps or more and no mask, got {got}; cut sequences to one length"
+            )
+
     def _pool(self, h, last, mask):
-        if mask is not None or len(h) < self.answers:
-            raise ValueError(f"x: expected {self.answers} steps or more and no mask, got {len(h)}")
+        self._check_steps(len(h), mask)
         return flat(h[-self.answers :].swapaxes(0, 1)), None  # (B K, H)
 
     def _pool_back(self, d, h, weights):
@@ -40,8 +51,8 @@ class StepClassifier(Classifier):
         loss, dout, metrics = super().loss(out, y.reshape(-1))
         return loss, dout, {"accuracy": metrics["accuracy"] / self.answers}
 
-    def check_targets(self, name, y, rows):
-        return checks.class_labels(name, y, (rows, self.answers), self.outputs)
+    def check_targets(self, name, y, x, mask):
+        return checks.class_labels(name, y, (len(x), self.answers), self.outputs)
 
     def predict_outputs(self, x, batch_size=128, mask=None):
         """The head's outputs (n, K, C), on the host."""

@@ -24,11 +24,11 @@ from .checkpoint import check_arrays, flatten
 from .device import to_numpy
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
-from .models import Model
+from .models import Model, cleared, plain
 from .optim import Adam
 from .session import Training
 from .text import stream_batches, unigram_perplexity
-from .training import fingerprint, run_epochs
+from .training import add, fingerprint, run_epochs
 
 
 class LanguageModel(Model):
@@ -43,6 +43,7 @@ class LanguageModel(Model):
     """
 
     metrics, kind = ("accuracy", "perplexity", "bits"), "language"
+    unit = " tok"  # what its numbers are means over
 
     def __init__(
         self, cells, vocabulary_size, embedding=128, head="softmax", cutoffs=None, tied=False, dropout=0.0, **settings
@@ -117,18 +118,20 @@ class LanguageModel(Model):
         return x * factors, factors
 
     def backward(self, dh, memo):
-        """The penalties of the cells, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
+        """{"penalty"} of the cells or {}, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
         ids, drop_in, drop_out, tapes, mask = memo
         dh, embedded = dh if drop_out is None else dh * drop_out, self.embedding is not None
-        penalties, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
+        penalty, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
         if embedded:
             dx = dx if drop_in is None else dx * drop_in
             grads["embedding.W"] = add_rows(array_module(dx).zeros_like(self.params[self._table]), ids, dx)
-        return penalties, grads
+        return penalty, grads
 
     def learn(self, ids, targets, rng, mask=None, states=None):
-        """One piece of text, ids and targets (T, B): the loss, a mean over tokens with the cells' penalties; the number
-        of right answers; the gradients keyed as `params`; and final states. rng, states: see `hidden`.
+        """One piece of text, ids and targets (T, B): its numbers, the gradients keyed as `params`, and final states.
+
+        "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
+        of right answers. rng, states: see `hidden`.
         """
         h, finals, memo = self.hidden(ids, rng, mask, states, learning=True)
         loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, mask)
@@ -136,35 +139,24 @@ class LanguageModel(Model):
         grads |= {f"head.{name}": value for name, value in head.items()}
         if self.tied:  # one array used twice: its gradients add up
             grads["head.W"] += grads.pop("embedding.W")
-        return loss + penalty, right, grads, finals
+        return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One batch of windows for `enn_np.fit`: ids x (T, B), next words y (B, T). Returns the metrics, with the loss
-        as mean over tokens and the others as sums over rows, and the gradients. An epoch's training perplexity so is
-        the mean of its batches'. rng: see `hidden`.
-        """
-        loss, right, grads, _ = self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)
-        tokens, rows = x.size if mask is None else mask.sum(), x.shape[1]
-        xp, loss = array_module(x), loss.astype(np.float64)  # exp(89) is not a float32 any more
-        found = {"loss": loss, "accuracy": right / tokens * rows, "bits": loss / math.log(2) * rows}
-        found["perplexity"] = xp.exp(xp.minimum(loss, 700.0)) * rows
-        return found, grads
+        """One batch of windows for `enn_np.fit`: ids x (T, B), next words y (B, T). Numbers and gradients of `learn`."""
+        return self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)[:2]
 
     # --------------------------------------------------------------------------------------------------- data sets
 
-    def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
-        """Raise ValueError naming what is wrong with windows x, y, mask, (n, T) each, before any work on them."""
-        x = self._ids(names[0], x, ("n", "T"))
-        if mask is not None:
-            mask = np.asarray(mask)
-            if mask.shape != x.shape or mask.dtype != bool:
-                wanted = f"expected bool of shape {x.shape}, True for real steps"
-                raise ValueError(f"{names[2]}: {wanted}, got {mask.dtype} of shape {mask.shape}")
-        return x, None if y is None else self._ids(names[1], y, x.shape), mask
+    def check_inputs(self, name, x):
+        """`x` if it is (n, T) of ids."""
+        return self._ids(name, x, ("n", "T"))
+
+    def check_targets(self, name, y, x, mask):
+        return self._ids(name, cleared(y, mask), x.shape)
 
     def _ids(self, name, value, shape):
         """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
-        value, V = np.asarray(value), self.vocabulary_size
+        value, V = plain(name, value), self.vocabulary_size
         fits = value.ndim == len(shape) and all(
             n > 0 if isinstance(want, str) else n == want for n, want in zip(value.shape, shape, strict=True)
         )
@@ -181,18 +173,24 @@ class LanguageModel(Model):
             )
         return value
 
-    def evaluate(self, x, y, batch_size=128, mask=None):
-        """`scores` of windows x, y (n, T), in batches, in the order given, each window from a fresh state.
+    def counts(self, x, mask=None, name="mask"):
+        """How much each window counts in every mean, (n,): its tokens. Raises ValueError where there are none."""
+        found = np.full(len(x), x.shape[1]) if mask is None else mask.sum(1)
+        if not found.any():
+            raise ValueError(f"{name}: expected True at real steps, got False everywhere; ~{name} turns it round")
+        return found
 
-        A batch trace makes a window depend on its batch mates; trace="sample" does not.
-        """
-        x, y, mask = self.check_data(x, y, mask)
-        sums, rng = (0, 0, 0), self._inference_rng()
-        for rows, ids in self._batches(x, batch_size, mask):
-            live = self._mask(mask, rows)
-            h, _, _ = self.hidden(ids, rng, live)
-            sums = self._sums(sums, h, self.time_major(y[rows]), live)
-        return scores(*sums)
+    def measure(self, x, y, rng=None, mask=None):
+        h, _, _ = self.hidden(x, rng, mask)
+        return self._measure(h, array_module(x).ascontiguousarray(y.T), mask)
+
+    def _measure(self, h, targets, mask=None):
+        loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
+        return {"loss": loss.astype(np.float64), "accuracy": right}
+
+    def scores(self, totals, count):
+        """The function `scores` of the totals, and the mean penalty where there is one."""
+        return scores(totals["loss"], totals["accuracy"], count) | super().scores(totals, count)
 
     def evaluate_stream(self, tokens, batch_size=1, steps=256):
         """`scores` of a text (N,), read `steps` tokens at a time with the state carried on; no noise, no dropout.
@@ -201,17 +199,12 @@ class LanguageModel(Model):
         from a zero state somewhere in the text, and some last tokens are left out (see `stream_batches`). With a batch
         trace they also share one memory: use one row, or trace="sample".
         """
-        tokens, sums, states = self._ids("tokens", tokens, ("N",)), (0, 0, 0), None
+        tokens, totals, seen, states = self._ids("tokens", tokens, ("N",)), {}, 0, None
         for ids, targets in stream_batches(tokens, batch_size, checks.count("steps", steps)):
             h, states, _ = self.hidden(self.time_major(ids), states=states)
-            sums = self._sums(sums, h, self.time_major(targets))
-        return scores(*sums)
-
-    def _sums(self, sums, h, targets, mask=None):
-        """`sums` with those over these tokens added: -log p, right answers, tokens. On a card they stay there."""
-        loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
-        tokens = targets.size if mask is None else mask.sum()
-        return sums[0] + loss.astype(np.float64) * tokens, sums[1] + right, sums[2] + tokens
+            add(totals, self._measure(h, self.time_major(targets)), ids.size)
+            seen += ids.size
+        return self.scores(totals, seen)
 
     def fit_stream(
         self,
@@ -304,11 +297,8 @@ class Stream:
         ids, targets = map(model.time_major, piece)
         kinds = [type(cell.initial_state(1, model.dtype)) for cell in model.cells]
         states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
-        loss, right, grads, states = model.learn(ids, targets, rng, states=states)
-        return ids.size, {"loss": loss * ids.size, "accuracy": right}, grads, _carry(states)
-
-    def means(self, totals, seen):
-        return scores(totals["loss"], totals["accuracy"], seen)
+        metrics, grads, states = model.learn(ids, targets, rng, states=states)
+        return ids.size, add({}, metrics, ids.size), grads, _carry(states)
 
 
 def _carry(states):

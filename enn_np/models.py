@@ -42,6 +42,7 @@ class Model:
     metrics = ()  # names of what the loss brings along, such as "accuracy"
     kind = None  # its name in files
     width = "outputs"  # what its constructor calls the head's width
+    unit = " seq"  # what its numbers are means over
     tapes = ()  # of the last batch learned from, one for each cell, to look at
 
     def __init_subclass__(cls):
@@ -151,7 +152,7 @@ class Model:
         return out, (h, pooled, weights, drop, tapes, mask)
 
     def backward(self, dout, memo):
-        """The penalties of the cells, and the gradients of loss + penalties, from dout (B, O) at the head's outputs."""
+        """{"penalty"} of the cells or {}, and the gradients of loss + penalty, from dout (B, O) at the outputs."""
         h, pooled, weights, drop, tapes, mask = memo
         grads = {"head.W": pooled.T @ dout, "head.b": sum_rows(dout)}
         dpooled = dout @ self.params["head.W"].T
@@ -162,24 +163,26 @@ class Model:
         return penalty, {**cell_grads, **pool_grads, **grads}
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One training batch: x (T, B, D), y its targets. Returns the metrics, with the loss as mean and the others as
-        sums over the batch, and the gradients keyed as `params`. rng draws dropout, initial states and trace noise.
+        """One training batch: x (T, B, D), y its targets. Returns its numbers and the gradients keyed as `params`.
+
+        "loss" is the mean loss of the data, "penalty" what the cells add to it, if they do; the metrics are sums. What
+        is trained is loss + penalty. rng draws dropout, initial states and trace noise.
         """
         out, memo = self.forward(x, rng, mask, learning=True)
         loss, dout, metrics = self.loss(out, y)
         penalty, grads = self.backward(dout, memo)
-        return {"loss": loss + penalty, **metrics}, grads
+        return {"loss": loss, **penalty, **metrics}, grads
 
     def _cells_back(self, tapes, dh, dlast, mask, input_gradient=False):
-        """Through the stack from the top, where each layer's dx is the dh of the layer below: the cells' penalties,
-        the gradients of their parameters, and the lowest layer's dx (T, B, D), None unless asked for."""
-        grads, penalties, self.tapes = {}, 0.0, tapes
+        """Through the stack from the top, where each layer's dx is the dh of the layer below: {"penalty"} or {}, the
+        gradients of the cells' parameters, and the lowest layer's dx (T, B, D), None unless asked for."""
+        grads, penalties, self.tapes = {}, {}, tapes
         for i in reversed(range(len(self.cells))):
             cell, upstream = self.cells[i], {}
             if hasattr(cell, "penalty"):
                 penalty, da = cell.penalty(tapes[i].kept.a, mask)
-                penalties += penalty
-                upstream = {} if da is None else {"da": da}
+                if da is not None:
+                    penalties["penalty"], upstream = penalties.get("penalty", 0) + penalty, {"da": da}
             # The first part of every state is h; the others are not read by the head.
             dstate = None if dlast is None else [dlast] + [None] * (len(cell.initial_state(1)) - 1)
             upstream["input_gradient"] = input_gradient or i > 0
@@ -224,15 +227,28 @@ class Model:
         return training.fit(self, x, y, **settings)
 
     def evaluate(self, x, y, batch_size=128, mask=None):
-        """{"loss", metrics} over a data set, in batches of `batch_size`, in the order given."""
+        """`scores` of a data set, in batches of `batch_size`, in the order given."""
         x, y, mask = self.check_data(x, y, mask)
-        totals, rng = {}, self._inference_rng()
+        counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
         for rows, part in self._batches(x, batch_size, mask):
-            out, _ = self.forward(part, rng, self._mask(mask, rows))
-            loss, _, metrics = self.loss(out, array_module(out).asarray(y[rows]))
-            for name, value in {"loss": loss * part.shape[1], **metrics}.items():
-                totals[name] = totals.get(name, 0) + value
-        return {name: float(value) / len(x) for name, value in totals.items()}
+            if count := int(counts[rows].sum()):
+                found = self.measure(part, array_module(part).asarray(y[rows]), rng, self._mask(mask, rows))
+                training.add(totals, found, count)
+        return self.scores(totals, counts.sum())
+
+    def counts(self, x, mask=None, name="mask"):
+        """How much each sequence of x counts in every mean, (n,): one, whatever of it is padding."""
+        return np.ones(len(x), int)
+
+    def measure(self, x, y, rng=None, mask=None):
+        """The numbers of one batch as `loss_and_grads` has them, without noise, dropout and gradients."""
+        out, _ = self.forward(x, rng, mask)
+        loss, _, metrics = self.loss(out, y)
+        return {"loss": loss, **metrics}
+
+    def scores(self, totals, count):
+        """The numbers of an epoch or a data set, from sums over `count` sequences: training and validation alike."""
+        return {name: float(value) / int(count) for name, value in totals.items()}
 
     def predict_outputs(self, x, batch_size=128, mask=None):
         """The head's outputs (n, O), on the host."""
@@ -261,18 +277,21 @@ class Model:
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
         """Raise TypeError or ValueError naming what is wrong with a data set, before any work on it."""
-        x = checks.float_array(names[0], _array(names[0], x), ("n", "T", self.inputs), self.dtype)
+        mask = None if mask is None else plain(names[2], mask)
+        x = self.check_inputs(names[0], cleared(plain(names[0], x), mask))
+        if mask is not None and (mask.dtype != bool or mask.shape != x.shape[:2]):
+            remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
+            raise ValueError(
+                f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
+                f"got {mask.dtype} of shape {mask.shape}{remedy}"
+            )
         if y is not None:
-            y = self.check_targets(names[1], _array(names[1], y), len(x))
-        if mask is not None:
-            mask = _array(names[2], mask)
-            if mask.dtype != bool or mask.shape != x.shape[:2]:
-                remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
-                raise ValueError(
-                    f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
-                    f"got {mask.dtype} of shape {mask.shape}{remedy}"
-                )
+            y = self.check_targets(names[1], plain(names[1], y), x, mask)
         return x, y, mask
+
+    def check_inputs(self, name, x):
+        """`x` if it is (n, T, D), finite, of the model's dtype."""
+        return checks.float_array(name, x, ("n", "T", self.inputs), self.dtype)
 
 
 class Classifier(Model):
@@ -288,13 +307,13 @@ class Classifier(Model):
         loss, dout, right = cross_entropy(out, y)
         return loss, dout, {"accuracy": right}
 
-    def check_targets(self, name, y, rows):
+    def check_targets(self, name, y, x, mask):
         if y.ndim == 2 and y.shape[1] == self.outputs:
             raise ValueError(
-                f"{name}: expected labels of shape ({rows},), got shape {y.shape}; one-hot rows become labels by "
+                f"{name}: expected labels of shape ({len(x)},), got shape {y.shape}; one-hot rows become labels by "
                 f"{name}.argmax(-1)"
             )
-        return checks.class_labels(name, y, (rows,), self.outputs)
+        return checks.class_labels(name, y, (len(x),), self.outputs)
 
     def predict_proba(self, x, batch_size=128, mask=None):
         """Class probabilities (n, classes)."""
@@ -318,9 +337,9 @@ class Regressor(Model):
         loss, dout = mean_squared_error(out, y)
         return loss, dout, {"mae": abs(out - y).mean(-1).sum()}
 
-    def check_targets(self, name, y, rows):
+    def check_targets(self, name, y, x, mask):
         y = y[:, None] if y.ndim == 1 else y
-        return checks.float_array(name, y, (rows, self.outputs), self.dtype)
+        return checks.float_array(name, y, (len(x), self.outputs), self.dtype)
 
     def predict(self, x, batch_size=128, mask=None):
         """Predictions (n, outputs)."""
@@ -376,13 +395,28 @@ def load(path):
     return model
 
 
-def _array(name, value):
+def plain(name, value):
+    """`value` as an array. Raises ValueError for rows of different lengths and for masked entries."""
+    for part in (value, *(value if isinstance(value, list | tuple) else ())):
+        checks.unmasked(name, part)
     try:
         return np.asarray(value)
     except ValueError:  # NumPy's own message names nothing
         raise ValueError(
             f"{name}: expected an array, got rows of different lengths; pad them to one length and pass a mask"
         ) from None
+
+
+def cleared(x, mask):
+    """`x` (n, T, ...) with zeros at padded steps, whose content must not matter: 0 times a NaN is NaN. A copy where
+    there is something to clear. What does not fit is left to the checks."""
+    if mask is None or mask.shape != x.shape[:2] or x.dtype.kind not in "iuf":
+        return x
+    padded = ~mask.astype(bool)
+    if x[padded].any():
+        x = x.copy()
+        x[padded] = 0
+    return x
 
 
 def _float_type(dtype):

@@ -52,6 +52,8 @@ def fit(
     epochs, batch_size = checks.count("epochs", epochs), checks.count("batch_size", batch_size)
     x, y, mask, validation = _split_validation(model, x, y, mask, validation)
     optimizer = Adam() if optimizer is None else optimizer
+    if validation is not None:
+        model.counts(validation[0], validation[2], "validation mask")
     monitor, seed = "loss" if validation is None else "val_loss", checks.count("seed", seed, low=0)
     settings = {"batch_size": batch_size, "seed": seed}
     if checkpoint is not None:
@@ -69,28 +71,27 @@ def fit(
 class Shuffled:
     """What `fit` does in an epoch: all sequences once, in a new order, in batches.
 
-    The four methods are all that `run_epochs` asks of the work of an epoch; `LanguageModel.fit_stream` has another.
+    Its methods, size and unit are all that `run_epochs` asks of the work of an epoch; `LanguageModel.fit_stream` has another.
     """
-
-    unit = " seq"
 
     def __init__(self, model, x, y, mask, batch_size):
         self.model, self.x, self.y, self.mask, self.batch_size = model, x, y, mask, batch_size
-        self.size = len(x)
+        self.counts, self.unit = model.counts(x, mask), model.unit
+        self.size, self.rows = int(self.counts.sum()), np.flatnonzero(self.counts)  # a row that counts nothing is left
 
     def begin(self, rng):
         """The arrays that go from batch to batch."""
-        return {"order": rng.permutation(self.size)}
+        return {"order": rng.permutation(self.rows)}
 
     def check(self, path, carry):
         """Raise ValueError unless the arrays `carry`, from the file `path`, can be those of this work."""
         check_arrays(path, self.begin(np.random.default_rng()), carry, "pass/carry/")
-        if not (np.sort(carry["order"]) == np.arange(self.size)).all():
+        if not (np.sort(carry["order"]) == self.rows).all():
             raise ValueError(f"{path}: pass/carry/order does not name every sequence once; use another copy")
 
     def batches(self, carry, start):
         """Batches from number `start` on: rows picked by index, so that the data set is never copied."""
-        for i in range(start * self.batch_size, self.size, self.batch_size):
+        for i in range(start * self.batch_size, len(self.rows), self.batch_size):
             yield carry["order"][i : i + self.batch_size]
 
     def learn(self, rows, carry, rng):
@@ -99,11 +100,15 @@ class Shuffled:
         mask = None if self.mask is None else model.time_major(self.mask[rows])
         y = array_module(model.params["head.W"]).asarray(self.y[rows])
         metrics, grads = model.loss_and_grads(model.time_major(self.x[rows]), y, rng, mask)
-        return len(rows), {**metrics, "loss": metrics["loss"] * len(rows)}, grads, carry
+        count = int(self.counts[rows].sum())
+        return count, add({}, metrics, count), grads, carry
 
-    def means(self, totals, seen):
-        """The numbers of an epoch."""
-        return {name: float(value) / seen for name, value in totals.items()}
+
+def add(totals, metrics, count):
+    """Add a batch's numbers to sums, `totals`: loss and penalty are means over `count`, metrics are sums already."""
+    for name, value in metrics.items():
+        totals[name] = totals.get(name, 0) + (value * count if name in ("loss", "penalty") else value)
+    return totals
 
 
 def run_epochs(training, callbacks, work, validate=None, progress=True):
@@ -151,7 +156,7 @@ def _train_epoch(training, work, progress):
     if not part.seen:
         raise training.diverged("no batch had a finite loss and gradient in")
     watch_memory(training.model, training.warned)
-    return work.means(part.totals, part.seen)
+    return training.model.scores(part.totals, part.seen)
 
 
 def fingerprint(*arrays):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import seeds, zeros
 from tiny import KINDS, STACKS, C, D, T, classifier, copied, digits, padding, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, RNN, Classifier, Engram, Model, Regressor, load, protocols, variants
+from enn_np import GRU, LSTM, RNN, SGD, Classifier, Engram, Model, Regressor, load, protocols, variants
 from enn_np.gradcheck import TOLERANCE, Kink, compare
 from enn_np.models import build
 
@@ -55,7 +55,7 @@ def gradient_errors(model, batch=3, steps=4, masked=False, seed=0, every=False):
     params = model.params
     metrics, grads = model.loss_and_grads(x, y, np.random.default_rng(seed), mask)
     assert grads.keys() == params.keys()
-    assert metrics["loss"] == pytest.approx(loss(params)[0], rel=1e-12)
+    assert metrics["loss"] + metrics.get("penalty", 0) == pytest.approx(loss(params)[0], rel=1e-12)
     errors = compare(loss, params, grads, rng, every=every)
     model.params = params
     return errors
@@ -323,6 +323,55 @@ def test_content_of_padding_does_not_matter(stack, pooling):
     ]
     for name, value in grads[0].items():
         np.testing.assert_allclose(value, grads[1][name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@every_pooling
+@pytest.mark.parametrize("junk", (np.nan, np.inf, 1e38, -1e30))
+def test_padding_may_hold_anything(pooling, junk):
+    """0 times NaN is NaN: one bad number at a padded step, and every batch mate is lost with it."""
+    model, (x, y) = classifier([Engram(6, 4), GRU(3)], pooling=pooling), sequences(9)
+    mask = padding(9)
+    mask[0] = False  # a whole sequence of it
+    other = np.where(mask[..., None], x, np.float32(junk))
+    before = other.copy()
+    np.testing.assert_array_equal(model.predict_proba(other, mask=mask), model.predict_proba(x, mask=mask))
+    assert model.evaluate(other, y, mask=mask) == model.evaluate(x, y, mask=mask)
+    histories, seconds = [], "seconds"
+    for each in (x, other):
+        fresh = classifier([Engram(6, 4), GRU(3)], pooling=pooling)
+        settings = {"validation": (each, y, mask), "epochs": 2, "batch_size": 2, "progress": False}
+        histories.append({k: v for k, v in fresh.fit(each, y, mask=mask, **settings).items() if k != seconds})
+    assert histories[0] == histories[1]
+    np.testing.assert_array_equal(other, before, err_msg="the caller's data were changed")
+    with pytest.raises(ValueError, match="^x: every entry must be finite" if not np.isfinite(junk) else "^mask: "):
+        model.predict(other, mask=mask[:, :-1] if np.isfinite(junk) else np.ones_like(mask))
+
+
+@every_kind
+@every_pooling
+def test_batches_of_padding_alone_train_and_are_scored(kind, pooling):
+    """Batches in which no step is real, for every shuffle, penalties included."""
+    cells = Engram(16, 4, trace="sample", entropy=0.5, l1=0.1) if kind == "engram" else KINDS[kind]
+    model, (x, y) = classifier(cells, pooling=pooling), sequences(8)
+    mask = np.arange(8)[:, None] >= np.full((8, T), 6)
+    for seed in range(3):
+        history = model.fit(x, y, mask=mask, validation=(x, y, mask), batch_size=2, epochs=2, seed=seed)
+        assert np.isfinite([value for values in history.values() for value in values]).all()
+    assert model.evaluate(x, y, 1, mask) == pytest.approx(model.evaluate(x, y, 8, mask), rel=1e-5)
+
+
+@pytest.mark.parametrize("penalties", ({"entropy": 2.0}, {"l1": 1.5}, {"entropy": 1.0, "l1": 1.0}, {}))
+def test_the_penalty_is_a_number_of_its_own(penalties):
+    """It is trained, yet the loss is that of the data, as in validation."""
+    cell = Engram(8, 4, trace_noise=0.0, initial_scale=0.0, trace="sample", **penalties)
+    model, (x, y) = classifier([cell, cell], dropout=0.0, dtype="float64"), sequences(10, dtype=np.float64)
+    history = model.fit(x, y, epochs=1, batch_size=3, validation=(x, y), optimizer=SGD(1e-300), progress=False)
+    assert history["loss"] == pytest.approx(history["val_loss"], rel=1e-9)
+    assert ("penalty" in history) == bool(penalties)
+    if penalties:
+        tapes = model.run_cells(model.time_major(x))[2]
+        want = sum(cell.penalty(tape.kept.a)[0] for tape in tapes)
+        assert history["penalty"] == pytest.approx([want], rel=1e-9)
 
 
 @every_stack
