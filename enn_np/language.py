@@ -142,7 +142,7 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One batch of windows for `enn_np.fit`: ids x (T, B), next words y (B, T). Numbers and gradients of `learn`."""
+        """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T): numbers and gradients of `learn`."""
         return self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)[:2]
 
     # --------------------------------------------------------------------------------------------------- data sets

@@ -71,13 +71,14 @@ def fit(
 class Shuffled:
     """What `fit` does in an epoch: all sequences once, in a new order, in batches.
 
-    Its methods, size and unit are all that `run_epochs` asks of the work of an epoch; `LanguageModel.fit_stream` has another.
+    Methods, size and unit are all that `run_epochs` asks of the work of an epoch; `LanguageModel.fit_stream` has
+    another.
     """
 
     def __init__(self, model, x, y, mask, batch_size):
         self.model, self.x, self.y, self.mask, self.batch_size = model, x, y, mask, batch_size
         self.counts, self.unit = model.counts(x, mask), model.unit
-        self.size, self.rows = int(self.counts.sum()), np.flatnonzero(self.counts)  # a row that counts nothing is left
+        self.size, self.rows = int(self.counts.sum()), np.flatnonzero(self.counts)  # rows that count
 
     def begin(self, rng):
         """The arrays that go from batch to batch."""

@@ -233,11 +233,11 @@ def test_windows_without_a_real_step_change_nothing_and_stop_nothing():
         assert history["loss"] == without["loss"]
     assert one.evaluate(x, y, 1, mask) == pytest.approx(one.evaluate(x[live], y[live], mask=mask[live]), rel=1e-6)
     for call in (one.evaluate, one.fit):
-        with pytest.raises(ValueError, match="^mask: expected True at real steps, got False everywhere; ~mask"):
+        with pytest.raises(ValueError, match=r"^mask: expected True at real steps, got False everywhere; ~mask"):
             call(x, y, mask=np.zeros_like(mask))
-    with pytest.raises(ValueError, match="^validation mask: "):
+    with pytest.raises(ValueError, match=r"^validation mask: "):
         one.fit(x, y, mask=mask, validation=(x, y, np.zeros_like(mask)))
-    with pytest.raises(ValueError, match="^validation mask: "):
+    with pytest.raises(ValueError, match=r"^validation mask: "):
         one.fit(x[::-1], y[::-1], mask=mask[::-1], validation=0.25)
 
 
@@ -247,7 +247,7 @@ def test_ids_at_padded_steps_are_never_read():
     spoilt = [np.where(mask, part, np.where(x % 2, -100, V)) for part in (x, y)]
     assert model.evaluate(*spoilt, mask=mask) == model.evaluate(x, y, mask=mask)
     model.fit(*spoilt, mask=mask, epochs=1, progress=False)
-    with pytest.raises(ValueError, match="^x: expected ids 0 to 6"):
+    with pytest.raises(ValueError, match=r"^x: expected ids 0 to 6"):
         model.evaluate(*spoilt)
 
 

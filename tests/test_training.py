@@ -9,7 +9,7 @@ import pytest
 import tqdm
 from tiny import KINDS, C, classifier, copied, padding, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, SGD, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, Regressor, fit
+from enn_np import GRU, LSTM, SGD, Adam, Callback, EarlyStopping, Engram, Model, ReduceOnPlateau, Regressor, fit
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4)), "mixed": (LSTM(8), Engram(12, 4))}
@@ -18,7 +18,8 @@ WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4))
 class Scripted:
     """A model whose validation losses are given and whose only weight counts the epochs."""
 
-    metrics, cells, tapes = ("accuracy",), (), ()
+    metrics, cells, tapes, unit = ("accuracy",), (), (), " seq"
+    counts, scores = Model.counts, Model.scores
 
     def __init__(self, val_losses, val_accuracies=None):
         self.params = {"epoch": np.zeros(1), "head.W": np.zeros(1)}
