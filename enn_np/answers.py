@@ -5,10 +5,14 @@ x (n, T, D)  ->  cells  ->  h_{T-K+1} ... h_T  ->  dropout  ->  W, b  ->  classe
 
 from . import checks
 from .backend import array_module
+from .checkpoint import register
 from .models import Classifier
 from .ops import flat
+from .training import translated
 
 
+@register
+@translated
 class StepClassifier(Classifier):
     """A `Classifier` whose labels y are (n, K), those of the last K = `answers` steps; its accuracy is their mean.
 
@@ -17,9 +21,21 @@ class StepClassifier(Classifier):
 
     kind = "step_classifier"
 
-    def __init__(self, cells, inputs, classes, answers=1, **settings):
+    def __init__(
+        self,
+        cells,
+        inputs,
+        classes,
+        answers=1,
+        pooling="last",
+        dropout=0.3,
+        seed=0,
+        dtype="float32",
+        random_inference=False,
+    ):
         self.answers = checks.count("answers", answers)
-        super().__init__(cells, inputs, classes, **settings)
+        self.rows = f"n, {answers}"
+        super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
         checks.choice("pooling", self.pooling, ("last",))
 
     def config(self):

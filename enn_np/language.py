@@ -20,7 +20,7 @@ from .backend import array_module
 from .binding import Binding
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
-from .checkpoint import check_arrays, flatten
+from .checkpoint import check_arrays, flatten, register
 from .device import to_numpy
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
@@ -28,9 +28,11 @@ from .models import Model, cleared, plain
 from .optim import Adam
 from .session import Training
 from .text import stream_batches, unigram_perplexity
-from .training import add, fingerprint, run_epochs
+from .training import add, fingerprint, run_epochs, translated
 
 
+@register
+@translated
 class LanguageModel(Model):
     """Cells between an embedding and a head over the vocabulary.
 
@@ -38,15 +40,25 @@ class LanguageModel(Model):
     paper's protocol, where the id itself enters as one float. head: "softmax", or "adaptive" for a large vocabulary
     with ids sorted by frequency; cutoffs: see `AdaptiveSoftmaxHead`, 6% and 30% of V if None. tied: the embedding is
     the softmax head's W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and
-    of the last cell's numbers zeroed in training, drawn anew at every step. settings: seed, dtype and
-    random_inference of `Model`. Raises TypeError or ValueError naming the argument.
+    of the last cell's numbers zeroed in training, drawn anew at every step. seed, dtype and
+    random_inference: see `Model`. Raises TypeError or ValueError naming the argument.
     """
 
-    metrics, kind = ("accuracy", "perplexity", "bits"), "language"
-    unit = " tok"  # what its numbers are means over
+    metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
+    unit, rows = " tok", "n, T"
 
     def __init__(
-        self, cells, vocabulary_size, embedding=128, head="softmax", cutoffs=None, tied=False, dropout=0.0, **settings
+        self,
+        cells,
+        vocabulary_size,
+        embedding=128,
+        head="softmax",
+        cutoffs=None,
+        tied=False,
+        dropout=0.0,
+        seed=0,
+        dtype="float32",
+        random_inference=False,
     ):
         self.vocabulary_size = V = checks.count("vocabulary_size", vocabulary_size, low=2)
         self.embedding = None if embedding is None else checks.count("embedding", embedding)
@@ -58,7 +70,7 @@ class LanguageModel(Model):
             raise ValueError(f'cutoffs: only head="adaptive" has them, got {cutoffs!r}; leave them out')
         # A tied table stands among the parameters once, under the head's name.
         self._table = "head.W" if tied else "embedding.W"
-        super().__init__(cells, self.embedding or 1, V, dropout=dropout, **settings)
+        super().__init__(cells, self.embedding or 1, V, "last", dropout, seed, dtype, random_inference)
 
     def _initial_params(self):
         rng, width, params = np.random.default_rng(self.seed), self.inputs, {}
@@ -89,6 +101,12 @@ class LanguageModel(Model):
             "cutoffs": list(self.head.cutoffs) if adaptive else None,
             "tied": self.tied,
         }
+
+    def layers(self):
+        """As `Model.layers`; a tied embedding is the head's W, and counted there."""
+        name = "id as a number" if self.embedding is None else f"embedding{', tied' * self.tied}"
+        cells = super().layers()
+        return [(name, f"(n, T, {self.inputs})", "embedding."), *cells[:-2], cells[-1]]
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -142,7 +160,7 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T): numbers and gradients of `learn`."""
+        """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T): numbers, gradients of `learn`."""
         return self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)[:2]
 
     # --------------------------------------------------------------------------------------------------- data sets
@@ -206,6 +224,7 @@ class LanguageModel(Model):
             seen += ids.size
         return self.scores(totals, seen)
 
+    @translated
     def fit_stream(
         self,
         tokens,
@@ -252,11 +271,13 @@ class LanguageModel(Model):
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
 
         temperature: 1 draws from the model's own probabilities, less from their peaks, 0 takes the most probable.
-        rng: a NumPy Generator, the model's seed if None.
+        rng: a NumPy Generator or a seed, the model's seed if None.
         """
         ids = self._ids("prompt_ids", prompt_ids, ("P",))[:, None]  # (P, 1) time by batch
         length, temperature = checks.count("length", length), checks.number("temperature", temperature, low=0)
-        rng, states, drawn = np.random.default_rng(self.seed) if rng is None else rng, None, []
+        if not isinstance(rng, np.random.Generator):
+            rng = np.random.default_rng(self.seed if rng is None else checks.count("rng", rng, low=0))
+        states, drawn = None, []
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
             log_p = to_numpy(self.head.log_probabilities(self.layer_params("head"), h[-1]))[0].astype(np.float64)

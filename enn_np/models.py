@@ -6,8 +6,7 @@ The same class trains, evaluates and predicts; `fit`, `evaluate` and `predict` w
 """
 
 import dataclasses
-import math
-from itertools import pairwise
+import json
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from . import checkpoint, checks, training
 from .backend import Workspace, array_module
 from .binding import Binding
 from .bptt import run, run_back
+from .checkpoint import CELLS, KINDS, build, register
 from .device import to_device
 from .engram import Engram
 from .initial import glorot_uniform
@@ -23,10 +23,6 @@ from .learned import LearnedEngram
 from .losses import cross_entropy, mean_squared_error
 from .ops import dot_rows, softmax, softmax_back, sum_rows
 from .window import Window
-
-KINDS = {}  # of models, by the name that their files give them
-KNOWN = (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window)
-CELLS = {kind.__name__.lower(): kind for kind in KNOWN}  # by the name that files give them
 
 
 class Model:
@@ -42,23 +38,11 @@ class Model:
     metrics = ()  # names of what the loss brings along, such as "accuracy"
     kind = None  # its name in files
     width = "outputs"  # what its constructor calls the head's width
-    unit = " seq"  # what its numbers are means over
+    unit, rows = " seq", "n"  # what its numbers are means over; the first axes of the head's outputs
     tapes = ()  # of the last batch learned from, one for each cell, to look at
 
-    def __init_subclass__(cls):
-        if "kind" in vars(cls):
-            KINDS[cls.kind] = cls
-
     def __init__(
-        self,
-        cells,
-        inputs,
-        outputs,
-        pooling="last",
-        dropout=0.0,
-        seed=0,
-        dtype="float32",
-        random_inference=False,
+        self, cells, inputs, outputs, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
     ):
         self.cells = tuple(cells) if isinstance(cells, list | tuple) else (cells,)
         # A class has the methods too: Engram in place of Engram(128, 64) would fail much later.
@@ -94,12 +78,18 @@ class Model:
         return self
 
     def save(self, path):
-        """Write configuration and parameters to an .npz file, without pickle; `enn_np.load` reads it."""
+        """Write configuration and parameters to an .npz file, without pickle; `enn_np.load` reads it.
+
+        Raises TypeError where that would bring back another model.
+        """
+        self.check_saving()
         return checkpoint.write(path, self.config(), to_device(self.params, "cpu"))
 
     def config(self):
         """Everything needed to build this model again, as plain JSON types."""
-        cells = [{"kind": type(cell).__name__.lower(), **dataclasses.asdict(cell)} for cell in self.cells]
+        cells = [{"kind": type(cell).__name__.lower()} for cell in self.cells]
+        for settings, cell in zip(cells, self.cells, strict=True):
+            settings |= {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.init}
         return {
             "model": self.kind,
             "cells": cells,
@@ -111,6 +101,49 @@ class Model:
             "dtype": str(self.dtype),
             "random_inference": self.random_inference,
         }
+
+    def __getstate__(self):
+        """For `pickle` and `copy`: without the last batch's tapes, which are many times the model."""
+        return {**vars(self), "tapes": ()}
+
+    def __repr__(self):
+        """Cells, sizes and parameters: Classifier(GRU(hidden=64), inputs=28, classes=10): 18,634 parameters, float32"""
+        cells = ", ".join(map(_brief, self.cells))
+        sizes = f"inputs={self.inputs}, {self.width}={self.outputs}"
+        return f"{type(self).__name__}({cells}, {sizes}): {self.size:,} parameters, {self.dtype}"
+
+    def layers(self):
+        """(name, shape of its output, what its parameters begin with) of every layer. n sequences of T steps."""
+        cells = [(f"{i} {type(cell).__name__}", f"(n, T, {cell.hidden})", f"{i}.") for i, cell in enumerate(self.cells)]
+        pooled = (f"pooling: {self.pooling}", f"({self.rows}, {self.cells[-1].hidden})", "pool.")
+        return [*cells, pooled, ("head", f"({self.rows}, {self.outputs})", "head.")]
+
+    def summary(self):
+        """A table of the layers, the shapes of their outputs and their parameters, as text: it shows itself where it
+        stands last in a notebook's cell, elsewhere `print` it."""
+        table = [("layer", "output", "parameters")]
+        for name, shape, start in self.layers():
+            size = sum(value.size for key, value in self.params.items() if key.startswith(start))
+            table.append((name, shape, f"{size:,}"))
+        table.append(("all", "", f"{self.size:,}"))
+        return _Shown("\n".join(f"{name:<26.26} {shape:<18.18} {size:>13}" for name, shape, size in table))
+
+    def check_saving(self):
+        """Raise TypeError, naming the class, unless `load` could bring this very model back from its configuration."""
+        for what, part in (*(("cells", cell) for cell in self.cells), ("model", self)):
+            if type(part) not in (*CELLS.values(), *KINDS.values()):
+                remedy = "decorate the class with @enn_np.register, above @dataclass, and build the model again"
+                raise TypeError(f"{what}: load could not find {type(part)!r}, which is not registered; {remedy}")
+        try:
+            again = build(json.loads(json.dumps(self.config())), self.size)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"model: its configuration could not be read back: {error}; use plain numbers") from None
+        for one, other in zip((*self.cells, self), (*again.cells, again), strict=True):
+            for name, value in getattr(other, "__dict__", {}).items():
+                same = not isinstance(value, int | float | str | tuple) or value == getattr(one, name, None)
+                if not same and name != "cells":
+                    what = f"{type(one).__name__}.{name} would come back as {value!r}, not {getattr(one, name, None)!r}"
+                    raise TypeError(f"model: {what}; make it a field of the dataclass, or part of config()")
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -222,9 +255,7 @@ class Model:
 
     # --------------------------------------------------------------------------------------------------- data sets
 
-    def fit(self, x, y, **settings):
-        """Train on x (n, T, D) and targets y; see `enn_np.fit` for the settings. Returns the history."""
-        return training.fit(self, x, y, **settings)
+    fit = training.fit  # as a method: model.fit(x, y, ...)
 
     def evaluate(self, x, y, batch_size=128, mask=None):
         """`scores` of a data set, in batches of `batch_size`, in the order given."""
@@ -294,13 +325,18 @@ class Model:
         return checks.float_array(name, x, ("n", "T", self.inputs), self.dtype)
 
 
+@register
+@training.translated
 class Classifier(Model):
     """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
 
     metrics, kind, width = ("accuracy",), "classifier", "classes"
 
-    def __init__(self, cells, inputs, classes, pooling="last", dropout=0.3, **settings):
-        super().__init__(cells, inputs, checks.count("classes", classes, low=2), pooling, dropout, **settings)
+    def __init__(
+        self, cells, inputs, classes, pooling="last", dropout=0.3, seed=0, dtype="float32", random_inference=False
+    ):
+        classes = checks.count("classes", classes, low=2)
+        super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
 
     def loss(self, out, y):
         """Mean cross-entropy, its gradient, and the number of right answers."""
@@ -324,13 +360,17 @@ class Classifier(Model):
         return self.predict_outputs(x, batch_size, mask).argmax(-1)
 
 
+@register
+@training.translated
 class Regressor(Model):
     """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
 
     metrics, kind = ("mae",), "regressor"
 
-    def __init__(self, cells, inputs, outputs=1, pooling="last", dropout=0.0, **settings):
-        super().__init__(cells, inputs, outputs, pooling, dropout, **settings)
+    def __init__(
+        self, cells, inputs, outputs=1, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
+    ):
+        super().__init__(cells, inputs, outputs, pooling, dropout, seed, dtype, random_inference)
 
     def loss(self, out, y):
         """Mean squared error, its gradient, and the sum over the batch of the mean absolute error."""
@@ -346,36 +386,8 @@ class Regressor(Model):
         return self.predict_outputs(x, batch_size, mask)
 
 
-def build(config, room=math.inf):
-    """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument, and
-    for one of more than `room` parameters."""
-    config = dict(config)
-    kind = KINDS[checks.choice("model", config.pop("model", None), tuple(KINDS))]
-    cells = []
-    for settings in config.pop("cells", ()):
-        settings = dict(settings)
-        cell = CELLS[checks.choice("cell", settings.pop("kind", None), tuple(CELLS))]
-        cells.append(_construct(cell, settings))
-    if "outputs" in config:
-        config[kind.width] = config.pop("outputs")
-    if (least := _least_size(cells, config)) > room:
-        raise ValueError(f"its configuration asks for {least:,} parameters or more, the file holds {room:,} numbers")
-    return _construct(kind, {"cells": cells, **config})
-
-
-def _least_size(cells, config):
-    """A lower bound of a model's parameters, from what is yet unchecked: no file may ask for memory that it is not."""
-    size = {name: value for name, value in config.items() if isinstance(value, int)}
-    V, E = size.get("vocabulary_size", 0), size.get("embedding", 1)
-    inner = sum(cell.hidden * (cell.hidden + getattr(cell, "slots", 0)) for cell in cells)
-    below = [size.get("inputs", E), *(cell.hidden for cell in cells)]
-    links = sum(low * cell.hidden for low, cell in zip(below, cells, strict=False))
-    # An adaptive head is as wide as the last cell for its frequent words only; the rest is bounded by V and cutoffs.
-    cutoffs = [each for each in config.get("cutoffs") or () if isinstance(each, int)]
-    ends, words = [*cutoffs, V], (cutoffs[0] if cutoffs else V) * below[-1]
-    words += sum((high - low) * max(1, below[-1] // 4**i) for i, (low, high) in enumerate(pairwise(ends), 1))
-    table = 0 if config.get("tied") else V * E
-    return inner + links + table + words + size.get("classes", size.get("outputs", 0)) * below[-1]
+for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window):
+    register(training.translated(each))
 
 
 def load(path):
@@ -393,6 +405,20 @@ def load(path):
     checkpoint.check_arrays(path, model.params, arrays)
     model.params = {name: arrays[name] for name in model.params}
     return model
+
+
+class _Shown(str):
+    """Text that a notebook shows as it is."""
+
+    __repr__ = str.__str__
+
+
+def _brief(cell):
+    """A cell's class, its sizes and what is not its default: Engram(hidden=128, slots=64)."""
+    fields, kind = getattr(cell, "__dict__", {"hidden": cell.hidden}), type(cell)
+    always = "hidden", "slots"
+    shown = [f"{k}={v!r}" for k, v in fields.items() if k in always or repr(v) != repr(getattr(kind, k, None))]
+    return f"{kind.__name__}({', '.join(shown)})"
 
 
 def plain(name, value):
@@ -425,10 +451,3 @@ def _float_type(dtype):
     except TypeError:  # an unknown name
         name = dtype
     return np.dtype(checks.choice("dtype", name, ("float32", "float64")))
-
-
-def _construct(kind, settings):
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from None

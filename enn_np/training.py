@@ -5,6 +5,8 @@
 Keras' rules throughout, so that its users find what they expect and the paper's protocol can be replayed.
 """
 
+import functools
+import inspect
 import sys
 import zlib
 from contextlib import nullcontext
@@ -18,7 +20,34 @@ from .optim import Adam
 from .session import Pass, Training
 from .watch import not_finite, watch_memory
 
+OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs input_dim>inputs
+num_classes>classes n_classes>classes output_dim>outputs vocab_size>vocabulary_size embedding_dim>embedding
+lr>learning_rate validation_split>validation validation_data>validation verbose>progress progress>verbose
+random_state>seed clipnorm>clip_norm global_clipnorm>global_clip_norm restore_best_weights>restore_best
+min_lr>min_learning_rate"""
+OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())  # Keras', PyTorch's and scikit-learn's > ours
 
+
+def translated(function):
+    """Decorator for a function, or for a class and its constructor: where an argument has another library's name, the
+    TypeError says what it is called here."""
+    if isinstance(function, type):
+        function.__init__ = translated(function.__init__)
+        return function
+    ours = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def called(*arguments, **settings):
+        for name in settings:
+            if name not in ours and (own := OTHER_NAMES.get(name)) in ours:
+                got = " ".join(repr(settings[name])[:40].split())
+                raise TypeError(f"{name}: it is called {own} here, got {name}={got}; write {own}=")
+        return function(*arguments, **settings)
+
+    return called
+
+
+@translated
 def fit(
     model,
     x,
