@@ -67,8 +67,8 @@ class StepClassifier(Classifier):
         loss, dout, metrics = super().loss(out, y.reshape(-1))
         return loss, dout, {"accuracy": metrics["accuracy"] / self.answers}
 
-    def check_targets(self, name, y, x, mask):
-        return checks.class_labels(name, y, (len(x), self.answers), self.outputs)
+    def check_targets(self, name, y, rows):
+        return checks.class_labels(name, y, (rows, self.answers), self.outputs)
 
     def predict_outputs(self, x, batch_size=128, mask=None):
         """The head's outputs (n, K, C), on the host."""

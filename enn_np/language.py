@@ -169,8 +169,9 @@ class LanguageModel(Model):
         """`x` if it is (n, T) of ids."""
         return self._ids(name, x, ("n", "T"))
 
-    def check_targets(self, name, y, x, mask):
-        return self._ids(name, cleared(y, mask), x.shape)
+    def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
+        x, _, mask = super().check_data(x, None, mask, names)
+        return x, None if y is None else self._ids(names[1], cleared(plain(names[1], y), mask), x.shape), mask
 
     def _ids(self, name, value, shape):
         """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""

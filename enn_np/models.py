@@ -317,7 +317,7 @@ class Model:
                 f"got {mask.dtype} of shape {mask.shape}{remedy}"
             )
         if y is not None:
-            y = self.check_targets(names[1], plain(names[1], y), x, mask)
+            y = self.check_targets(names[1], plain(names[1], y), len(x))
         return x, y, mask
 
     def check_inputs(self, name, x):
@@ -343,13 +343,13 @@ class Classifier(Model):
         loss, dout, right = cross_entropy(out, y)
         return loss, dout, {"accuracy": right}
 
-    def check_targets(self, name, y, x, mask):
+    def check_targets(self, name, y, rows):
         if y.ndim == 2 and y.shape[1] == self.outputs:
             raise ValueError(
-                f"{name}: expected labels of shape ({len(x)},), got shape {y.shape}; one-hot rows become labels by "
+                f"{name}: expected labels of shape ({rows},), got shape {y.shape}; one-hot rows become labels by "
                 f"{name}.argmax(-1)"
             )
-        return checks.class_labels(name, y, (len(x),), self.outputs)
+        return checks.class_labels(name, y, (rows,), self.outputs)
 
     def predict_proba(self, x, batch_size=128, mask=None):
         """Class probabilities (n, classes)."""
@@ -377,9 +377,9 @@ class Regressor(Model):
         loss, dout = mean_squared_error(out, y)
         return loss, dout, {"mae": abs(out - y).mean(-1).sum()}
 
-    def check_targets(self, name, y, x, mask):
+    def check_targets(self, name, y, rows):
         y = y[:, None] if y.ndim == 1 else y
-        return checks.float_array(name, y, (len(x), self.outputs), self.dtype)
+        return checks.float_array(name, y, (rows, self.outputs), self.dtype)
 
     def predict(self, x, batch_size=128, mask=None):
         """Predictions (n, outputs)."""

@@ -77,7 +77,7 @@ def test_it_trains_is_saved_and_refuses_what_it_cannot_read(data, tmp_path, monk
         with pytest.raises(ValueError, match=rf"^{name}: expected 3 steps or more and no mask, got [26].*one length"):
             model.fit(**data)
     for call in (model.predict, model.predict_proba):
-        with pytest.raises(ValueError, match="^x: expected 3 steps or more"):
+        with pytest.raises(ValueError, match=r"^x: expected 3 steps or more"):
             call(x[:, :2])
     with pytest.raises(ValueError, match="answers: expected at least 1"):
         made(answers=0)
