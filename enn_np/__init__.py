@@ -21,10 +21,12 @@ from .models import Classifier, Model, Regressor, load
 from .optim import SGD, Adam
 from .session import History
 from .stream import Stream
-from .training import fit
+from .training import fit, translated
 from .window import Window
 
 __version__ = "0.1.0"
+for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
+    _kind.__init__ = translated(_kind.__init__)
 _modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")}
 
 
@@ -36,7 +38,7 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_modules})
+    return [*globals(), *_modules]
 
 
 __all__ = [

@@ -8,11 +8,9 @@ from .backend import array_module
 from .checkpoint import register
 from .models import Classifier
 from .ops import flat
-from .training import translated
 
 
 @register
-@translated
 class StepClassifier(Classifier):
     """A `Classifier` whose labels y are (n, K), those of the last K = `answers` steps; its accuracy is their mean.
 

@@ -32,7 +32,6 @@ from .training import add, fingerprint, run_epochs, translated
 
 
 @register
-@translated
 class LanguageModel(Model):
     """Cells between an embedding and a head over the vocabulary.
 
@@ -200,8 +199,7 @@ class LanguageModel(Model):
         return found
 
     def measure(self, x, y, rng=None, mask=None):
-        h, _, _ = self.hidden(x, rng, mask)
-        return self._measure(h, array_module(x).ascontiguousarray(y.T), mask)
+        return self._measure(self.hidden(x, rng, mask)[0], array_module(x).ascontiguousarray(y.T), mask)
 
     def _measure(self, h, targets, mask=None):
         loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)

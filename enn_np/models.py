@@ -326,7 +326,6 @@ class Model:
 
 
 @register
-@training.translated
 class Classifier(Model):
     """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
 
@@ -361,7 +360,6 @@ class Classifier(Model):
 
 
 @register
-@training.translated
 class Regressor(Model):
     """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
 
@@ -387,7 +385,7 @@ class Regressor(Model):
 
 
 for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window):
-    register(training.translated(each))
+    register(each)
 
 
 def load(path):
@@ -415,7 +413,7 @@ class _Shown(str):
 
 def _brief(cell):
     """A cell's class, its sizes and what is not its default: Engram(hidden=128, slots=64)."""
-    fields, kind = getattr(cell, "__dict__", {"hidden": cell.hidden}), type(cell)
+    fields, kind = getattr(cell, "__dict__", None) or {"hidden": cell.hidden}, type(cell)
     always = "hidden", "slots"
     shown = [f"{k}={v!r}" for k, v in fields.items() if k in always or repr(v) != repr(getattr(kind, k, None))]
     return f"{kind.__name__}({', '.join(shown)})"

@@ -20,20 +20,16 @@ from .optim import Adam
 from .session import Pass, Training
 from .watch import not_finite, watch_memory
 
+# What Keras, PyTorch or scikit-learn > this library call an argument.
 OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs input_dim>inputs
-num_classes>classes n_classes>classes output_dim>outputs vocab_size>vocabulary_size embedding_dim>embedding
-lr>learning_rate validation_split>validation validation_data>validation verbose>progress progress>verbose
-random_state>seed clipnorm>clip_norm global_clipnorm>global_clip_norm restore_best_weights>restore_best
-min_lr>min_learning_rate"""
-OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())  # Keras', PyTorch's and scikit-learn's > ours
+num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding lr>learning_rate
+verbose>progress progress>verbose validation_split>validation validation_data>validation random_state>seed
+restore_best_weights>restore_best min_lr>min_learning_rate"""
+OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())
 
 
 def translated(function):
-    """Decorator for a function, or for a class and its constructor: where an argument has another library's name, the
-    TypeError says what it is called here."""
-    if isinstance(function, type):
-        function.__init__ = translated(function.__init__)
-        return function
+    """Decorator: where an argument has another library's name, the TypeError says what it is called here."""
     ours = inspect.signature(function).parameters
 
     @functools.wraps(function)
@@ -100,8 +96,7 @@ def fit(
 class Shuffled:
     """What `fit` does in an epoch: all sequences once, in a new order, in batches.
 
-    Methods, size and unit are all that `run_epochs` asks of the work of an epoch; `LanguageModel.fit_stream` has
-    another.
+    Methods, size and unit are all that `run_epochs` asks of an epoch's work; `LanguageModel.fit_stream` has another.
     """
 
     def __init__(self, model, x, y, mask, batch_size):

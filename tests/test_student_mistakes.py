@@ -393,6 +393,10 @@ OTHERS = {
     "num_classes": named(lambda: Classifier(GRU(2), D, num_classes=3), "num_classes", "classes"),
     "vocab_size": named(lambda: LanguageModel(GRU(2), vocab_size=3), "vocab_size", "vocabulary_size"),
     "embedding_dim": named(lambda: LanguageModel(GRU(2), 3, embedding_dim=3), "embedding_dim", "embedding"),
+    "Keras' lr": named(lambda: Adam(lr=0.1), "lr", "learning_rate"),
+    "Keras' restore_best_weights": named(
+        lambda: EarlyStopping(restore_best_weights=True), "restore_best_weights", "restore_best"
+    ),
     "validation_data of a text": named(words(validation_data=ids), "validation_data", "validation"),
 }
 
