@@ -244,11 +244,12 @@ def build(config, room=math.inf):
     """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument, and
     for one of more than `room` parameters."""
     config = dict(config)
-    kind = _known("model", KINDS, config.pop("model", None))
+    kind = KINDS[checks.choice("model", config.pop("model", None), tuple(KINDS))]
     cells = []
     for settings in config.pop("cells", ()):
         settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-        cells.append(_construct(_known("cell", CELLS, settings.pop("kind", None)), settings))
+        cell = CELLS[checks.choice("cell", settings.pop("kind", None), tuple(CELLS))]
+        cells.append(_construct(cell, settings))
     if "outputs" in config:
         config[kind.width] = config.pop("outputs")
     ours = all(each.__module__.startswith(f"{__package__}.") for each in (kind, *map(type, cells)))
@@ -270,13 +271,6 @@ def _least_size(cells, config):
     words += sum((high - low) * max(1, below[-1] // 4**i) for i, (low, high) in enumerate(pairwise(ends), 1))
     table = 0 if config.get("tied") else V * E
     return inner + links + table + words + size.get("classes", size.get("outputs", 0)) * below[-1]
-
-
-def _known(what, table, name):
-    if name not in table:
-        names = ", ".join(map(repr, table))
-        raise ValueError(f"{what}: expected one of {names}, got {name!r}; @enn_np.register a class of your own first")
-    return table[name]
 
 
 def _construct(kind, settings):

@@ -27,7 +27,7 @@ from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
 from .models import Model, cleared, plain
 from .optim import Adam
 from .session import Training
-from .text import stream_batches, unigram_perplexity
+from .text import integers, stream_batches, unigram_perplexity
 from .training import add, fingerprint, run_epochs, translated
 
 
@@ -39,8 +39,8 @@ class LanguageModel(Model):
     paper's protocol, where the id itself enters as one float. head: "softmax", or "adaptive" for a large vocabulary
     with ids sorted by frequency; cutoffs: see `AdaptiveSoftmaxHead`, 6% and 30% of V if None. tied: the embedding is
     the softmax head's W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and
-    of the last cell's numbers zeroed in training, drawn anew at every step. seed, dtype and
-    random_inference: see `Model`. Raises TypeError or ValueError naming the argument.
+    of the last cell's numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference: see `Model`.
+    Raises TypeError or ValueError naming the argument.
     """
 
     metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
@@ -72,10 +72,7 @@ class LanguageModel(Model):
         super().__init__(cells, self.embedding or 1, V, "last", dropout, seed, dtype, random_inference)
 
     def _initial_params(self):
-        rng, width, params = np.random.default_rng(self.seed), self.inputs, {}
-        for i, cell in enumerate(self.cells):
-            params |= {f"{i}.{name}": value for name, value in cell.init(rng, width, self.dtype).items()}
-            width = cell.hidden
+        rng, width, params = self._cell_params()
         if self.tied and (isinstance(self.head, AdaptiveSoftmaxHead) or self.embedding != width):
             raise ValueError(
                 f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width, got '
@@ -174,16 +171,7 @@ class LanguageModel(Model):
 
     def _ids(self, name, value, shape):
         """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
-        value, V = plain(name, value), self.vocabulary_size
-        fits = value.ndim == len(shape) and all(
-            n > 0 if isinstance(want, str) else n == want for n, want in zip(value.shape, shape, strict=True)
-        )
-        if value.dtype.kind not in "iu" or not fits:
-            wanted = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
-            raise ValueError(
-                f"{name}: expected integer ids ({wanted}), got {value.dtype} of shape {value.shape}; "
-                "`Vocabulary.encode` makes them of words"
-            )
+        value, V = integers(name, plain(name, value), shape), self.vocabulary_size
         if value.min() < 0 or value.max() >= V:
             raise ValueError(
                 f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; "

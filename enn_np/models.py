@@ -57,11 +57,16 @@ class Model:
         self.params = self._initial_params()
         self._workspaces = [Workspace() for _ in self.cells]
 
-    def _initial_params(self):
+    def _cell_params(self):
+        """The generator, what comes out of the last cell, and the cells' initial parameters."""
         rng, width, params = np.random.default_rng(self.seed), self.inputs, {}
         for i, cell in enumerate(self.cells):
             params |= {f"{i}.{name}": value for name, value in cell.init(rng, width, self.dtype).items()}
             width = cell.hidden
+        return rng, width, params
+
+    def _initial_params(self):
+        rng, width, params = self._cell_params()
         if self.pooling == "attention":
             params |= {"pool.w": glorot_uniform(rng, (width, 1)), "pool.b": np.zeros(1)}
         params |= {"head.W": glorot_uniform(rng, (width, self.outputs)), "head.b": np.zeros(self.outputs)}
@@ -78,10 +83,7 @@ class Model:
         return self
 
     def save(self, path):
-        """Write configuration and parameters to an .npz file, without pickle; `enn_np.load` reads it.
-
-        Raises TypeError where that would bring back another model.
-        """
+        """Write an .npz file, without pickle, for `enn_np.load`; TypeError where that would find another model."""
         self.check_saving()
         return checkpoint.write(path, self.config(), to_device(self.params, "cpu"))
 
@@ -130,9 +132,10 @@ class Model:
 
     def check_saving(self):
         """Raise TypeError, naming the class, unless `load` could bring this very model back from its configuration."""
-        for what, part in (*(("cells", cell) for cell in self.cells), ("model", self)):
+        for part in (*self.cells, self):
             if type(part) not in (*CELLS.values(), *KINDS.values()):
                 remedy = "decorate the class with @enn_np.register, above @dataclass, and build the model again"
+                what = "model" if part is self else "cells"
                 raise TypeError(f"{what}: load could not find {type(part)!r}, which is not registered; {remedy}")
         try:
             again = build(json.loads(json.dumps(self.config())), self.size)
@@ -140,9 +143,9 @@ class Model:
             raise TypeError(f"model: its configuration could not be read back: {error}; use plain numbers") from None
         for one, other in zip((*self.cells, self), (*again.cells, again), strict=True):
             for name, value in getattr(other, "__dict__", {}).items():
-                same = not isinstance(value, int | float | str | tuple) or value == getattr(one, name, None)
-                if not same and name != "cells":
-                    what = f"{type(one).__name__}.{name} would come back as {value!r}, not {getattr(one, name, None)!r}"
+                mine = getattr(one, name, None)
+                if name != "cells" and isinstance(value, int | float | str | tuple) and value != mine:
+                    what = f"{type(one).__name__}.{name} would come back as {value!r}, not {mine!r}"
                     raise TypeError(f"model: {what}; make it a field of the dataclass, or part of config()")
 
     # ------------------------------------------------------------------------------------------------- one batch
@@ -258,7 +261,7 @@ class Model:
     fit = training.fit  # as a method: model.fit(x, y, ...)
 
     def evaluate(self, x, y, batch_size=128, mask=None):
-        """`scores` of a data set, in batches of `batch_size`, in the order given."""
+        """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
         x, y, mask = self.check_data(x, y, mask)
         counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
         for rows, part in self._batches(x, batch_size, mask):
@@ -399,7 +402,8 @@ def load(path):
     try:
         model = build(config, sum(array.size for array in arrays.values()))
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}") from None
+        hint = "register classes of your own by @enn_np.register first"
+        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}; {hint}") from None
     checkpoint.check_arrays(path, model.params, arrays)
     model.params = {name: arrays[name] for name in model.params}
     return model
@@ -432,8 +436,7 @@ def plain(name, value):
 
 
 def cleared(x, mask):
-    """`x` (n, T, ...) with zeros at padded steps, whose content must not matter: 0 times a NaN is NaN. A copy where
-    there is something to clear. What does not fit is left to the checks."""
+    """`x` (n, T, ...) with zeros at padded steps: 0 times a NaN is NaN. What does not fit is left to the checks."""
     if mask is None or mask.shape != x.shape[:2] or x.dtype.kind not in "iuf":
         return x
     padded = ~mask.astype(bool)

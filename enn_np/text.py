@@ -62,7 +62,7 @@ class Vocabulary:
 
     def decode(self, ids: Array) -> list[str]:
         """Words of integer ids of any shape, flattened. Raises ValueError for an id out of range."""
-        ids = _integers("ids", ids).ravel()
+        ids = integers("ids", ids).ravel()
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise ValueError(f"ids: expected 0 to {len(self) - 1}, got {ids.min()} to {ids.max()}")
         return [self.words[i] for i in ids.tolist()]
@@ -163,12 +163,17 @@ def _each(words, name):
     return found
 
 
-def _integers(name, ids, axes=None):
-    """`ids` as an array of integers, of so many axes."""
+def integers(name, ids, shape=None):
+    """`ids` as an integer array of that shape, where a letter stands for any size above 0. ValueError for others."""
     ids = np.asarray(unmasked(name, ids))
-    if (ids.size and ids.dtype.kind not in "iu") or axes not in (None, ids.ndim):
-        kind = ValueError if ids.dtype.kind in "iu" else TypeError
-        raise kind(f"{name}: expected integer ids, got {ids.dtype} of shape {ids.shape}; use `Vocabulary.encode`")
+    fits = shape is None or (
+        len(shape) == ids.ndim
+        and all(n == (want if isinstance(want, int) else n or 1) for n, want in zip(ids.shape, shape, strict=True))
+    )
+    if not fits or (ids.size and ids.dtype.kind not in "iu"):
+        wanted = "" if shape is None else f" ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+        what = f"expected integer ids{wanted}, got {ids.dtype} of shape {ids.shape}"
+        raise ValueError(f"{name}: {what}; `Vocabulary.encode` makes them of words")
     return ids
 
 
@@ -180,7 +185,7 @@ def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.
     Raises ValueError for bad counts or ids, and where a word with probability 0 occurs.
     """
     p = np.asarray(unmasked("train_counts", train_counts), np.float64) + number("smoothing", smoothing, low=0)
-    tokens = _integers("tokens", tokens, 1)
+    tokens = integers("tokens", tokens, ("N",))
     if p.ndim != 1 or not len(p) or np.min(train_counts) < 0 or not len(tokens):
         raise ValueError(f"train_counts: expected (V,), none negative, got {p.shape}; tokens: expected any")
     tallies = _tally((tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)), len(p))
@@ -198,7 +203,7 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
     Of the N - 1 pairs (token, next token) each comes once; under `batch` are left over (none for batch 1).
     tokens are not copied: a memory-mapped array stays on disk. Raises ValueError for under batch + 1 tokens.
     """
-    tokens, batch, steps = _integers("tokens", tokens, 1), count("batch", batch), count("steps", steps)
+    tokens, batch, steps = integers("tokens", tokens, ("N",)), count("batch", batch), count("steps", steps)
     columns = (len(tokens) - 1) // batch
     if columns < 1:
         raise ValueError(f"tokens: expected over {batch}, got {len(tokens)}; use a smaller batch")
