@@ -262,9 +262,8 @@ class LanguageModel(Model):
         """
         ids = self._ids("prompt_ids", prompt_ids, ("P",))[:, None]  # (P, 1) time by batch
         length, temperature = checks.count("length", length), checks.number("temperature", temperature, low=0)
-        if not isinstance(rng, np.random.Generator):
-            rng = np.random.default_rng(self.seed if rng is None else checks.count("rng", rng, low=0))
-        states, drawn = None, []
+        rng, states, drawn = np.random.default_rng(self.seed) if rng is None else rng, None, []
+        rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(checks.count("rng", rng, low=0))
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
             log_p = to_numpy(self.head.log_probabilities(self.layer_params("head"), h[-1]))[0].astype(np.float64)
