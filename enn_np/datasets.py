@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from enn_np import download as files
+from enn_np.checks import unmasked
 from enn_np.download import data_folder
 
 Array = np.ndarray
@@ -190,9 +191,10 @@ def image_rows(images: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """x -> (x - shift) / scale in float32, with uint8 divided by 255 first.
+    """x -> (x - shift) / scale as float32, with uint8 divided by 255 first.
 
-    `shift` and `scale` have the trailing shape of the arrays they were fitted on.
+    Floats are subtracted in float64: time stamps around 1.7e9 differ by less than a float32 can tell. `shift` and
+    `scale` have the trailing shape of the arrays they were fitted on.
     """
 
     shift: Array
@@ -203,10 +205,11 @@ class Scaling:
         unit = _unit(x)
         if x.shape[x.ndim - self.shift.ndim :] != self.shift.shape:
             raise ValueError(f"x has shape {x.shape}, expected (..., {str(self.shift.shape)[1:]} as fitted")
-        out = np.true_divide(x, np.float32(unit), dtype=np.float32)
-        out -= self.shift
-        out /= self.scale
-        return out
+        kind = np.float32 if unit == 255 else np.float64
+        out = np.true_divide(x, unit, dtype=kind)
+        out -= np.asarray(self.shift, kind)
+        out /= np.asarray(self.scale, kind)
+        return out.astype(np.float32, copy=False)
 
 
 class MinMax(Scaling):
@@ -217,8 +220,8 @@ class MinMax(Scaling):
     def fit(cls, x: Array) -> MinMax:
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError."""
         unit = _unit(x, fitting=True)
-        low, high = x.min(0) / np.float32(unit), x.max(0) / np.float32(unit)
-        return cls(*_finite(low, high - low))
+        low, high = (np.float64(side / np.float32(unit)) for side in (x.min(0), x.max(0)))
+        return cls(*_finite(low, high - low, high == low))
 
 
 class Standardize(Scaling):
@@ -241,7 +244,8 @@ class Standardize(Scaling):
         blocks = [x[start : start + 1024] for start in range(0, len(x), 1024)]
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks).sum(pixels) / count
         variance = sum(np.square(block - mean).sum(0) for block in blocks).sum(pixels) / count
-        return cls(*_finite(mean / unit, np.sqrt(variance) / unit))
+        axes = (0, *(axis + 1 for axis in pixels))
+        return cls(*_finite(mean / unit, np.sqrt(variance) / unit, x.min(axes) == x.max(axes)))
 
 
 def _unit(x: Array, fitting: bool = False) -> int:
@@ -249,18 +253,19 @@ def _unit(x: Array, fitting: bool = False) -> int:
     if not isinstance(x, np.ndarray) or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
         kind = getattr(x, "dtype", type(x).__name__)
         raise TypeError(f"x is {kind}, expected an array of uint8 pixels or of floats")
+    unmasked("x", x)
     if fitting and (x.ndim < 2 or x.size == 0):
         raise ValueError(f"x has shape {x.shape}, expected (n, ...) with at least one sample and one feature")
     return 255 if x.dtype == np.uint8 else 1
 
 
-def _finite(shift: Array, scale: Array) -> tuple[Array, Array]:
-    """Both in float32, scale 1 for a constant; NaN or infinity anywhere in the data shows in one of them."""
+def _finite(shift: Array, scale: Array, constant: Array) -> tuple[Array, Array]:
+    """Both in float64, scale 1 for a constant; NaN or infinity anywhere in the data shows in one of them."""
     if not (np.isfinite(shift).all() and np.isfinite(scale).all()):
         raise ValueError("x holds NaN or infinity; remove or replace them before fitting")
     # Not `scale == 0`: the deviation of 0.1, 0.1, 0.1 comes out as about 1e-17.
-    constant = scale <= np.finfo(np.float32).eps * np.abs(shift)
-    return np.asarray(shift, np.float32), np.where(constant, 1, scale).astype(np.float32)
+    constant |= scale <= 8 * np.finfo(np.float64).eps * np.abs(shift)
+    return np.asarray(shift, np.float64), np.where(constant, 1, scale).astype(np.float64)
 
 
 def split(n: int, parts: Sequence[float] | Sequence[int], seed: int | np.random.Generator = 0) -> tuple[Array, ...]:

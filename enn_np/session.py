@@ -109,6 +109,8 @@ class Training:
             self.checkpoint = Checkpoint(self.checkpoint)
         if not isinstance(self.checkpoint, Checkpoint | None):
             raise TypeError(f"checkpoint: expected a path or Checkpoint(path), got {self.checkpoint!r}")
+        if self.checkpoint is not None:
+            self.model.check_saving()  # before any work
         if self.resume and self.checkpoint is None:
             raise ValueError("resume: there is nothing to resume from, got checkpoint=None; name the checkpoint's path")
         self.names = ("loss", *self.model.metrics)

@@ -20,7 +20,7 @@ import numpy as np
 
 from enn_np import download as web
 from enn_np import storage
-from enn_np.checks import choice, count, number
+from enn_np.checks import choice, count, number, unmasked
 from enn_np.words import CHUNK, TextFile, blocks, encode, numbering
 
 Array = np.ndarray
@@ -31,7 +31,7 @@ COUNTS = {
     "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
 }
 LINES = {"wikitext-2": 36_718, "wikitext-103": 1_801_350}  # of train, empty ones too
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 class Vocabulary:
@@ -44,8 +44,8 @@ class Vocabulary:
     """
 
     def __init__(self, words: Iterable[str], counts: Array):
-        self.words = list(words)
-        self.counts = np.asarray(counts, np.int64)
+        self.words = _each(words, "words")
+        self.counts = np.asarray(unmasked("counts", counts), np.int64)
         self.ids = {word: i for i, word in enumerate(self.words)}
         each = self.counts.shape == (len(self.words),) and len(self.ids) == len(self.words)
         if not each or UNKNOWN not in self.ids or np.any(np.diff(self.counts) > 0):
@@ -59,11 +59,11 @@ class Vocabulary:
 
     def encode(self, words: Iterable[str]) -> Array:
         """Ids (N,) of N words, in the vocabulary's compact dtype; a word it lacks becomes `<unk>`."""
-        return np.fromiter(map(self.ids.get, words, repeat(self.ids[UNKNOWN])), self.dtype)
+        return np.fromiter(map(self.ids.get, _each(words, "words"), repeat(self.ids[UNKNOWN])), self.dtype)
 
     def decode(self, ids: Array) -> list[str]:
         """Words of integer ids of any shape, flattened. Raises ValueError for an id out of range."""
-        ids = np.asarray(ids).ravel()
+        ids = integers("ids", ids).ravel()
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise ValueError(f"ids: expected 0 to {len(self) - 1}, got {ids.min()} to {ids.max()}")
         return [self.words[i] for i in ids.tolist()]
@@ -158,6 +158,29 @@ def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.t
     return PaperWindows(*parts, words)
 
 
+def _each(words, name):
+    """A list of words; a str, which would be its letters, is none."""
+    found = list(words) if isinstance(words, Iterable) and not isinstance(words, str | bytes) else [words]
+    for word in found:
+        if word is words or not isinstance(word, str):
+            raise TypeError(f"{name}: expected a list of words, each a str, got {word!r:.40}; use text.split()")
+    return found
+
+
+def integers(name, ids, shape=None):
+    """`ids` as an integer array of that shape, where a letter stands for any size above 0. ValueError for others."""
+    ids = np.asarray(unmasked(name, ids))
+    fits = shape is None or (
+        len(shape) == ids.ndim
+        and all(n == (want if isinstance(want, int) else n or 1) for n, want in zip(ids.shape, shape, strict=True))
+    )
+    if not fits or (ids.size and ids.dtype.kind not in "iu"):
+        wanted = "" if shape is None else f" ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+        what = f"expected integer ids{wanted}, got {ids.dtype} of shape {ids.shape}"
+        raise ValueError(f"{name}: {what}; `Vocabulary.encode` makes them of words")
+    return ids
+
+
 def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.0) -> float:
     """Perplexity of tokens (N,) under word frequencies alone, without context: the floor of ignorance.
 
@@ -165,7 +188,8 @@ def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.
     `vocabulary.counts`; smoothing 1 is Laplace's rule, which leaves no word impossible.
     Raises ValueError for bad counts or ids, and where a word with probability 0 occurs.
     """
-    p = np.asarray(train_counts, np.float64) + number("smoothing", smoothing, low=0)
+    p = np.asarray(unmasked("train_counts", train_counts), np.float64) + number("smoothing", smoothing, low=0)
+    tokens = integers("tokens", tokens, ("N",))
     if p.ndim != 1 or not len(p) or np.min(train_counts) < 0 or not len(tokens):
         raise ValueError(f"train_counts: expected (V,), none negative, got {p.shape}; tokens: expected any")
     tallies = _tally((tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)), len(p))
@@ -183,7 +207,7 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
     Of the N - 1 pairs (token, next token) each comes once; under `batch` are left over (none for batch 1).
     tokens are not copied: a memory-mapped array stays on disk. Raises ValueError for under batch + 1 tokens.
     """
-    batch, steps = count("batch", batch), count("steps", steps)
+    tokens, batch, steps = integers("tokens", tokens, ("N",)), count("batch", batch), count("steps", steps)
     columns = (len(tokens) - 1) // batch
     if columns < 1:
         raise ValueError(f"tokens: expected over {batch}, got {len(tokens)}; use a smaller batch")

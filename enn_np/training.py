@@ -5,6 +5,8 @@
 Keras' rules throughout, so that its users find what they expect and the paper's protocol can be replayed.
 """
 
+import functools
+import inspect
 import sys
 import zlib
 from contextlib import nullcontext, suppress
@@ -22,7 +24,30 @@ WIDTH = 60  # columns of a bar or a line
 BAR = "{desc} {bar} {n_fmt}/{total_fmt} {remaining}{postfix}"
 LOST = suppress(OSError, ValueError, AttributeError)  # a stream that is closed, or piped into `head`, or none at all
 
+# What Keras, PyTorch or scikit-learn > this library call an argument.
+OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs input_dim>inputs
+num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding lr>learning_rate
+verbose>progress progress>verbose validation_split>validation validation_data>validation random_state>seed
+restore_best_weights>restore_best min_lr>min_learning_rate"""
+OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())
 
+
+def translated(function):
+    """Decorator: where an argument has another library's name, the TypeError says what it is called here."""
+    ours = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def called(*arguments, **settings):
+        for name in settings:
+            if name not in ours and (own := OTHER_NAMES.get(name)) in ours:
+                got = " ".join(repr(settings[name])[:40].split())
+                raise TypeError(f"{name}: it is called {own} here, got {name}={got}; write {own}=")
+        return function(*arguments, **settings)
+
+    return called
+
+
+@translated
 def fit(
     model,
     x,
@@ -60,6 +85,8 @@ def fit(
     epochs, batch_size = checks.count("epochs", epochs), checks.count("batch_size", batch_size)
     x, y, mask, validation = _split_validation(model, x, y, mask, validation)
     optimizer = Adam() if optimizer is None else optimizer
+    if validation is not None:
+        model.counts(validation[0], validation[2], "validation mask")
     monitor, seed = "loss" if validation is None else "val_loss", checks.count("seed", seed, low=0)
     settings = {"batch_size": batch_size, "seed": seed}
     if checkpoint is not None:
@@ -77,28 +104,27 @@ def fit(
 class Shuffled:
     """What `fit` does in an epoch: all sequences once, in a new order, in batches.
 
-    The four methods are all that `run_epochs` asks of the work of an epoch; `LanguageModel.fit_stream` has another.
+    Methods, size and unit are all that `run_epochs` asks of an epoch's work; `LanguageModel.fit_stream` has another.
     """
-
-    unit = " seq"
 
     def __init__(self, model, x, y, mask, batch_size):
         self.model, self.x, self.y, self.mask, self.batch_size = model, x, y, mask, batch_size
-        self.size = len(x)
+        self.counts, self.unit = model.counts(x, mask), model.unit
+        self.size, self.rows = int(self.counts.sum()), np.flatnonzero(self.counts)  # rows that count
 
     def begin(self, rng):
         """The arrays that go from batch to batch."""
-        return {"order": rng.permutation(self.size)}
+        return {"order": rng.permutation(self.rows)}
 
     def check(self, path, carry):
         """Raise ValueError unless the arrays `carry`, from the file `path`, can be those of this work."""
         check_arrays(path, self.begin(np.random.default_rng()), carry, "pass/carry/")
-        if not (np.sort(carry["order"]) == np.arange(self.size)).all():
+        if not (np.sort(carry["order"]) == self.rows).all():
             raise ValueError(f"{path}: pass/carry/order does not name every sequence once; use another copy")
 
     def batches(self, carry, start):
         """Batches from number `start` on: rows picked by index, so that the data set is never copied."""
-        for i in range(start * self.batch_size, self.size, self.batch_size):
+        for i in range(start * self.batch_size, len(self.rows), self.batch_size):
             yield carry["order"][i : i + self.batch_size]
 
     def learn(self, rows, carry, rng):
@@ -107,12 +133,15 @@ class Shuffled:
         mask = None if self.mask is None else model.time_major(self.mask[rows])
         y = array_module(model.params["head.W"]).asarray(self.y[rows])
         metrics, grads = model.loss_and_grads(model.time_major(self.x[rows]), y, rng, mask)
-        sums = {name: metrics[name] * len(rows) for name in ("loss", "penalty") if name in metrics}
-        return len(rows), metrics | sums, grads, carry
+        count = int(self.counts[rows].sum())
+        return count, add({}, metrics, count), grads, carry
 
-    def means(self, totals, seen):
-        """The numbers of an epoch."""
-        return {name: float(value) / seen for name, value in totals.items()}
+
+def add(totals, metrics, count):
+    """Add a batch's numbers to sums, `totals`: loss and penalty are means over `count`, metrics are sums already."""
+    for name, value in metrics.items():
+        totals[name] = totals.get(name, 0) + (value * count if name in ("loss", "penalty") else value)
+    return totals
 
 
 def run_epochs(training, callbacks, work, validate=None, verbose="auto"):
@@ -153,7 +182,7 @@ def _epoch(training, work, validate, verbose):
     title = f"{getattr(training.model, 'title', 'epoch')} {training.epoch + 1}/{training.epochs}"
     with Bar(work.size, title, work.unit, verbose, part.seen) as bar:
         _learn(training, work, part, bar)
-        logs = work.means(part.totals, part.seen)
+        logs = training.model.scores(part.totals, part.seen)
         if validate is not None:
             logs |= {f"val_{name}": value for name, value in validate().items()}
         training.check_finite(logs)

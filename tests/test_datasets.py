@@ -440,6 +440,30 @@ def test_standardize_grey_images_and_constants():
     assert (np.abs(datasets.Standardize.fit(constant, "feature").transform(constant)) < 1e-6).all()
 
 
+@pytest.mark.parametrize("spread", [100.0, 1.0, 1e-3])
+@pytest.mark.parametrize("offset", [1.7e9, -1.7e9, 0.0])
+@pytest.mark.parametrize("shape", [(200, 3), (200, 4, 3)])
+def test_scaling_subtracts_before_it_rounds(spread, offset, shape):
+    """Time stamps: a float32 around 1.7e9 knows steps of 128."""
+    draw = np.random.default_rng(0).uniform(0, spread, shape)
+    x = offset + draw
+    standard = datasets.Standardize.fit(x, "feature").transform(x)
+    want = (x - x.mean(0)) / x.std(0)
+    assert standard.dtype == np.float32
+    np.testing.assert_allclose(standard, want, atol=1e-5)
+    ranged = datasets.MinMax.fit(x).transform(x)
+    assert ranged.dtype == np.float32
+    np.testing.assert_allclose(ranged, (x - x.min(0)) / np.ptp(x, 0), atol=1e-6)
+
+
+def test_pixels_are_scaled_to_the_bit_as_ever():
+    """Stored results were made so: uint8 in float32, unit, shift and scale one after the other."""
+    x = np.random.default_rng(0).integers(0, 256, (50, 4, 5, 3), np.uint8)
+    for scaling in (datasets.MinMax.fit(x), datasets.Standardize.fit(x), datasets.Standardize.fit(x, "feature")):
+        want = (x / np.float32(255) - scaling.shift.astype(np.float32)) / scaling.scale.astype(np.float32)
+        assert scaling.transform(x).tobytes() == want.astype(np.float32).tobytes()
+
+
 @pytest.mark.parametrize("kind", [datasets.MinMax, datasets.Standardize])
 def test_scaling_refuses_what_is_no_data(kind):
     good = np.ones((4, 3, 2), np.float32)

@@ -169,6 +169,29 @@ def test_vocabulary_speaks_both_ways():
             Vocabulary(names, counts)
 
 
+@pytest.mark.parametrize("packing", ["", ".xz"])
+def test_a_byte_order_mark_is_no_part_of_a_word(tmp_path, packing, monkeypatch):
+    """Editors on Windows begin a text with it, and the first word was another one."""
+    mark = "\ufeff"
+    marked = {name: mark + text.lstrip() for name, text in FILES.items()}  # the mark stands at a word
+    assert is_right(load(write(tmp_path / "one", marked, packing)))
+    monkeypatch.setattr(reader, "CHUNK", 1)  # the mark's bytes come one by one
+    assert is_right(load(write(tmp_path / "two", marked, packing)))
+    within = {**FILES, "wiki.train.tokens": f"a b\nc {mark}d\n"}  # elsewhere it is a character like others
+    assert f"{mark}d" in load(write(tmp_path / "three", within)).vocabulary.ids
+
+
+def test_lists_of_ids_are_read_as_arrays():
+    """`stream_batches([1, 2, 3])` ended in words about an attribute of a list."""
+    tokens = [0, 1, 2, 1, 0]
+    for found, wanted in zip(stream_batches(tokens, 2, 1), stream_batches(np.array(tokens), 2, 1), strict=True):
+        assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
+    assert unigram_perplexity([2, 2, 1], tokens) == unigram_perplexity(np.array([2, 2, 1]), np.array(tokens))
+    vocabulary = Vocabulary(iter(["the", "<unk>"]), [5, 2])
+    assert vocabulary.encode(iter(["the"])).tolist() == vocabulary.encode(np.array(["the"])).tolist() == [0]
+    assert vocabulary.decode([]) == [] and vocabulary.encode([]).shape == (0,)
+
+
 # Damaged files
 
 

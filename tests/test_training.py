@@ -25,6 +25,7 @@ from enn_np import (
     EarlyStopping,
     Engram,
     LanguageModel,
+    Model,
     ReduceOnPlateau,
     Regressor,
     fit,
@@ -41,7 +42,8 @@ WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4))
 class Scripted:
     """A model whose validation losses are given and whose only weight counts the epochs."""
 
-    metrics, cells, tapes = ("accuracy",), (), ()
+    metrics, cells, tapes, unit = ("accuracy",), (), (), " seq"
+    counts, scores = Model.counts, Model.scores
 
     def __init__(self, val_losses, val_accuracies=None):
         self.params = {"epoch": np.zeros(1), "head.W": np.zeros(1)}
@@ -274,7 +276,7 @@ def test_no_two_draws_of_a_seed_share_their_numbers(monkeypatch):
         first["fit_stream", seed] = caught.value.args[0].random(4)
         first["inference", seed] = model._inference_rng().random(4)
         with monkeypatch.context() as patch, pytest.raises(Drawn) as caught:
-            patch.setattr("enn_np.language.draws", lambda *given: Asked(draws(*given)))
+            patch.setattr("enn_np.language.draws", lambda *given: Asked(draws(*given).bit_generator))
             model.sample(ids[:2], 1)
         first["sample", seed] = caught.value.args[0].random(4)
     numbers = np.concatenate([*first.values()])
@@ -285,14 +287,11 @@ class Drawn(Exception):
     """The generator that a batch was handed."""
 
 
-class Asked:
+class Asked(np.random.Generator):
     """A generator that is seen when a word is drawn."""
 
-    def __init__(self, rng):
-        self.rng = rng
-
     def choice(self, *given, **named):
-        raise Drawn(self.rng)
+        raise Drawn(self)
 
 
 @pytest.mark.parametrize("kind", ("engram", "binding"))
