@@ -5,12 +5,15 @@ gradcheck (why to believe them); then binding (a memory that binds), window (one
 Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
+import importlib
+import pkgutil
+
 from .answers import StepClassifier
 from .binding import Binding
 from .bptt import Tape, run, run_back
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN, Cell
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, register
 from .engram import Engram, EngramState
 from .language import LanguageModel
 from .learned import LearnedEngram
@@ -18,10 +21,25 @@ from .models import Classifier, Model, Regressor, load
 from .optim import SGD, Adam
 from .session import History
 from .stream import Stream
-from .training import fit
+from .training import fit, translated
 from .window import Window
 
 __version__ = "0.1.0"
+for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
+    _kind.__init__ = translated(_kind.__init__)
+_modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")}
+
+
+def __getattr__(name):
+    """Modules, such as `enn_np.datasets`, when they are first asked for."""
+    if name in _modules:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return [*globals(), *_modules]
+
 
 __all__ = [
     "GRU",
@@ -49,6 +67,7 @@ __all__ = [
     "Window",
     "fit",
     "load",
+    "register",
     "run",
     "run_back",
 ]

@@ -15,18 +15,19 @@ Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
 """
 
 import copy
-from dataclasses import asdict, dataclass, field, replace
+import warnings
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import checks
-from .backend import Workspace, array_module, empty
+from .backend import Workspace, array_module
 from .binding import Binding
 from .bptt import Tape, at, hold, run, run_back
 from .device import to_numpy
-from .engram import Engram, EngramState
+from .engram import Engram
 from .learned import LearnedEngram
 from .models import Classifier, Regressor
 from .ops import read, relu
@@ -61,8 +62,8 @@ def written_by(cell, tape, t):
     steps; and clipped (B, H), what the clip took away: zero, up to rounding, while it is not active. They add up to the
     trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
     At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
-    Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has
-    served another run since, and ValueError for a t that is not one of its steps.
+    Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
+    another run since, and ValueError for a t that is not one of its steps, or where the cell writes in another way.
     """
     if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
         got = f"{type(cell).__name__} and {type(tape).__name__}"
@@ -87,9 +88,17 @@ def written_by(cell, tape, t):
     noise = xp.zeros_like(steps) if e.noise is None else fade * (a[t] @ e.noise[:t])
     left = ((1 - cell.hebbian_rate) ** live.sum(0)).astype(a.dtype)[:, None]
     A = cell.traces(tape)
-    start = cell.trace_scale * left * read(a[t], A[0])
-    whole = cell.trace_scale * read(a[t], A[t])
-    return {"start": start, "steps": steps, "noise": noise, "clipped": whole - start - steps.sum(0) - noise.sum(0)}
+
+    def clipped():  # whether the trace is (9) step by step, so that only the clip can have taken what is missing
+        D = a[:t, ..., None] * e.z[:t, :, None] if each else (a[:t] * share[..., None]).swapaxes(1, 2) @ e.z[:t]
+        D = D if e.noise is None else D + (e.noise[:t, None] if each else e.noise[:t])
+        new = A[:t] + cell.hebbian_rate * (D - A[:t])
+        new = new if cell.trace_clip is None else new.clip(-cell.trace_clip, cell.trace_clip)
+        wrong = abs(xp.where(live[..., None, None] if each else live[..., None], new, A[:t]) - A[1 : t + 1])
+        return (wrong <= ROUNDING * np.finfo(a.dtype).eps * (abs(A).max() + abs(e.z).max())).all()
+
+    start, whole = cell.trace_scale * left * read(a[t], A[0]), cell.trace_scale * read(a[t], A[t])
+    return _summed(cell, t, whole, start, steps, noise, clipped)
 
 
 def _bound_by(cell, tape, t, live):
@@ -103,8 +112,20 @@ def _bound_by(cell, tape, t, live):
     overlap *= xp.eye(batch, dtype=w.dtype) if each else 1
     A = cell.traces(tape)
     steps, start = overlap @ tape.e.v[:t], read(k.a[t] * since[0], A[0])
-    rest = read(k.a[t], A[t]) - start - steps.sum(0)
-    return {"start": start, "steps": steps, "noise": xp.zeros_like(steps), "clipped": rest}
+    return _summed(cell, t, read(k.a[t], A[t]), start, steps, xp.zeros_like(steps))
+
+
+ROUNDING = 1000  # units in the last place
+
+
+def _summed(cell, t, whole, start, steps, noise, clipped=lambda: False):
+    """The parts of `written_by` and what is missing to the whole: rounding, or what the clip took away."""
+    rest = whole - start - steps.sum(0) - noise.sum(0)
+    size = abs(start) + abs(steps).sum(0) + abs(noise).sum(0)
+    if not (abs(rest) <= ROUNDING * np.finfo(rest.dtype).eps * size.max()).all() and not clipped():
+        short = f"what the steps before t = {t} wrote misses the recall by {float(abs(rest).max()):.2g}"
+        raise ValueError(f"cell: expected the tape's own, writing as the equations do, got a {_kind(cell)}: {short}")
+    return {"start": start, "steps": steps, "noise": noise, "clipped": rest}
 
 
 def ablations(model, x, y, batch_size=128, seed=0, mask=None):
@@ -113,7 +134,8 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     x (n, T, D), y (n,). "intact"; "trace off": alpha = 0; "trace frozen": nothing is written, every sequence reads the
     mean of the traces that the batches of x leave; "slots shuffled": each slot reads the trace of another; "entries
     shuffled": the same numbers, anywhere. Shuffled traces are written as ever, `seed` draws the order. Where the intact
-    trace is no better than these, what it recalls does not matter to the decision.
+    trace is no better than these, what it recalls does not matter to the decision. A cell of your own class, derived
+    from Engram, stays of it; ValueError where it cannot be built with other settings, or writes by a step of its own.
     """
     model, layer = _quiet(model)
     x, y, mask = model.check_data(x, y, mask)
@@ -125,22 +147,25 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     mean = np.mean([A if A.ndim == 2 else A.mean(0) for A in left], axis=0)
     variants = {
         "intact": cell,
-        "trace off": replace(cell, trace_scale=0),
-        "trace frozen": _Frozen(**asdict(cell) | {"hebbian_rate": 0}, start=mean),
-        "slots shuffled": _Shuffled(**asdict(cell), order=rng.permutation(entries)),
-        "entries shuffled": _Shuffled(**asdict(cell), order=rng.permutation(entries.ravel())),
+        "trace off": _changed(cell, trace_scale=0),
+        "trace frozen": _changed(cell, _Frozen, mean, hebbian_rate=0),
+        "slots shuffled": _changed(cell, _Shuffled, rng.permutation(entries).ravel()),
+        "entries shuffled": _changed(cell, _Shuffled, rng.permutation(entries.ravel())),
     }
     return {name: _with(model, layer, other).evaluate(x, y, batch_size, mask) for name, other in variants.items()}
 
 
 def slot_ablation(model, x, y, batch_size=128, mask=None):
     """Loss and metrics without one slot, {"loss": (N,), ...}: entry n is that of the network with N - 1 slots that is
-    left without slot n. Raises ValueError where there is but one slot."""
+    left without slot n. Raises ValueError where there is but one slot, or more to a slot than its row of the bank."""
     model, layer = _quiet(model)
     cell, M = model.cells[layer], model.params[f"{layer}.M"]
     if cell.slots == 1:
         raise ValueError("model: its only memory slot cannot be left out; expected at least 2 slots")
-    fewer = replace(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
+    fewer = _changed(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
+    for name, value in fewer.init(np.random.default_rng(0), len(model.params[f"{layer}.W_z"])).items():
+        if name != "M" and value.shape != model.params[f"{layer}.{name}"].shape:
+            raise ValueError(f"model: {name} of its {_kind(cell)} depends on the slots; only rows of M can be left out")
     rest = [array_module(M).asarray(np.delete(np.arange(cell.slots), slot)) for slot in range(cell.slots)]
     models = [_with(model, layer, fewer, M=M[slots]) for slots in rest]
     scores = [each.evaluate(x, y, batch_size, mask) for each in models]
@@ -159,9 +184,12 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     picked = xp.arange(len(x)), xp.asarray(target)
     mask = None if mask is None else model.time_major(mask)
     tape = model.run_cells(model.time_major(x), mask=mask)[2][layer]
-    brought = integration_parts(params, cell.record(params, tape))[part]
+    parts, c = integration_parts(params, cell.record(params, tape)), tape.kept.c
+    if not abs(relu(sum(parts.values())) - c).max() <= 1e-3 * c.max():
+        raise ValueError(f"model: its {_kind(cell)} does not integrate as (6) says, so that no part can be taken away")
+    brought = parts[part]
+    states = tape.states
     whole = _outputs(model, tape.states.h[1:], layer, mask)[picked]
-    states = EngramState(tape.states.h, cell.traces(tape))
     changes = xp.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
         without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
@@ -176,31 +204,48 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     return to_numpy(changes)
 
 
-@dataclass(frozen=True)
-class _Frozen(Engram):
-    """An Engram cell that starts from the trace `start` (N, H)."""
+def _changed(cell, kin=None, told=None, **settings):
+    """`cell` with other settings, of the reader's own class; kin: methods to go before those of that class, which
+    find what they are `told`. ValueError if the class cannot be built from its fields."""
+    kind = type(cell)
+    given = {each.name: getattr(cell, each.name) for each in fields(cell) if each.init}
+    try:
+        if repr(vars(kind(**given))) != repr(vars(cell)):
+            raise ValueError("built again from its fields it is another one")
+        changed = (type(kind.__name__, (kin, kind), {}) if kin else kind)(**given | settings)
+    except (TypeError, ValueError) as error:
+        remedy = "make the class a dataclass whose fields are all its settings"
+        raise ValueError(f"model: its {_kind(cell)} cannot be built with {settings}: {error}; {remedy}") from None
+    object.__setattr__(changed, "told", told)
+    return changed
 
-    start: Any = field(default=None, compare=False)  # an array has no hash
+
+def _kind(cell):
+    return f"cell of class {type(cell).__name__}"
+
+
+class _Frozen:
+    """What makes a cell start from the trace (N, H) that it is told."""
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         state = super().initial_state(batch, dtype, rng, xp)
-        state.A[...] = xp.asarray(self.start)
+        state.A[...] = xp.asarray(self.told)
         return state
 
 
-@dataclass(frozen=True)
-class _Shuffled(Engram):
-    """An Engram cell that reads the N * H entries of its trace in another `order`, and writes them as ever."""
-
-    order: Any = field(default=None, compare=False)
+class _Shuffled:
+    """What makes a cell read the N * H entries of its trace in the order that it is told, and write them as ever."""
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
-        order = array_module(state.A).asarray(self.order.ravel())
+        order = array_module(state.A).asarray(self.told)
         A = state.A.reshape(*state.A.shape[:-2], -1)[..., order].reshape(state.A.shape)
-        super().step(params, e, EngramState(state.h, A), k)
+        after, k = super().step(params, e, state._replace(A=A), k)
+        wrote = after.A.copy()
+        self._write(k, e, A)
+        if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
+            raise ValueError(f"model: its {_kind(self)} writes by its step, not by _write: no trace can be shuffled")
         self._write(k, e, state.A)  # anew, into the trace as it was
-        return EngramState(k.h, k.A), k
+        return after._replace(A=k.A), k
 
 
 class IntegratedGradients(NamedTuple):
@@ -223,6 +268,8 @@ def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance
     run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece fail most to
     add up to the difference of outputs between its ends, until the whole is complete to the relative `tolerance`: a
     thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where lengths are small.
+    Where the output jumps on the way, as slots change by "top_k" or a code vanishes, no path is complete: a
+    RuntimeWarning says what is missing, as `residual` does of each sequence.
     """
     tolerance, nodes = checks.number("tolerance", tolerance, above=0), checks.count("nodes", nodes)
     model, layer, x, target, mask = alone(model, x, target, mask)
@@ -233,11 +280,19 @@ def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance
     for i, (start, way, trace, out) in enumerate(zip(baseline, x - baseline, A, target, strict=True)):
         along = partial(_along, model, layer, out, start, way, trace, None if mask is None else mask[i])
         found.append(_integrate(along, (way, trace), tolerance, nodes))
-    return IntegratedGradients(*(np.stack(part) for part in zip(*found, strict=True)))
+    *parts, missed = (np.stack(part) for part in zip(*found, strict=True))
+    found = IntegratedGradients(*parts)
+    if missed.any():
+        worst = (abs(found.residual) * missed).argmax()
+        of = f"residual {found.residual[worst]:.2g} of a difference of {found.difference[worst]:.2g}"
+        what = f"{missed.sum()} of {len(x)} attributions do not add up: {of}, tolerance = {tolerance:g}"
+        why = "where the output jumps on the way, by top_k or codes that vanish, take softmax, a trained network or"
+        warnings.warn(f"{what}; {why} another baseline", RuntimeWarning, stacklevel=2)
+    return found
 
 
 def _integrate(along, ways, tolerance, nodes):
-    """The four parts of IntegratedGradients for one sequence."""
+    """The four parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
     first, last = along(np.array([0.0, 1.0]))
     size, noise = abs(first) + abs(last), 100 * np.finfo(first.dtype).eps
     allowed = max(tolerance * abs(last - first), tolerance * 1e-6 * size, noise * size)
@@ -253,7 +308,8 @@ def _integrate(along, ways, tolerance, nodes):
         new = _pieces(along, ways, np.concatenate((low, middle)), np.concatenate((middle, high)), nodes)
         done = _Pieces(*(np.concatenate((old[~cut], part)) for old, part in zip(done, new, strict=True)))
     x, A = done.x.sum(0), done.A.sum(0)
-    return x, A, last - first, last - first - x.sum() - A.sum()
+    residual = last - first - x.sum() - A.sum()
+    return x, A, last - first, residual, abs(residual) > allowed
 
 
 class _Pieces(NamedTuple):
@@ -302,8 +358,12 @@ def _quiet(model):
     if not layers:
         raise ValueError("model: expected one with an Engram cell, got none; only Engram has a memory to look into")
     cell = model.cells[layers[0]]
-    cell = cell.settled(model.layer_params(layers[0])) if isinstance(cell, LearnedEngram) else cell
-    return _with(model, layers[0], replace(cell, store="dense")), layers[0]  # steps are taken by themselves
+    if isinstance(cell, LearnedEngram):
+        if type(cell) is not LearnedEngram:
+            raise ValueError(f"model: its {_kind(cell)} cannot be settled; derive it from Engram")
+        cell = cell.settled(model.layer_params(layers[0]))
+    # Steps are taken by themselves here, and change the trace that they read: it has to be an array.
+    return _with(model, layers[0], replace(cell, store="dense") if cell.is_listed() else cell), layers[0]
 
 
 def _with(model, layer, cell, **params):
@@ -324,7 +384,7 @@ def alone(model, x, target=None, mask=None):
     model, layer = _quiet(model)
     # What explains is the whole derivative, whatever training left out of it.
     changed = {"trace": "sample", "trace_gradient": True}
-    model.cells = tuple(replace(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
+    model.cells = tuple(_changed(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
     x, _, mask = model.check_data(x, None, mask)
     target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
     return model, layer, x, checks.class_labels("target", target, (len(x),), model.outputs), mask

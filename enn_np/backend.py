@@ -49,6 +49,10 @@ class Workspace:
         self.runs = 0
         keep_freed_memory()
 
+    def __getstate__(self):
+        """A copy, by `pickle` or `copy`, has its own arrays to come; tapes bring theirs along."""
+        return {**vars(self), "_arrays": {}}
+
     def empty(self, name, shapes, like, lead=()):
         """As the function `empty`, but the arrays of an earlier call with this name, if they fit."""
         key = (type(shapes), tuple(shapes), tuple(lead), like.dtype, array_module(like))

@@ -4,10 +4,12 @@
     results/rates/mnist-sound-gru.json   sound protocol: the learning rates tried, and the one chosen on validation
     results/runs/mnist-sound-gru-3/      while it lasts: checkpoint and lock; then the model (not committed)
 
+A run that leaves the finite numbers has a result, too, which says so; the others go on.
 Whatever is cut off, the same command goes on: finished runs are skipped, others taken up from their checkpoints. Two
 such commands share the work, because a run that another process has is left to it.
 """
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from . import checks, protocols, storage, wikitext
 from .checkpoint import differ
 from .device import device_module
 from .processes import in_processes, mine
-from .protocols import folder, read_json, write_json
-from .variants import names
+from .protocols import folder, read_json, tell, write_json
+from .session import Diverged
+from .variants import check, names
 
 RESULTS = "data/results"
 SEEDS = {"paper": 5, "sound": 5, "ablation": 3}
@@ -26,7 +29,7 @@ SEARCH = {"mnist": {"epochs": 2}, "cifar10": {"epochs": 3}, "regression": {"epoc
 SEARCH |= {name: {"epochs": 1, "limit": 672_001} for name in wikitext.NAMES}
 
 
-def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, device="cpu", say=print, **shorter):
+def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, device="cpu", say=tell, **shorter):
     """Run what is missing. Returns how many runs failed.
 
     name, protocol: see `variants.names`. seeds: so many, 0 first (`SEEDS` if None), 0 to choose learning rates only;
@@ -35,7 +38,7 @@ def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, 
     folder. Raises ValueError or TypeError before any work.
     """
     known = names(name, protocol)
-    models = [checks.choice("models", model, known) for model in (known if models is None else models)]
+    models = [check("models", name, protocol, model) for model in (known if models is None else models)]
     seeds = checks.count("seeds", SEEDS[protocol] if seeds is None else seeds, low=0)
     jobs = checks.count("jobs", jobs)
     shorter = {key: value for key, value in shorter.items() if value is not None}
@@ -55,7 +58,9 @@ def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, 
     failed = 0
     for work, tasks in ((search, searches), (run_one, missing)):
         named = {"-".join(str(part) for part in task[:4] if isinstance(part, str | int)): task for task in tasks}
-        failed += in_processes(work, {name: (*task, jobs == 1) for name, task in named.items()}, jobs, say)
+        failed += in_processes(
+            work, {name: (*task, "auto" if jobs == 1 else 0) for name, task in named.items()}, jobs, say
+        )
     return failed
 
 
@@ -79,7 +84,7 @@ def run(name, model, protocol, seed, out, **settings):
 # Each of the following works in a process of its own, and returns what to tell.
 
 
-def run_one(name, protocol, model, seed, results, device, shorter, progress=False):
+def run_one(name, protocol, model, seed, results, device, shorter, verbose=0):
     """One run, from its checkpoint if it has one; its summary becomes the result file."""
     path = result_path(results, name, protocol, model, seed)
     work = folder(Path(results) / "runs" / path.stem)
@@ -93,8 +98,16 @@ def run_one(name, protocol, model, seed, results, device, shorter, progress=Fals
             return "another process has it"
         if path.exists():
             return "another process did it"
-        saving = {"progress": progress, "resume": True, "device": device}
-        summary = run(name, model, protocol, seed, work, **saving, **shorter, **rate)
+        saving = {"verbose": verbose, "resume": True, "device": device}
+        try:
+            summary = run(name, model, protocol, seed, work, **saving, **shorter, **rate)
+        except Diverged as error:
+            what = {"benchmark": name, "protocol": protocol, "model": model, "seed": seed}
+            what["training"] = settings_of(name, protocol, model, {**shorter, **rate})
+            found = protocols.diverged(what, error, device)
+            write_json(path, found)
+            (work / "checkpoint.npz").unlink(missing_ok=True)  # it would diverge again
+            return f"diverged, and is not tried again: {found['why']}"
         if summary["stopped"] == "interrupted":
             return "interrupted"
         if seed == 0 and model == "engram" and (name in protocols.PAPER) and (work / "trace.npz").exists():
@@ -105,7 +118,7 @@ def run_one(name, protocol, model, seed, results, device, shorter, progress=Fals
     return f"test {kind} {summary[f'test_{kind}']:.4g}, {summary['seconds'] / 60:.1f} minutes"
 
 
-def search(name, protocol, model, results, device, shorter, progress=False):
+def search(name, protocol, model, results, device, shorter, verbose=0):
     """Choose a learning rate by validation loss, with seed 0; the test part is never looked at."""
     path = _rate_path(results, name, protocol, model)
     with storage.lock(folder(Path(results) / "runs") / f".rate-{path.stem}.lock"):  # waits for another process' search
@@ -117,25 +130,23 @@ def search(name, protocol, model, results, device, shorter, progress=False):
         what = {"benchmark": name, "protocol": protocol, "model": model, "seed": 0}
         what["training"] = settings_of(name, protocol, model, sizes) | {"learning_rate": None}
         found = {**what, "validation_loss": {}, "learning_rate": None, "machine": protocols.machine(device)}
-        found = read_json(path) if path.exists() else found
+        found = _searched(path) or found
         differ(path, what, {key: found.get(key) for key in what})
         tried = found["validation_loss"]
         for rate in _grid(name):
             if f"{rate:g}" not in tried:
                 one = {**what, "training": what["training"] | {"learning_rate": rate}}
-                tried[f"{rate:g}"] = _validation_loss(one, device, progress)
+                tried[f"{rate:g}"] = _validation_loss(one, device, verbose)
                 write_json(path, found)
-        finite = {rate: loss for rate, loss in tried.items() if loss is not None}
-        if not finite:
-            raise ValueError(f"learning_rate: none of {', '.join(tried)} keeps {model} finite; try lower ones")
-        best = min(finite, key=finite.get)
+        # Where none stays finite: the lowest, at which the runs then are recorded as diverged.
+        best = min(tried, key=lambda rate: (math.inf if tried[rate] is None else tried[rate], float(rate)))
         write_json(path, found | {"learning_rate": float(best)})
     return f"learning rate {best}, of validation losses {tried}"
 
 
-def _validation_loss(what, device, progress):
+def _validation_loss(what, device, verbose):
     """The lowest validation loss of a short run, None if it left the finite numbers."""
-    saving = {"progress": progress, "checkpoint": None, "resume": False}
+    saving = {"verbose": verbose, "checkpoint": None, "resume": False}
     try:
         if what["benchmark"] in wikitext.NAMES:
             history = wikitext.learn(what, device, **saving)[1]
@@ -143,9 +154,7 @@ def _validation_loss(what, device, progress):
             name, protocol, model, seed, training = what.values()
             data, network, frozen = protocols.prepared(name, protocol, model, seed, training["limit"], device)
             history, _ = protocols.learn(network, data, seed, training, frozen=frozen, **saving)
-    except ValueError as error:
-        if not str(error).startswith("learning_rate: "):
-            raise
+    except Diverged:
         return None
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
@@ -158,9 +167,16 @@ def _rate_path(results, name, protocol, model):
 
 def _rate(name, protocol, model, results):
     """The learning rate that `search` chose, None if it has not yet, or not among all of the grid."""
-    path = _rate_path(results, name, protocol, model)
-    found = read_json(path) if path.exists() else {"validation_loss": {}}
+    found = _searched(_rate_path(results, name, protocol, model)) or {"validation_loss": {}}
     return found["learning_rate"] if found["validation_loss"].keys() >= {f"{rate:g}" for rate in _grid(name)} else None
+
+
+def _searched(path):
+    """What `search` wrote, None if it has not yet. ValueError, naming the file, where it holds something else."""
+    found = read_json(path) if path.exists() else None
+    if found is not None and not (isinstance(found.get("validation_loss"), dict) and "learning_rate" in found):
+        raise ValueError(f"{path}: holds no search for a learning rate; remove it, or name another --results")
+    return found
 
 
 def _grid(name):

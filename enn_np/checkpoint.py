@@ -5,12 +5,14 @@ same file, its own state: plain values as config["training"], arrays under names
 `enn_np.load` reads both, so that a run that was killed is a usable model too.
 """
 
+import dataclasses
 import json
 import math
 import os
 import time
 import zipfile
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,8 @@ class Checkpoint:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"checkpoint: expected a path or Checkpoint(path), got {path!r}")
         self.path, self.seconds = Path(path), checks.number("seconds", seconds, low=0)
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint: {path} is a folder; name a file, such as {self.path / 'run.npz'}")
         self.last, self._saved = None, -math.inf
 
     @contextmanager
@@ -212,3 +216,67 @@ def _leaves(tree, path=""):
     if items is None:
         return {path: tree}
     return {name: leaf for key, value in items for name, leaf in _leaves(value, f"{path}.{key}".strip(".")).items()}
+
+
+# Models and cells by their names
+
+CELLS, KINDS = {}, {}  # classes of cells and of models by the names that files give them
+
+
+def register(kind):
+    """Class decorator, above @dataclass, for a cell or a `Model` of your own: `load` then finds it by its name.
+
+    Files name classes, they neither hold nor import them. A class defined again, as a notebook does, takes its own
+    place. Raises TypeError for a cell that is no dataclass, ValueError for a name that is taken.
+    """
+    table, name = (KINDS, vars(kind).get("kind")) if hasattr(kind, "check_data") else (CELLS, None)
+    name = name or kind.__name__.lower()
+    if table is CELLS and not dataclasses.is_dataclass(kind):
+        raise TypeError(f"register: expected a dataclass, got {kind!r}; put @dataclass(frozen=True) below it")
+    known = table.setdefault(name, kind)
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(f"register: {name!r} is {known!r}; give {kind!r} another name")
+    table[name] = kind
+    if table is KINDS:
+        kind.kind = name
+    return kind
+
+
+def build(config, room=math.inf):
+    """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument, and
+    for one of more than `room` parameters."""
+    config = dict(config)
+    kind = KINDS[checks.choice("model", config.pop("model", None), tuple(KINDS))]
+    cells = []
+    for settings in config.pop("cells", ()):
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        cell = CELLS[checks.choice("cell", settings.pop("kind", None), tuple(CELLS))]
+        cells.append(_construct(cell, settings))
+    if "outputs" in config:
+        config[kind.width] = config.pop("outputs")
+    ours = all(each.__module__.startswith(f"{__package__}.") for each in (kind, *map(type, cells)))
+    if ours and (least := _least_size(cells, config)) > room:
+        raise ValueError(f"its configuration asks for {least:,} parameters or more, the file holds {room:,} numbers")
+    return _construct(kind, {"cells": cells, **config})
+
+
+def _least_size(cells, config):
+    """A lower bound of a model's parameters, from what is yet unchecked: no file may ask for memory that it is not."""
+    size = {name: value for name, value in config.items() if isinstance(value, int)}
+    V, E = size.get("vocabulary_size", 0), size.get("embedding", 1)
+    inner = sum(cell.hidden * (cell.hidden + getattr(cell, "slots", 0)) for cell in cells)
+    below = [size.get("inputs", E), *(cell.hidden for cell in cells)]
+    links = sum(low * cell.hidden for low, cell in zip(below, cells, strict=False))
+    # An adaptive head is as wide as the last cell for its frequent words only; the rest is bounded by V and cutoffs.
+    cutoffs = [each for each in config.get("cutoffs") or () if isinstance(each, int)]
+    ends, words = [*cutoffs, V], (cutoffs[0] if cutoffs else V) * below[-1]
+    words += sum((high - low) * max(1, below[-1] // 4**i) for i, (low, high) in enumerate(pairwise(ends), 1))
+    table = 0 if config.get("tied") else V * E
+    return inner + links + table + words + size.get("classes", size.get("outputs", 0)) * below[-1]
+
+
+def _construct(kind, settings):
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None

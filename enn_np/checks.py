@@ -9,6 +9,14 @@ import numpy as np
 from .backend import array_module
 
 
+def unmasked(name, value):
+    """`value`, if none of its entries is masked: `np.asarray` and products forget that without a word."""
+    if np.ma.is_masked(value):
+        remedy = f"leave them out or use {name}.filled(0), and mark padded steps by False in `mask`"
+        raise ValueError(f"{name}: expected every entry to count, got a masked array with masked ones; {remedy}")
+    return value
+
+
 def float_array(name, value, shape, dtype=None, finite=True):
     """`value` if it is a finite float array of `shape`, where a letter stands for a size that may be anything >= 1.
 
@@ -16,11 +24,11 @@ def float_array(name, value, shape, dtype=None, finite=True):
     Raises TypeError for the kind of array and ValueError for its shape or its contents.
     """
     try:
-        xp = array_module(value)
+        xp = array_module(unmasked(name, value))
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
     if value.dtype not in (np.float32, np.float64):
-        remedy = f"convert it with {name}.astype('float32')"
+        remedy = f"convert it with {name}.astype('float32')" + " / 255" * (value.dtype == np.uint8)  # to 0 to 1
         raise TypeError(f"{name}: expected float32 or float64, got {value.dtype}; {remedy}")
     if dtype is not None and value.dtype != dtype:
         remedy = f"precision is never mixed, convert it with {name}.astype('{np.dtype(dtype)}')"
@@ -40,7 +48,7 @@ def float_array(name, value, shape, dtype=None, finite=True):
 
 def class_labels(name, value, shape, classes):
     """`value` if it is an integer array of `shape` with entries 0 to classes - 1."""
-    value = np.asarray(value)
+    value = np.asarray(unmasked(name, value))
     if value.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')")
     if value.shape != tuple(shape):

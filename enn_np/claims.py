@@ -92,9 +92,8 @@ def table(numbers):
         values = [format(numbers[name][each], form) if each in numbers[name] else "-" for each in NAMES]
         rows.append((claim, words, *values))
     if before:
-        rows += [
-            ("", "... with the epoch before, from epoch 2 on", f"{min(before):.2f} to {max(before):.2f}", "-", "-")
-        ]
+        last = f"{min(before):.2f} to {max(before):.2f}"
+        rows.append(("", "... with the epoch before, from epoch 2 on", last, "-", "-"))
     head = ("claim", "measured", f"after {numbers['epochs']} epochs", "untrained", "random")
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
@@ -133,9 +132,8 @@ def sparsity(traces, statistics, seed=0):
         sizes.plot(small, np.arange(1, A.size + 1) / A.size, ("-", "--", "-.")[i], color=COLORS[i], label=name)
     sizes.axvline(SMALL, color="grey", ls=":")
     sizes.text(SMALL, 0.02, f" {SMALL}", color="dimgrey")
-    sizes.set(
-        xscale="log", xlim=(1e-5, None), title="Entries below a size", xlabel="|A| (no unit)", ylabel="share of entries"
-    )
+    sizes.set(xscale="log", xlim=(1e-5, None), xlabel="|A| (no unit)", ylabel="share of entries")
+    sizes.set_title("Entries below a size")
     sizes.yaxis.set_major_formatter(_percent)
     sizes.legend(frameon=False, handlelength=3)
     epochs = range(len(traces))
@@ -147,12 +145,8 @@ def sparsity(traces, statistics, seed=0):
     slots = np.shape(traces)[1]
     _line(recall, 0, epochs, [each["effective_slots"] for each in statistics], "recall")
     recall.axhline(slots, color="grey", ls=":")
-    recall.set(
-        title=f"Slots per recall, of {slots}",
-        xlabel="epoch (0: untrained)",
-        ylabel="effective slots",
-        ylim=(0, 1.1 * slots),
-    )
+    recall.set(title=f"Slots per recall, of {slots}", xlabel="epoch (0: untrained)", ylabel="effective slots")
+    recall.set_ylim(0, 1.1 * slots)
     for ax in (measure, recall):
         _whole_numbers(ax.xaxis)
     return sizes.figure

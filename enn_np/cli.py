@@ -2,37 +2,78 @@
 
 import argparse
 import sys
+from itertools import groupby
 from pathlib import Path
 
-from . import __version__, checks, storage
+import numpy as np
+
+from . import __version__, checks
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .device import device_module
 from .download import SOURCES, data_folder, fetch, status, verify
-from .protocols import PAPER, folder
+from .protocols import PAPER, mute, tell
+from .storage import spelled_out
 from .variants import MODELS, PROTOCOLS, SHAPES
 
 BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")
 PAGES = ("README.md", "data/results/README.md")
-PEERS = ("torch", "jax", "tensorflow")
 PROTOCOL_HELP = (
     "as published, flaws included; without leaks between samples and sets; or one change a run (%(default)s)"
 )
 TRAIN_FILE = "wiki.train.tokens"
 
 
+def _spelled(names):
+    """What reads a data set's name as others spell it, too: wikitext-2, WikiText2, CIFAR-10."""
+    plain = {name.replace("-", ""): name for name in names}
+    return lambda text: plain.get(text.lower().replace("-", ""), text)
+
+
+NAME = {"type": _spelled(BENCHMARKS), "choices": BENCHMARKS, "help": "data set, downloaded if it is not there"}
+
+
 def main(arguments=None):
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
-    settings = _parser().parse_args(arguments)
     try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough: `| head`
+        mute()
+        return 141  # as a shell reports it
+
+
+def _run(arguments):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        print("enn_np: bench left the package; in a clone it is `python -m tests.bench`", file=sys.stderr)
+        return 2
+    try:
+        settings = _settings(arguments)
         device_module(getattr(settings, "device", "cpu"))  # before any work
         return settings.command(settings) or 0
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (BrokenPipeError, RecursionError):
+        raise
+    except MemoryError as error:
+        print(f"enn_np: not enough memory; ask for less, such as a smaller --limit. {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"enn_np: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("\nenn_np: interrupted", file=sys.stderr)
         return 130
+    return 2
+
+
+def _settings(arguments):
+    """What was asked for; in folders, ~ is the user's home, which a shell leaves as it is in --out=~/x."""
+    settings = _parser().parse_args(arguments)
+    for name, value in vars(settings).items():
+        if name in ("out", "results", "folder", "run") and value is not None:
+            setattr(settings, name, spelled_out(value))
+    return settings
 
 
 def _parser():
@@ -56,7 +97,7 @@ def _parser():
     demo.set_defaults(command=_demo)
 
     train = _command(commands, "train", "one full run of a benchmark")
-    train.add_argument("benchmark", choices=BENCHMARKS, help="data set, downloaded if it is not there")
+    train.add_argument("benchmark", **NAME)
     train.add_argument(
         "--model", default="engram", help=f"network: {', '.join(MODELS)}; sound only: binding (%(default)s)"
     )
@@ -71,7 +112,7 @@ def _parser():
     train.set_defaults(command=_train)
 
     many = _command(commands, "benchmark", "all runs of a benchmark that have no stored result yet")
-    many.add_argument("name", choices=BENCHMARKS, help="data set, downloaded if it is not there")
+    many.add_argument("name", **NAME)
     many.add_argument("--protocol", default="paper", choices=PROTOCOLS, help=PROTOCOL_HELP)
     many.add_argument("--seeds", type=int, help="so many, 0 first (5; 3 for an ablation)")
     many.add_argument("--models", nargs="+", help="networks (all that the protocol has)")
@@ -107,21 +148,10 @@ def _parser():
     report.set_defaults(command=_report)
 
     check = _command(commands, "gradcheck", "compare every hand-written gradient with finite differences")
+    check.add_argument("--all", action="store_true", help="a line for every gradient, not for every cell")
     check.add_argument("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
     _device(check)
     check.set_defaults(command=_gradcheck)
-
-    bench = _command(commands, "bench", "time training steps against other frameworks on this machine")
-    bench.add_argument("--works", nargs="*", help="what to time (everything)")
-    bench.add_argument("--repeats", type=int, default=15, help="timed rounds of each (%(default)s)")
-    bench.add_argument("--threads", type=int, nargs="*", help="numbers of threads (1 2; with a card 1)")
-    for peer in PEERS:
-        bench.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter that has {peer}, if not this one")
-    bench.add_argument("--json", metavar="FILE", help="write the rows here")
-    bench.add_argument("--chart", metavar="FILE", help="draw a bar chart here (.png or .svg)")
-    bench.add_argument("--quick", action="store_true", help="tiny sizes, two rounds: shows that all is in order")
-    _device(bench)
-    bench.set_defaults(command=_bench)
 
     data = _command(commands, "data", "list, download and verify data sets")
     data.add_argument(
@@ -129,7 +159,8 @@ def _parser():
         choices=("list", "fetch", "verify"),
         help="show which files are there, download those of one data set, or compare checksums",
     )
-    data.add_argument("name", nargs="?", help=f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)")
+    one = f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)"
+    data.add_argument("name", type=_spelled(SOURCES), nargs="?", help=one)
     data.add_argument(
         "--folder",
         metavar="DIR",
@@ -164,8 +195,7 @@ def _compared(parser, models):
 
 
 def _demo(settings):
-    with storage.lock(folder(settings.out) / ".lock", f"out: {settings.out}"):
-        summary = demo(settings.out, settings.epochs, settings.seed, device=settings.device)
+    summary = demo(settings.out, settings.epochs, settings.seed, say=tell, device=settings.device)
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
@@ -223,25 +253,13 @@ def _say(runs):
     from .memory import known
 
     for run in runs:
+        start = f"{run['benchmark']:<11}{run['model']:<20}seed {run['seed']}"
+        if run["stopped"] == "diverged":
+            print(f"{start}  diverged at learning rate {run['training']['learning_rate']:g}")
+            continue
         scores = "".join(f"  {title} {run[key]:{form}}" for title, key, form in known(run["benchmark"]).columns)
         sizes = f"  {run['parameters']:,} parameters  {run['steps']:,} steps  {run['cpu_seconds']:,.0f} s of one core"
-        print(f"{run['benchmark']:<11}{run['model']:<20}seed {run['seed']}{scores}{sizes}")
-
-
-def _bench(settings):
-    from .bench import bench
-
-    interpreters = {peer: getattr(settings, peer) for peer in PEERS if getattr(settings, peer)}
-    bench(
-        settings.works,
-        settings.repeats,
-        threads=settings.threads,
-        device=settings.device,
-        interpreters=interpreters,
-        json_path=settings.json,
-        chart_path=settings.chart,
-        quick=settings.quick,
-    )
+        print(f"{start}{scores}{sizes}")
 
 
 def _report(settings):
@@ -254,6 +272,11 @@ def _tables(settings):
     from .report import figures, fill
 
     for page in settings.page:
+        try:
+            Path(page).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
+    for page in settings.page:
         for name in fill(page, settings.results):
             print(f"{page}: wrote table {name}")
     for path in figures(settings.results):
@@ -264,14 +287,26 @@ def _gradcheck(settings):
     from .gradcheck import TOLERANCE
 
     checks.count("seeds", settings.seeds)
-    print(f"{'cell':<15}{'switches':<60}{'parameter':<13}{'largest relative error':>22}")
-    rows, failed = 0, 0
-    for cell, switches, name, error in gradient_table(settings.seeds, settings.device):
-        rows, failed = rows + 1, failed + (error > TOLERANCE)
-        print(f"{cell:<15}{switches:<60}{name:<13}{error:>22.1e}{'' if error <= TOLERANCE else '  FAILED'}")
-    verdict = f"{failed} of {rows} gradients FAILED" if failed else f"all {rows} gradients agree"
+    print(_gradient("cell", "switches", "parameter") if settings.all else f"{'cell':<15}{'gradients':>10}  ", end="")
+    print("largest relative error")
+    errors = []
+    for cell, rows in groupby(gradient_table(settings.seeds, settings.device), key=lambda row: row[0]):
+        before = len(errors)
+        for *what, error in rows:
+            errors.append(error)
+            good = error <= TOLERANCE  # not of NaN
+            if settings.all or not good:
+                print(f"{_gradient(*what)}{error:>22.1e}{'' if good else '  FAILED'}")
+        if not settings.all:
+            print(f"{cell:<15}{len(errors) - before:>10}  {np.max(errors[before:]):>22.1e}", flush=True)
+    failed = sum(not error <= TOLERANCE for error in errors)
+    verdict = f"{failed} of {len(errors)} gradients FAILED" if failed else f"all {len(errors)} gradients agree"
     print(f"\n{verdict}: hand-written against central differences in float64, tolerance {TOLERANCE:.0e}")
     return 1 if failed else 0
+
+
+def _gradient(cell, switches, name):
+    return f"{cell:<15}{switches:<60}{name:<13}"
 
 
 ENGRAM_SWITCHES = (
@@ -318,7 +353,7 @@ def gradient_table(seeds, device="cpu"):
         words = [f"{name}={value}" for name, value in switches.items()] + ["masked"] * masked
         label = ", ".join(words) or "-"
         for name in runs[0]:
-            yield type(cell).__name__, label, name, max(run[name] for run in runs)
+            yield type(cell).__name__, label, name, np.max([run[name] for run in runs])  # NaN if one is
 
 
 def _data(settings):

@@ -1,4 +1,4 @@
-"""Where data sets lie and how they get there: files found and verified, and downloads that survive."""
+"""Where data sets lie and how they get there: files found and verified, and downloads, by pooch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import gzip
 import hashlib
 import lzma
 import os
-import re
 import shutil
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from .sources import SOURCES, Item, Source
-from .storage import lock
+from .storage import lock, spelled_out
 
 AGENT = "enn_np/0.1"  # wikitext.smerity.com refuses the default name of Python's clients
 TIMEOUT = (10, 30)  # seconds to connect, seconds between two pieces of data
-TRIES = 20  # per mirror; each but the first continues where a broken connection stopped
 BLOCK = 1 << 16  # bytes
 PACKINGS = (".gz", "", ".xz")  # a file counts as present in any of these forms, looked for in this order
 PACKING_ERRORS = (lzma.LZMAError, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error)
@@ -35,10 +34,14 @@ class DownloadError(OSError):
 
 
 class DamagedFile(ValueError):
-    """A data file's content is not what it should be: the message names the file and what is wrong."""
+    """A data file's content is not what it should be: the message names file, fault and remedy. What is not ours to
+    fetch, such as a reader's own text, is never called replaceable."""
 
     def __init__(self, where: Path | str, what: str):
-        super().__init__(f"{where} is damaged: {what}; delete it and fetch it again")
+        name = str(where).replace(".idx", "-idx")
+        published = any(item.name in name for source in SOURCES.values() for item in source.downloads + source.files)
+        remedy = "fetch it again: python -m enn_np data fetch NAME" if published else "put a good copy in its place"
+        super().__init__(f"{where} is damaged: {what}; {remedy}")
 
 
 class FileStatus(NamedTuple):
@@ -55,25 +58,38 @@ class FileStatus(NamedTuple):
 def data_folder() -> Path:
     """Folder of the data sets: `$ENN_DATA`, else `data/` of the checkout, else a cache of the user's."""
     if os.environ.get("ENN_DATA"):
-        return Path(os.environ["ENN_DATA"]).expanduser()
+        return spelled_out(os.environ["ENN_DATA"])
     checkout = Path(__file__).resolve().parents[1] / "data"
     if (checkout / "mnist_5k.npz").is_file():
         return checkout
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """Folder of the user's for what can be fetched or made again. Raises OSError where no home folder is known."""
     cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "enn_np"
+    return spelled_out(cache or "~/.cache") / "enn_np"
 
 
 def find(name: str, folder: Path | str | None = None) -> dict[str, Path | None]:
-    """Path of each file of a data set, plain, .gz or .xz, in `folder` or its subfolder; None if missing."""
+    """Path of each file of a data set, plain, .gz or .xz, in `folder` or its subfolders; None if missing.
+
+    MNIST's files may also be named as inside their own archives, train-images.idx3-ubyte.
+    """
     places = _places(name, folder)
     return {
-        file.name: _first(place / (file.name + packing) for place in places for packing in PACKINGS)
+        file.name: _first(
+            place / (spelling + packing)
+            for place in places
+            for spelling in (file.name, file.name.replace("-idx", ".idx"))
+            for packing in PACKINGS
+        )
         for file in SOURCES[name].files
     }
 
 
 def find_archive(name: str, folder: Path | str | None = None) -> Path | None:
-    """Path of a data set's archive as published, in `folder` or its subfolder; None if there is none."""
+    """Path of a data set's archive as published, in `folder` or its subfolders; None if there is none."""
     places = _places(name, folder)
     archives = filter(_is_archive, SOURCES[name].downloads)
     return _first(place / item.name for item in archives for place in places)
@@ -104,8 +120,8 @@ def verify(name: str, folder: Path | str | None = None) -> list[FileStatus]:
 def fetch(name: str, folder: Path | str | None = None, progress: bool | None = None) -> Path:
     """Download what a data set lacks into a subfolder of `folder` (default `data_folder()`); return its path.
 
-    Files with the right checksum are kept, damaged ones replaced, archives unpacked. A broken transfer goes
-    on where it stopped, at the next call too. `progress`: show a bar; None: only when stderr is a terminal.
+    Files with the right checksum are kept, damaged ones replaced, archives unpacked; a file is there whole and right
+    or not at all. `progress`: show a bar; None: only when stderr is a terminal.
     Raises DownloadError; ValueError for an unknown name.
     """
     target = _places(name, folder)[0]
@@ -113,12 +129,7 @@ def fetch(name: str, folder: Path | str | None = None, progress: bool | None = N
         try:
             target.mkdir(parents=True, exist_ok=True)
             with lock(target / ".lock"):
-                # Asked again: another process may have fetched the files while this one waited for the lock.
-                for item in _lacking(name, folder):
-                    if _is_archive(item):
-                        _fetch_archive(name, folder, item, progress)
-                    else:
-                        _download(item, SOURCES[name].mirrors, target, progress)
+                _fetch(name, folder, target / ".part", progress)
         except (DownloadError, ValueError) as error:
             raise DownloadError(missing(name, folder, str(error).splitlines())) from error
         except OSError as error:
@@ -209,12 +220,12 @@ def _intact(path: Path, item: Item) -> bool | None:
         return False
 
 
-def _places(name: str, folder: Path | str | None) -> tuple[Path, Path]:
+def _places(name: str, folder: Path | str | None) -> tuple[Path, ...]:
     """Folders to look in; the first is where downloads go."""
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(SOURCES)}")
-    base = data_folder() if folder is None else Path(folder)
-    return base / SOURCES[name].folder, base
+    base, source = data_folder() if folder is None else spelled_out(folder), SOURCES[name]
+    return base / source.folder, base, *(base / other for other in source.others)
 
 
 def _first(paths: Iterator[Path]) -> Path | None:
@@ -236,55 +247,63 @@ def _lacking(name: str, folder: Path | str | None) -> list[Item]:
     return [item for item in SOURCES[name].downloads if bad and (_is_archive(item) or item.name[:-3] in bad)]
 
 
-def _fetch_archive(name: str, folder: Path | str | None, item: Item, progress: bool | None) -> None:
-    """Unpack a data set's archive, after downloading it unless a good one was placed by hand."""
-    source, target = SOURCES[name], _places(name, folder)[0]
-    archive = find_archive(name, folder)
-    by_hand = archive is not None and published(archive, item)
-    if not by_hand:
-        archive = target / item.name
-        _download(item, source.mirrors, target, progress)
+def _fetch(name: str, folder: Path | str | None, part: Path, progress: bool | None) -> None:
+    """Bring what is lacking into the folder above `part`, a folder for what is not whole yet."""
+    source = SOURCES[name]
+    shutil.rmtree(part, ignore_errors=True)  # what a killed process left
+    part.mkdir()
+    try:
+        # Asked again: another process may have fetched the files while this one waited for the lock.
+        for item in _lacking(name, folder):
+            placed = find_archive(name, folder) if _is_archive(item) else None  # by hand
+            got = placed if placed and published(placed, item) else _download(item, source.mirrors, part, progress)
+            if _is_archive(item):
+                _unpack(got, source, part)
+            else:
+                os.replace(got, part.parent / item.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unpack(archive: Path, source: Source, part: Path) -> None:
+    """Put the files of a data set's archive into its folder, each once it is whole and right; `part` is for halves."""
     with readable(archive):
         for file, stream in members(archive, source):
-            part = target / (file.name + ".part")
+            with open(part / file.name, "wb") as out:
+                shutil.copyfileobj(stream, out, BLOCK)
+            if _intact(part / file.name, file) is False:
+                raise DamagedFile(archive, f"{file.name} in it has the wrong checksum")
+            os.replace(part / file.name, part.parent / file.name)
+
+
+def _download(item: Item, mirrors: tuple[str, ...], part: Path, progress: bool | None) -> Path:
+    """`item` in the folder `part`, from the first mirror that gives it; DownloadError has what was wrong with each."""
+    import pooch
+    from requests import RequestException
+    from tqdm import tqdm
+
+    pooch.get_logger().setLevel("WARNING")  # it tells of every download
+    headers, reasons = {"User-Agent": AGENT, "Accept-Encoding": "identity"}, []
+    for mirror in mirrors:
+        url = mirror + item.name
+        hidden = sys.stderr is None or (None if progress is None else not progress)
+        with tqdm(total=item.size, unit="B", unit_scale=True, desc=item.name, disable=hidden) as bar:
+            asking = {"timeout": TIMEOUT, "headers": headers, "hooks": {"response": _as_sent}}
             try:
-                with open(part, "wb") as out:
-                    shutil.copyfileobj(stream, out, BLOCK)
-                if _intact(part, file) is False:
-                    raise DamagedFile(archive, f"{file.name} in it has the wrong checksum")
-                os.replace(part, target / file.name)
-            finally:
-                part.unlink(missing_ok=True)
-    if not by_hand:
-        archive.unlink()
-
-
-def _download(item: Item, mirrors: tuple[str, ...], target: Path, progress: bool | None) -> None:
-    """Try the mirrors in turn until target/item.name is there and right; DownloadError has all reasons."""
-    import requests
-    from urllib3.exceptions import HTTPError
-
-    part = target / (item.name + ".part")
-    reasons = []
-    with requests.Session() as session:
-        session.headers.update({"User-Agent": AGENT, "Accept-Encoding": "identity"})
-        for mirror in mirrors:
-            for _ in range(TRIES):
-                before = _size(part)
-                try:
-                    if before < item.size:
-                        _transfer(session, mirror + item.name, part, item, progress)
-                    _check(part, item)
-                except (requests.RequestException, HTTPError, DownloadError) as error:
-                    reason = f"{mirror + item.name}: {_reason(error)}"
-                else:
-                    os.replace(part, target / item.name)
-                    return
-                # The same mirror once more while it brings new bytes, or when an old .part proved useless.
-                if not (_size(part) > before or (before and not _size(part))):
-                    break
-            reasons.append(reason)
+                got = pooch.retrieve(
+                    url, item.sha256, item.name, part, downloader=pooch.HTTPDownloader(bar, BLOCK, **asking)
+                )
+            except (RequestException, ValueError) as error:
+                reasons.append(f"{url}: {_reason(error)}")
+                continue
+        os.chmod(got, part.parent.stat().st_mode & 0o666)  # pooch's are for one user alone
+        return Path(got)
     raise DownloadError("\n".join(reasons))
+
+
+def _as_sent(reply, **_) -> None:
+    """Keep requests from unpacking a .gz that a server labels as an encoding."""
+    reply.raw.headers.pop("Content-Encoding", None)
 
 
 def _reason(error: Exception) -> str:
@@ -294,46 +313,3 @@ def _reason(error: Exception) -> str:
         error = inner
         inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
     return inner if isinstance(inner, str) else str(error)
-
-
-def _transfer(session, url: str, part: Path, item: Item, progress: bool | None) -> None:
-    """Append to `part` what it lacks of `item`, or write it anew when the server ignores the range."""
-    from tqdm import tqdm
-
-    have = _size(part)
-    wanted = {"Range": f"bytes={have}-"} if have else {}
-    with session.get(url, headers=wanted, stream=True, timeout=TIMEOUT) as reply:
-        have, total = _answer(reply, have, part)
-        if total not in (None, item.size):
-            raise DownloadError(f"offers {total} bytes, expected {item.size}")
-        hidden = None if progress is None else not progress
-        bar = tqdm(total=item.size, initial=have, unit="B", unit_scale=True, desc=item.name, disable=hidden)
-        with open(part, "ab" if have else "wb") as file, bar:
-            # Raw bytes: requests itself would unpack a .gz that a server labels as an encoding.
-            while have <= item.size and (block := reply.raw.read(BLOCK, decode_content=False)):
-                file.write(block)
-                have += len(block)
-                bar.update(len(block))
-
-
-def _answer(reply, have: int, part: Path) -> tuple[int, int | None]:
-    """Where the bytes of a reply begin, and the whole file's size if told; a `part` it cannot extend goes."""
-    if reply.status_code == 200:
-        length = reply.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() else None
-    answer = reply.headers.get("Content-Range", "")
-    match = re.fullmatch(rf"bytes {have}-\d+/(\d+|\*)", answer)
-    if reply.status_code == 206 and match:
-        return have, None if match[1] == "*" else int(match[1])
-    if reply.status_code in (206, 416):
-        part.unlink(missing_ok=True)
-    raise DownloadError(f"HTTP {reply.status_code} {reply.reason}" + (f", range {answer}" if answer else ""))
-
-
-def _check(part: Path, item: Item) -> None:
-    """Raise DownloadError unless `part` is `item`; one that can never become it is deleted."""
-    if _size(part) < item.size:
-        raise DownloadError(f"connection closed after {_size(part)} of {item.size} bytes")
-    if not published(part, item):
-        part.unlink()
-        raise DownloadError("the bytes are not the published file (wrong size or sha256)")

@@ -13,7 +13,6 @@ import math
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +27,9 @@ from .learned import LearnedEngram
 from .models import Classifier
 from .optim import Adam
 from .processes import in_processes, mine
-from .protocols import folder, machine, read_result, write_json
+from .protocols import diverged, folder, machine, read_result, tell, write_json
+from .session import Diverged
+from .watch import not_finite
 from .window import Window
 
 PARAMETERS = 70_000
@@ -102,6 +103,9 @@ class Task:
 def network(task, name, seed):
     """The untrained model `name`, as wide as brings it nearest to PARAMETERS. ValueError if it cannot be."""
     kind = NETWORKS[checks.choice("models", name, tuple(NETWORKS))]
+    too_far = ValueError(f"{task.name}: {name} cannot be within {TOLERANCE:.0%} of {PARAMETERS:,} parameters")
+    if task.inputs > 2 * PARAMETERS:  # before an array of that size is made
+        raise too_far
 
     def size(H):
         params = kind(H, task.slots).init(np.random.default_rng(0), task.inputs)
@@ -113,14 +117,15 @@ def network(task, name, seed):
         low, high = (middle, high) if size(middle) <= PARAMETERS else (low, middle)
     width = min((low, high), key=lambda H: abs(size(H) - PARAMETERS))
     if abs(size(width) - PARAMETERS) > TOLERANCE * PARAMETERS:
-        raise ValueError(f"{task.name}: {name} cannot be within {TOLERANCE:.0%} of {PARAMETERS:,} parameters")
+        raise too_far
     return task.model(kind(width, task.slots), seed)
 
 
-def train(task, name, seed, rate, steps, batch_size=128, say=print):
+def train(task, name, seed, rate, steps, batch_size=128, say=tell):
     """One run, as the dict that is written down. history: one entry for every validation, after `step` steps."""
     model, optimizer, draw = network(task, name, seed), Adam(rate), task.source(seed)
-    draws = [np.random.default_rng([seed, part]) for part in range(4)]  # train, validation, test, initial states
+    # Train, validation, test, initial states. Not 0: [seed, 0] is the stream that the model's first weights came from.
+    draws = [np.random.default_rng([seed, part]) for part in (5, 1, 2, 3)]
     held, tests = (
         [draw(draws[i], n, part, phase) for phase in range(task.phases)]
         for i, n, part in ((1, VALIDATION, "validation"), (2, TEST, "test"))
@@ -132,15 +137,15 @@ def train(task, name, seed, rate, steps, batch_size=128, say=print):
         phase = (step - 1) * task.phases // steps
         x, y = draw(draws[0], batch_size, "train", phase)
         logs, grads = model.loss_and_grads(model.time_major(x), y, draws[3])
-        if not math.isfinite(logs["loss"]):
-            raise ValueError(f"learning_rate: at {rate:g} the loss of {name} became {logs['loss']}; lower it")
+        if fault := not_finite(logs["loss"], grads):
+            raise Diverged(f"learning_rate: at {rate:g}, step {step} of {name}, {fault}; lower it")
         optimizer.update(model.params, grads)
         totals += float(logs["loss"]), float(logs[metric]) / batch_size
         since += 1
         last = step * task.phases // steps > phase  # of its phase
         if not last and step % EVERY:
             continue
-        scores = _mean(model.evaluate(*each) for each in held[: phase + 1])
+        scores = _mean(_tested(model, each, rate) for each in held[: phase + 1])
         row = step, *(totals / since), scores["loss"], scores[metric], time.perf_counter() - began
         for key, value in zip(history, row, strict=True):
             history[key].append(float(f"{value:.6g}"))
@@ -148,7 +153,7 @@ def train(task, name, seed, rate, steps, batch_size=128, say=print):
         say(f"{task.name} {name} seed {seed} rate {rate:g} step {step}: validation {metric} {scores[metric]:.4f}")
         enough = task.phases == 1 and scores.get("accuracy", 0) > ENOUGH
         if last or enough:
-            tested.append([model.evaluate(*each) for each in tests[: phase + 1]])
+            tested.append([_tested(model, each, rate) for each in tests[: phase + 1]])
         if enough:
             break
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -170,6 +175,14 @@ def train(task, name, seed, rate, steps, batch_size=128, say=print):
         "config": model.config(),
         "machine": machine(),
     }
+
+
+def _tested(model, sequences, rate):
+    """The scores of a model. Raises Diverged unless they are finite."""
+    scores = model.evaluate(*sequences)
+    if not all(map(math.isfinite, scores.values())):
+        raise Diverged(f"learning_rate: at {rate:g} the weights give {scores}; lower it")
+    return scores
 
 
 def _mean(scores):
@@ -200,13 +213,14 @@ def forgetting(accuracies):
 
 
 def compare(
-    tasks, models=None, seeds=1, rates=(2e-3,), steps=2_500, results="data/results", batch_size=128, jobs=1, say=print
+    tasks, models=None, seeds=1, rates=(2e-3,), steps=2_500, results="data/results", batch_size=128, jobs=1, say=tell
 ):
     """Train every network on every task with `seeds` seeds, 0 first, and write what is missing.
 
     tasks: of `Task`. models: names in NETWORKS, all if None. rates: one, or a grid to choose from per network and task.
     jobs: processes at a time, each with one BLAS thread; with 1, all is done here. Another such command may share the
-    work. Returns the results, those found included. Raises ValueError or TypeError, naming the argument, before any
+    work. Returns the results, those found included; one that left the finite numbers has `stopped` "diverged" and no
+    scores, and is not tried again. Raises ValueError or TypeError, naming the argument, before any
     work, or where a result found was trained otherwise; and ValueError at the end, if runs failed or are another's.
     """
     models = [checks.choice("models", name, tuple(NETWORKS)) for name in (NETWORKS if models is None else models)]
@@ -244,12 +258,14 @@ class Run(NamedTuple):
     steps: int
     batch_size: int
 
+    def training(self):
+        return {"learning_rate": self.rate, "steps": self.steps, "batch_size": self.batch_size}
+
     def stored(self):
         """The result found, None if there is none. ValueError where it was trained otherwise."""
         if not self.path.exists():
             return None
-        found = read_result(self.path)
-        wanted = {"learning_rate": self.rate, "steps": self.steps, "batch_size": self.batch_size}
+        found, wanted = read_result(self.path), self.training()
         got = {key: found.get("training", {}).get(key) for key in wanted}
         if got != wanted:
             raise ValueError(
@@ -263,8 +279,16 @@ def _trial(results, task, name, rate):
 
 
 def _choose(results, trials):
-    """The rate of the lowest validation loss after training with seed 0, whose result seed 0 then need not repeat."""
-    best = min(trials, key=lambda run: run.stored()["history"]["val_loss"][-1])
+    """The rate of the lowest validation loss after training with seed 0, whose result seed 0 then need not repeat.
+
+    Where all diverged it is the lowest of them.
+    """
+
+    def loss(run):
+        found = run.stored()
+        return math.inf if found["stopped"] == "diverged" else found["history"]["val_loss"][-1]
+
+    best = min(trials, key=lambda run: (loss(run), run.rate))
     first = results / f"{best.task.name}-sound-{best.name}-0.json"
     if not first.exists():
         storage.write_text(first, best.path.read_text(encoding="utf-8"))
@@ -279,6 +303,9 @@ def _do(runs, locks, jobs, say):
             missing.append(run)
         else:
             say(f"{run.path}: there already")
+    if missing:
+        minutes = _seconds(missing) / 60
+        say(f"{len(missing)} of {len(runs)} runs to do, about {minutes:,.0f} minutes of one core, or less")
     if jobs == 1:
         for run in missing:
             one(run, locks, say)
@@ -291,13 +318,31 @@ def _do(runs, locks, jobs, say):
     return found
 
 
-def one(run, locks, say=None):
+def _seconds(runs):
+    """About how long runs train at most, by a step of each network timed here."""
+    steps = {}
+    for task, name, size in {(run.task, run.name, run.batch_size) for run in runs}:
+        model, rng = network(task, name, 0), np.random.default_rng(0)
+        x, y = task.source(0)(rng, size, "validation", 0)
+        for _ in range(2):  # the first makes its arrays
+            began = time.perf_counter()
+            model.loss_and_grads(model.time_major(x), y, rng)
+            steps[task, name] = time.perf_counter() - began
+    return sum(run.steps * steps[run.task, run.name] for run in runs)
+
+
+def one(run, locks, say=tell):
     """Make the result of one run, unless another process does. Returns what became of it."""
-    say = say or partial(print, flush=True)
     with ExitStack() as stack:
         if not mine(stack, locks / f".{run.path.stem}.lock"):
             return "another process has it"
         if run.path.exists():
             return "another process did it"
-        write_json(run.path, train(run.task, run.name, run.seed, run.rate, run.steps, run.batch_size, say))
+        try:
+            result = train(run.task, run.name, run.seed, run.rate, run.steps, run.batch_size, say)
+        except Diverged as error:
+            what = {"benchmark": run.task.name, "protocol": "sound", "model": run.name, "seed": run.seed}
+            result = diverged({**what, "training": run.training()}, error)
+            say(f"{run.path}: diverged, and is not tried again: {result['why']}")
+        write_json(run.path, result)
     return "done"

@@ -8,11 +8,13 @@ Letters: K stored traces, n sequences, T time, D inputs, N memory slots, H hidde
 """
 
 import base64
+import warnings
 
 import numpy as np
 
 from . import attribution
 from .arcs import told
+from .claims import common_row
 
 ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
 EXAMPLES, PROBE = 12, 128  # sequences to look at one by one, and to count over
@@ -27,8 +29,7 @@ def trace_maps(traces, statistics):
     picked = np.unique(np.linspace(0, len(traces) - 1, TRACES).round().astype(int))
     limit = float(abs(traces).max()) or 1.0
     names = ["untrained" if k == 0 else f"after epoch {k}" for k in picked]
-    # How much of a trace is one row that all slots share: of its squares, those of the mean row.
-    common = [len(A) * (A.mean(0) ** 2).sum() / ((A * A).sum() or 1.0) for A in traces[picked].astype(np.float64)]
+    common = [common_row(A) for A in traces[picked].astype(np.float64)]
     numbers = [statistics[k] if len(statistics) == len(traces) else {} for k in picked]
     numbers = [{**each, "common": _digits(share)} for each, share in zip(numbers, common, strict=True)]
     maps = [_map(traces[k], limit=limit) for k in picked]
@@ -90,7 +91,9 @@ def _choose(given, labels):
 def _taken_apart(model, probe, x, target, cell, tape, seen):
     """Per sequence: integrated gradients, changes of the logit, and who wrote what the trace gave to each step."""
     mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
-    found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
+        found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
     changes = {part: attribution.logit_changes(model, x, target, part) for part in ("trace", "bank")}
     steps = x.shape[1]
     written = np.zeros((steps, steps, len(x)))  # read at, written at

@@ -117,7 +117,7 @@ class Head:
             checks.class_labels("targets", targets, targets.shape, self.vocabulary(params))
         if weights is None:
             return flat(h), targets, xp.full(len(targets), 1 / len(targets), h.dtype)
-        weights = weights.reshape(-1).astype(h.dtype)
+        weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
         if weights.shape != targets.shape or (xp is np and ((weights < 0).any() or not weights.any())):
             raise ValueError(f"weights: expected {h.shape[:-1]}, none negative, not all 0; leave tokens out by 0")
         return flat(h), targets, weights / weights.sum()
@@ -160,6 +160,8 @@ class AdaptiveSoftmaxHead(Head):
     factor: int = 4
 
     def __post_init__(self):
+        if not isinstance(self.cutoffs, list | tuple | np.ndarray):
+            raise TypeError(f"cutoffs: expected ids such as (2000, 10000), got {self.cutoffs!r}")
         cutoffs = tuple(checks.count("cutoffs", cutoff) for cutoff in self.cutoffs)
         if not cutoffs or sorted(set(cutoffs)) != list(cutoffs):
             raise ValueError(f"cutoffs: expected one or more, rising, such as (2000, 10000), got {cutoffs}")

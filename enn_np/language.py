@@ -20,17 +20,18 @@ from .backend import array_module
 from .binding import Binding
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
-from .checkpoint import check_arrays, flatten
+from .checkpoint import check_arrays, flatten, register
 from .device import to_numpy
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
-from .models import Model
+from .models import Model, cleared, plain
 from .optim import Adam
-from .session import Training
-from .text import stream_batches, unigram_perplexity
-from .training import fingerprint, run_epochs
+from .session import FIT_STREAM, SAMPLE, Training, draws
+from .text import integers, stream_batches, unigram_perplexity
+from .training import add, fingerprint, run_epochs, translated
 
 
+@register
 class LanguageModel(Model):
     """Cells between an embedding and a head over the vocabulary.
 
@@ -38,14 +39,25 @@ class LanguageModel(Model):
     paper's protocol, where the id itself enters as one float. head: "softmax", or "adaptive" for a large vocabulary
     with ids sorted by frequency; cutoffs: see `AdaptiveSoftmaxHead`, 6% and 30% of V if None. tied: the embedding is
     the softmax head's W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and
-    of the last cell's numbers zeroed in training, drawn anew at every step. settings: seed, dtype and
-    random_inference of `Model`. Raises TypeError or ValueError naming the argument.
+    of the last cell's numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference: see `Model`.
+    Raises TypeError or ValueError naming the argument.
     """
 
-    metrics, kind = ("accuracy", "perplexity", "bits"), "language"
+    metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
+    unit, rows = " tok", "n, T"
 
     def __init__(
-        self, cells, vocabulary_size, embedding=128, head="softmax", cutoffs=None, tied=False, dropout=0.0, **settings
+        self,
+        cells,
+        vocabulary_size,
+        embedding=128,
+        head="softmax",
+        cutoffs=None,
+        tied=False,
+        dropout=0.0,
+        seed=0,
+        dtype="float32",
+        random_inference=False,
     ):
         self.vocabulary_size = V = checks.count("vocabulary_size", vocabulary_size, low=2)
         self.embedding = None if embedding is None else checks.count("embedding", embedding)
@@ -57,13 +69,10 @@ class LanguageModel(Model):
             raise ValueError(f'cutoffs: only head="adaptive" has them, got {cutoffs!r}; leave them out')
         # A tied table stands among the parameters once, under the head's name.
         self._table = "head.W" if tied else "embedding.W"
-        super().__init__(cells, self.embedding or 1, V, dropout=dropout, **settings)
+        super().__init__(cells, self.embedding or 1, V, "last", dropout, seed, dtype, random_inference)
 
     def _initial_params(self):
-        rng, width, params = np.random.default_rng(self.seed), self.inputs, {}
-        for i, cell in enumerate(self.cells):
-            params |= {f"{i}.{name}": value for name, value in cell.init(rng, width, self.dtype).items()}
-            width = cell.hidden
+        rng, width, params = self._cell_params()
         if self.tied and (isinstance(self.head, AdaptiveSoftmaxHead) or self.embedding != width):
             raise ValueError(
                 f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width, got '
@@ -88,6 +97,12 @@ class LanguageModel(Model):
             "cutoffs": list(self.head.cutoffs) if adaptive else None,
             "tied": self.tied,
         }
+
+    def layers(self):
+        """As `Model.layers`; a tied embedding is the head's W, and counted there."""
+        name = "id as a number" if self.embedding is None else f"embedding{', tied' * self.tied}"
+        cells = super().layers()
+        return [(name, f"(n, T, {self.inputs})", "embedding."), *cells[:-2], cells[-1]]
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -117,18 +132,20 @@ class LanguageModel(Model):
         return x * factors, factors
 
     def backward(self, dh, memo):
-        """The penalties of the cells, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
+        """{"penalty"} of the cells or {}, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
         ids, drop_in, drop_out, tapes, mask = memo
         dh, embedded = dh if drop_out is None else dh * drop_out, self.embedding is not None
-        penalties, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
+        penalty, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
         if embedded:
             dx = dx if drop_in is None else dx * drop_in
             grads["embedding.W"] = add_rows(array_module(dx).zeros_like(self.params[self._table]), ids, dx)
-        return penalties, grads
+        return penalty, grads
 
     def learn(self, ids, targets, rng, mask=None, states=None):
-        """One piece of text, ids and targets (T, B): the loss, a mean over tokens with the cells' penalties; the number
-        of right answers; the gradients keyed as `params`; and final states. rng, states: see `hidden`.
+        """One piece of text, ids and targets (T, B): its numbers, the gradients keyed as `params`, and final states.
+
+        "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
+        of right answers. rng, states: see `hidden`.
         """
         h, finals, memo = self.hidden(ids, rng, mask, states, learning=True)
         loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, mask)
@@ -136,44 +153,25 @@ class LanguageModel(Model):
         grads |= {f"head.{name}": value for name, value in head.items()}
         if self.tied:  # one array used twice: its gradients add up
             grads["head.W"] += grads.pop("embedding.W")
-        return loss + penalty, right, grads, finals
+        return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One batch of windows for `enn_np.fit`: ids x (T, B), next words y (B, T). Returns the metrics, with the loss
-        as mean over tokens and the others as sums over rows, and the gradients. An epoch's training perplexity so is
-        the mean of its batches'. rng: see `hidden`.
-        """
-        loss, right, grads, _ = self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)
-        tokens, rows = x.size if mask is None else mask.sum(), x.shape[1]
-        xp, loss = array_module(x), loss.astype(np.float64)  # exp(89) is not a float32 any more
-        found = {"loss": loss, "accuracy": right / tokens * rows, "bits": loss / math.log(2) * rows}
-        found["perplexity"] = xp.exp(xp.minimum(loss, 700.0)) * rows
-        return found, grads
+        """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T): numbers, gradients of `learn`."""
+        return self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)[:2]
 
     # --------------------------------------------------------------------------------------------------- data sets
 
+    def check_inputs(self, name, x):
+        """`x` if it is (n, T) of ids."""
+        return self._ids(name, x, ("n", "T"))
+
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
-        """Raise ValueError naming what is wrong with windows x, y, mask, (n, T) each, before any work on them."""
-        x = self._ids(names[0], x, ("n", "T"))
-        if mask is not None:
-            mask = np.asarray(mask)
-            if mask.shape != x.shape or mask.dtype != bool:
-                wanted = f"expected bool of shape {x.shape}, True for real steps"
-                raise ValueError(f"{names[2]}: {wanted}, got {mask.dtype} of shape {mask.shape}")
-        return x, None if y is None else self._ids(names[1], y, x.shape), mask
+        x, _, mask = super().check_data(x, None, mask, names)
+        return x, None if y is None else self._ids(names[1], cleared(plain(names[1], y), mask), x.shape), mask
 
     def _ids(self, name, value, shape):
         """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
-        value, V = np.asarray(value), self.vocabulary_size
-        fits = value.ndim == len(shape) and all(
-            n > 0 if isinstance(want, str) else n == want for n, want in zip(value.shape, shape, strict=True)
-        )
-        if value.dtype.kind not in "iu" or not fits:
-            wanted = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
-            raise ValueError(
-                f"{name}: expected integer ids ({wanted}), got {value.dtype} of shape {value.shape}; "
-                "`Vocabulary.encode` makes them of words"
-            )
+        value, V = integers(name, plain(name, value), shape), self.vocabulary_size
         if value.min() < 0 or value.max() >= V:
             raise ValueError(
                 f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; "
@@ -181,18 +179,23 @@ class LanguageModel(Model):
             )
         return value
 
-    def evaluate(self, x, y, batch_size=128, mask=None):
-        """`scores` of windows x, y (n, T), in batches, in the order given, each window from a fresh state.
+    def counts(self, x, mask=None, name="mask"):
+        """How much each window counts in every mean, (n,): its tokens. Raises ValueError where there are none."""
+        found = np.full(len(x), x.shape[1]) if mask is None else mask.sum(1)
+        if not found.any():
+            raise ValueError(f"{name}: expected True at real steps, got False everywhere; ~{name} turns it round")
+        return found
 
-        A batch trace makes a window depend on its batch mates; trace="sample" does not.
-        """
-        x, y, mask = self.check_data(x, y, mask)
-        sums, rng = (0, 0, 0), self._inference_rng()
-        for rows, ids in self._batches(x, batch_size, mask):
-            live = self._mask(mask, rows)
-            h, _, _ = self.hidden(ids, rng, live)
-            sums = self._sums(sums, h, self.time_major(y[rows]), live)
-        return scores(*sums)
+    def measure(self, x, y, rng=None, mask=None):
+        return self._measure(self.hidden(x, rng, mask)[0], array_module(x).ascontiguousarray(y.T), mask)
+
+    def _measure(self, h, targets, mask=None):
+        loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
+        return {"loss": loss.astype(np.float64), "accuracy": right}
+
+    def scores(self, totals, count):
+        """The function `scores` of the totals, and the mean penalty where there is one."""
+        return scores(totals["loss"], totals["accuracy"], count) | super().scores(totals, count)
 
     def evaluate_stream(self, tokens, batch_size=1, steps=256):
         """`scores` of a text (N,), read `steps` tokens at a time with the state carried on; no noise, no dropout.
@@ -201,18 +204,14 @@ class LanguageModel(Model):
         from a zero state somewhere in the text, and some last tokens are left out (see `stream_batches`). With a batch
         trace they also share one memory: use one row, or trace="sample".
         """
-        tokens, sums, states = self._ids("tokens", tokens, ("N",)), (0, 0, 0), None
+        tokens, totals, seen, states = self._ids("tokens", tokens, ("N",)), {}, 0, None
         for ids, targets in stream_batches(tokens, batch_size, checks.count("steps", steps)):
             h, states, _ = self.hidden(self.time_major(ids), states=states)
-            sums = self._sums(sums, h, self.time_major(targets))
-        return scores(*sums)
+            add(totals, self._measure(h, self.time_major(targets)), ids.size)
+            seen += ids.size
+        return self.scores(totals, seen)
 
-    def _sums(self, sums, h, targets, mask=None):
-        """`sums` with those over these tokens added: -log p, right answers, tokens. On a card they stay there."""
-        loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
-        tokens = targets.size if mask is None else mask.sum()
-        return sums[0] + loss.astype(np.float64) * tokens, sums[1] + right, sums[2] + tokens
-
+    @translated
     def fit_stream(
         self,
         tokens,
@@ -224,7 +223,7 @@ class LanguageModel(Model):
         optimizer=None,
         callbacks=(),
         seed=0,
-        progress=True,
+        verbose="auto",
         checkpoint=None,
         resume=False,
         non_finite="stop",
@@ -246,24 +245,25 @@ class LanguageModel(Model):
         monitor, settings = "loss" if validation is None else "val_loss", {"batch_size": rows, "steps": steps}
         if checkpoint is not None:
             settings |= {"seed": seed, "data": fingerprint(tokens, validation)}
-        rng = np.random.default_rng(seed)
+        rng = draws(seed, FIT_STREAM)
         training = Training(self, optimizer, epochs, monitor, rng, checkpoint, resume, settings, non_finite)
 
         def validate():
             return self.evaluate_stream(validation, batch_size, steps)
 
         work = Stream(self, tokens, batch_size, steps)
-        return run_epochs(training, callbacks, work, None if validation is None else validate, progress)
+        return run_epochs(training, callbacks, work, None if validation is None else validate, verbose)
 
     def sample(self, prompt_ids, length, temperature=1.0, rng=None):
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
 
         temperature: 1 draws from the model's own probabilities, less from their peaks, 0 takes the most probable.
-        rng: a NumPy Generator, the model's seed if None.
+        rng: a NumPy Generator or a seed, the model's seed if None.
         """
         ids = self._ids("prompt_ids", prompt_ids, ("P",))[:, None]  # (P, 1) time by batch
         length, temperature = checks.count("length", length), checks.number("temperature", temperature, low=0)
-        rng, states, drawn = np.random.default_rng(self.seed) if rng is None else rng, None, []
+        states, drawn, rng = None, [], draws(self.seed, SAMPLE) if rng is None else rng
+        rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(checks.count("rng", rng, low=0))
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
             log_p = to_numpy(self.head.log_probabilities(self.layer_params("head"), h[-1]))[0].astype(np.float64)
@@ -304,11 +304,8 @@ class Stream:
         ids, targets = map(model.time_major, piece)
         kinds = [type(cell.initial_state(1, model.dtype)) for cell in model.cells]
         states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
-        loss, right, grads, states = model.learn(ids, targets, rng, states=states)
-        return ids.size, {"loss": loss * ids.size, "accuracy": right}, grads, _carry(states)
-
-    def means(self, totals, seen):
-        return scores(totals["loss"], totals["accuracy"], seen)
+        metrics, grads, states = model.learn(ids, targets, rng, states=states)
+        return ids.size, add({}, metrics, ids.size), grads, _carry(states)
 
 
 def _carry(states):

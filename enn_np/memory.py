@@ -210,7 +210,7 @@ TASKS = {task.kind: task for task in (Recall, FewShot, Split, Permuted, Copy, Ad
 
 def known(name):
     """The task of a name such as "fewshot5", None for a name that is none."""
-    found = re.fullmatch(r"([a-z]+)([1-9]\d*)", name)
+    found = re.fullmatch(r"([a-z]+)([1-9]\d{0,8})", name)
     return TASKS[found[1]](int(found[2])) if found and found[1] in TASKS else None
 
 

@@ -6,8 +6,7 @@ The same class trains, evaluates and predicts; `fit`, `evaluate` and `predict` w
 """
 
 import dataclasses
-import math
-from itertools import pairwise
+import json
 
 import numpy as np
 
@@ -16,17 +15,15 @@ from . import checkpoint, checks, training
 from .backend import Workspace, array_module
 from .binding import Binding
 from .bptt import run, run_back
+from .checkpoint import CELLS, KINDS, build, register
 from .device import to_device
 from .engram import Engram
 from .initial import glorot_uniform
 from .learned import LearnedEngram
 from .losses import cross_entropy, mean_squared_error
 from .ops import dot_rows, softmax, softmax_back, sum_rows
+from .session import INFERENCE, draws
 from .window import Window
-
-KINDS = {}  # of models, by the name that their files give them
-KNOWN = (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window)
-CELLS = {kind.__name__.lower(): kind for kind in KNOWN}  # by the name that files give them
 
 
 class Model:
@@ -42,22 +39,11 @@ class Model:
     metrics = ()  # names of what the loss brings along, such as "accuracy"
     kind = None  # its name in files
     width = "outputs"  # what its constructor calls the head's width
+    unit, rows = " seq", "n"  # what its numbers are means over; the first axes of the head's outputs
     tapes = ()  # of the last batch learned from, one for each cell, to look at
 
-    def __init_subclass__(cls):
-        if "kind" in vars(cls):
-            KINDS[cls.kind] = cls
-
     def __init__(
-        self,
-        cells,
-        inputs,
-        outputs,
-        pooling="last",
-        dropout=0.0,
-        seed=0,
-        dtype="float32",
-        random_inference=False,
+        self, cells, inputs, outputs, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
     ):
         self.cells = tuple(cells) if isinstance(cells, list | tuple) else (cells,)
         # A class has the methods too: Engram in place of Engram(128, 64) would fail much later.
@@ -72,11 +58,16 @@ class Model:
         self.params = self._initial_params()
         self._workspaces = [Workspace() for _ in self.cells]
 
-    def _initial_params(self):
+    def _cell_params(self):
+        """The generator, what comes out of the last cell, and the cells' initial parameters."""
         rng, width, params = np.random.default_rng(self.seed), self.inputs, {}
         for i, cell in enumerate(self.cells):
             params |= {f"{i}.{name}": value for name, value in cell.init(rng, width, self.dtype).items()}
             width = cell.hidden
+        return rng, width, params
+
+    def _initial_params(self):
+        rng, width, params = self._cell_params()
         if self.pooling == "attention":
             params |= {"pool.w": glorot_uniform(rng, (width, 1)), "pool.b": np.zeros(1)}
         params |= {"head.W": glorot_uniform(rng, (width, self.outputs)), "head.b": np.zeros(self.outputs)}
@@ -93,12 +84,15 @@ class Model:
         return self
 
     def save(self, path):
-        """Write configuration and parameters to an .npz file, without pickle; `enn_np.load` reads it."""
+        """Write an .npz file, without pickle, for `enn_np.load`; TypeError where that would find another model."""
+        self.check_saving()
         return checkpoint.write(path, self.config(), to_device(self.params, "cpu"))
 
     def config(self):
         """Everything needed to build this model again, as plain JSON types."""
-        cells = [{"kind": type(cell).__name__.lower(), **dataclasses.asdict(cell)} for cell in self.cells]
+        cells = [{"kind": type(cell).__name__.lower()} for cell in self.cells]
+        for settings, cell in zip(cells, self.cells, strict=True):
+            settings |= {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.init}
         return {
             "model": self.kind,
             "cells": cells,
@@ -110,6 +104,50 @@ class Model:
             "dtype": str(self.dtype),
             "random_inference": self.random_inference,
         }
+
+    def __getstate__(self):
+        """For `pickle` and `copy`: without the last batch's tapes, which are many times the model."""
+        return {**vars(self), "tapes": ()}
+
+    def __repr__(self):
+        """Cells, sizes and parameters: Classifier(GRU(hidden=64), inputs=28, classes=10): 18,634 parameters, float32"""
+        cells = ", ".join(map(_brief, self.cells))
+        sizes = f"inputs={self.inputs}, {self.width}={self.outputs}"
+        return f"{type(self).__name__}({cells}, {sizes}): {self.size:,} parameters, {self.dtype}"
+
+    def layers(self):
+        """(name, shape of its output, what its parameters begin with) of every layer. n sequences of T steps."""
+        cells = [(f"{i} {type(cell).__name__}", f"(n, T, {cell.hidden})", f"{i}.") for i, cell in enumerate(self.cells)]
+        pooled = (f"pooling: {self.pooling}", f"({self.rows}, {self.cells[-1].hidden})", "pool.")
+        return [*cells, pooled, ("head", f"({self.rows}, {self.outputs})", "head.")]
+
+    def summary(self):
+        """A table of the layers, the shapes of their outputs and their parameters, as text: it shows itself where it
+        stands last in a notebook's cell, elsewhere `print` it."""
+        table = [("layer", "output", "parameters")]
+        for name, shape, start in self.layers():
+            size = sum(value.size for key, value in self.params.items() if key.startswith(start))
+            table.append((name, shape, f"{size:,}"))
+        table.append(("all", "", f"{self.size:,}"))
+        return _Shown("\n".join(f"{name:<26.26} {shape:<18.18} {size:>13}" for name, shape, size in table))
+
+    def check_saving(self):
+        """Raise TypeError, naming the class, unless `load` could bring this very model back from its configuration."""
+        for part in (*self.cells, self):
+            if type(part) not in (*CELLS.values(), *KINDS.values()):
+                remedy = "decorate the class with @enn_np.register, above @dataclass, and build the model again"
+                what = "model" if part is self else "cells"
+                raise TypeError(f"{what}: load could not find {type(part)!r}, which is not registered; {remedy}")
+        try:
+            again = build(json.loads(json.dumps(self.config())), self.size)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"model: its configuration could not be read back: {error}; use plain numbers") from None
+        for one, other in zip((*self.cells, self), (*again.cells, again), strict=True):
+            for name, value in getattr(other, "__dict__", {}).items():
+                mine = getattr(one, name, None)
+                if name != "cells" and isinstance(value, int | float | str | tuple) and value != mine:
+                    what = f"{type(one).__name__}.{name} would come back as {value!r}, not {mine!r}"
+                    raise TypeError(f"model: {what}; make it a field of the dataclass, or part of config()")
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -151,7 +189,7 @@ class Model:
         return out, (h, pooled, weights, drop, tapes, mask)
 
     def backward(self, dout, memo):
-        """The penalties of the cells, and the gradients of loss + penalties, from dout (B, O) at the head's outputs."""
+        """{"penalty"} of the cells or {}, and the gradients of loss + penalty, from dout (B, O) at the outputs."""
         h, pooled, weights, drop, tapes, mask = memo
         grads = {"head.W": pooled.T @ dout, "head.b": sum_rows(dout)}
         dpooled = dout @ self.params["head.W"].T
@@ -162,24 +200,26 @@ class Model:
         return penalty, {**cell_grads, **pool_grads, **grads}
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One training batch: x (T, B, D), y its targets. Returns the metrics, with the loss as mean and the others as
-        sums over the batch, and the gradients keyed as `params`. rng draws dropout, initial states and trace noise.
+        """One training batch: x (T, B, D), y its targets. Returns its numbers and the gradients keyed as `params`.
+
+        "loss" is the mean loss of the data, "penalty" what the cells add to it, if they do; the metrics are sums. What
+        is trained is loss + penalty. rng draws dropout, initial states and trace noise.
         """
         out, memo = self.forward(x, rng, mask, learning=True)
         loss, dout, metrics = self.loss(out, y)
         penalty, grads = self.backward(dout, memo)
-        return {"loss": loss + penalty, **metrics}, grads
+        return {"loss": loss, **penalty, **metrics}, grads
 
     def _cells_back(self, tapes, dh, dlast, mask, input_gradient=False):
-        """Through the stack from the top, where each layer's dx is the dh of the layer below: the cells' penalties,
-        the gradients of their parameters, and the lowest layer's dx (T, B, D), None unless asked for."""
-        grads, penalties, self.tapes = {}, 0.0, tapes
+        """Through the stack from the top, where each layer's dx is the dh of the layer below: {"penalty"} or {}, the
+        gradients of the cells' parameters, and the lowest layer's dx (T, B, D), None unless asked for."""
+        grads, penalties, self.tapes = {}, {}, tapes
         for i in reversed(range(len(self.cells))):
             cell, upstream = self.cells[i], {}
             if hasattr(cell, "penalty"):
                 penalty, da = cell.penalty(tapes[i].kept.a, mask)
-                penalties += penalty
-                upstream = {} if da is None else {"da": da}
+                if da is not None:
+                    penalties["penalty"], upstream = penalties.get("penalty", 0) + penalty, {"da": da}
             # The first part of every state is h; the others are not read by the head.
             dstate = None if dlast is None else [dlast] + [None] * (len(cell.initial_state(1)) - 1)
             upstream["input_gradient"] = input_gradient or i > 0
@@ -219,20 +259,31 @@ class Model:
 
     # --------------------------------------------------------------------------------------------------- data sets
 
-    def fit(self, x, y, **settings):
-        """Train on x (n, T, D) and targets y; see `enn_np.fit` for the settings. Returns the history."""
-        return training.fit(self, x, y, **settings)
+    fit = training.fit  # as a method: model.fit(x, y, ...)
 
     def evaluate(self, x, y, batch_size=128, mask=None):
-        """{"loss", metrics} over a data set, in batches of `batch_size`, in the order given."""
+        """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
         x, y, mask = self.check_data(x, y, mask)
-        totals, rng = {}, self._inference_rng()
+        counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
         for rows, part in self._batches(x, batch_size, mask):
-            out, _ = self.forward(part, rng, self._mask(mask, rows))
-            loss, _, metrics = self.loss(out, array_module(out).asarray(y[rows]))
-            for name, value in {"loss": loss * part.shape[1], **metrics}.items():
-                totals[name] = totals.get(name, 0) + value
-        return {name: float(value) / len(x) for name, value in totals.items()}
+            if count := int(counts[rows].sum()):
+                found = self.measure(part, array_module(part).asarray(y[rows]), rng, self._mask(mask, rows))
+                training.add(totals, found, count)
+        return self.scores(totals, counts.sum())
+
+    def counts(self, x, mask=None, name="mask"):
+        """How much each sequence of x counts in every mean, (n,): one, whatever of it is padding."""
+        return np.ones(len(x), int)
+
+    def measure(self, x, y, rng=None, mask=None):
+        """The numbers of one batch as `loss_and_grads` has them, without noise, dropout and gradients."""
+        out, _ = self.forward(x, rng, mask)
+        loss, _, metrics = self.loss(out, y)
+        return {"loss": loss, **metrics}
+
+    def scores(self, totals, count):
+        """The numbers of an epoch or a data set, from sums over `count` sequences: training and validation alike."""
+        return {name: float(value) / int(count) for name, value in totals.items()}
 
     def predict_outputs(self, x, batch_size=128, mask=None):
         """The head's outputs (n, O), on the host."""
@@ -244,7 +295,7 @@ class Model:
         return np.concatenate([to_device(part, "cpu") for part in parts])
 
     def _inference_rng(self):
-        return np.random.default_rng(self.seed) if self.random_inference else None
+        return draws(self.seed, INFERENCE) if self.random_inference else None
 
     def _batches(self, x, batch_size, mask):
         checks.count("batch_size", batch_size)
@@ -261,27 +312,34 @@ class Model:
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
         """Raise TypeError or ValueError naming what is wrong with a data set, before any work on it."""
-        x = checks.float_array(names[0], _array(names[0], x), ("n", "T", self.inputs), self.dtype)
+        mask = None if mask is None else plain(names[2], mask)
+        x = self.check_inputs(names[0], cleared(plain(names[0], x), mask))
+        if mask is not None and (mask.dtype != bool or mask.shape != x.shape[:2]):
+            remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
+            raise ValueError(
+                f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
+                f"got {mask.dtype} of shape {mask.shape}{remedy}"
+            )
         if y is not None:
-            y = self.check_targets(names[1], _array(names[1], y), len(x))
-        if mask is not None:
-            mask = _array(names[2], mask)
-            if mask.dtype != bool or mask.shape != x.shape[:2]:
-                remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
-                raise ValueError(
-                    f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
-                    f"got {mask.dtype} of shape {mask.shape}{remedy}"
-                )
+            y = self.check_targets(names[1], plain(names[1], y), len(x))
         return x, y, mask
 
+    def check_inputs(self, name, x):
+        """`x` if it is (n, T, D), finite, of the model's dtype."""
+        return checks.float_array(name, x, ("n", "T", self.inputs), self.dtype)
 
+
+@register
 class Classifier(Model):
     """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
 
     metrics, kind, width = ("accuracy",), "classifier", "classes"
 
-    def __init__(self, cells, inputs, classes, pooling="last", dropout=0.3, **settings):
-        super().__init__(cells, inputs, checks.count("classes", classes, low=2), pooling, dropout, **settings)
+    def __init__(
+        self, cells, inputs, classes, pooling="last", dropout=0.3, seed=0, dtype="float32", random_inference=False
+    ):
+        classes = checks.count("classes", classes, low=2)
+        super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
 
     def loss(self, out, y):
         """Mean cross-entropy, its gradient, and the number of right answers."""
@@ -305,13 +363,16 @@ class Classifier(Model):
         return self.predict_outputs(x, batch_size, mask).argmax(-1)
 
 
+@register
 class Regressor(Model):
     """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
 
     metrics, kind = ("mae",), "regressor"
 
-    def __init__(self, cells, inputs, outputs=1, pooling="last", dropout=0.0, **settings):
-        super().__init__(cells, inputs, outputs, pooling, dropout, **settings)
+    def __init__(
+        self, cells, inputs, outputs=1, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
+    ):
+        super().__init__(cells, inputs, outputs, pooling, dropout, seed, dtype, random_inference)
 
     def loss(self, out, y):
         """Mean squared error, its gradient, and the sum over the batch of the mean absolute error."""
@@ -327,36 +388,8 @@ class Regressor(Model):
         return self.predict_outputs(x, batch_size, mask)
 
 
-def build(config, room=math.inf):
-    """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument, and
-    for one of more than `room` parameters."""
-    config = dict(config)
-    kind = KINDS[checks.choice("model", config.pop("model", None), tuple(KINDS))]
-    cells = []
-    for settings in config.pop("cells", ()):
-        settings = dict(settings)
-        cell = CELLS[checks.choice("cell", settings.pop("kind", None), tuple(CELLS))]
-        cells.append(_construct(cell, settings))
-    if "outputs" in config:
-        config[kind.width] = config.pop("outputs")
-    if (least := _least_size(cells, config)) > room:
-        raise ValueError(f"its configuration asks for {least:,} parameters or more, the file holds {room:,} numbers")
-    return _construct(kind, {"cells": cells, **config})
-
-
-def _least_size(cells, config):
-    """A lower bound of a model's parameters, from what is yet unchecked: no file may ask for memory that it is not."""
-    size = {name: value for name, value in config.items() if isinstance(value, int)}
-    V, E = size.get("vocabulary_size", 0), size.get("embedding", 1)
-    inner = sum(cell.hidden * (cell.hidden + getattr(cell, "slots", 0)) for cell in cells)
-    below = [size.get("inputs", E), *(cell.hidden for cell in cells)]
-    links = sum(low * cell.hidden for low, cell in zip(below, cells, strict=False))
-    # An adaptive head is as wide as the last cell for its frequent words only; the rest is bounded by V and cutoffs.
-    cutoffs = [each for each in config.get("cutoffs") or () if isinstance(each, int)]
-    ends, words = [*cutoffs, V], (cutoffs[0] if cutoffs else V) * below[-1]
-    words += sum((high - low) * max(1, below[-1] // 4**i) for i, (low, high) in enumerate(pairwise(ends), 1))
-    table = 0 if config.get("tied") else V * E
-    return inner + links + table + words + size.get("classes", size.get("outputs", 0)) * below[-1]
+for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window):
+    register(each)
 
 
 def load(path):
@@ -370,13 +403,31 @@ def load(path):
     try:
         model = build(config, sum(array.size for array in arrays.values()))
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}") from None
+        hint = "register classes of your own by @enn_np.register first"
+        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}; {hint}") from None
     checkpoint.check_arrays(path, model.params, arrays)
     model.params = {name: arrays[name] for name in model.params}
     return model
 
 
-def _array(name, value):
+class _Shown(str):
+    """Text that a notebook shows as it is."""
+
+    __repr__ = str.__str__
+
+
+def _brief(cell):
+    """A cell's class, its sizes and what is not its default: Engram(hidden=128, slots=64)."""
+    fields, kind = getattr(cell, "__dict__", None) or {"hidden": cell.hidden}, type(cell)
+    always = "hidden", "slots"
+    shown = [f"{k}={v!r}" for k, v in fields.items() if k in always or repr(v) != repr(getattr(kind, k, None))]
+    return f"{kind.__name__}({', '.join(shown)})"
+
+
+def plain(name, value):
+    """`value` as an array. Raises ValueError for rows of different lengths and for masked entries."""
+    for part in (value, *(value if isinstance(value, list | tuple) else ())):
+        checks.unmasked(name, part)
     try:
         return np.asarray(value)
     except ValueError:  # NumPy's own message names nothing
@@ -385,16 +436,20 @@ def _array(name, value):
         ) from None
 
 
+def cleared(x, mask):
+    """`x` (n, T, ...) with zeros at padded steps: 0 times a NaN is NaN. What does not fit is left to the checks."""
+    if mask is None or mask.shape != x.shape[:2] or x.dtype.kind not in "iuf":
+        return x
+    padded = ~mask.astype(bool)
+    if x[padded].any():
+        x = x.copy()
+        x[padded] = 0
+    return x
+
+
 def _float_type(dtype):
     try:
         name = str(np.dtype(dtype))
     except TypeError:  # an unknown name
         name = dtype
     return np.dtype(checks.choice("dtype", name, ("float32", "float64")))
-
-
-def _construct(kind, settings):
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from None

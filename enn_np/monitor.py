@@ -73,11 +73,7 @@ class HebbianTraceMonitor(Callback):
         epochs = len(state["statistics"])
         for name, one in (("traces", self._traces[0]), ("usage", self._usage[0])):
             checks.float_array(name, state[name], (epochs, *one.shape), one.dtype)
-        self.statistics, self._traces, self._usage = (
-            list(state["statistics"]),
-            list(state["traces"]),
-            list(state["usage"]),
-        )
+        self.statistics, self._traces, self._usage = (list(state[name]) for name in ("statistics", "traces", "usage"))
 
     def on_end(self, training):
         """The best weights may have come back: look at the model as it is now."""

@@ -5,10 +5,13 @@ and so the paper), `global_clip_norm` all by their common length, which keeps th
 """
 
 import math
+import weakref
 
 from .backend import array_module
 from .checks import number
 from .device import fused
+
+SERVED = weakref.WeakKeyDictionary()  # optimizer -> weak references to the arrays that its moments and steps belong to
 
 
 class Optimizer:
@@ -21,10 +24,8 @@ class Optimizer:
 
     def __init__(self, learning_rate, clip_norm=None, global_clip_norm=None, frozen=()):
         self.learning_rate = number("learning_rate", learning_rate, above=0)
-        self.clip_norm = clip_norm if clip_norm is None else number("clip_norm", clip_norm, above=0)
-        self.global_clip_norm = (
-            global_clip_norm if global_clip_norm is None else number("global_clip_norm", global_clip_norm, above=0)
-        )
+        for name, limit in (("clip_norm", clip_norm), ("global_clip_norm", global_clip_norm)):
+            setattr(self, name, limit if limit is None else number(name, limit, above=0))
         if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
             raise TypeError(f"frozen: expected names of parameters such as ('0.M',), got {frozen!r}")
         self.frozen = list(frozen)
@@ -35,12 +36,21 @@ class Optimizer:
         """What defines it, as plain values: its kind, learning rate and the rest, without what changes in training."""
         return {"kind": type(self).__name__} | {k: v for k, v in vars(self).items() if k not in ("steps", "state")}
 
-    def update(self, params, grads):
-        """One step: change every array of `params` in place by the array of `grads` (which is overwritten)."""
-        self.steps += 1
+    def serve(self, params):
+        """Raise ValueError unless `params` are the arrays that it has served so far, and the frozen ones among them."""
         for name in self.frozen:
             if name not in params:
                 raise ValueError(f"frozen: expected names among {', '.join(params)}, got {name!r}")
+        known = {name: array() for name, array in SERVED.get(self, {}).items()}
+        if self.steps and known and (known.keys() != params.keys() or any(known[k] is not params[k] for k in known)):
+            raise ValueError(f"optimizer: make a new one for each model, this made {self.steps} steps with another")
+        SERVED[self] = {name: weakref.ref(array) for name, array in params.items()}
+
+    def update(self, params, grads):
+        """One step: change every array of `params` in place by the array of `grads` (which is overwritten)."""
+        self.serve(params)
+        self.steps += 1
+        for name in self.frozen:
             grads[name][...] = 0  # and so are its moments, and then its steps
         self.clip(grads)
         for key, g in grads.items():

@@ -356,7 +356,7 @@ def _signed(ax, array, title, limit=None, bar=None):
 def _array(value, name, shape):
     """`value`, any form of numbers, as finite floats of `shape`; a letter there is any size from 1."""
     try:
-        array = np.asarray(value, dtype=float)
+        array = np.ma.asarray(value, dtype=float).filled(np.nan)  # what is masked is no number
     except (TypeError, ValueError):
         raise ValueError(f"{name}: expected numbers, got {value!r:.60}") from None
     return float_array(name, array, shape)

@@ -9,13 +9,14 @@ import json
 import os
 import platform
 import subprocess
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import checks, datasets, storage, tasks
+from . import checks, datasets, storage, tasks, variants
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .checkpoint import differ
 from .device import card_name, device_module
@@ -23,7 +24,7 @@ from .engram import Engram
 from .monitor import HebbianTraceMonitor
 from .optim import Adam
 from .training import fit
-from .variants import MATCHED, names, network
+from .variants import MATCHED, network
 
 EPOCHS = {"mnist": 15, "cifar10": 30, "regression": 20, "recall": 20}
 # Ablations are many, so that each is short: the first 12,000 digits to train on, smaller batches, fewer epochs.
@@ -111,7 +112,7 @@ def cifar10_split(images, protocol, seed):
 def generated_split(benchmark, seed):
     """A generated data set: `tasks.one_feature` as sequences of one step, or `tasks.associative_recall`."""
     draw = {"regression": tasks.one_feature, "recall": tasks.associative_recall}[benchmark]
-    rng, parts = np.random.default_rng(seed), []
+    rng, parts = np.random.default_rng([seed, 5]), []  # `seed` alone is where a model's first weights come from
     for n in GENERATED[benchmark]:
         parts += draw(rng, n)
     return Split(*parts)
@@ -126,7 +127,7 @@ def load_split(benchmark, protocol, seed):
     return mnist_split(datasets.load_mnist(), MNIST_HELD_OUT, seed)
 
 
-def learn(model, data, seed, training, progress=True, checkpoint=None, resume=False, frozen=()):
+def learn(model, data, seed, training, verbose="auto", checkpoint=None, resume=False, frozen=()):
     """Train by the paper's settings. Returns the history, and the trace monitor or None.
 
     Adam with clip_norm 1, early stopping (patience 3, best weights), halving of the learning rate on a plateau.
@@ -143,7 +144,7 @@ def learn(model, data, seed, training, progress=True, checkpoint=None, resume=Fa
         optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
         callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
         seed=seed,
-        progress=progress,
+        verbose=verbose,
         checkpoint=checkpoint,
         resume=resume,
     )
@@ -189,7 +190,7 @@ def training_settings(benchmark, protocol, epochs=None, limit=None, learning_rat
     return own
 
 
-def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=False, device="cpu", **shorter):
+def run_benchmark(benchmark, name, protocol, seed, out, verbose="auto", resume=False, device="cpu", **shorter):
     """One full run of a benchmark: writes `out`/summary.json, model.npz and (Engram) trace.npz. Returns the summary.
 
     benchmark: "mnist", "cifar10", "regression" or "recall". shorter: see `training_settings`; the protocol's own if
@@ -198,11 +199,11 @@ def run_benchmark(benchmark, name, protocol, seed, out, progress=True, resume=Fa
     """
     checks.choice("benchmark", benchmark, tuple(EPOCHS))
     device_module(device)
-    checks.choice("model", name, names(benchmark, protocol))
+    variants.check("model", benchmark, protocol, name)
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     what["training"] = training_settings(benchmark, protocol, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):
-        return done or _run(what, out, device, {"progress": progress, "checkpoint": checkpoint, "resume": resume})
+        return done or _run(what, out, device, {"verbose": verbose, "checkpoint": checkpoint, "resume": resume})
 
 
 def prepared(benchmark, protocol, name, seed, limit, device="cpu"):
@@ -279,19 +280,41 @@ def folder(out):
     return out
 
 
+RUN = ("checkpoint.npz", "summary.json", "model.npz", "trace.npz")  # what a run is known by in its folder
+
+
+@contextmanager
+def own_folder(out, resume=None):
+    """`out` as a folder for one run, kept from other processes; a start that fails leaves no empty one behind.
+
+    Raises ValueError where another run has it, or had: only by `resume` (None where there is none) may it be taken up.
+    """
+    made, out = not Path(out).exists(), folder(out)
+    with storage.lock(out / ".lock", f"out: {out}"):
+        try:
+            held = [name for name in RUN if (out / name).exists()]
+            if held and not (resume and held[0] in RUN[:2]):
+                kind = "an unfinished" if held[0] == RUN[0] else "a finished"
+                again = "" if resume is None else "continue it by --resume, or "
+                raise ValueError(f"out: {out} holds {kind} run; {again}delete the folder, or choose another by --out")
+            yield out
+        finally:
+            if made and [each.name for each in out.iterdir()] == [".lock"]:
+                with suppress(OSError):  # Windows keeps what is open
+                    (out / ".lock").unlink()
+                    out.rmdir()
+
+
 @contextmanager
 def run_folder(out, what, resume=False):
     """The folder of one run, kept from other processes: (folder, path of its checkpoint, None), or, where the run that
     is to be resumed is over, its summary in the place of None. The checkpoint goes when a run has ended by itself.
 
     what: benchmark, protocol, model, seed and training settings. Raises ValueError if another process has the folder,
-    if it holds an unfinished run and `resume` is False, or if it is True and the finished run there is another one.
+    if it holds a run and `resume` is False, or if it is True and the finished run there is another one.
     """
-    out = folder(out)
-    with storage.lock(out / ".lock", f"out: {out}"):
-        checkpoint, done = out / "checkpoint.npz", out / "summary.json"
-        if checkpoint.exists() and not resume:
-            raise ValueError(f"out: {out} holds an unfinished run; continue it by --resume, or delete {checkpoint}")
+    with own_folder(out, resume) as out:
+        checkpoint, done = (out / name for name in RUN[:2])
         summary = read_json(done) if resume and done.exists() and not checkpoint.exists() else None
         if summary:
             differ(done, what, {name: summary.get(name) for name in what})
@@ -317,12 +340,15 @@ MACHINE = {"processor", "cores", "python", "numpy", "blas_threads"}
 
 
 def read_result(path):
-    """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on.
+    """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on; or what `diverged`
+    says, which has none of the numbers.
 
     Raises ValueError naming the file, the field and what is there.
     """
     found, whole = read_json(path), {"seed": (int,), "best_epoch": (int, type(None))}
     wrong = {name: "a word" for name in WORDS if not isinstance(found.get(name), str)}
+    if not wrong and found["stopped"] == "diverged":
+        return found
     numbers = NUMBERS | {"test_mae" if "test_mae" in found else "test_accuracy"}
     wrong |= {name: "a finite number" for name in numbers if not _finite(found.get(name))}
     wrong |= {name: "a finite number" for name in found if name[:5] in ("test_", "valid") and not _finite(found[name])}
@@ -338,6 +364,14 @@ def read_result(path):
             f"{path}: {name}: expected {wanted}, got {found.get(name)!r:.60}; run again, or remove the file"
         )
     return found
+
+
+def diverged(what, error, device="cpu"):
+    """The result of a run that left the finite numbers: it stands in its place, so that the run is not tried again.
+
+    what: benchmark, protocol, model, seed and training settings. error: the `Diverged`.
+    """
+    return {**what, "stopped": "diverged", "why": str(error).partition(";")[0], "machine": machine(device)}
 
 
 def _finite(value):
@@ -380,6 +414,19 @@ def processor():
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def tell(line=""):
+    """Print a line at once. Where its reader is gone, as with `| head`, the work goes on, and no one is told."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        mute()
+
+
+def mute():
+    """Standard output goes nowhere from now on: what is still to be written there would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_json(path, value):

@@ -24,10 +24,6 @@ from .protocols import PAPER, TITLES, curves, read_json, read_result
 from .storage import write_text
 
 DASH = "-"
-# How often, `statistics.interval` says.
-NARROW = (
-    " Intervals are bootstrapped, and too narrow: five values' cover the true mean 83% of the time, three values' 75%."
-)
 MARKS = r"<!-- (results|tests|ablation|replay|bench):(\w+):(\w+) -->"
 
 
@@ -37,7 +33,7 @@ def load_results(folder, benchmark, protocol):
     for path in sorted(Path(folder).glob("*.json")):
         result = read_result(path)
         key, seed = (result["benchmark"], result["protocol"], result["model"]), result["seed"]
-        if key[:2] == (benchmark, protocol):
+        if key[:2] == (benchmark, protocol) and result["stopped"] != "diverged":
             if seed in found.setdefault(key[2], {}):
                 raise ValueError(f"{path}: a second result of {'-'.join(key)}-{seed}; remove one")
             found[key[2]][seed] = result
@@ -61,7 +57,9 @@ def results_table(folder, benchmark, protocol):
     for row, (model, runs) in zip(rows, results.items(), strict=True):
         row += [column(runs, published.get(model, {})) for column in columns.values()]
     several = max((len(runs) for runs in results.values()), default=0) > 1 and "95% interval" in columns
-    return _markdown(["model", "seeds", *columns], rows) + "\n\n" + _origin(results) + NARROW * several
+    return (
+        _markdown(["model", "seeds", *columns], rows) + "\n\n" + _origin(results) + " Intervals: Student's t." * several
+    )
 
 
 def _columns(benchmark, protocol):
@@ -132,7 +130,11 @@ def tests_table(folder, benchmark, protocol):
         if any(model in pair for pair in pairs)
     )
     what = "" if sign > 0 else f" Differences are of {score.replace('_', ' ')}, turned so that more is better."
-    return _markdown(head, rows) + f"\n\np values are Holm-adjusted. Interquartile means: {middle}.{what}"
+    return (
+        _markdown(head, rows)
+        + "\n\nIntervals: Student's t, paired by seed. p values are Holm-adjusted. "
+        + f"Interquartile means: {middle}.{what}"
+    )
 
 
 def ablation_table(folder, *benchmarks):
@@ -204,7 +206,7 @@ def replay_table():
 
 
 def bench_table(folder, name, threads):
-    """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m enn_np bench --json` wrote, or where
+    """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m tests.bench --json` wrote, or where
     it has no foreign peer, of our own works against each other."""
     found = read_json(Path(folder) / "bench" / f"{name}.json")
     foreign = [row for row in found["rows"] if not row["peer"].startswith("enn_np")] or found["rows"]
@@ -262,8 +264,8 @@ def figures(folder):
     for name, tasks in task_histories(folder).items():
         drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
-    if path.exists():
-        drawn[f"{path.stem}-arcs"] = arcs.of_recall(read_result(path)["recalled"])
+    if path.exists() and "recalled" in (found := read_result(path)):
+        drawn[f"{path.stem}-arcs"] = arcs.of_recall(found["recalled"])
     paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
     for path in paths:
         plots.save(drawn[path.stem], path)

@@ -14,19 +14,21 @@ class Item(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set: its folder (inside archives too), mirrors, what to download and the files it unpacks to."""
+    """A data set: its folder (inside archives too), mirrors, what to download, the files it unpacks to, and other
+    folders to look for them in."""
 
     folder: str
     mirrors: tuple[str, ...]
     downloads: tuple[Item, ...]
     files: tuple[Item, ...]
+    others: tuple[str, ...] = ()
 
 
-# One block a data set: name and folder; mirrors; each file's name, bytes and sha256, first those to download
-# (.gz, .zip), then what they unpack to. All are the published values; where no checksum is (a "-"), the bytes
-# are a limit, and the archive's checksum vouches for the file.
+# One block a data set: name, folder, and where others put it (torchvision); mirrors; each file's name, bytes and
+# sha256, first those to download (.gz, .zip), then what they unpack to. All are the published values; where no checksum
+# is (a "-"), the bytes are a limit, and the archive's checksum vouches for the file.
 TABLE = """
-mnist mnist/
+mnist mnist/ MNIST/raw/ raw/
 https://ossci-datasets.s3.amazonaws.com/mnist/
 https://storage.googleapis.com/cvdf-datasets/mnist/
 train-images-idx3-ubyte.gz 9912422 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609
@@ -65,11 +67,11 @@ wiki.test.tokens 1281077 -
 
 
 def _source(block: str) -> tuple[str, Source]:
-    (name, folder), *rows = [line.split() for line in block.splitlines()]
+    (name, folder, *others), *rows = [line.split() for line in block.splitlines()]
     mirrors = tuple(row[0] for row in rows if len(row) == 1)
     items = [Item(row[0], int(row[1]), row[2].strip("-") or None) for row in rows if len(row) == 3]
     downloads = tuple(item for item in items if item.name.endswith((".gz", ".zip")))
-    return name, Source(folder.rstrip("/"), mirrors, downloads, tuple(items[len(downloads) :]))
+    return name, Source(folder.rstrip("/"), mirrors, downloads, tuple(items[len(downloads) :]), tuple(others))
 
 
 SOURCES = dict(_source(block) for block in TABLE.strip().split("\n\n"))

@@ -12,10 +12,20 @@ from pathlib import Path
 from uuid import uuid4
 
 
+def spelled_out(path):
+    """`path` with a leading ~ as the user's home folder. Raises OSError where no home folder is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise OSError(f"{path}: no home folder is known; set HOME, or ENN_DATA or the path to a full path") from None
+
+
 @contextmanager
 def whole(path):
     """A binary file to write, which becomes `path` at the end of the `with` block unless that raises."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file, in it or elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # of its own: two writers may meet
     try:
@@ -74,6 +84,9 @@ def lock(path, refuse=None):
                 fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refuse else 0))
             except BlockingIOError:
                 raise ValueError(_taken(refuse)) from None
+            except OSError as error:  # a network file system may have no locks: then nothing is guarded
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
         yield
 
 

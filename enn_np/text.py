@@ -20,7 +20,7 @@ import numpy as np
 
 from enn_np import download as web
 from enn_np import storage
-from enn_np.checks import choice, count, number
+from enn_np.checks import choice, count, number, unmasked
 from enn_np.words import CHUNK, TextFile, blocks, encode, numbering
 
 Array = np.ndarray
@@ -30,7 +30,8 @@ COUNTS = {
     "wikitext-2": (2_088_628, 217_646, 245_569, 33_278),
     "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
 }
-CACHE_FORMAT = 1
+LINES = {"wikitext-2": 36_718, "wikitext-103": 1_801_350}  # of train, empty ones too
+CACHE_FORMAT = 2
 
 
 class Vocabulary:
@@ -43,8 +44,8 @@ class Vocabulary:
     """
 
     def __init__(self, words: Iterable[str], counts: Array):
-        self.words = list(words)
-        self.counts = np.asarray(counts, np.int64)
+        self.words = _each(words, "words")
+        self.counts = np.asarray(unmasked("counts", counts), np.int64)
         self.ids = {word: i for i, word in enumerate(self.words)}
         each = self.counts.shape == (len(self.words),) and len(self.ids) == len(self.words)
         if not each or UNKNOWN not in self.ids or np.any(np.diff(self.counts) > 0):
@@ -58,11 +59,11 @@ class Vocabulary:
 
     def encode(self, words: Iterable[str]) -> Array:
         """Ids (N,) of N words, in the vocabulary's compact dtype; a word it lacks becomes `<unk>`."""
-        return np.fromiter(map(self.ids.get, words, repeat(self.ids[UNKNOWN])), self.dtype)
+        return np.fromiter(map(self.ids.get, _each(words, "words"), repeat(self.ids[UNKNOWN])), self.dtype)
 
     def decode(self, ids: Array) -> list[str]:
         """Words of integer ids of any shape, flattened. Raises ValueError for an id out of range."""
-        ids = np.asarray(ids).ravel()
+        ids = integers("ids", ids).ravel()
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise ValueError(f"ids: expected 0 to {len(self) - 1}, got {ids.min()} to {ids.max()}")
         return [self.words[i] for i in ids.tolist()]
@@ -103,7 +104,7 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", 2016.
     """
     files = _locate(name, folder, download, train, verify)
-    place = Path(cache or _cache_folder(Path(folder or web.data_folder())))
+    place = Path(cache or _cache_folder(storage.spelled_out(folder or web.data_folder())))
     stem = place / (name if train == "wiki.train.tokens" else f"{name}.{train}")
     stats = [(file, file.path.stat()) for file in files]
     sources = [[f.path.name, f.inside, s.st_size, s.st_mtime_ns, *f.known, CACHE_FORMAT] for f, s in stats]
@@ -120,7 +121,7 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     return text
 
 
-def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42):
+def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42, verify=True):
     """`PaperWindows`: WikiText as the Engram paper cut it, 32 tokens each, from a quarter of the lines.
 
     Its flaws, kept so that numbers can be compared: the vocabulary is built before the split, so it holds
@@ -130,11 +131,14 @@ def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.t
     word), is scored: one target in 32 costs a model nothing. The paper validates on the last 20% of x_train.
 
     Lines are drawn by the generators behind the notebook's calls, so the whole train text should give its
-    very windows: V 188,590, 536,711 to train on, 133,990 to test on. Arguments and errors as `load_wikitext`.
+    very windows: V 188,590, 536,711 to train on, 133,990 to test on. Arguments and errors as `load_wikitext`; `verify`
+    compares the number of lines of the published train text.
     Source: `examples/sequence.ipynb` of `tensorflow-engram`, commit ec87f778.
     """
     file = _locate(name, folder, download, train, verify=False)[0]
-    lines = sum(block.count(b"\n") for block in blocks(file))
+    lines, known = sum(block.count(b"\n") for block in blocks(file)), LINES[name]
+    if verify and train == web.SOURCES[name].files[0].name and lines != known:
+        raise web.DamagedFile(file, f"expected {known} lines, got {lines} (pass verify=False to use it as it is)")
     chosen = np.random.default_rng(seed).permutation(lines)[: lines // 4]  # as datasets' shuffle(seed)
     wanted, ids, windows = set(chosen.tolist()), numbering(), {}
     for i, line in enumerate(line for block in blocks(file) for line in block.decode().split("\n")[:-1]):
@@ -154,6 +158,29 @@ def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.t
     return PaperWindows(*parts, words)
 
 
+def _each(words, name):
+    """A list of words; a str, which would be its letters, is none."""
+    found = list(words) if isinstance(words, Iterable) and not isinstance(words, str | bytes) else [words]
+    for word in found:
+        if word is words or not isinstance(word, str):
+            raise TypeError(f"{name}: expected a list of words, each a str, got {word!r:.40}; use text.split()")
+    return found
+
+
+def integers(name, ids, shape=None):
+    """`ids` as an integer array of that shape, where a letter stands for any size above 0. ValueError for others."""
+    ids = np.asarray(unmasked(name, ids))
+    fits = shape is None or (
+        len(shape) == ids.ndim
+        and all(n == (want if isinstance(want, int) else n or 1) for n, want in zip(ids.shape, shape, strict=True))
+    )
+    if not fits or (ids.size and ids.dtype.kind not in "iu"):
+        wanted = "" if shape is None else f" ({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+        what = f"expected integer ids{wanted}, got {ids.dtype} of shape {ids.shape}"
+        raise ValueError(f"{name}: {what}; `Vocabulary.encode` makes them of words")
+    return ids
+
+
 def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.0) -> float:
     """Perplexity of tokens (N,) under word frequencies alone, without context: the floor of ignorance.
 
@@ -161,7 +188,8 @@ def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.
     `vocabulary.counts`; smoothing 1 is Laplace's rule, which leaves no word impossible.
     Raises ValueError for bad counts or ids, and where a word with probability 0 occurs.
     """
-    p = np.asarray(train_counts, np.float64) + number("smoothing", smoothing, low=0)
+    p = np.asarray(unmasked("train_counts", train_counts), np.float64) + number("smoothing", smoothing, low=0)
+    tokens = integers("tokens", tokens, ("N",))
     if p.ndim != 1 or not len(p) or np.min(train_counts) < 0 or not len(tokens):
         raise ValueError(f"train_counts: expected (V,), none negative, got {p.shape}; tokens: expected any")
     tallies = _tally((tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)), len(p))
@@ -179,7 +207,7 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
     Of the N - 1 pairs (token, next token) each comes once; under `batch` are left over (none for batch 1).
     tokens are not copied: a memory-mapped array stays on disk. Raises ValueError for under batch + 1 tokens.
     """
-    batch, steps = count("batch", batch), count("steps", steps)
+    tokens, batch, steps = integers("tokens", tokens, ("N",)), count("batch", batch), count("steps", steps)
     columns = (len(tokens) - 1) // batch
     if columns < 1:
         raise ValueError(f"tokens: expected over {batch}, got {len(tokens)}; use a smaller batch")
@@ -195,7 +223,9 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
 def _locate(name, folder, download, train, verify) -> list[TextFile]:
     """Paths of train, valid, test, after downloading what is missing; never one train text for another."""
     choice("name", name, tuple(COUNTS))
-    folder = web.data_folder() if folder is None else Path(folder)
+    folder = web.data_folder() if folder is None else storage.spelled_out(folder)
+    if not isinstance(train, str) or Path(train).name != train:
+        raise TypeError(f"train: expected a file's name in {folder}, such as 'wiki.train.tokens', got {train!r}")
     items = web.SOURCES[name].files
     other = train != items[0].name
     paths, archive = web.find(name, folder), web.find_archive(name, folder)
@@ -251,8 +281,8 @@ def _tally(pieces: Iterable[Array], size: int) -> Array:
 
 def _cache_folder(folder: Path) -> Path:
     """`cache/` in folder, or the user's where nobody may write there (root could, but is not meant to)."""
-    user = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    for place in (folder / "cache", (Path(user) if user else Path.home() / ".cache") / "enn_np"):
+    for where in (lambda: folder / "cache", web.user_cache):  # one after the other, as there may be no HOME
+        place = where()
         there = next(path for path in (place, *place.absolute().parents) if path.exists())
         if there.stat().st_mode & 0o222 and os.access(there, os.W_OK):
             return place

@@ -75,12 +75,25 @@ ABLATIONS = {
 ABLATED = {"mnist": (128, 64), "recall": (64, 16)}  # hidden, slots of "full"
 
 
+def protocols(benchmark):
+    """The protocols of a benchmark."""
+    checks.choice("benchmark", benchmark, (*SHAPES, "wikitext2", "wikitext103"))
+    return {"recall": ("ablation",), "mnist": PROTOCOLS}.get(benchmark, PROTOCOLS[:2])
+
+
+def check(argument, benchmark, protocol, name):
+    """`name` if it is a model of the benchmark under the protocol. The ValueError names the protocol that has it."""
+    known = names(benchmark, protocol)
+    try:
+        return checks.choice(argument, name, known)
+    except ValueError as error:
+        others = [other for other in protocols(benchmark) if name in names(benchmark, other)]
+        raise ValueError(f"{error}, a network of --protocol {others[0]}" if others else str(error)) from None
+
+
 def names(benchmark, protocol):
     """The models of a benchmark under a protocol. Raises ValueError where the two do not go together."""
-    known = (*SHAPES, "wikitext2", "wikitext103")
-    checks.choice("benchmark", benchmark, known)
-    protocols = {"recall": ("ablation",), "mnist": PROTOCOLS}.get(benchmark, PROTOCOLS[:2])
-    checks.choice("protocol", protocol, protocols)
+    checks.choice("protocol", protocol, protocols(benchmark))
     if protocol == "ablation":
         return tuple(ABLATIONS)
     if protocol == "paper":
@@ -92,7 +105,7 @@ def names(benchmark, protocol):
 
 def network(benchmark, protocol, name, seed, pooling="last"):
     """The model `name` of a benchmark, untrained, and the names of its parameters that must not be trained."""
-    checks.choice("model", name, names(benchmark, protocol))
+    check("model", benchmark, protocol, name)
     if protocol == "ablation":
         return _ablation(benchmark, name, seed)
     inputs, outputs = SHAPES[benchmark]

@@ -34,14 +34,23 @@ def not_finite(loss, grads):
     return None
 
 
-def watch_memory(model, warned):
-    """Warn, once for every name in the set `warned`, of faults in the memory as the last learned batch left it."""
+def note_reads(model, read):
+    """Keep in `read`, by layer, the largest weight (N,) that each slot has had: a batch reads only a part of them."""
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
-        if not hasattr(cell, "trace_clip"):  # a sharp address, as Binding has, leaves slots alone by design
+        if hasattr(cell, "trace_clip"):  # a sharp address, as Binding has, leaves slots alone by design
+            most = tape.kept.a.max((0, 1))  # of a (T, B, N)
+            read[i] = array_module(most).maximum(read.get(i, most), most)
+
+
+def watch_memory(model, warned, read):
+    """Warn, once for every name in the set `warned`, of faults in the memory: of the trace as the last learned batch
+    left it, and of slots that no batch of an epoch read. read: see `note_reads`, or {} where not all was seen."""
+    for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
+        if not hasattr(cell, "trace_clip"):
             continue
         clip = None if tape.states.A is None else cell.trace_clip  # what is kept as a list has met no clip
         share = 0.0 if clip is None else float((abs(tape.states.A[-1]) >= clip).mean())
-        dead = int((tape.kept.a.max((0, 1)) < DEAD / cell.slots).sum())  # of a (T, B, N)
+        dead = int((read[i] < DEAD / cell.slots).sum()) if i in read else 0
         if share > SATURATED and ("saturated", i) not in warned:
             warned.add(("saturated", i))
             what = f"{share:.0%} of its Hebbian trace lies on the clip {clip:g} and keeps little but signs"
@@ -49,8 +58,7 @@ def watch_memory(model, warned):
             warnings.warn(f"cell {i}: {what}; {remedy}", RuntimeWarning, stacklevel=2)
         if dead and ("dead", i) not in warned:
             warned.add(("dead", i))
-            what = (
-                f"{dead} of its {cell.slots} memory slots are never read: no weight in a batch reached {DEAD} / slots"
-            )
+            never = f"never read: no weight in an epoch reached {DEAD} / slots"
+            what = f"{dead} of its {cell.slots} memory slots are {never}"
             remedy = "use fewer slots, or a retrieval that spreads more"
             warnings.warn(f"cell {i}: {what}; {remedy}", RuntimeWarning, stacklevel=2)

@@ -6,17 +6,15 @@
 It reads the summary and, where they are, trace.npz (traces (K, N, H), retrieval (n, T, N), probe (n, T, D) and, for
 what needs the truth, labels (n,)) and model.npz; of a result alone the .npz beside it. From associative recall it draws
 which past step wrote what is recalled. What is missing or does not fit leaves its part of the page out, and the page
-says so. Tables are made here; webreport.html holds style and script, and draws curves, and the maps of explained.py,
-from JSON in the page.
+says so. webreport.html is the page as a Jinja template: tables, style and a script that draws curves, and the maps of
+explained.py, from JSON in the page.
 
-Nothing in a file is trusted: text is escaped, JSON in the page holds no "<", and what is not a finite number is shown
-as a dash.
+Nothing in a file is trusted: Jinja escapes text, JSON in the page holds no "<", and what is not a finite number is
+shown as a dash.
 """
 
-import html
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from .models import Classifier, load
 from .protocols import PAPER, TITLES, read_json
 from .storage import write_text
 
+WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read
 MOST_MODELS, MOST_EPOCHS, MOST_SETTINGS = 20, 500, 300
 CURVES = ("loss", "accuracy", "perplexity", "val_loss", "val_accuracy", "val_perplexity")
@@ -40,7 +39,12 @@ def write_report(run_dir, out=None):
     beside it. Explaining sequences of a stored Engram model takes some seconds. Raises ValueError, naming the file, if
     there is no summary.json or it does not describe a run.
     """
+    from jinja2 import Environment
+
     run_dir, notes = Path(run_dir), []
+    run_dir = run_dir.parent if run_dir.name == "summary.json" else run_dir
+    if run_dir.suffix != ".json" and run_dir.is_file():
+        raise ValueError(f"run: {run_dir} is no run; expected {WANTED}")
     if alone := run_dir.suffix == ".json":
         source, page_path = run_dir, run_dir.with_suffix(".html")
         trace, network = run_dir.with_suffix(".npz"), run_dir.parent / "runs" / run_dir.stem / "model.npz"
@@ -48,10 +52,13 @@ def write_report(run_dir, out=None):
         source, page_path = run_dir / "summary.json", run_dir / "report.html"
         trace, network = run_dir / "trace.npz", run_dir / "model.npz"
     if not source.exists():
-        raise ValueError(f"{source}: no such file; give a folder that `python -m enn_np train` or `demo` wrote")
+        raise ValueError(f"{source}: no such file; expected {WANTED}")
     summary = read_json(source)
     runs = _runs(source, summary)
     stored = {} if alone and not trace.exists() else _read_trace(trace, notes)
+    if stored and all(run["trace"] is None for run in runs.values()):
+        notes.append(f"{trace.name} is of another run, as {source.name} tells of no trace, and is left out.")
+        stored = {}
     model = _read_model(network, stored, notes)
     history = summary.get("history")
     statistics = next((run["trace"] for run in runs.values() if run["trace"]), [])
@@ -64,15 +71,16 @@ def write_report(run_dir, out=None):
         "recalled": explained.recalled(summary, notes),
         "entry": "validation" if isinstance(history, dict) and "step" in history else "epoch",
     }
-    parts = {
-        "title": _title(summary),
-        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in notes),
-        "summary": _summary_table(summary, runs, f"{data['entry']}s"),
-        "configuration": _configuration(summary),
-        "data": _json(data),
-    }
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    page = re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], template)
+    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    jinja.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    page = jinja.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
+        title=_title(summary),
+        notes=notes,
+        results=_results(summary, runs, f"{data['entry']}s"),
+        settings=_settings(summary),
+        whole=_text(json.dumps(summary, indent=1), 20_000),
+        data=data,
+    )
     return write_text(page_path if out is None else out, page)
 
 
@@ -93,7 +101,7 @@ def _runs(path, summary):
         history = [(name, values) for name, values in history if name in CURVES and isinstance(values, list)]
         numbers = {name: [_finite(value) for value in values[:MOST_EPOCHS]] for name, values in history}
         kept = [{name: _finite(each.get(name)) for name in STATISTICS} for each in trace[:MOST_EPOCHS]]
-        runs[_short(title, 40)] = {**run, "history": numbers, "trace": kept}
+        runs[_text(title, 40)] = {**run, "history": numbers, "trace": kept if "trace" in run else None}
     return runs
 
 
@@ -144,11 +152,6 @@ def _read_model(path, stored, notes):
     return model
 
 
-def _json(value):
-    """JSON that may stand in a script element: without "<" nothing in it can end the element or begin another."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
 def _title(summary):
     if "models" in summary:
         return "Engram and its rivals on 5,000 digits"
@@ -166,8 +169,8 @@ COLUMNS_OF_RESULTS = (
 )
 
 
-def _summary_table(summary, runs, entries):
-    """A row per model; the paper's numbers beside ours where it reports this benchmark. entries: of the histories."""
+def _results(summary, runs, entries):
+    """Head and rows, one per model, with the paper's numbers where it has the benchmark. entries: of the histories."""
     benchmark, names = summary.get("benchmark"), {title: name for name, title in TITLES.items()}
     paper = PAPER.get(benchmark) if isinstance(benchmark, str) else None
     columns = [
@@ -180,25 +183,22 @@ def _summary_table(summary, runs, entries):
         cells = [_number(source.get(key), form) for _, key, form in columns for source in sources]
         epochs = max((len(values) for values in run["history"].values()), default=0)
         best = _number(run.get("best_epoch"), ".0f")
-        rows.append([html.escape(title), *cells, f"{epochs} (best {best})", _text(run.get("stopped"), 20)])
-    return _table(["model", *head, entries, "ended"], rows, "Results on the test set")
+        rows.append([title, *cells, f"{epochs} (best {best})", _text(run.get("stopped"), 20)])
+    return ["model", *head, entries, "ended"], rows
 
 
-def _configuration(summary):
-    """What was asked for and on what machine, flattened, and the whole file as text."""
+def _settings(summary):
+    """What was asked for and on what machine, flattened: {group: rows}."""
     groups = {"run": []}
     for name, value in summary.items():
         if name in ("settings", "sequences", "config", "machine"):
             groups[name] = _flat("", value)
         elif name not in ("models", "history", "trace", "recalled"):
             groups["run"] += _flat(name, value)
-    tables = []
-    for group, rows in groups.items():
-        cells = [[f"<code>{_text(name, 80)}</code>", _text(value, 120)] for name, value in rows[:MOST_SETTINGS]]
-        tables += [_table(["setting", "value"], cells, group.capitalize())] if cells else []
-    whole = html.escape(_short(json.dumps(summary, indent=1), 20_000))
-    more = f'<details><summary>summary.json as text</summary><pre tabindex="0">{whole}</pre></details>'
-    return f'<div class="charts">{"".join(tables)}</div>{more}'
+    return {
+        group: [(_text(name, 80), _text(value, 120)) for name, value in rows[:MOST_SETTINGS]]
+        for group, rows in groups.items()
+    }
 
 
 def _flat(name, value, depth=0):
@@ -208,16 +208,6 @@ def _flat(name, value, depth=0):
     if depth < 5 and isinstance(value, list):
         return [row for i, each in enumerate(value[:50]) for row in _flat(f"{name}[{i}]", each, depth + 1)]
     return [(name, value)]
-
-
-def _table(head, rows, caption):
-    """Cells are HTML already; the first of a row names it."""
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
-    )
-    table = f"<table><caption>{caption}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{caption}">{table}</div>'
 
 
 def _finite(value):
@@ -234,10 +224,6 @@ def _number(value, form):
     return "–" if value is None else format(value, form)
 
 
-def _short(value, most):
-    text = str(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _text(value, most):
-    return "–" if value is None else html.escape(_short(value, most))
+    text = "–" if value is None else str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"

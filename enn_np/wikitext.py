@@ -15,7 +15,7 @@ from .optim import Adam
 from .protocols import machine, outcome, run_folder, write_json
 from .text import load_wikitext, paper_windows, stream_batches
 from .training import fit
-from .variants import names
+from .variants import check
 
 TRAIN_FILE = "wiki.train.tokens"
 NAMES = {"wikitext2": "wikitext-2", "wikitext103": "wikitext-103"}
@@ -38,7 +38,7 @@ def training_settings(benchmark, protocol, name, epochs=None, limit=None, learni
     return own | {"train_file": train}
 
 
-def run_wikitext(benchmark, name, protocol, seed, out, progress=True, resume=False, device="cpu", **shorter):
+def run_wikitext(benchmark, name, protocol, seed, out, verbose="auto", resume=False, device="cpu", **shorter):
     """One full run: writes `out`/summary.json and model.npz. Returns the summary.
 
     benchmark: "wikitext2" or "wikitext103". name, protocol, seed, resume, device: see `protocols`. shorter: see
@@ -46,11 +46,11 @@ def run_wikitext(benchmark, name, protocol, seed, out, progress=True, resume=Fal
     """
     device_module(device)
     checks.choice("benchmark", benchmark, tuple(NAMES))
-    checks.choice("model", name, names(benchmark, protocol))
+    check("model", benchmark, protocol, name)
     what = {"benchmark": benchmark, "protocol": protocol, "model": name, "seed": checks.count("seed", seed, low=0)}
     what["training"] = training_settings(benchmark, protocol, name, **shorter)
     with run_folder(out, what, resume) as (out, checkpoint, done):
-        return done or _run(what, out, device, {"progress": progress, "checkpoint": checkpoint, "resume": resume})
+        return done or _run(what, out, device, {"verbose": verbose, "checkpoint": checkpoint, "resume": resume})
 
 
 def _run(what, out, device, saving):
@@ -73,7 +73,7 @@ def _run(what, out, device, saving):
 def learn(what, device="cpu", **saving):
     """Train one model: (model, history, trace monitor or None, a function that scores it, how much it trained on).
 
-    what: benchmark, protocol, model, seed and training settings. saving: progress, checkpoint, resume of `enn_np.fit`.
+    what: benchmark, protocol, model, seed and training settings. saving: verbose, checkpoint, resume of `enn_np.fit`.
     """
     settings = NAMES[what["benchmark"]], what["model"], what["seed"], what["training"]
     return (_paper if what["protocol"] == "paper" else _sound)(*settings, device, saving)

@@ -6,6 +6,7 @@ ten and NumPy about the others, 8 million words a second on one core. N words of
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def blocks(file: TextFile, digest=None) -> Iterator[bytes]:
             line += block.count(b"\n", 0, error.start)
             raise web.DamagedFile(file, f"line {line} is not UTF-8 ({error.reason})") from error
         if block:
-            yield block
+            yield block.removeprefix(codecs.BOM_UTF8) if line == 1 else block  # a mark that is no part of a word
         line += block.count(b"\n")
         if len(rest) > LONGEST_LINE:
             raise web.DamagedFile(file, f"line {line} has over {LONGEST_LINE:,} bytes")

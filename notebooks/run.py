@@ -22,7 +22,12 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
-BLAS = "OPENBLAS", "OMP", "MKL"
+BLAS = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 SECONDS = 1800  # for one cell, at full size
 MANAGED = ("badges", "install", "links")  # cells that this file writes, known by their id
 
@@ -89,7 +94,9 @@ def frame(nb, path, where):
 def execute(nb):
     """Run all cells in a new kernel, in the notebooks' folder, on one BLAS thread."""
     os.environ["PYTHONHASHSEED"] = "0"
-    os.environ |= dict.fromkeys((f"{name}_NUM_THREADS" for name in BLAS), "1")
+    os.environ |= dict.fromkeys(BLAS, "1") | {
+        "TQDM_DISABLE": "1"
+    }  # a bar lives in a running kernel only
     if os.environ.get("ENN_FULL") != "1":  # what lies about must not change the outputs
         os.environ["ENN_DATA"] = str(FOLDER)  # a folder without data sets
     NotebookClient(

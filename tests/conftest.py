@@ -6,7 +6,7 @@ ENN_HYPOTHESIS=thorough draws ten times as many examples, and new ones at every 
 import os
 
 # Before NumPy is imported: BLAS threads beside another busy process spin, and cost far more than they give.
-for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import sys  # noqa: E402

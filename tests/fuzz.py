@@ -229,7 +229,7 @@ def train(path, epochs=2):
         callbacks=callbacks,
         checkpoint=Checkpoint(path, 0),
         resume=path.exists(),
-        progress=False,
+        verbose=0,
     )
 
 

@@ -39,7 +39,7 @@ def train(kind, path, end):
     warnings.simplefilter("ignore")
     print("begins", flush=True)
     callbacks = [EarlyStopping(patience=2), ReduceOnPlateau(patience=1, min_delta=0.02)]
-    saving = {"checkpoint": Checkpoint(path, seconds=0.02), "resume": True, "progress": False, "callbacks": callbacks}
+    saving = {"checkpoint": Checkpoint(path, seconds=0.02), "resume": True, "verbose": 0, "callbacks": callbacks}
     if kind == "digits":
         images = load_digits()
         x = image_rows(images.x_train[:1600]).astype("float32") / 255

@@ -76,7 +76,7 @@ def main():
         while curve.sample(rounds) < settings.minutes:
             for model in models:
                 path.unlink(missing_ok=True)
-                saving = {"checkpoint": Checkpoint(path, 0.2), "progress": False, "seed": rounds}
+                saving = {"checkpoint": Checkpoint(path, 0.2), "verbose": 0, "seed": rounds}
                 fit(model, x, y, epochs=1, batch_size=32, validation=0.1, optimizer=Adam(1e-4), **saving)
                 model.predict(x[:100])
             path.unlink()

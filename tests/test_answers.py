@@ -54,10 +54,10 @@ def test_answers_are_those_of_the_last_steps_in_order(data):
         np.testing.assert_allclose(scores["accuracy"], (p.argmax(-1) == y).mean(), rtol=1e-12)
 
 
-def test_it_trains_is_saved_and_refuses_what_it_cannot_read(data, tmp_path):
+def test_it_trains_is_saved_and_refuses_what_it_cannot_read(data, tmp_path, monkeypatch):
     x, y = data
     model = made()
-    assert model.fit(x, y, epochs=60, batch_size=2, optimizer=Adam(0.03), progress=False)["accuracy"][-1] > 0.8
+    assert model.fit(x, y, epochs=60, batch_size=2, optimizer=Adam(0.03), verbose=0)["accuracy"][-1] > 0.8
     found = load(model.save(tmp_path / "model.npz"))
     assert found.answers == K and same_to_the_bit(found.params, model.params)
     with pytest.raises(ValueError, match=r"y: expected shape \(5, 3\)"):
@@ -66,6 +66,19 @@ def test_it_trains_is_saved_and_refuses_what_it_cannot_read(data, tmp_path):
         model.evaluate(x, y, mask=np.ones((N, T), bool))
     with pytest.raises(ValueError, match="3 steps or more and no mask, got 2"):
         model.evaluate(x[:, :2], y)
+    monkeypatch.setattr(StepClassifier, "loss_and_grads", None)  # nothing is trained before a mistake is found
+    mask, short = np.ones((N, T), bool), (x[:, :2], y)
+    for name, data in {
+        "mask": {"x": x, "y": y, "mask": mask},
+        "x": {"x": x[:, :2], "y": y},
+        "validation mask": {"x": x, "y": y, "validation": (x, y, mask)},
+        "validation x": {"x": x, "y": y, "validation": short},
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}: expected 3 steps or more and no mask, got [26].*one length"):
+            model.fit(**data)
+    for call in (model.predict, model.predict_proba):
+        with pytest.raises(ValueError, match=r"^x: expected 3 steps or more"):
+            call(x[:, :2])
     with pytest.raises(ValueError, match="answers: expected at least 1"):
         made(answers=0)
     with pytest.raises(ValueError, match="pooling: expected one of 'last'"):

@@ -1,18 +1,24 @@
 """The bench: what it counts, what it refuses, and that a broken competitor is named and never waited for."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bench import numpy_cells, worker
+from bench import timing as module
+from bench.__main__ import main
+from bench.problem import Problem, difference
+from bench.process import Worker, WorkerError, environment
+from bench.timing import all_works, bench, chart, table
 
-from enn_np import bench as module
-from enn_np.bench import all_works, bench, chart, table
-from enn_np.peers import numpy_cells, worker
-from enn_np.peers.problem import Problem, difference
-from enn_np.peers.process import Worker, WorkerError, environment
+from enn_np import cli
 
+ROOT = Path(__file__).parents[1]
 NOWHERE = {"torch": "/no/such/python", "jax": "/no/such/python", "tensorflow": "/no/such/python"}
 SCHEMA = {"work", "peer", "threads", "ours_ms", "peer_ms", "ratio", "floor_share", "ours_quartiles", "peer_quartiles"}
 
@@ -69,7 +75,7 @@ def prepare_fake(monkeypatch, **settings):
     fake = SimpleNamespace(
         build=lambda problem, variant, threads: Fake(problem, **settings), versions=lambda problem: {}
     )
-    monkeypatch.setattr(worker.importlib, "import_module", lambda name: fake)
+    monkeypatch.setattr(worker.importlib, "import_module", lambda *name: fake)
     return worker.prepare("fake", "", 1, {"steps": 2, "batch": 2, "inputs": 3, "hidden": [4], "slots": 3})
 
 
@@ -157,10 +163,10 @@ def test_one_that_fails_on_the_way_does_not_stop_the_others():
 
 def test_the_real_worker_says_what_is_wrong():
     """Catches a worker that dies of an exception, and a library's ImportError that counts as a failure."""
-    with Worker("ours", [sys.executable, "-m", "enn_np.peers.worker", "numpy_cells", "", "1"]) as ours:
+    with Worker("ours", [sys.executable, "-m", "bench.worker", "numpy_cells", "", "1"]) as ours:
         failed = ours.ask(60, do="prepare", problem={"kind": "train", "cell": "engram", "hidden": [4, 4], "steps": 0})
         assert failed["status"] == "failed" and "Error" in failed["note"]
-    with Worker("none", [sys.executable, "-m", "enn_np.peers.worker", "no_such_cells", "", "1"]) as none:
+    with Worker("none", [sys.executable, "-m", "bench.worker", "no_such_cells", "", "1"]) as none:
         absent = none.ask(60, do="prepare", problem={"hidden": [4]})
         assert absent["status"] == "absent" and "no_such_cells" in absent["note"]
 
@@ -240,6 +246,66 @@ def test_a_busy_machine_is_told(quick):
 def test_bad_settings_are_refused_before_any_work(settings, words):
     with pytest.raises(ValueError, match=words):
         bench(**settings)
+
+
+@pytest.mark.parametrize("name", ["json_path", "chart_path"])
+def test_a_file_that_cannot_be_written_is_found_out_before_any_work(tmp_path, monkeypatch, name):
+    """Catches an hour of timing whose numbers have no place to go."""
+    monkeypatch.setattr(module, "_measure", lambda *_: pytest.fail("work began"))
+    taken = tmp_path / "taken.png"
+    taken.write_text("kept")
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    for path in (folder, str(folder), taken / "inside.png"):
+        with pytest.raises(ValueError, match=rf"{name}: cannot write .*; choose another file"):
+            bench(**{name: path}, quick=True)
+    assert taken.read_text() == "kept" and not any(folder.iterdir())
+
+
+@pytest.mark.parametrize("path", ["chart.pdf", "chart", "chart.PNG.txt"])
+def test_a_chart_of_another_kind_is_refused_before_any_work(path, tmp_path):
+    with pytest.raises(ValueError, match=r"chart_path: expected a file that ends in \.png or \.svg"):
+        bench(chart_path=tmp_path / "new" / path, quick=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_paths_are_left_as_they_were_when_the_work_fails(tmp_path, monkeypatch):
+    """Catches a check that leaves an empty file, or empties one."""
+    monkeypatch.setattr(module, "_measure", lambda *_: 1 / 0)
+    old, new = tmp_path / "old.json", tmp_path / "new.svg"
+    old.write_text("{}")
+    with pytest.raises(ZeroDivisionError):
+        bench(json_path=old, chart_path=new, quick=True)
+    assert old.read_text() == "{}" and not new.exists()
+
+
+def test_the_command_in_a_fresh_clone(tmp_path):
+    """Catches a command that needs the package installed, or an environment of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    path = tmp_path / "new" / "rows.json"
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--works", "growth-B", "--threads", "1", "--json", path]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "times say nothing" in done.stdout
+    assert {row["status"] for row in json.loads(path.read_text())["rows"]} == {"ok"}
+
+
+def test_the_command_hands_on_what_was_asked(monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr("bench.__main__.bench", lambda **settings: asked.update(settings))
+    assert main(["--torch", "py", "--threads", "1", "2", "--device", "cuda", "--chart", "a.svg"]) == 0
+    assert asked["interpreters"] == {"torch": "py"} and asked["threads"] == [1, 2] and asked["device"] == "cuda"
+    assert asked["chart_path"] == "a.svg" and asked["json_path"] is None and asked["repeats"] == 15
+    monkeypatch.undo()
+    assert main(["--works", "transformer"]) == 2
+    assert capsys.readouterr().err.startswith("bench: works: expected one of 'engram'")
+
+
+@pytest.mark.parametrize("rest", [[], ["--quick"], ["--help"], ["--json", "a.json", "--works", "gru"]])
+def test_the_old_command_says_in_one_line_what_replaced_it(rest, capsys):
+    assert cli.main(["bench", *rest]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "python -m tests.bench" in err
 
 
 def test_every_side_has_a_small_problem_of_the_same_kind():

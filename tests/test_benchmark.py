@@ -14,6 +14,7 @@ import pytest
 from enn_np import benchmark, cli, language, protocols, run, storage, variants, wikitext
 from enn_np.models import Classifier
 from enn_np.protocols import read_json
+from enn_np.report import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"epochs": 1, "limit": 64}
@@ -92,18 +93,18 @@ def test_the_rate_is_chosen_on_validation_and_used(tmp_path, monkeypatch):
 def test_a_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
     tried, real = [], benchmark._validation_loss
 
-    def killed(what, device, progress):
+    def killed(what, device, verbose):
         if len(tried) == 2:
             raise KeyboardInterrupt
         tried.append(what["training"]["learning_rate"])
-        return real(what, device, progress)
+        return real(what, device, verbose)
 
     monkeypatch.setattr(benchmark, "_validation_loss", killed)
     with pytest.raises(KeyboardInterrupt):
         benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY)
     with pytest.raises(ValueError, match="search for rnn has not ended"):
         run_one(tmp_path, protocol="sound")
-    monkeypatch.setattr(benchmark, "_validation_loss", lambda what, device, progress: tried.append("last") or 9.0)
+    monkeypatch.setattr(benchmark, "_validation_loss", lambda what, device, verbose: tried.append("last") or 9.0)
     benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY)
     assert tried == [3e-4, 1e-3, "last"]
     assert benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY) == "another process chose it"
@@ -115,9 +116,41 @@ def test_rates_that_diverge_are_not_chosen(tmp_path, monkeypatch):
     benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", {**TINY, "limit": 200, "epochs": 2})
     found = read_json(tmp_path / "rates" / "regression-sound-rnn.json")
     assert found["learning_rate"] == 1e-3 and found["validation_loss"]["1e+38"] is None
-    monkeypatch.setattr(benchmark, "GRID", {"regression": (1e38,)})
-    with pytest.raises(ValueError, match=r"none of 1e\+38 keeps lstm finite"):
-        benchmark.search("regression", "sound", "lstm", tmp_path, "cpu", {**TINY, "limit": 200, "epochs": 2})
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("protocol", ["sound", "paper"])
+def test_runs_that_diverge_are_recorded_and_not_tried_again(tmp_path, monkeypatch, protocol):
+    """Where every rate diverges, the lowest is run, and its end is the result; the others go on; no rerun for ever."""
+    monkeypatch.setattr(benchmark, "GRID", {"regression": (1e38, 1e37)})
+    if protocol == "paper":
+        wild = {"epochs": 20, "batch_size": 128, "learning_rate": 1e38, "limit": None}
+        monkeypatch.setattr(protocols, "training_settings", lambda *_, **given: {**wild, **given})
+    here = lambda work, tasks, jobs, say: sum(say(work(*of)) is not None for of in tasks.values())  # noqa: E731
+    monkeypatch.setattr(benchmark, "in_processes", here)
+    ask = {"name": "regression", "protocol": protocol, "models": ["lstm", "rnn"], "seeds": 2, "results": tmp_path}
+    said = []
+    assert benchmark.benchmark(**ask, epochs=2, say=said.append) == 0
+    assert sum("diverged, and is not tried again: learning_rate: at 1e+3" in line for line in said) == 4
+    for path in tmp_path.glob("*.json"):
+        found = protocols.read_result(path)
+        assert found["stopped"] == "diverged" and found["training"]["learning_rate"] >= 1e37 and found["why"]
+    assert len(list(tmp_path.glob("*.json"))) == 4 and not list(tmp_path.rglob("checkpoint.npz"))
+    assert benchmark.benchmark(**ask, epochs=2, say=said.append) == 0 and said[-1].startswith("0 of 4 runs to do, 0")
+    assert load_results(tmp_path, "regression", protocol) == {}
+
+
+@pytest.mark.parametrize(
+    "held", ["{}", '{"validation_loss": 3, "learning_rate": 1}', '{"validation_loss": {}}', "[]", "{"]
+)
+def test_a_file_that_is_no_search_is_named(tmp_path, held):
+    path = protocols.folder(tmp_path / "rates") / "regression-sound-rnn.json"
+    path.write_text(held)
+    for function in (benchmark.search, benchmark._rate):
+        with pytest.raises(ValueError, match=r"regression-sound-rnn\.json: (holds no search|not readable|expected)"):
+            given = ("cpu", TINY) if function is benchmark.search else ()
+            where = (tmp_path, *given)
+            function("regression", "sound", "rnn", *where)
 
 
 def test_committed_rates_are_those_of_the_recipes():
@@ -250,6 +283,6 @@ def test_text_runs_note_the_trace(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     model = language.LanguageModel(language.Engram(8, 4), 20, embedding=8)
     monitor = wikitext._monitor(model, rng.integers(20, size=(3, 5)))
-    model.fit_stream(rng.integers(20, size=200), epochs=2, batch_size=4, steps=5, callbacks=[monitor], progress=False)
+    model.fit_stream(rng.integers(20, size=200), epochs=2, batch_size=4, steps=5, callbacks=[monitor], verbose=0)
     assert len(monitor.statistics) == 3 and monitor.statistics[1]["drift"] > 0
     assert json.dumps(monitor.statistics)

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def mnist_folder(tmp_path, monkeypatch):
     folder.mkdir()
     write_mnist(folder, train=60, test=20)
     monkeypatch.setenv("ENN_DATA", str(folder))
+    monkeypatch.setattr(datasets, "load_mnist", partial(datasets.load_mnist, verify=False))
     monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 12)
     return folder
 
@@ -121,6 +123,26 @@ BAD_COMMANDS = (
     (["train", "imagenet"], "imagenet"),
     (["train", "mnist", "--model", "transformer"], "model: .*transformer"),
     (["train", "mnist", "--protocol", "fair"], "--protocol"),
+    (["train", "mnist", "--model", "binding"], "model: expected .*got 'binding', a network of --protocol sound$"),
+    (["train", "MNIST", "--model", "top-8"], "model: expected .*got 'top-8', a network of --protocol ablation$"),
+    (
+        ["train", "cifar-10", "--model", "lstm-time"],
+        "model: expected .*got 'lstm-time', a network of --protocol sound$",
+    ),
+    (["train", "wikitext-2", "--model", "binding"], "model: expected .*got 'binding', a network of --protocol sound$"),
+    (
+        ["benchmark", "mnist", "--models", "rnn", "binding"],
+        "models: expected .*got 'binding', a network of --protocol sound$",
+    ),
+    (["train", "cifar10", "--protocol", "ablation", "--model", "rnn"], "protocol: expected .*got 'ablation'$"),
+    (["train", "recall"], "protocol: expected one of 'ablation', got 'paper'$"),
+    (["tables", "--page", "/"], "page: /: not readable as text .*name a Markdown file"),
+    (["tables", "--page", "none.md"], "page: none.md: not readable as text .*name a Markdown file"),
+    (["tables", "--page", str(ROOT / "data" / "mnist_5k.npz")], "page: .*mnist_5k.npz: not readable as text"),
+    (["memory", "copy" + "1" * 5000], "tasks: expected names of"),
+    (["recall", "--pairs", "100000000"], "recall100000000: rnn cannot be within 5% of 70,000 parameters"),
+    (["data", "list", "--folder", "~no-such-user/x"], "~no-such-user/x: no home folder is known"),
+    (["demo", "--out", "~no-such-user/x"], "~no-such-user/x: no home folder is known"),
     (["train", "mnist", "--epochs", "2.5"], "--epochs"),
     (["train", "mnist", "--epochs", "0"], "epochs: .*0"),
     (["train", "mnist", "--limit", "0"], "limit: .*0"),
@@ -161,6 +183,74 @@ def test_missing_data_are_told_with_a_remedy(run, monkeypatch, tmp_path):
     status, out, err = run("train", "mnist", "--out", tmp_path / "out")
     assert status == 2 and out == "" and "Traceback" not in err
     assert err.startswith("enn_np: mnist: no good copy of train-images-idx3-ubyte") and "remedy:" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (MemoryError("cannot allocate 9 TiB"), 2, "enn_np: not enough memory; ask for less.*9 TiB"),
+        (RuntimeError("a check that cannot be made"), 2, "enn_np: a check that cannot be made"),
+        (json.JSONDecodeError("odd", "x", 0), 2, "enn_np: odd"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "odd"), 2, "enn_np: .*odd"),
+        (BrokenPipeError(), 141, None),
+    ],
+)
+def test_what_users_cause_ends_without_a_traceback(run, monkeypatch, error, status, says):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "fetch", fail)
+    monkeypatch.setattr(cli, "mute", lambda: None)
+    ended, out, err = run("data", "fetch", "mnist")
+    assert ended == status and out == "" and (re.match(says, err) if says else err == "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes")
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["gradcheck", "--seeds", "1", "--all"], (141,)),
+        (["--help"], (0, 141)),
+        (["data", "list"], (0, 141)),
+        (["recall", "--pairs", "2", "--models", "rnn", "--steps", "2", "--results", "results"], (0, 141)),
+        (
+            ["recall", "--pairs", "2", "--models", "rnn", "--steps", "2", "--results", "results", "--jobs", "2"],
+            (0, 141),
+        ),
+    ],
+)
+def test_output_into_head_is_quiet_and_work_goes_on(tmp_path, command, status):
+    """A traceback, "Exception ignored", a run that ends with its reader, a result that is lost."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ENN_DATA": str(tmp_path)}
+    command = [sys.executable, "-m", "enn_np", *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert err == b"" and process.returncode in status
+    if "recall" in command:
+        assert (tmp_path / "results" / "recall2-sound-rnn-0.json").exists()
+
+
+def test_names_of_data_sets_are_read_in_every_spelling():
+    parse = cli._parser().parse_args
+    for text in ("wikitext2", "wikitext-2", "WikiText-2"):
+        assert parse(["train", text]).benchmark == parse(["benchmark", text]).name == "wikitext2"
+        assert parse(["data", "fetch", text]).name == "wikitext-2"
+    assert parse(["train", "CIFAR-10"]).benchmark == parse(["data", "fetch", "cifar-10"]).name == "cifar10"
+
+
+def test_a_tilde_in_an_option_is_the_users_home(run, monkeypatch, tmp_path):
+    """A shell leaves the ~ of --folder=~/x as it is; a folder named ~ was made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "x").mkdir()
+    status, out, _ = run("data", "list", "--folder=~/x")
+    assert status == 0 and out.startswith(f"in {tmp_path / 'x'}\n")
+    for options in (["demo", "--out=~/x"], ["train", "mnist", "--out=~/x"], ["report", "~/x", "--out=~/x"]):
+        assert cli._settings(options).out == tmp_path / "x"
+    for options in (["tables"], ["recall"], ["benchmark", "mnist"], ["memory", "copy2"]):
+        assert cli._settings([*options, "--results=~/x"]).results == tmp_path / "x"
 
 
 # train
@@ -258,7 +348,7 @@ def interrupt(*_):
 
 
 def test_gradcheck_shows_every_gradient_and_that_all_agree(run):
-    status, out, err = run("gradcheck", "--seeds", 1)
+    status, out, err = run("gradcheck", "--seeds", 1, "--all")
     *rows, blank, verdict = table(out)
     assert status == 0 and err == "" and blank == []
     assert verdict[:1] == ["all"] and int(verdict[1]) == len(rows) - 1 > 100 and "gradients agree" in out
@@ -273,6 +363,27 @@ def test_gradcheck_shows_every_gradient_and_that_all_agree(run):
         "masked",
     ):
         assert switch in out, switch
+
+
+def test_gradcheck_shows_a_line_for_every_cell(run, monkeypatch):
+    monkeypatch.setattr(cli, "ENGRAM_SWITCHES", ({},))
+    monkeypatch.setattr(cli, "BINDING_SWITCHES", ({},))
+    status, out, err = run("gradcheck", "--seeds", 1)
+    head, *rows, _, verdict = table(out)
+    assert status == 0 and err == "" and head[:2] == ["cell", "gradients"]
+    assert [row[0] for row in rows] == ["RNN", "GRU", "LSTM", "Engram", "Binding", "LearnedEngram", "Window"]
+    assert sum(int(row[1]) for row in rows) == int(verdict[1]) and all(0 < float(row[2]) < 1e-6 for row in rows)
+
+
+@pytest.mark.parametrize("errors", [(1e-9, float("nan")), (float("nan"), 1e-9), (1e-9, float("inf"))])
+@pytest.mark.parametrize("flags", [[], ["--all"]])
+def test_gradcheck_fails_on_what_is_not_finite(run, monkeypatch, errors, flags):
+    """NaN is not above the tolerance, and the maximum of 0 and NaN is 0."""
+    monkeypatch.setattr("enn_np.gradcheck.check", lambda cell, seed, **_: {"W": errors[seed]})
+    status, out, _ = run("gradcheck", "--seeds", 2, *flags)
+    failed = [row for row in table(out) if row[-1:] == ["FAILED"]]
+    assert status == 1 and len(failed) > 40 and {row[-2] for row in failed} <= {"nan", "inf"}
+    assert re.search(r"^(\d+) of \1 gradients FAILED", out, re.M)
 
 
 def test_gradcheck_ends_with_1_where_a_gradient_is_broken(run, monkeypatch):
@@ -352,7 +463,19 @@ def test_tables_fills_a_page_from_stored_results(run, mnist_folder, tmp_path):
 
 def test_import_loads_numpy_alone():
     """Each of these costs up to a second, and may not be there."""
-    foreign = ["matplotlib", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn", "torch", "tensorflow", "jax"]
+    foreign = [
+        "matplotlib",
+        "pooch",
+        "requests",
+        "tqdm",
+        "scipy",
+        "cupy",
+        "pandas",
+        "sklearn",
+        "torch",
+        "tensorflow",
+        "jax",
+    ]
     out = python(f"import sys, enn_np, enn_np.cli; print(*[name for name in {foreign} if name in sys.modules])")
     assert out.split() == []
 
@@ -363,7 +486,7 @@ def test_the_library_works_where_nothing_but_numpy_is_installed():
 import sys, tempfile
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"matplotlib", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn"}:
+        if name.split(".")[0] in {"matplotlib", "pooch", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn"}:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())
 import numpy as np, enn_np
@@ -393,6 +516,15 @@ def test_console_script_and_module_call_the_same_function():
     """pyproject's entry point must exist."""
     text = (ROOT / "pyproject.toml").read_text()
     assert 'enn_np = "enn_np.cli:main"' in text and callable(main)
+
+
+def test_a_wheel_states_the_licence_of_the_digits():
+    """They lay under an MIT label, without the note that names their authors."""
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'license = "MIT AND CC-BY-SA-3.0"' in text and "CC BY-SA 3.0" in (ROOT / "data" / "README.md").read_text()
+    for name in ("mnist_5k.npz", "README.md"):
+        assert f'"data/{name}" = "enn_np/data/{name}"' in text
+    assert "authors = [" in text and "Python :: 3.10" in text
 
 
 def test_results_are_plain_json_numbers(run, mnist_folder, tmp_path):

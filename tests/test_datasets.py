@@ -1,6 +1,7 @@
 """The image data sets: bundled, real (where $ENN_DATA has them), synthetic, and damaged in every way."""
 
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -100,7 +101,7 @@ def test_digits_of_a_wheel_and_missing_or_damaged_ones(monkeypatch, tmp_path):
 def test_import_needs_numpy_alone():
     code = "import sys, enn_np.datasets; print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"requests", "tqdm", "scipy", "matplotlib"} & set(modules)
+    assert not {"pooch", "requests", "tqdm", "scipy", "matplotlib"} & set(modules)
 
 
 # Real files
@@ -134,7 +135,7 @@ def test_real_cifar10():
 def test_mnist_in_every_form_and_place(tmp_path, pack, suffix, place):
     (tmp_path / "mnist").mkdir()
     write_mnist(tmp_path / place, pack=pack, suffix=suffix)
-    mnist = datasets.load_mnist(tmp_path, download=False)
+    mnist = datasets.load_mnist(tmp_path, download=False, verify=False)
     assert [a.shape for a in mnist] == [(5, 28, 28), (5,), (3, 28, 28), (3,)]
     assert [a.dtype for a in mnist] == [np.uint8, np.int64, np.uint8, np.int64]
     assert mnist.x_train[0, 0, 0] == np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)[0, 0, 0]
@@ -144,7 +145,7 @@ def test_missing_mnist_names_files_folders_source_and_remedy(tmp_path):
     write_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError) as caught:
-        datasets.load_mnist(tmp_path, download=False)
+        datasets.load_mnist(tmp_path, download=False, verify=False)
     for part in ("t10k-labels-idx1-ubyte", str(tmp_path / "mnist"), "https://", "ENN_DATA", "download=False"):
         assert part in str(caught.value)
     assert "train-images-idx3-ubyte in" not in str(caught.value)
@@ -156,7 +157,7 @@ def test_missing_mnist_is_fetched_into_the_folder(monkeypatch, tmp_path):
         write_mnist(folder / name)
 
     monkeypatch.setattr(download, "fetch", fetch)
-    assert len(datasets.load_mnist(tmp_path).x_train) == 5
+    assert len(datasets.load_mnist(tmp_path, verify=False).x_train) == 5
 
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -180,7 +181,7 @@ def test_damaged_mnist_names_the_file_and_what_is_wrong(tmp_path, name, data, me
     write_mnist(tmp_path)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError) as caught:
-        datasets.load_mnist(tmp_path, download=False)
+        datasets.load_mnist(tmp_path, download=False, verify=False)
     assert str(tmp_path / name) in str(caught.value) and message in str(caught.value)
 
 
@@ -240,20 +241,19 @@ def test_cifar_from_a_folder(tmp_path, cifar_files):
     (tmp_path / "cifar-10-batches-bin").mkdir()
     for name, data in contents.items():
         (tmp_path / "cifar-10-batches-bin" / name).write_bytes(data)
-    check_cifar(datasets.load_cifar10(tmp_path, download=False), images, labels)
+    check_cifar(datasets.load_cifar10(tmp_path, download=False, verify=False), images, labels)
     (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(b"\0" * 3073)
     with pytest.raises(ValueError, match=r"test_batch\.bin is damaged: expected 30730000 bytes .*found only 3073"):
-        datasets.load_cifar10(tmp_path, download=False)
+        datasets.load_cifar10(tmp_path, download=False, verify=False)
 
 
-def test_cifar_from_the_archive(monkeypatch, tmp_path, cifar_files):
+def test_cifar_from_the_archive(tmp_path, cifar_files):
     images, labels, contents = cifar_files
     path = tmp_path / "cifar-10-binary.tar.gz"
     write_archive(path, dict(reversed(contents.items())))  # the order inside does not matter
-    with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz is damaged: wrong size or sha256"):
+    with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz is damaged: not the published file .*verify=False"):
         datasets.load_cifar10(tmp_path, download=False)
-    monkeypatch.setattr(download, "published", lambda path, item: True)
-    check_cifar(datasets.load_cifar10(tmp_path, download=False), images, labels)
+    check_cifar(datasets.load_cifar10(tmp_path, download=False, verify=False), images, labels)
 
 
 def test_the_pickled_cifar_is_named_and_not_read(monkeypatch, tmp_path):
@@ -267,6 +267,71 @@ def test_the_pickled_cifar_is_named_and_not_read(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "fetch", fetch)
     with pytest.raises(download.DownloadError, match=r"offline\n .*cifar-10-batches-py is pickled"):
         datasets.load_cifar10(tmp_path)
+
+
+# Data sets under each other's names
+
+
+def publish(monkeypatch, name, contents):
+    """Declare the bytes of `contents` (file -> bytes) to be the published data set."""
+    items = tuple(
+        download.Item(item.name, item.size, hashlib.sha256(contents[item.name]).hexdigest())
+        for item in download.SOURCES[name].files
+    )
+    monkeypatch.setitem(download.SOURCES, name, download.SOURCES[name]._replace(files=items))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+@pytest.mark.parametrize("swapped", [("train", "t10k"), ("t10k", "train"), ("other", "other")])
+def test_mnist_under_another_name_is_refused_unless_asked_for(monkeypatch, tmp_path, suffix, swapped):
+    """Train and test swapped, or Fashion-MNIST, whose files have the same names and sizes: loaded without a word."""
+    write_mnist(tmp_path)
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    publish(monkeypatch, "mnist", contents)
+    assert len(datasets.load_mnist(tmp_path, download=False).x_train) == 5
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
+    for name, data in contents.items():
+        part, _, rest = name.partition("-")
+        mixed = {swapped[0]: swapped[1], swapped[1]: swapped[0]}.get(part)
+        data = contents[f"{mixed}-{rest}"] if mixed else data[:-1] + bytes([(data[-1] + 1) % 10])
+        (tmp_path / name).unlink()
+        (tmp_path / (name + suffix)).write_bytes(pack(data))
+    message = r"train-images-idx3-ubyte\S* is damaged: not the published file \(wrong sha256\).*verify=False"
+    with pytest.raises(download.DamagedFile, match=message):
+        datasets.load_mnist(tmp_path, download=False)
+    assert len(datasets.load_mnist(tmp_path, verify=False).x_test) == (3 if "other" in swapped else 5)
+
+
+def test_one_wrong_file_of_four_is_refused(monkeypatch, tmp_path):
+    write_mnist(tmp_path)
+    publish(monkeypatch, "mnist", {path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    for name in MNIST:
+        path, right = tmp_path / name, (tmp_path / name).read_bytes()
+        path.write_bytes(right[:-1] + bytes([(right[-1] + 1) % 10]))
+        with pytest.raises(download.DamagedFile, match=f"{name} is damaged: not the published file"):
+            datasets.load_mnist(tmp_path, download=False)
+        path.write_bytes(right)
+    assert len(datasets.load_mnist(tmp_path).x_train) == 5
+
+
+def test_cifar_batches_under_each_others_names_are_refused(monkeypatch, tmp_path, cifar_files):
+    contents = cifar_files[2]
+    publish(monkeypatch, "cifar10", contents)
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    assert datasets.load_cifar10(tmp_path, download=False).y_test[0] == 5
+    (tmp_path / "test_batch.bin").rename(tmp_path / "x")
+    (tmp_path / "data_batch_2.bin").rename(tmp_path / "test_batch.bin")
+    (tmp_path / "x").rename(tmp_path / "data_batch_2.bin")
+    with pytest.raises(download.DamagedFile, match=r"data_batch_2\.bin is damaged: not the published file .*verify=F"):
+        datasets.load_cifar10(tmp_path, download=False)
+    assert datasets.load_cifar10(tmp_path, verify=False).y_test[0] == 1
+
+
+def test_image_rows_of_a_list_names_the_argument():
+    for wrong, got in (([np.zeros((2, 2))], "list"), ("digits", "str"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=rf"images: expected an array \(n, H, W\).*got {got}"):
+            datasets.image_rows(wrong)
 
 
 # Fuzz: any damage to a file ends in one ValueError that names it, or in a whole, valid result
@@ -373,6 +438,30 @@ def test_standardize_grey_images_and_constants():
     assert datasets.Standardize.fit(x).transform(x[0]).std() == pytest.approx(1, abs=0.1)
     constant = np.full((30, 2), 0.1)  # its deviation in float64 is not quite zero
     assert (np.abs(datasets.Standardize.fit(constant, "feature").transform(constant)) < 1e-6).all()
+
+
+@pytest.mark.parametrize("spread", [100.0, 1.0, 1e-3])
+@pytest.mark.parametrize("offset", [1.7e9, -1.7e9, 0.0])
+@pytest.mark.parametrize("shape", [(200, 3), (200, 4, 3)])
+def test_scaling_subtracts_before_it_rounds(spread, offset, shape):
+    """Time stamps: a float32 around 1.7e9 knows steps of 128."""
+    draw = np.random.default_rng(0).uniform(0, spread, shape)
+    x = offset + draw
+    standard = datasets.Standardize.fit(x, "feature").transform(x)
+    want = (x - x.mean(0)) / x.std(0)
+    assert standard.dtype == np.float32
+    np.testing.assert_allclose(standard, want, atol=1e-5)
+    ranged = datasets.MinMax.fit(x).transform(x)
+    assert ranged.dtype == np.float32
+    np.testing.assert_allclose(ranged, (x - x.min(0)) / np.ptp(x, 0), atol=1e-6)
+
+
+def test_pixels_are_scaled_to_the_bit_as_ever():
+    """Stored results were made so: uint8 in float32, unit, shift and scale one after the other."""
+    x = np.random.default_rng(0).integers(0, 256, (50, 4, 5, 3), np.uint8)
+    for scaling in (datasets.MinMax.fit(x), datasets.Standardize.fit(x), datasets.Standardize.fit(x, "feature")):
+        want = (x / np.float32(255) - scaling.shift.astype(np.float32)) / scaling.scale.astype(np.float32)
+        assert scaling.transform(x).tobytes() == want.astype(np.float32).tobytes()
 
 
 @pytest.mark.parametrize("kind", [datasets.MinMax, datasets.Standardize])

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import strict
 import test_parity
+from bench import numpy_cells
+from bench.problem import TOLERANCES, Problem, difference
 from problems import assert_close, draw
 from tiny import KINDS, STACKS, classifier, digits, padding, sequences
 
@@ -51,8 +53,6 @@ from enn_np import (
 from enn_np.backend import Workspace
 from enn_np.device import card_name, fused, to_device, to_numpy, wait
 from enn_np.language import LanguageModel
-from enn_np.peers import numpy_cells
-from enn_np.peers.problem import TOLERANCES, Problem, difference
 from enn_np.retrieval import RETRIEVALS
 
 CELLS = [RNN(4), GRU(4), LSTM(4)]
@@ -479,15 +479,12 @@ def test_commands_compute_where_they_are_told(card, monkeypatch, tmp_path, capsy
         assert '"card": "none: a stand-in for tests"' in (tmp_path / run / "summary.json").read_text()
     before = strict.fetched
     assert cli.main(["gradcheck", "--device", "cuda", "--seeds", "1"]) == 0 and strict.fetched > before
-    asked = {}
-    monkeypatch.setattr("enn_np.bench.bench", lambda *_, **settings: asked.update(settings))
-    assert cli.main(["bench", "--device", "cuda"]) == 0 and asked["device"] == "cuda" and asked["threads"] is None
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", ["demo", "train mnist", "train wikitext2", "gradcheck", "bench"])
+@pytest.mark.parametrize("command", ["demo", "train mnist", "train wikitext2", "gradcheck"])
 def test_commands_say_what_is_missing(monkeypatch, tmp_path, capsys, command):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    out = [] if command in ("gradcheck", "bench") else ["--out", str(tmp_path / "out")]
+    out = [] if command == "gradcheck" else ["--out", str(tmp_path / "out")]
     assert cli.main([*command.split(), "--device", "cuda", *out]) == 2
     assert 'pip install "cupy-cuda12x[ctk]"' in capsys.readouterr().err and not (tmp_path / "out").exists()

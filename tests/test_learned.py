@@ -56,7 +56,7 @@ def test_both_numbers_learn_and_are_saved(tmp_path):
     x, y = rng.standard_normal((64, 5, 3), np.float32), rng.integers(2, size=64)
     model = Classifier(LearnedEngram(6, 4, trace="sample"), 3, 2, seed=1)
     before = {name: model.params[f"0.{name}"].copy() for name in NUMBERS}
-    model.fit(x, y, epochs=2, batch_size=16, optimizer=Adam(1e-2), progress=False)
+    model.fit(x, y, epochs=2, batch_size=16, optimizer=Adam(1e-2), verbose=0)
     assert all(abs(model.params[f"0.{name}"] - before[name]) > 1e-3 for name in NUMBERS)
     found = load(model.save(tmp_path / "model.npz"))
     assert found.cells == model.cells

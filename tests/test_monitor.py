@@ -1,5 +1,7 @@
 """Watching the trace: the statistics by their definition, and a probe that changes nothing."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from problems import seeds
 from tiny import D, T, classifier, copied, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, Adam, EarlyStopping, Engram, run
+from enn_np import GRU, SGD, Adam, Checkpoint, Classifier, EarlyStopping, Engram, fit, run
 from enn_np.monitor import HebbianTraceMonitor, effective_slots, trace_statistics
 
 H, N = 6, 4
@@ -197,3 +199,53 @@ def test_a_probe_is_checked_like_any_data():
     model = classifier(Engram(H, N))
     with pytest.raises(ValueError, match=rf"^x: expected shape \(n, T, {D}\)"):
         HebbianTraceMonitor(model, sequences(4)[0][0])
+
+
+# Slots that nobody reads
+
+
+def one_slot_a_step():
+    """A model that reads one of 3 slots at a step, sequences of one step, and which slot each of them reads."""
+    still = {"trace_noise": 0, "initial_scale": 0, "trace_clip": None}
+    model = classifier(Engram(H, 3, retrieval="top_k", top_k=1, trace="sample", **still))
+    x, y = sequences(80, steps=1)
+    a = model.run_cells(model.time_major(x))[2][0].kept.a[0]
+    x, y, slots = (part[a.max(-1) == 1][:60] for part in (x, y, a.argmax(-1)))  # a code of zeros reads all alike
+    assert set(slots) == {0, 1, 2}
+    return model, x, y, slots
+
+
+def warned(model, x, y, batch_size, **settings):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, x, y, batch_size=batch_size, optimizer=SGD(1e-9), **{"epochs": 2} | settings)
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize("batch_size", (1, 59, 60))
+@pytest.mark.parametrize("read", ({0, 1, 2}, {0, 2}, {1}))
+def test_slots_are_dead_that_no_batch_of_an_epoch_reads(read, batch_size):
+    """Judged on the last batch alone, of one sequence, two of three slots were "never read"."""
+    model, x, y, slots = one_slot_a_step()
+    x, y = (part[np.isin(slots, list(read))] for part in (x, y))
+    found = [message.partition(" are never read")[0] for message in warned(model, x, y, batch_size)]
+    assert found == [f"cell 0: {3 - len(read)} of its 3 memory slots"] * (len(read) < 3)
+
+
+def test_what_was_read_before_a_resume_counts(tmp_path, monkeypatch):
+    """Resumed at the last batch of the epoch, which reads one slot: nothing can be said of that epoch."""
+    model, x, y, _ = one_slot_a_step()
+    learn, calls = Classifier.loss_and_grads, []
+
+    def dying(*given):
+        calls.append(1)
+        if len(calls) == 60:
+            raise MemoryError
+        return learn(*given)
+
+    monkeypatch.setattr(Classifier, "loss_and_grads", dying)
+    monkeypatch.setattr(Checkpoint, "due", lambda self: True)
+    saving = {"checkpoint": tmp_path / "run.npz", "resume": True, "epochs": 1}
+    with pytest.raises(MemoryError):
+        warned(model, x, y, 1, **saving)
+    assert warned(one_slot_a_step()[0], x, y, 1, **saving) == [] and len(calls) == 61

@@ -1,12 +1,18 @@
 """Optimizers against a few independent lines of Keras' rules, in float64 and float32."""
 
+import copy
+import gc
+import pickle
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import seeds
+from tiny import classifier, copied, same_to_the_bit, sequences
 
-from enn_np import SGD, Adam
+from enn_np import GRU, SGD, Adam, LanguageModel, ReduceOnPlateau
 
 rates = st.sampled_from((1e-3, 0.05, 1.0))
 limits = st.sampled_from((None, 0.1, 1.0, 100.0))
@@ -182,6 +188,89 @@ def test_steps_count_from_one():
     for size in (1e-3, 1e3):
         got = train(Adam(0.1, epsilon=1e-12), {"p": np.zeros(1)}, [{"p": np.full(1, size)}])["p"]
         np.testing.assert_allclose(got, -0.1, rtol=1e-6)
+
+
+# One optimizer, one model
+
+
+def other_models(model):
+    """What a used optimizer could be handed next, by name."""
+    yield "another seed", classifier(seed=1)
+    yield "the same seed again", classifier()
+    yield "a layer more", classifier((GRU(6), GRU(6)))
+    yield "another dtype", classifier(dtype="float64")
+    yield "other shapes", classifier(GRU(5))
+    shared = classifier()
+    shared.params["0.W_h"] = model.params["0.W_h"]
+    yield "some arrays shared", shared
+
+
+@pytest.mark.parametrize("kind", (SGD, Adam))
+def test_another_model_is_refused_before_any_change(kind):
+    """Its moments, steps and decayed rate would be carried over, or fail at a shape and name nothing."""
+    (x, y), model, optimizer = sequences(), classifier(), kind(1e-2)
+    model.fit(x, y, epochs=1, optimizer=optimizer, verbose=0)
+    before = copy.deepcopy(vars(optimizer))
+    for name, other in other_models(model):
+        weights, data = copied(other.params), x.astype(other.dtype)
+        with pytest.raises(ValueError, match=r"^optimizer: make a new one .*1 steps with another"):
+            other.fit(data, y, epochs=1, optimizer=optimizer, verbose=0)
+        assert same_to_the_bit(other.params, weights), name
+        with pytest.raises(ValueError, match=r"^optimizer: "):
+            optimizer.update(other.params, {key: np.ones_like(value) for key, value in other.params.items()})
+        assert same_to_the_bit(other.params, weights), name
+    assert optimizer.steps == before["steps"] and optimizer.learning_rate == before["learning_rate"]
+    assert all(same_to_the_bit(optimizer.state[name], before["state"][name]) for name in optimizer.state)
+    text = LanguageModel(GRU(4), 9, 4)
+    with pytest.raises(ValueError, match=r"^optimizer: "):
+        text.fit_stream(np.arange(60) % 9, epochs=1, batch_size=2, optimizer=optimizer, verbose=0)
+    model.fit(x, y, epochs=1, optimizer=optimizer, verbose=0)  # the same one goes on
+    assert optimizer.steps == 2
+
+
+def test_layers_added_to_the_same_model_are_refused():
+    (x, y), model, optimizer = sequences(), classifier(), Adam()
+    model.fit(x, y, epochs=1, optimizer=optimizer, verbose=0)
+    bigger = classifier((GRU(6), GRU(6)))
+    model.cells, model.params, model._workspaces = bigger.cells, bigger.params, bigger._workspaces
+    with pytest.raises(ValueError, match=r"^optimizer: "):
+        model.fit(x, y, epochs=1, optimizer=optimizer, verbose=0)
+
+
+def test_seeds_in_a_loop_are_refused_though_the_model_before_is_gone():
+    """The next model may lie at the very addresses of the one before; nor may the optimizer keep that one alive."""
+    (x, y), optimizer = sequences(), Adam()
+    model = classifier()
+    model.fit(x, y, epochs=1, optimizer=optimizer, callbacks=[ReduceOnPlateau("loss")], verbose=0)
+    gone = weakref.ref(model.params["0.W_h"])
+    del model
+    gc.collect()
+    assert gone() is None
+    for seed in range(3):
+        with pytest.raises(ValueError, match=r"^optimizer: "):
+            classifier(seed=seed).fit(x, y, epochs=1, optimizer=optimizer, verbose=0)
+
+
+def test_an_optimizer_that_has_done_nothing_serves_anyone():
+    """A call refused for another mistake must not tie it."""
+    (x, y), optimizer = sequences(), Adam(frozen=("0.W_h",))
+    with pytest.raises(ValueError, match=r"^monitor: "):
+        classifier().fit(x, y, optimizer=optimizer, callbacks=[ReduceOnPlateau("val_loss")], verbose=0)
+    with pytest.raises(ValueError, match=r"^frozen: expected names among "):
+        classifier().fit(x, y, optimizer=Adam(frozen=("0.Z",)), verbose=0)
+    classifier().fit(x, y, epochs=1, optimizer=optimizer, verbose=0)
+    assert optimizer.settings()["frozen"] == ["0.W_h"]
+
+
+@pytest.mark.parametrize("again", (copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))))
+def test_a_copy_of_model_and_optimizer_trains_on_alike(again):
+    params, (*_, grads) = draw(0)
+    optimizer = Adam(0.1)
+    optimizer.update(params, {name: g.copy() for name, g in grads.items()})
+    params_2, optimizer_2 = again((params, optimizer))
+    for p, o in ((params, optimizer), (params_2, optimizer_2)):
+        o.update(p, {name: g.copy() for name, g in grads.items()})
+    assert same_to_the_bit(params, params_2)
 
 
 BAD = (

@@ -280,6 +280,7 @@ BAD = {
     "words for numbers": (lambda: plots.trace_heatmap([["a"]]), r"A: expected numbers, got \[\['a'\]\]"),
     "ragged": (lambda: plots.trace_heatmap([[1, 2], [3]]), "A: expected numbers"),
     "NaN": (lambda: plots.slot_similarity(nan), "M: every entry must be finite"),
+    "masked": (lambda: plots.slot_similarity(np.ma.masked_less(np.eye(N, H), 0.5)), "M: every entry must be finite"),
     "one trace": (lambda: plots.trace_evolution(A), r"traces: expected shape \(K, N, H\), got \(5, 6\)"),
     "labels": (lambda: plots.trace_animation(traces, labels=[1]), "labels: expected 4, one per trace, got 1"),
     "change": (lambda: plots.trace_change(A, last[1:]), r"last: expected shape \(5, 6\), got \(4, 6\)"),

@@ -154,9 +154,7 @@ def test_training_is_as_published(monkeypatch):
     monkeypatch.setattr(protocols, "fit", lambda *data, **settings: seen.update(settings) or fit(*data, **settings))
     data = protocols.mnist_split(digits(60, 20), 20, seed=0)
     model = variants.network("mnist", "paper", "engram", seed=0)[0]
-    _, monitor = protocols.train(
-        model, data, 7, protocols.training_settings("mnist", "paper", epochs=1), progress=False
-    )
+    _, monitor = protocols.train(model, data, 7, protocols.training_settings("mnist", "paper", epochs=1), verbose=0)
     optimizer, (stop, plateau, watch) = seen["optimizer"], seen["callbacks"]
     assert (seen["seed"], seen["epochs"], seen["batch_size"]) == (7, 1, 128)
     assert seen["validation"][0] is data.x_val and seen["validation"][1] is data.y_val
@@ -173,7 +171,7 @@ def test_training_is_as_published(monkeypatch):
 )
 def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protocol):
     """All that a table needs, and numbers that the saved model reproduces."""
-    summary = protocols.run_benchmark("mnist", name, protocol, 3, tmp_path, epochs=1, limit=48, progress=False)
+    summary = protocols.run_benchmark("mnist", name, protocol, 3, tmp_path, epochs=1, limit=48, verbose=0)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert summary.keys() == RESULT | ({"trace"} if name == "engram" else set())
     told = [summary[key] for key in ("benchmark", "protocol", "model", "seed", "stopped", "best_epoch")]
@@ -191,7 +189,7 @@ def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protoc
 
 def test_a_run_of_a_baseline_draws_its_curves(small_mnist, tmp_path):
     """It has no trace to draw."""
-    protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=2, limit=32, progress=False)
+    protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=2, limit=32, verbose=0)
     assert {path.name for path in tmp_path.glob("*.png")} == {"learning_curves.png"}
     assert_figures(tmp_path, FIGURES[:1])
 
@@ -200,13 +198,13 @@ def test_a_run_is_not_lost_with_its_figures(small_mnist, monkeypatch, tmp_path):
     """matplotlib is missing or breaks: the result of the training is on disk all the same."""
     monkeypatch.setattr(protocols, "draw", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=1, limit=32, progress=False)
+        protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=1, limit=32, verbose=0)
     assert json.loads((tmp_path / "summary.json").read_text())["model"] == "rnn"
 
 
 def test_a_run_of_engram_keeps_its_traces(small_mnist, no_figures, tmp_path):
     """The probe is the first of the validation sequences, all of it, with their labels."""
-    summary = protocols.run_benchmark("mnist", "engram", "paper", 0, tmp_path, epochs=2, limit=32, progress=False)
+    summary = protocols.run_benchmark("mnist", "engram", "paper", 0, tmp_path, epochs=2, limit=32, verbose=0)
     split = protocols.mnist_split(digits(100, 30), 20, 0)
     with np.load(tmp_path / "trace.npz") as stored:
         assert stored["traces"].shape == (3, 64, 128) and stored["usage"].shape == (3, 64)
@@ -223,7 +221,7 @@ def test_a_run_of_engram_keeps_its_traces(small_mnist, no_figures, tmp_path):
 def test_seeds_repeat_to_the_bit_and_differ(small_mnist, no_figures, tmp_path):
     """The README's numbers are labelled with a seed: it must mean something."""
     runs = [
-        protocols.run_benchmark("mnist", "engram", "paper", seed, tmp_path / name, epochs=1, limit=32, progress=False)
+        protocols.run_benchmark("mnist", "engram", "paper", seed, tmp_path / name, epochs=1, limit=32, verbose=0)
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     params = [load(tmp_path / name / "model.npz").params for name in "abc"]
@@ -236,7 +234,7 @@ def test_seeds_repeat_to_the_bit_and_differ(small_mnist, no_figures, tmp_path):
 
 def test_cifar_runs_too(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_cifar10", lambda: photographs(40, 12))
-    summary = protocols.run_benchmark("cifar10", "engram", "paper", 0, tmp_path, epochs=1, progress=False)
+    summary = protocols.run_benchmark("cifar10", "engram", "paper", 0, tmp_path, epochs=1, verbose=0)
     assert summary["sequences"] == {"train": 40, "validation": 12, "test": 12}
     assert_figures(tmp_path)  # the digit's place is taken by colours
 
@@ -290,7 +288,7 @@ def demonstrated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_digits", lambda: digits(464, 40))
         small_report(patch)
-        summary = demo(out, epochs=1, progress=False, say=said.append)
+        summary = demo(out, epochs=1, verbose=0, say=said.append)
     return out, summary, "\n".join(said)
 
 
@@ -340,6 +338,7 @@ def test_the_demo_shows_a_table_with_the_papers_numbers(demonstrated):
         assert f"{run['test_accuracy']:.1%}" in row and f"{run['parameters']:,}" in row
         assert f"{paper['test_accuracy']:.2%}" in row and f"{paper['parameters']:,}" in row
     assert "not for comparison" in said and str(out / "summary.json") in said
+    assert all(len(line) <= 60 for line in said.splitlines() if not line.startswith("  wrote"))
 
 
 @pytest.mark.parametrize("epochs_before", (0, 1))
@@ -358,7 +357,9 @@ def test_ctrl_c_in_the_demo_keeps_what_there_is(monkeypatch, tmp_path, epochs_be
         return original(model, *batch)
 
     monkeypatch.setattr(Classifier, "loss_and_grads", interrupted)
-    summary = demo(tmp_path, epochs=3, progress=False, say=str)
+    said = []
+    summary = demo(tmp_path, epochs=3, verbose=0, say=said.append)
+    assert [line.split()[-1] for line in said if line.startswith("Engram ")] == ["interrupted"]
     assert list(summary["models"]) == ["Engram"] and summary["models"]["Engram"]["stopped"] == "interrupted"
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -50,7 +50,7 @@ def test_tables_of_claims_are_the_stored_traces(run):
 def test_what_a_reader_must_read_stays_short():
     """Under 1,000 lines of code and comments for every gradient, no file over 400, 8,400 in all."""
     lengths = {}
-    for path in (ROOT / "enn_np").glob("*.py"):  # but for peers/, which is other frameworks' code
+    for path in (ROOT / "enn_np").glob("*.py"):
         lines = path.read_text(encoding="utf-8").splitlines()
         lengths[path.stem] = sum(1 for line in lines if line.strip())
     assert sum(lengths[name] for name in CORE) < 1000

@@ -1,6 +1,7 @@
 """Associative recall as a benchmark: equal sizes, files that are not made twice, and a cell that binds."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.models import build
 from enn_np.recall import Recall
+from enn_np.report import table
 from enn_np.tasks import associative_recall
 
 
@@ -45,6 +47,7 @@ def test_a_run_is_written_down_once(small, tmp_path):
     said = []
     ask = {"models": ["gru", "binding"], "pairs": [2, 3], "seeds": 2, "steps": 3, "results": tmp_path / "a"}
     found = recall.recall(**ask, say=said.append)
+    assert re.fullmatch(r"8 of 8 runs to do, about \d+ minutes of one core, or less", said[0])
     files = sorted(path.name for path in (tmp_path / "a").glob("*.json"))
     names = [f"recall{P}-sound-{name}-{seed}.json" for P in (2, 3) for name in ("binding", "gru") for seed in (0, 1)]
     assert files == names
@@ -131,12 +134,64 @@ def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monk
         recall.recall(**{"results": tmp_path, **ask})
 
 
-def test_a_loss_that_is_not_finite_is_told(small, tmp_path, monkeypatch):
-    """NaN that trains on, and is written down."""
-    monkeypatch.setattr(Classifier, "loss_and_grads", lambda *_: ({"loss": np.float32("nan"), "accuracy": 0}, {}))
-    with pytest.raises(ValueError, match=r"learning_rate: at 0.002 the loss of gru became nan"):
-        recall.recall([2], ["gru"], steps=3, results=tmp_path)
-    assert not list(tmp_path.glob("*.json"))
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_rate_that_diverges_is_recorded_and_the_others_go_on(tmp_path, capfd, jobs):
+    """One such rate ended the whole comparison, at every rerun."""
+    ask = {"models": ["rnn", "gru"], "pairs": [2], "seeds": 2, "steps": 3, "rates": (1e38, 1e-3), "jobs": jobs}
+    found = recall.recall(**ask, results=tmp_path)
+    for name in ("rnn", "gru"):
+        tried = json.loads((tmp_path / "rates" / f"recall2-sound-{name}-1e+38.json").read_text())
+        assert tried["stopped"] == "diverged" and tried["why"].startswith("learning_rate: at 1e+38, step")
+    assert "diverged, and is not tried again" in capfd.readouterr().out
+    assert [result["training"]["learning_rate"] for result in found] == [1e-3] * 4
+    assert all(0 <= result["test_accuracy"] <= 1 for result in found)
+    said = []
+    assert recall.recall(**ask, results=tmp_path, say=said.append) == found
+    assert len(said) == 8 and all("there already" in line for line in said)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("rates", [(1e38,), (1e38, 1e37)])
+def test_where_every_rate_diverges_that_is_the_result(small, tmp_path, capsys, rates):
+    """Rerun for ever, a table that fails on it, scores that are not there."""
+    command = ["recall", "--pairs", "2", "--models", "gru", "rnn", "--seeds", "2", "--steps", "3"]
+    command += ["--results", str(tmp_path), "--rates", *map(str, rates)]
+    for _ in range(2):
+        assert cli.main(command) == 0
+        assert capsys.readouterr().out.count(f"diverged at learning rate {min(rates):g}\n") == 4
+    assert len(list(tmp_path.glob("*.json"))) == 4
+    recall.recall([2], ["lstm"], steps=2, results=tmp_path, say=lambda line: None)
+    shown = table("results", "recall2", "sound", tmp_path)
+    assert "LSTM" in shown and "GRU" not in shown
+    with pytest.raises(ValueError, match=r"holds a run with .*'steps': 3.*asked"):
+        recall.recall([2], ["gru"], steps=4, rates=rates, seeds=2, results=tmp_path, say=lambda line: None)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "validation", "test"])
+def test_whatever_is_not_finite_is_a_run_that_diverged(small, tmp_path, monkeypatch, what):
+    """NaN that trains on, and is written down, or that ends in an error of JSON's."""
+    honest, tested = Classifier.loss_and_grads, Classifier.evaluate
+
+    def spoiled(model, *given):
+        logs, grads = honest(model, *given)
+        if what == "gradient":
+            grads["0.W_h"][0, 0] = np.inf
+        return logs | ({"loss": np.float32("nan")} if what == "loss" else {}), grads
+
+    def evaluated(model, x, y):
+        spoils = what == {20: "validation", 30: "test"}[len(x)]
+        return tested(model, x, y) | ({"loss": np.inf} if spoils else {})
+
+    monkeypatch.setattr(Classifier, "loss_and_grads", spoiled)
+    monkeypatch.setattr(Classifier, "evaluate", evaluated)
+    ask = {"models": ["rnn"], "steps": 2, "results": tmp_path, "say": lambda line: None}
+    (found,) = recall.recall([2], **ask)
+    assert found["stopped"] == "diverged" and "learning_rate: at 0.002" in found["why"]
+    assert json.loads((tmp_path / "recall2-sound-rnn-0.json").read_text()) == found
+    assert not any(key.startswith("test_") for key in found)
+    monkeypatch.setattr(experiments, "train", None)
+    assert recall.recall([2], **ask) == [found]
 
 
 def test_the_command(small, tmp_path, capsys):

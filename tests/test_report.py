@@ -55,7 +55,7 @@ def test_means_spreads_and_intervals_stand_beside_the_paper(folder):
     row = cells(text, "Engram")
     assert row[1:3] == ["0 to 2", "**96.50 ± 0.50%**"] and row[4:7] == ["96.82%", "0.0350 ± 0.0050", "0.1287"]
     low, high = (float(end.strip("%")) for end in row[3].split(" to "))
-    assert 96 <= low < 96.5 < high <= 97
+    assert [low, high] == pytest.approx([96.5 - 1.242, 96.5 + 1.242], abs=0.006)  # 4.303 * 0.5 / sqrt(3)
     assert cells(text, "GRU")[1:5] == ["0", "**98.90%**", "-", "98.98%"] and row[-2:] == ["2", "1.5"]
     assert "Protocol: paper. Measured on: abacus" in text and list(ACCURACY) == sorted(ACCURACY, key=text.lower().find)
 

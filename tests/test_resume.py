@@ -32,6 +32,7 @@ from enn_np import (
 )
 from enn_np import checkpoint as files
 from enn_np.monitor import HebbianTraceMonitor
+from enn_np.session import Diverged
 
 
 class Killed(Exception):
@@ -75,7 +76,7 @@ class Case:
             "callbacks": [EarlyStopping(patience=2), ReduceOnPlateau(patience=1, min_delta=0.05)],
             "checkpoint": None if path is None else Checkpoint(path, seconds),
             "resume": resume,
-            "progress": False,
+            "verbose": 0,
             **settings,
         }
         if self.kind in ("stream", "windows"):
@@ -189,6 +190,168 @@ def test_a_checkpoint_is_a_model_too(tmp_path):
     assert again.config() == model.config() and same_to_the_bit(again.params, model.params)
 
 
+# What a run leaves behind is the model that it handed back
+
+
+class Interrupt(Callback):
+    """Ctrl-C while the callbacks of an epoch run, before those that come after it."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, training, logs):
+        if training.epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+class Averages(Callback):
+    """Changes the weights at the very end, as weight averaging does."""
+
+    def on_end(self, training):
+        for value in training.model.params.values():
+            value *= 0.5
+
+
+def pressed(case, path, batch, how, **settings):
+    """Case.run with a Ctrl-C in the middle of a batch, after it has drawn its numbers."""
+    class_, name = type(case.model()), "learn" if case.kind in ("stream", "windows") else "loss_and_grads"
+    original, seen = getattr(class_, name), 0
+
+    def interrupted(model, *given, **named):
+        nonlocal seen
+        seen += 1
+        found = original(model, *given, **named)
+        if seen == batch:
+            how()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(class_, name, interrupted)
+        return case.run(path, **settings)
+
+
+def press():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_checkpoint_in_the_end_is_the_model_handed_back(kind, tmp_path):
+    """Saved before the best weights came back, it was another model than the fitted one; more epochs go on all the
+    same from where the last one ended."""
+    plain = {"callbacks": [EarlyStopping(patience=9)]}
+    model, history, _ = Case(kind).run(tmp_path / "run.npz", epochs=3, **plain)
+    assert same_to_the_bit(load(tmp_path / "run.npz").params, model.params)
+    stored = files.read(tmp_path / "run.npz")[0]["training"]
+    assert stored["history"] == history and stored["best_epoch"] == history.best_epoch
+    plain = {"callbacks": [EarlyStopping(patience=9)]}
+    more = Case(kind).run(tmp_path / "run.npz", epochs=5, resume=True, **plain)
+    assert_same_run(more, Case(kind).run(epochs=5, callbacks=[EarlyStopping(patience=9)]))
+
+
+def test_a_callback_that_changes_the_weights_at_the_end_is_saved_too(tmp_path):
+    model, _, _ = Case("regressor").run(tmp_path / "run.npz", epochs=2, callbacks=[Averages()])
+    assert same_to_the_bit(load(tmp_path / "run.npz").params, model.params)
+    more = Case("regressor").run(tmp_path / "run.npz", epochs=4, resume=True, callbacks=[Averages()])
+    assert_same_run(more, Case("regressor").run(epochs=4, callbacks=[Averages()]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", (press, lambda: signal.raise_signal(signal.SIGINT)), ids=("raised", "signal"))
+@pytest.mark.parametrize("share", (0, 0.4, 0.7))
+def test_ctrl_c_saves_what_it_hands_back_and_the_run_goes_on_to_the_bit(kind, how, share, whole, tmp_path):
+    """However rare saves are: a batch that was cut off leaves no half of itself, neither drawn numbers nor weights."""
+    path, case = tmp_path / "run.npz", Case(kind)
+    batch = 1 + int(share * len(whole[kind][1]["loss"]) * BATCHES[kind] / 4)
+    model, history, _ = pressed(case, path, batch, how, seconds=1e9)
+    assert history.stopped == "interrupted"
+    assert same_to_the_bit(load(path).params, model.params)
+    assert files.read(path)[0]["training"]["optimizer"]["steps"] >= batch - 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same_run(case.run(path, resume=True), whole[kind])
+
+
+@pytest.mark.parametrize("epoch", (1, 2))
+def test_ctrl_c_in_a_callback_is_resumed_to_the_bit(epoch, whole, tmp_path):
+    """The callbacks after it must have seen the epoch, and those before it must not see it twice."""
+    path = tmp_path / "run.npz"
+    rest = [EarlyStopping(patience=2), ReduceOnPlateau(patience=1, min_delta=0.05)]
+    model, history, _ = Case("regressor").run(path, callbacks=[Interrupt(epoch), *rest])
+    assert history.stopped == "interrupted" and len(history["loss"]) == epoch
+    assert same_to_the_bit(load(path).params, model.params)
+    again = [Interrupt(9), EarlyStopping(patience=2), ReduceOnPlateau(patience=1, min_delta=0.05)]
+    with pytest.raises(ValueError, match=r"callbacks\.0\.kind|differs"):
+        Case("regressor").run(path, resume=True, callbacks=again[1:])
+    assert_same_run(Case("regressor").run(path, resume=True, callbacks=again), whole["regressor"])
+
+
+def test_every_epoch_is_saved(tmp_path):
+    """A run killed more often than every 60 seconds would never get on."""
+    path = tmp_path / "run.npz"
+    with pytest.raises(Killed):
+        Case("classifier").run(path, kill_at=13, seconds=1e9)  # the third batch of the third epoch
+    stored = files.read(path)[0]["training"]
+    assert len(stored["history"]["loss"]) == 2 and not stored["pass"]
+
+
+def test_a_resume_says_where_it_starts(tmp_path, capsys):
+    path = tmp_path / "run.npz"
+    pressed(Case("classifier"), path, 13, press)
+    capsys.readouterr()
+    Case("classifier").run(path, resume=True, verbose=2)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"{path}: resumed after epoch 3, batch 2"
+    Case("classifier").run(path, resume=True, verbose=2)
+    assert capsys.readouterr().out == f"{path}: resumed after epoch 4\n"
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("epochs", (1, 3))
+def test_divergence_leaves_the_model_that_it_handed_back(epochs, tmp_path):
+    """In the first epoch the weights before training: those of the last batch are infinite."""
+    x, y = sequences(40)
+    path, model = tmp_path / "run.npz", classifier(Engram(6, 5))
+    before = copied(model.params)
+
+    class Faster(Callback):
+        def on_epoch_end(self, training, logs):
+            training.optimizer.learning_rate = 1e30 if training.epoch == epochs - 1 else 1e-3
+
+    optimizer = SGD(1e30 if epochs == 1 else 1e-3)
+    with pytest.raises(Diverged, match=r"^learning_rate: at 1e\+30 "):
+        fit(model, x, y, epochs=9, batch_size=10, optimizer=optimizer, checkpoint=path, callbacks=[Faster()])
+    assert same_to_the_bit(load(path).params, model.params)
+    assert all(np.isfinite(value).all() for value in model.params.values())
+    assert same_to_the_bit(model.params, before) == (epochs == 1)
+
+
+def test_a_mistake_found_late_leaves_no_checkpoint_in_the_way(tmp_path):
+    """The corrected call was refused: the file there held a run with other data. Later epochs are worth keeping."""
+    x, y = sequences(40)
+    path = tmp_path / "run.npz"
+
+    class Mistaken(Callback):
+        def __init__(self, epoch):
+            self.epoch = epoch
+
+        def on_epoch_end(self, training, logs):
+            if training.epoch == self.epoch:
+                raise ValueError("mine")
+
+    class Late(Classifier):
+        def evaluate(self, *given):
+            raise ValueError("mine")
+
+    for settings in ({"checkpoint": path}, {"checkpoint": Checkpoint(path, 0)}):
+        with pytest.raises(ValueError, match=r"^mine"):
+            fit(Late(GRU(6), D, C), x, y, epochs=3, validation=0.5, **settings)
+        assert not path.exists()
+    with pytest.raises(ValueError, match=r"^mine"):
+        fit(classifier(), x, y, epochs=3, checkpoint=path, callbacks=[Mistaken(2)])
+    assert len(files.read(path)[0]["training"]["history"]["loss"]) == 1
+    path.unlink()
+    assert len(fit(classifier(), x, y, epochs=3, checkpoint=path)["loss"]) == 3
+
+
 # What does not fit
 
 
@@ -268,7 +431,7 @@ def test_other_settings_are_named(settings, message, tmp_path):
     path, case = tmp_path / "run.npz", Case("classifier")
     model = case.model()
     x, y = sequences(40)
-    same = {"batch_size": 7, "validation": 0.25, "epochs": 1, "checkpoint": path, "progress": False}
+    same = {"batch_size": 7, "validation": 0.25, "epochs": 1, "checkpoint": path, "verbose": 0}
     callbacks = [EarlyStopping(patience=2)]
     fit(model, x, y, **same, optimizer=Adam(0.01, clip_norm=1.0), callbacks=callbacks)
     before = copied(model.params)
@@ -424,12 +587,12 @@ def test_a_bad_batch_stops_training_by_name(name, value, says, tmp_path):
     """Caught at the batch, before the update spoils every weight; step, parameter and checkpoint are named."""
     x, y = sequences(40)
     path = tmp_path / "run.npz"
-    where = r"at step 7, batch 3 of epoch 2; lower it.*enn_np\.load\('.*run\.npz'\) is epoch 2, batch 2"
+    where = r"at step 7, batch 3 of epoch 2; lower it.* weights after epoch 1 again, as in enn_np\.load\('.*run\.npz'\)"
     model = poisoned(classifier(Engram(6, 5)), 7, name, value)
-    with pytest.raises(ValueError, match=rf"^learning_rate: at 0\.001 {says} {where}"):
+    with pytest.raises(Diverged, match=rf"^learning_rate: at 0\.001 {says} {where}"):
         fit(model, x, y, epochs=3, batch_size=10, checkpoint=Checkpoint(path, 0))
-    for weights in (model.params, load(path).params):
-        assert all(np.isfinite(value).all() for value in weights.values())
+    assert same_to_the_bit(load(path).params, model.params)
+    assert all(np.isfinite(value).all() for value in model.params.values())
 
 
 def test_bad_batches_can_be_skipped_and_are_counted(tmp_path):
@@ -501,3 +664,32 @@ def test_a_lock_is_for_one(tmp_path):
     ):
         take()
     assert take()
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_named_and_never_called_deletable(tmp_path):
+    for path in (tmp_path, str(tmp_path)):
+        for checkpoint in (path, Path(path)):
+            with pytest.raises(
+                ValueError, match=r"checkpoint: .* is a folder; name a file, such as .*run\.npz"
+            ) as caught:
+                classifier().fit(*sequences(), checkpoint=checkpoint)
+            assert "delete" not in str(caught.value)
+    with pytest.raises(OSError, match="is a folder; name a file"):
+        classifier().save(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock is not of this system")
+@pytest.mark.parametrize("fault", (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
+@pytest.mark.parametrize("refuse", (None, "out: here"))
+def test_a_file_system_without_locks_does_not_end_training(fault, refuse, tmp_path, monkeypatch):
+    """Network file systems: what guards nothing must not cost the run."""
+    import fcntl
+
+    def answer(*given):
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(fcntl, "flock", answer)
+    with storage.lock(tmp_path / "lock", refuse):
+        pass
+    x, y = sequences(20)
+    assert fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz").stopped == "finished"

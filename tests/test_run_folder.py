@@ -11,7 +11,7 @@ import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, Classifier, LanguageModel, cli, datasets, load, protocols, storage, wikitext
+from enn_np import Checkpoint, Classifier, LanguageModel, cli, datasets, demo, load, protocols, storage, wikitext
 
 TESTS = str(Path(__file__).parent)
 
@@ -53,7 +53,7 @@ def without_time(summary):
 
 
 MNIST = ("mnist", "engram", "paper", 0)
-SMALL = {"epochs": 2, "progress": False}
+SMALL = {"epochs": 2, "verbose": 0}
 SETTINGS = (
     (protocols.run_benchmark, MNIST, SMALL, (Classifier, "loss_and_grads", 3)),
     (
@@ -87,6 +87,69 @@ def test_a_killed_command_goes_on_in_its_folder(run, what, settings, death, smal
     assert run(*what, out, **settings, resume=True) == resumed, "a finished run was not simply read"
     with pytest.raises(ValueError, match=r"summary\.json: the run there differs in seed was 0, is 7"):
         run(*what[:3], 7, out, **settings, resume=True)
+
+
+def entries(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("other", ({"model": "rnn"}, {"seed": "1"}, {"limit": "5"}, {"protocol": "sound"}, {}))
+@pytest.mark.parametrize("resume", (False, True))
+def test_a_folder_belongs_to_one_run(other, resume, small_mnist, tmp_path, capsys, monkeypatch):
+    """The old network's trace under the new one's name; a trial of five digits over the full run."""
+    settings = {"model": "engram", "seed": "0", "epochs": "1", "limit": "60", "out": str(tmp_path / "run")}
+    assert cli.main(["train", "mnist", *(f"--{name}={value}" for name, value in settings.items())]) == 0
+    before = entries(tmp_path / "run")
+    monkeypatch.setattr(datasets, "load_mnist", lambda: pytest.fail("work before the folder was asked about"))
+    again = [f"--{name}={value}" for name, value in (settings | other).items()] + ["--resume"] * resume
+    capsys.readouterr()
+    assert cli.main(["train", "mnist", *again]) == (0 if resume and not other else 2)
+    err = capsys.readouterr().err
+    if not resume:
+        assert f"out: {tmp_path / 'run'} holds a finished run; continue it by --resume, or delete the folder, or" in err
+    elif other:
+        assert "summary.json: the run there differs in" in err
+    assert entries(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("name", ("summary.json", "model.npz", "trace.npz", "checkpoint.npz"))
+@pytest.mark.parametrize("start", ("mnist", "wikitext2", "demo"))
+def test_what_another_run_left_is_not_mixed_in(name, start, small_mnist, text, tmp_path, capsys):  # noqa: F811
+    (tmp_path / name).write_bytes(b"left")
+    command = ["demo"] if start == "demo" else ["train", start, "--model", "rnn"]
+    for resume in ([], ["--resume"]) if start != "demo" and name in ("model.npz", "trace.npz") else ([],):
+        assert cli.main([*command, *resume, "--out", str(tmp_path)]) == 2
+        kind = "an unfinished" if name == "checkpoint.npz" else "a finished"
+        err = capsys.readouterr().err
+        assert f"out: {tmp_path} holds {kind} run; " in err and "choose another by --out" in err
+        assert ("--resume" in err) == (start != "demo")
+    assert (tmp_path / name).read_bytes() == b"left"
+
+
+def test_a_second_demo_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "MODELS", ("rnn",))
+    monkeypatch.setattr(datasets, "load_digits", lambda: digits(450, 30))
+    assert cli.main(["demo", "--epochs=1", f"--out={tmp_path / 'demo'}"]) == 0
+    before = entries(tmp_path / "demo")
+    assert cli.main(["demo", "--epochs=1", f"--out={tmp_path / 'demo'}"]) == 2
+    assert "demo holds a finished run; delete the folder, or choose another by --out" in capsys.readouterr().err
+    assert entries(tmp_path / "demo") == before
+
+
+@pytest.mark.parametrize("error", (ValueError("no such file"), OSError("no network"), KeyboardInterrupt()))
+@pytest.mark.parametrize("start", ("mnist", "wikitext2", "demo"))
+def test_a_start_that_fails_leaves_no_folder(start, error, tmp_path, monkeypatch):
+    def fail(*given, **named):
+        raise error
+
+    for name in ("load_mnist", "load_digits"):
+        monkeypatch.setattr(datasets, name, fail)
+    monkeypatch.setattr(wikitext, "load_wikitext", fail)
+    command = ["demo"] if start == "demo" else ["train", start, "--model", "rnn"]
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "new", tmp_path / "there"):
+        assert cli.main([*command, "--out", str(out)]) != 0
+    assert not (tmp_path / "new").exists() and (tmp_path / "there").exists()
 
 
 def test_a_kill_between_training_and_summary_costs_no_training(small_mnist, tmp_path, monkeypatch):
@@ -155,7 +218,7 @@ Path({ready!r}).touch()
 while not Path({go!r}).exists():
     time.sleep(0.001)
 try:
-    protocols.run_benchmark("mnist", "rnn", "paper", {seed}, {out!r}, epochs=2, progress=False)
+    protocols.run_benchmark("mnist", "rnn", "paper", {seed}, {out!r}, epochs=2, verbose=0)
 except ValueError as error:
     print(error)
     sys.exit(2)
@@ -265,7 +328,7 @@ def test_the_demo_keeps_its_folder(tmp_path, capsys):
 def test_folders_of_any_name(name, small_mnist, tmp_path, monkeypatch):
     """A Windows path, which here is one odd name; brackets that a glob would read; what looks like an option."""
     monkeypatch.chdir(tmp_path)
-    run = {"epochs": 1, "progress": False, "limit": 40}
+    run = {"epochs": 1, "verbose": 0, "limit": 40}
     protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run)
     assert load(Path(name) / "model.npz").size > 0
     assert protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run, resume=True)["stopped"] == "finished"
@@ -284,7 +347,7 @@ def test_every_file_of_a_run_has_a_name_that_windows_takes(small_mnist, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage.os, "replace", watched)
-        protocols.run_benchmark(*MNIST, tmp_path / "run", epochs=1, progress=False, limit=40)
+        protocols.run_benchmark(*MNIST, tmp_path / "run", epochs=1, verbose=0, limit=40)
     seen.update(path.name for path in (tmp_path / "run").iterdir())
     assert len(seen) > 6
     for name in seen:

@@ -21,9 +21,15 @@ from enn_np import (
     LanguageModel,
     ReduceOnPlateau,
     Regressor,
+    StepClassifier,
     load,
+    run,
 )
+from enn_np.datasets import MinMax, Standardize
+from enn_np.heads import AdaptiveSoftmaxHead, SoftmaxHead
 from enn_np.models import build
+from enn_np.session import Diverged
+from enn_np.text import Vocabulary, stream_batches, unigram_perplexity
 
 N = 24
 x, y = sequences(N)
@@ -47,13 +53,71 @@ def make(*arguments, **settings):
     return lambda: classifier(*arguments, **settings)
 
 
+def masked(array, *place):
+    """A masked array with one entry masked."""
+    array = np.ma.array(array)
+    array[place] = np.ma.masked
+    return array
+
+
+words_, some = LanguageModel(GRU(4), 9, 4), np.arange(40) % 9
+pairs = some[:20].reshape(4, 5)
+vocabulary = Vocabulary(["the", "<unk>", "cat"], [5, 2, 2])
+head, hidden = SoftmaxHead(), np.ones((3, 4))
+head_params = head.init(np.random.default_rng(0), 4, 5, np.float64)
+MASKED = {
+    "x": fit(masked(x, 1, 2, 0)),
+    "y": fit(y=masked(y, 3)),
+    "mask": fit(mask=masked(np.ones((N, T), bool), 2, 2)),
+    "validation x": fit(validation=(masked(x, 0, 0, 0), y)),
+    "validation y": fit(validation=(x, masked(y, 0))),
+    "x, in a list": fit([*map(masked, x[:3], (0, 1, 2))], y[:3]),
+    "x, to predict": lambda: classifier().predict(masked(x, 1, 2, 0)),
+    "x, to evaluate": lambda: classifier().evaluate(masked(x, 1, 2, 0), y),
+    "y, of a regressor": lambda: Regressor(GRU(2), D).fit(x, masked(x[:, 0, 0], 2)),
+    "y, of a step classifier": lambda: StepClassifier(GRU(2), D, C, 2).fit(x, masked(np.stack([y, y], 1), 2, 0)),
+    "x, of ids": lambda: words_.fit(masked(pairs, 1, 1), pairs),
+    "y, of ids": lambda: words_.evaluate(pairs, masked(pairs, 1, 1)),
+    "tokens": lambda: words_.fit_stream(masked(some, 3)),
+    "tokens, to evaluate": lambda: words_.evaluate_stream(masked(some, 3)),
+    "validation": lambda: words_.fit_stream(some, batch_size=2, validation=masked(some, 3)),
+    "prompt_ids": lambda: words_.sample(masked(some, 0), 3),
+    "tokens, in batches": lambda: stream_batches(masked(some, 3), 2, 2),
+    "tokens, of unigrams": lambda: unigram_perplexity(np.ones(9), masked(some, 3)),
+    "train_counts": lambda: unigram_perplexity(masked(np.ones(9), 1), some),
+    "counts": lambda: Vocabulary(["a", "<unk>"], masked(np.array([3, 1]), 0)),
+    "ids": lambda: vocabulary.decode(masked(np.array([0, 1]), 1)),
+    "h": lambda: head.loss(head_params, masked(hidden, 1, 1), np.array([0, 1, 2])),
+    "targets": lambda: head.loss(head_params, hidden, masked(np.array([0, 1, 2]), 1)),
+    "weights": lambda: head.loss(head_params, hidden, np.array([0, 1, 2]), masked(np.ones(3), 1)),
+    "x, to scale by range": lambda: MinMax.fit(masked(x, 0, 0, 0)),
+    "x, to standardise": lambda: Standardize.fit(masked(x, 0, 0, 0)),
+    "x, to transform": lambda: MinMax.fit(x).transform(masked(x, 0, 0, 0)),
+    "x, to run": lambda: run(GRU(2), GRU(2).init(np.random.default_rng(0), D), masked(x, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("where", MASKED)
+def test_a_masked_array_never_loses_its_mask(where):
+    """`np.asarray` hands out what lies below the mask, as if it had been measured."""
+    with pytest.raises(ValueError, match=rf"^{where.split(',')[0]}: expected every entry to count, .*masked.*filled"):
+        MASKED[where]()
+
+
+def test_a_masked_array_with_nothing_masked_is_an_array():
+    model, plain = classifier(), classifier()
+    history = model.fit(np.ma.array(x), np.ma.array(y), epochs=1, mask=np.ma.array(np.ones((N, T), bool)), verbose=0)
+    assert history["loss"] == plain.fit(x, y, epochs=1, mask=np.ones((N, T), bool), verbose=0)["loss"]
+    assert words_.evaluate_stream(np.ma.array(some)) == words_.evaluate_stream(some.tolist())
+
+
 ragged = [np.zeros((length, D), np.float32) for length in (3, 5)]
 
 DATA = {
     "one sequence, without the batch axis": (fit(x[0]), ValueError, "x", r"\(5, 3\)", r"expected shape \(n, T, 3\)"),
     "a table, without the time axis": (fit(x[:, 0]), ValueError, "x", r"\(24, 3\)", r"expected shape \(n, T, 3\)"),
     "another number of features": (fit(x[..., :2]), ValueError, "x", r"\(24, 5, 2\)", r"expected shape \(n, T, 3\)"),
-    "uint8 images": (fit(np.zeros(x.shape, np.uint8)), TypeError, "x", "uint8", r"x\.astype\('float32'\)"),
+    "uint8 images": (fit(np.zeros(x.shape, np.uint8)), TypeError, "x", "uint8", r"x\.astype\('float32'\) / 255$"),
     "float64 data": (fit(x.astype(float)), TypeError, "x", "float64", r"x\.astype\('float32'\)"),
     "a list of lists": (fit(x.tolist()), TypeError, "x", "float64", r"x\.astype\('float32'\)"),
     "sequences of different lengths": (fit(ragged), ValueError, "x", "different lengths", "pad them .* mask"),
@@ -227,7 +291,7 @@ ids = np.arange(40) % 9
 
 def words(tokens=ids, **settings):
     """`fit_stream` of a fresh language model of nine words."""
-    return lambda: LanguageModel(GRU(4), 9, 4).fit_stream(tokens, epochs=1, batch_size=2, progress=False, **settings)
+    return lambda: LanguageModel(GRU(4), 9, 4).fit_stream(tokens, epochs=1, batch_size=2, verbose=0, **settings)
 
 
 TEXT = {
@@ -258,16 +322,98 @@ TEXT = {
         r"shape \(0,\)",
         r"integer ids \(P,\)",
     ),
+    "a text where words are wanted": (
+        lambda: vocabulary.encode("the cat"),
+        TypeError,
+        "words",
+        "'the cat'",
+        r"text\.split\(\)",
+    ),
+    "bytes where words are wanted": (lambda: vocabulary.encode(b"the"), TypeError, "words", "b'the'", "list of words"),
+    "ids where words are wanted": (lambda: vocabulary.encode([1, 2]), TypeError, "words", "got 1", "each a str"),
+    "an array of ids": (lambda: vocabulary.encode(some), TypeError, "words", "0", "each a str"),
+    "one id": (lambda: vocabulary.encode(3), TypeError, "words", "3", "list of words"),
+    "words as bytes": (lambda: vocabulary.encode(["a", b"b"]), TypeError, "words", "b'b'", "each a str"),
+    "lines of words": (lambda: vocabulary.encode([["the", "cat"]]), TypeError, "words", r"\['the', 'cat'\]", "a str"),
+    "a vocabulary of a text": (lambda: Vocabulary("the cat", [1] * 7), TypeError, "words", "'the cat'", "split"),
+    "a vocabulary of ids": (lambda: Vocabulary([1, 2], [1, 1]), TypeError, "words", "got 1", "each a str"),
+    "words to decode": (lambda: vocabulary.decode(["the"]), ValueError, "ids", "<U3", "integer ids"),
+    "probabilities to decode": (lambda: vocabulary.decode([0.0]), ValueError, "ids", "float64", "integer ids"),
+    "a text in batches": (lambda: stream_batches("the cat", 1, 1), ValueError, "tokens", "<U7", r"Vocabulary\.encode"),
+    "a list of words in batches": (lambda: stream_batches(["a"] * 9, 1, 1), ValueError, "tokens", "<U1", "integer ids"),
+    "a table in batches": (lambda: stream_batches(pairs, 1, 1), ValueError, "tokens", r"\(4, 5\)", "integer ids"),
+    "words in place of tokens": (
+        lambda: unigram_perplexity(np.ones(9), ["the", "cat"]),
+        ValueError,
+        "tokens",
+        "<U3",
+        r"Vocabulary\.encode",
+    ),
+    "a word as a seed": (lambda: words_.sample([1], 3, rng="x"), TypeError, "rng", "'x'", "whole number"),
+    "a fraction as a seed": (lambda: words_.sample([1], 3, rng=0.5), TypeError, "rng", "0.5", "whole number"),
+    "NumPy's old generator": (
+        lambda: words_.sample([1], 3, rng=np.random.RandomState(0)),
+        TypeError,
+        "rng",
+        "RandomState",
+        "whole number",
+    ),
+    "one cutoff": (lambda: AdaptiveSoftmaxHead(5), TypeError, "cutoffs", "5", r"\(2000, 10000\)"),
+    "cutoffs as a word": (lambda: AdaptiveSoftmaxHead("57"), TypeError, "cutoffs", "'57'", r"\(2000, 10000\)"),
+    "one cutoff of a model": (
+        lambda: LanguageModel(GRU(4), 9, head="adaptive", cutoffs=5),
+        TypeError,
+        "cutoffs",
+        "5",
+        r"\(2000, 10000\)",
+    ),
     "a learning rate in the clouds": (
         lambda: classifier(Engram(6, 4)).fit(x, y, optimizer=SGD(1e30), batch_size=4),
-        ValueError,
+        Diverged,
         "learning_rate",
         r"at 1e\+30 .* step \d",
         r"lower it, or .*clip_norm=1\.0",
     ),
 }
 
-MISTAKES = DATA | SETTINGS | MODELS | TEXT
+
+def named(act, theirs, ours):
+    """A row for an argument with another library's name."""
+    return act, TypeError, theirs, f"got {theirs}=", f"called {ours} here.*; write {ours}="
+
+
+OTHERS = {
+    "Keras' validation_split": named(fit(validation_split=0.2), "validation_split", "validation"),
+    "Keras' validation_data": named(fit(validation_data=(x, y)), "validation_data", "validation"),
+    "Keras' units": named(lambda: GRU(units=4), "units", "hidden"),
+    "PyTorch's hidden_size": named(lambda: Engram(hidden_size=4), "hidden_size", "hidden"),
+    "the published memory_size": named(lambda: Engram(4, memory_size=4), "memory_size", "slots"),
+    "scikit-learn's random_state": named(make(random_state=0), "random_state", "seed"),
+    "num_classes": named(lambda: Classifier(GRU(2), D, num_classes=3), "num_classes", "classes"),
+    "vocab_size": named(lambda: LanguageModel(GRU(2), vocab_size=3), "vocab_size", "vocabulary_size"),
+    "embedding_dim": named(lambda: LanguageModel(GRU(2), 3, embedding_dim=3), "embedding_dim", "embedding"),
+    "Keras' lr": named(lambda: Adam(lr=0.1), "lr", "learning_rate"),
+    "Keras' restore_best_weights": named(
+        lambda: EarlyStopping(restore_best_weights=True), "restore_best_weights", "restore_best"
+    ),
+    "validation_data of a text": named(words(validation_data=ids), "validation_data", "validation"),
+}
+
+MISTAKES = DATA | SETTINGS | MODELS | TEXT | OTHERS
+
+
+def test_an_argument_of_no_library_is_python_s_own_error():
+    for act in (fit(nonsense=1), make(nonsense=1), lambda: GRU(4, nonsense=1), make(pooling="mean", units=3)):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument '(nonsense|units)'"):
+            act()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pooling'"):
+        LanguageModel(GRU(4), 9, pooling="mean")  # it was ignored: words are not pooled
+
+
+def test_a_seed_serves_in_the_place_of_a_generator():
+    drawn = words_.sample([1, 2], 20, rng=0)
+    assert (drawn == words_.sample([1, 2], 20, rng=np.random.default_rng(0))).all()
+    assert (drawn != words_.sample([1, 2], 20, rng=np.int64(1))).any()
 
 
 @pytest.mark.filterwarnings("ignore:overflow|invalid:RuntimeWarning")  # of the learning rate in the clouds

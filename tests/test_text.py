@@ -87,6 +87,14 @@ def test_own_train_file_is_used_only_when_named(tmp_path):
         load(tmp_path, train="other.tokens")
 
 
+@pytest.mark.parametrize("train", [Path("mine.txt"), "sub/mine.txt", b"mine.txt", None])
+@pytest.mark.parametrize("function", [load_wikitext, paper_windows])
+def test_train_is_the_name_of_a_file(tmp_path, function, train):
+    """A path failed on `+`, which names no argument."""
+    with pytest.raises(TypeError, match=r"^train: expected a file's name in .*, such as 'wiki.train.tokens', got"):
+        function("wikitext-2", write(tmp_path), download=False, train=train)
+
+
 def test_downloads_only_what_is_missing(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(module.web, "fetch", lambda name, folder: calls.append((name, write(folder))))
@@ -159,6 +167,29 @@ def test_vocabulary_speaks_both_ways():
     for names, counts in ((["a"], [1]), (["<unk>"], [1, 2]), (["a", "<unk>"], [1, 2]), (["<unk>", "<unk>"], [1, 1])):
         with pytest.raises(ValueError, match="words, counts"):
             Vocabulary(names, counts)
+
+
+@pytest.mark.parametrize("packing", ["", ".xz"])
+def test_a_byte_order_mark_is_no_part_of_a_word(tmp_path, packing, monkeypatch):
+    """Editors on Windows begin a text with it, and the first word was another one."""
+    mark = "\ufeff"
+    marked = {name: mark + text.lstrip() for name, text in FILES.items()}  # the mark stands at a word
+    assert is_right(load(write(tmp_path / "one", marked, packing)))
+    monkeypatch.setattr(reader, "CHUNK", 1)  # the mark's bytes come one by one
+    assert is_right(load(write(tmp_path / "two", marked, packing)))
+    within = {**FILES, "wiki.train.tokens": f"a b\nc {mark}d\n"}  # elsewhere it is a character like others
+    assert f"{mark}d" in load(write(tmp_path / "three", within)).vocabulary.ids
+
+
+def test_lists_of_ids_are_read_as_arrays():
+    """`stream_batches([1, 2, 3])` ended in words about an attribute of a list."""
+    tokens = [0, 1, 2, 1, 0]
+    for found, wanted in zip(stream_batches(tokens, 2, 1), stream_batches(np.array(tokens), 2, 1), strict=True):
+        assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
+    assert unigram_perplexity([2, 2, 1], tokens) == unigram_perplexity(np.array([2, 2, 1]), np.array(tokens))
+    vocabulary = Vocabulary(iter(["the", "<unk>"]), [5, 2])
+    assert vocabulary.encode(iter(["the"])).tolist() == vocabulary.encode(np.array(["the"])).tolist() == [0]
+    assert vocabulary.decode([]) == [] and vocabulary.encode([]).shape == (0,)
 
 
 # Damaged files
@@ -386,12 +417,25 @@ def test_paper_windows_are_the_notebooks(tmp_path_factory, lengths, seed):
     lines = [" ".join(rng.choice(["The", "the", "Σας", "b", "!", "<unk>"], size=n)) for n in lengths]
     text = "".join(f" {line} \n" for line in lines)
     folder = write(tmp_path_factory.mktemp("paper"), {**FILES, "wiki.train.tokens": text})
-    got = paper_windows("wikitext-2", folder, download=False, seed=seed)
+    got = paper_windows("wikitext-2", folder, download=False, seed=seed, verify=False)
     sides, words = notebook(text, seed)
     assert got.words == words
     for have, want in zip(got[:4], sides, strict=True):
         assert have.dtype == np.int32
         np.testing.assert_array_equal(have, want)
+
+
+def test_paper_windows_of_another_text_are_refused(tmp_path):
+    """WikiText-2 in the folder of WikiText-103 was cut without a word; a text of one's own is used when named."""
+    folder = write(tmp_path)
+    for name in ("wikitext-2", "wikitext-103"):
+        (folder / name).mkdir(exist_ok=True)
+        for path in list((folder / "wikitext-2").iterdir()):
+            (folder / name / path.name).write_bytes(path.read_bytes())
+        with pytest.raises(ValueError, match=r"wiki\.train\.tokens is damaged: expected \d+ lines, got .*verify=False"):
+            paper_windows(name, folder, download=False)
+        (folder / name / "wiki.train.mine").write_bytes((folder / name / "wiki.train.tokens").read_bytes())
+        assert paper_windows(name, folder, download=False, train="wiki.train.mine").x_train.shape == (0, 32)
 
 
 # The real files

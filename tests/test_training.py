@@ -1,15 +1,39 @@
 """The training loop and its callbacks: repeatable, Keras' rules to the epoch, and nothing lost on Ctrl-C."""
 
+import contextlib
+import errno
+import io
+import os
+import subprocess
 import sys
 import tracemalloc
+import types
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
-import tqdm
+import tqdm.auto
 from tiny import KINDS, C, classifier, copied, padding, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, SGD, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, Regressor, fit
+from enn_np import (
+    GRU,
+    LSTM,
+    SGD,
+    Adam,
+    Callback,
+    EarlyStopping,
+    Engram,
+    LanguageModel,
+    Model,
+    ReduceOnPlateau,
+    Regressor,
+    fit,
+)
+from enn_np.callbacks import cost
+from enn_np.processes import BLAS_THREADS
+from enn_np.session import draws
+from enn_np.training import Bar
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4)), "mixed": (LSTM(8), Engram(12, 4))}
@@ -18,7 +42,8 @@ WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4))
 class Scripted:
     """A model whose validation losses are given and whose only weight counts the epochs."""
 
-    metrics, cells, tapes = ("accuracy",), (), ()
+    metrics, cells, tapes, unit = ("accuracy",), (), (), " seq"
+    counts, scores = Model.counts, Model.scores
 
     def __init__(self, val_losses, val_accuracies=None):
         self.params = {"epoch": np.zeros(1), "head.W": np.zeros(1)}
@@ -52,7 +77,7 @@ class Scripted:
             validation=(x, y) if validation else None,
             optimizer=optimizer,
             callbacks=callbacks,
-            progress=False,
+            verbose=0,
         )
         return history, optimizer.learning_rate
 
@@ -161,12 +186,28 @@ def test_a_regressor_learns(outputs):
     assert history.keys() == {"loss", "mae", "learning_rate", "seconds"}
 
 
-def test_penalties_are_part_of_the_training_loss():
-    """What is minimised is what is reported."""
+@pytest.mark.parametrize("settings", ({"entropy": 5.0}, {"l1": 2.0}, {"entropy": 1.0, "l1": 0.5, "trace": "sample"}))
+def test_the_penalty_is_a_number_of_its_own_beside_the_loss(settings):
+    """One definition of the loss, the data's, for training and validation: 7.55 stood against 0.96."""
     x, y = sequences()
-    plain, penal = (classifier(Engram(4, 4, entropy=entropy, trace_noise=0), dropout=0.0) for entropy in (0.0, 5.0))
-    losses = [model.fit(x, y, epochs=1, batch_size=48, optimizer=SGD(1e-9))["loss"][0] for model in (plain, penal)]
-    assert 5 * 0.5 * np.log(4) < losses[1] - losses[0] < 5 * np.log(4) * 1.01
+    cell = Engram(4, 4, trace_noise=0, **settings)
+    still = {"epochs": 1, "batch_size": 16, "optimizer": SGD(1e-9), "validation": (x, y), "verbose": 0}
+    history = classifier((cell, GRU(4)), dropout=0.0).fit(x, y, **still)
+    assert history["loss"][0] == pytest.approx(history["val_loss"][0], rel=0.05)  # but for the initial states drawn
+    assert {*history} == {"loss", "penalty", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
+    high = settings.get("l1", 0) + settings.get("entropy", 0) * np.log(4)  # |a| sums to 1, the entropy is at most log N
+    assert 0.5 * high < history["penalty"][0] < 1.01 * high
+
+
+def test_the_penalty_still_trains():
+    """Reported elsewhere is not left out of the gradient: retrieval gets sharper."""
+    x, y = sequences()
+    penalties = {}
+    for entropy in (1e-9, 5.0):
+        model = classifier(Engram(4, 4, entropy=entropy, trace_noise=0, temperature=1.0), dropout=0.0)
+        history = model.fit(x, y, epochs=60, batch_size=16, optimizer=Adam(0.02), verbose=0)
+        penalties[entropy] = history["penalty"][-1] / entropy
+    assert penalties[5.0] < 0.5 * penalties[1e-9]
 
 
 # History
@@ -208,6 +249,70 @@ def test_every_sequence_is_seen_once_an_epoch(monkeypatch, batch_size):
     model.fit(x, y, epochs=1, batch_size=batch_size)
     assert sum(sizes) == 48 and max(sizes) == min(batch_size, 48)
     assert all(size == batch_size for size in sizes[:-1])
+
+
+# Seeds
+
+
+def test_no_two_draws_of_a_seed_share_their_numbers(monkeypatch):
+    """Initial values, states and noise of training, those of random inference and sampled words all began with the same
+    generator: h_0 was correlated with W_z by 0.68. Also over the seeds of a loop."""
+    first, ids = {}, np.arange(60) % 9
+
+    def seen(*given, **named):
+        raise Drawn(given[2])
+
+    for seed in (0, 1, 2):
+        first["initial values", seed] = np.random.default_rng(seed).random(4)
+        model = LanguageModel(GRU(4), 9, 4, seed=seed, random_inference=True)
+        monkeypatch.setattr(model, "loss_and_grads", seen)
+        monkeypatch.setattr(model, "learn", seen)
+        settings = {"epochs": 1, "batch_size": 2, "seed": seed, "verbose": 0}
+        with pytest.raises(Drawn) as caught:
+            model.fit(ids.reshape(6, 10), ids.reshape(6, 10), **settings)
+        first["fit", seed] = caught.value.args[0].random(4)
+        with pytest.raises(Drawn) as caught:
+            model.fit_stream(ids, **settings)
+        first["fit_stream", seed] = caught.value.args[0].random(4)
+        first["inference", seed] = model._inference_rng().random(4)
+        with monkeypatch.context() as patch, pytest.raises(Drawn) as caught:
+            patch.setattr("enn_np.language.draws", lambda *given: Asked(draws(*given).bit_generator))
+            model.sample(ids[:2], 1)
+        first["sample", seed] = caught.value.args[0].random(4)
+    numbers = np.concatenate([*first.values()])
+    assert len(np.unique(numbers)) == len(numbers) == 15 * 4
+
+
+class Drawn(Exception):
+    """The generator that a batch was handed."""
+
+
+class Asked(np.random.Generator):
+    """A generator that is seen when a word is drawn."""
+
+    def choice(self, *given, **named):
+        raise Drawn(self)
+
+
+@pytest.mark.parametrize("kind", ("engram", "binding"))
+@pytest.mark.parametrize("seed", (0, 1, 2))
+def test_initial_states_are_no_copies_of_the_weights(kind, seed):
+    x, y = sequences(16)
+    model, states = classifier(KINDS[kind], seed=seed, random_inference=True), []
+    weights = np.concatenate([value.ravel() for value in model.params.values() if value.std()])
+    original = model.run_cells
+
+    def watched(*given, **named):
+        found = original(*given, **named)
+        states.append(np.asarray(found[2][0].states.h[0]).ravel())
+        return found
+
+    model.run_cells = watched
+    model.fit(x, y, epochs=1, batch_size=16, seed=seed, verbose=0)
+    drawn = states[0]
+    if drawn.std():
+        for start in range(len(weights) - len(drawn)):
+            assert abs(np.corrcoef(drawn, weights[start : start + len(drawn)])[0, 1]) < 0.6
 
 
 # Validation
@@ -340,6 +445,58 @@ def test_early_stopping_restores_a_real_model():
     assert same_to_the_bit(model.params, snapshots[history.best_epoch])
     assert all(model.params[name] is array for name, array in arrays.items())
     assert model.evaluate(x[30:], y[30:])["loss"] == history["val_loss"][history.best_epoch]
+
+
+class Scored(Scripted):
+    """Its metric is of unknown direction."""
+
+    metrics = ("f1",)
+
+    def loss_and_grads(self, x, y, rng, mask=None):
+        metrics, grads = super().loss_and_grads(x, y, rng, mask)
+        return {"loss": metrics["loss"], "f1": 0.0}, grads
+
+    def evaluate(self, x, y, batch_size, mask):
+        found = super().evaluate(x, y, batch_size, mask)
+        return {"loss": found["loss"], "f1": found["accuracy"]}
+
+
+def test_a_metric_of_unknown_direction_asks_for_the_mode():
+    """What did not end in "accuracy" counted as a loss: the worst f1 was the best."""
+    for callback in (EarlyStopping("val_f1"), ReduceOnPlateau("val_f1"), EarlyStopping("f1")):
+        model = Scored([1, 2])
+        with pytest.raises(ValueError, match=r'^mode: expected "min" or "max" for \'(val_)?f1\', got "auto"'):
+            model.run(callback)
+        assert model.epoch == 0
+    scores = [0.1, 0.5, 0.9, 0.8, 0.7, 0.6]
+    model = Scored([1, 2, 3, 4, 5, 6], scores)
+    history, rate = model.run(
+        EarlyStopping("val_f1", mode="max"), ReduceOnPlateau("val_f1", patience=1, factor=0.5, mode="max")
+    )
+    assert history.best_epoch == 2 and model.params["epoch"] == 3 and rate == 0.125
+    model = Scored([1, 2, 3, 4, 5, 6], scores)
+    history, _ = model.run(EarlyStopping("val_f1", mode="min", patience=9))
+    assert history.best_epoch == 0 and model.params["epoch"] == 1
+
+
+@pytest.mark.parametrize("mode", ("min", "max", "auto"))
+def test_a_mode_is_stronger_than_the_name(mode):
+    model = Scripted([2, 3, 1])
+    history, _ = model.run(EarlyStopping("val_loss", mode=mode))
+    assert history.best_epoch == {"min": 2, "max": 1, "auto": 2}[mode]
+    with pytest.raises(ValueError, match=r"^mode: expected one of 'auto', 'min', 'max', got 'down'"):
+        EarlyStopping(mode="down")
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [*((name, 1) for name in ("loss", "perplexity", "bits", "mae", "mse")), ("accuracy", -1)],
+)
+def test_the_librarys_own_numbers_have_a_direction(name, sign):
+    assert cost(name, {name: 2.0}) == cost(f"val_{name}", {f"val_{name}": 2.0}) == sign * 2.0
+    for unknown in (f"in{name}", f"my_{name}", name.upper()):
+        with pytest.raises(ValueError, match=r"^mode: "):
+            cost(unknown, {unknown: 2.0})
 
 
 # Plateau, as keras.callbacks.ReduceLROnPlateau
@@ -494,27 +651,67 @@ def test_lists_and_other_integers_serve_as_labels():
     assert same_to_the_bit(runs[0].params, runs[1].params) and same_to_the_bit(runs[0].params, runs[2].params)
 
 
-# The progress bar
+# What it shows
 
 
-def run_with_bar(monkeypatch, terminal, **settings):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    x, y = sequences()
-    classifier(KINDS["rnn"]).fit(x, y, epochs=2, batch_size=8, **settings)
+class Stream(io.StringIO):
+    """A stream that is a terminal or not."""
+
+    def __init__(self, terminal=False):
+        super().__init__()
+        self.isatty = lambda: terminal
 
 
-def test_no_bar_where_there_is_no_terminal(monkeypatch, capsys):
-    """Control characters in a log file or a notebook."""
-    run_with_bar(monkeypatch, terminal=False)
-    assert capsys.readouterr() == ("", "")
+def run_shown(monkeypatch, stream, validation=0.25, **settings):
+    """Two epochs of six batches with `stream` as the error stream: the lines of what they wrote."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    x, y = sequences(64)
+    settings = {"epochs": 2, "batch_size": 8, "validation": validation, **settings}
+    history = classifier(KINDS["rnn"]).fit(x, y, **settings)
+    return history, stream.getvalue().replace("\r", "\n").split("\n") if isinstance(stream, Stream) else None
 
 
-def test_a_bar_with_loss_and_accuracy_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr("tqdm.tqdm", partial(tqdm.tqdm, mininterval=0))  # draw every change
-    run_with_bar(monkeypatch, terminal=True)
-    out, err = capsys.readouterr()
-    assert out == "" and "epoch 1/2" in err and "epoch 2/2" in err
-    assert "loss=" in err and "accuracy=" in err and "48/48" in err
+@pytest.mark.parametrize(("terminal", "verbose"), [(False, "auto"), (False, 2), (True, 2)])
+def test_a_plain_line_per_finished_epoch_in_a_log(terminal, verbose, monkeypatch, capsys):
+    """Training was invisible there; control characters do not belong there."""
+    stream = Stream(terminal)
+    history, _ = run_shown(monkeypatch, stream, verbose=verbose)
+    wanted = [
+        f"epoch {i + 1}/2 loss {history['loss'][i]:.4g} val_loss {history['val_loss'][i]:.4g} "
+        f"val_accuracy {history['val_accuracy'][i]:.4g}"
+        for i in range(2)
+    ]
+    assert capsys.readouterr().out == "\n".join([*wanted, ""]) and stream.getvalue() == ""
+
+
+def test_a_bar_with_loss_and_accuracy_on_a_terminal(monkeypatch):
+    monkeypatch.setattr("tqdm.auto.tqdm", partial(tqdm.auto.tqdm, mininterval=0))  # draw every change
+    history, lines = run_shown(monkeypatch, Stream(terminal=True))
+    text = "\n".join(lines)
+    assert "epoch 1/2" in text and "epoch 2/2" in text and "loss=" in text and "accuracy=" in text and "48/48" in text
+    assert all(len(line) <= 60 for line in lines), "wider than a small window"
+    stays = [line.strip() for line in text.split("\n") if "val_loss" in line]
+    assert stays[-1].startswith(f"epoch 2/2 loss {history['loss'][1]:.4g} val_loss {history['val_loss'][1]:.4g}")
+
+
+def test_finished_epochs_stay_on_the_screen(monkeypatch):
+    """What stands at the end of every line of a terminal, a carriage return being the start of a new one."""
+    stream = Stream(terminal=True)
+    run_shown(monkeypatch, stream)
+    shown = [line.split("\r")[-1].rstrip() for line in stream.getvalue().split("\n")]
+    assert [line[: len("epoch 1/2 loss")] for line in shown] == ["epoch 1/2 loss", "epoch 2/2 loss", ""]
+
+
+@pytest.mark.parametrize("title", ("epoch", "Engram"))
+@pytest.mark.parametrize("metric", ("accuracy", "perplexity_of_a_long_name_that_fills_the_line"))
+def test_lines_fit_60_columns(title, metric):
+    stream = Stream()
+    with contextlib.redirect_stdout(stream):
+        for value in (0.5, 123456789.0, 1.234567e-05):
+            logs = {"loss": value, metric: value, "penalty": value, "val_loss": value, f"val_{metric}": value}
+            Bar(10, f"{title} 100/200", verbose=2).finish(logs)
+    for line in stream.getvalue().splitlines():
+        assert len(line) <= 60 and line.startswith(f"{title} 100/200 loss ") and " val_loss " in line
 
 
 def test_the_bar_shows_means_over_what_was_seen(monkeypatch):
@@ -522,11 +719,148 @@ def test_the_bar_shows_means_over_what_was_seen(monkeypatch):
     shown = []
     monkeypatch.setattr("tqdm.tqdm.set_postfix", lambda bar, means, refresh: shown.append(means))
     monkeypatch.setattr("tqdm.tqdm.update", lambda bar, rows: True)  # drawn anew at every batch
-    run_with_bar(monkeypatch, terminal=True)
+    run_shown(monkeypatch, Stream(terminal=True))
     losses = [float(means["loss"]) for means in shown]
     assert len(losses) == 2 * 6 and min(losses) > 0.5 * max(losses)
 
 
-def test_no_bar_where_none_is_wanted(monkeypatch, capsys):
-    run_with_bar(monkeypatch, terminal=True, progress=False)
-    assert capsys.readouterr() == ("", "")
+def test_a_notebook_has_the_bar_though_its_stream_is_no_terminal(monkeypatch):
+    """sys.stderr.isatty() is False in Jupyter, where most users are."""
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    made = []
+
+    class Drawn(tqdm.tqdm):
+        def __init__(self, *given, **named):
+            made.append(named)
+            super().__init__(*given, **named)
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Drawn)
+    _, lines = run_shown(monkeypatch, Stream())
+    assert [named["desc"] for named in made] == ["epoch 1/2", "epoch 2/2"]
+    assert not any(named.get("ncols") for named in made), "there it would be a width in pixels"
+    assert sum(line.startswith("epoch 1/2 loss ") for line in lines) == 1
+
+
+@pytest.mark.parametrize("terminal", (False, True))
+@pytest.mark.parametrize("verbose", (0, False))
+def test_nothing_is_shown_where_nothing_is_wanted(terminal, verbose, monkeypatch, capsys):
+    stream = Stream(terminal)
+    run_shown(monkeypatch, stream, verbose=verbose)
+    assert stream.getvalue() == "" and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals there")
+@pytest.mark.parametrize("rows", (0, 24))
+def test_a_real_terminal_shows_the_bar_and_keeps_the_line(rows):
+    """One of unknown size, as in a container, too."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 4 * rows, 0, 0))
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from tiny import *; x, y = sequences(); "
+    code += "classifier().fit(x, y, epochs=2, batch_size=8, validation=0.25)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs) as child:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # so its end is told on Linux
+            while part := os.read(ours, 65536):
+                text += part
+    os.close(ours)
+    *lines, rest = text.decode().split("\r\n")
+    assert child.returncode == 0 and rest == "" and len(lines) == 2, text
+    for i, line in enumerate(lines):
+        *drawn, stays = line.split("\r")
+        assert any("/36 " in each for each in drawn) and stays.startswith(f"epoch {i + 1}/2 loss ")
+        assert max(map(len, (*drawn, stays.rstrip()))) <= 60
+
+
+class Broken:
+    """A stream whose reader is gone, as behind `| head`."""
+
+    def __init__(self, terminal, error):
+        self.isatty, self.error, self.encoding = (lambda: terminal), error, "utf-8"
+
+    def write(self, text=""):
+        raise self.error
+
+    flush = write
+
+
+class Bare:
+    """A stream that can be written to, and no more."""
+
+    def write(self, text):
+        pass
+
+
+def closed():
+    stream = Stream()
+    stream.close()
+    stream.isatty = io.StringIO.isatty.__get__(stream)
+    return stream
+
+
+STREAMS = {
+    "none": lambda: None,
+    "no isatty": Bare,
+    "closed": closed,
+    "broken pipe": lambda: Broken(False, BrokenPipeError(errno.EPIPE, "Broken pipe")),
+    "broken terminal": lambda: Broken(True, OSError(errno.EIO, "Input/output error")),
+    "closed terminal": lambda: Broken(True, ValueError("I/O operation on closed file")),
+}
+
+
+@pytest.mark.parametrize("verbose", ("auto", 0, 1, 2))
+@pytest.mark.parametrize("stream", STREAMS)
+def test_training_goes_on_whatever_becomes_of_the_stream(stream, verbose, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, STREAMS[stream]())
+    x, y = sequences()
+    history = classifier(KINDS["rnn"]).fit(x, y, epochs=2, batch_size=8, verbose=verbose)
+    assert history.stopped == "finished"
+
+
+@pytest.mark.parametrize("verbose", (3, -1, "yes", None))
+def test_an_unknown_verbose_is_named(verbose):
+    x, y = sequences()
+    with pytest.raises(ValueError, match=rf"^verbose: expected one of 'auto', 0, 1, 2, got {verbose!r}"):
+        classifier().fit(x, y, verbose=verbose)
+
+
+# BLAS threads
+
+
+@pytest.mark.parametrize("variable", (None, *BLAS_THREADS))
+def test_one_blas_thread_unless_the_user_has_set_a_number(variable, monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    for name in BLAS_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "2")
+
+    def threads():
+        return {each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"}
+
+    class Count(Callback):
+        def on_epoch_end(self, training, logs):
+            seen.append(threads())
+
+    x, y = sequences()
+    seen = []
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = threads()
+        classifier().fit(x, y, epochs=1, callbacks=[Count()], verbose=0)
+        assert threads() == before, "not given back"
+    assert seen == [before if variable else {1}]
+
+
+def test_without_threadpoolctl_training_goes_on(monkeypatch):
+    for name in BLAS_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    x, y = sequences()
+    assert classifier().fit(x, y, epochs=1, verbose=0).stopped == "finished"

@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.request
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -316,6 +317,53 @@ def test_what_is_missing_is_left_out_and_said(tmp_path, name):
     assert (data["trace"] is None) == (not stored or "traces" not in stored or note == "traces should be")
     if stored and "serve" in (note or ""):
         assert data["examples"] and "changes" not in data["examples"][0]
+
+
+@pytest.mark.parametrize("demo", (False, True))
+def test_the_trace_of_another_run_is_not_shown(tmp_path, demo):
+    """An Engram network's trace.npz and model.npz under the numbers of an RNN that was trained into the same folder."""
+    rnn = {**run_numbers(), "model": "rnn"}
+    del rnn["trace"]
+    summary = {"models": {"RNN": rnn, "GRU": rnn}} if demo else {**summary_of(model="rnn"), **rnn}
+    summary.pop("trace", None)
+    text = report_of(tmp_path, summary, arrays(), network())
+    data = data_of(text)
+    assert data["trace"] is data["slots"] is None and data["examples"] == [] == data["statistics"]
+    assert "trace.npz is of another run" in text and "93.75%" in text
+    path = tmp_path / "mnist-paper-rnn-0.json"
+    path.write_text(json.dumps(summary))
+    np.savez(path.with_suffix(".npz"), **arrays())
+    text = write_report(path).read_text(encoding="utf-8")
+    assert data_of(text)["trace"] is None and "mnist-paper-rnn-0.npz is of another run" in text
+
+
+@pytest.mark.parametrize("name", ("README.md", "trace.npz", "report"))
+def test_a_file_that_is_no_run_is_named(tmp_path, name):
+    """README.md/summary.json is where it was looked for."""
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"^run: .*{name} is no run; expected a folder that .* or the JSON file of"):
+        write_report(tmp_path / name)
+    with pytest.raises(ValueError, match=r"absent.summary\.json: no such file; expected a folder"):
+        write_report(tmp_path / "absent")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_runs_summary_is_that_run(tmp_path):
+    folder = run_folder(tmp_path, summary_of(), arrays())
+    assert write_report(folder / "summary.json") == folder / "report.html"
+    assert data_of((folder / "report.html").read_text(encoding="utf-8"))["trace"]["slots"] == N
+
+
+def test_the_page_of_a_stored_result_is_ignored_by_git():
+    """`report data/results/X.json` left a file beside it that git asked to be added."""
+    root = Path(__file__).parent.parent
+    path = "data/results/recall8-sound-binding-0"
+    if (root / ".git").exists():
+        asked = [
+            subprocess.run(["git", "-C", root, "check-ignore", "-q", path + end]).returncode
+            for end in (".html", ".json")
+        ]
+        assert asked == [0, 1]
 
 
 @pytest.mark.parametrize("content", (b"", b"PK\x03\x04 half a file", b"\x93NUMPY", b"\x80\x04]"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enn_np import cli, load, wikitext
-from enn_np.text import load_wikitext
+from enn_np.text import load_wikitext, paper_windows
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "far", "away", "."]
 
@@ -23,6 +23,7 @@ def text(tmp_path, monkeypatch):
         (folder / f"wiki.{part}.tokens.xz").write_bytes(lzma.compress("".join(rows).encode()))
     monkeypatch.setenv("ENN_DATA", str(tmp_path))
     monkeypatch.setattr(wikitext, "load_wikitext", lambda name, train: load_wikitext(name, train=train, verify=False))
+    monkeypatch.setattr(wikitext, "paper_windows", lambda name, train: paper_windows(name, train=train, verify=False))
     recipe = wikitext.wikitext2_recipe
 
     def small(name):
@@ -35,7 +36,7 @@ def text(tmp_path, monkeypatch):
 
 def test_a_sound_run_is_scored_beside_the_unigram_model(text, tmp_path):
     out = tmp_path / "run"
-    summary = wikitext.run_wikitext("wikitext2", "lstm", "sound", 0, out, epochs=1, limit=500, progress=False)
+    summary = wikitext.run_wikitext("wikitext2", "lstm", "sound", 0, out, epochs=1, limit=500, verbose=0)
     assert summary == json.loads((out / "summary.json").read_text())
     assert {"benchmark", "protocol", "model", "seed", "parameters", "seconds", "test_loss"} <= summary.keys()
     assert summary["test_perplexity"] == pytest.approx(np.exp(summary["test_loss"]), rel=1e-4)
@@ -45,9 +46,7 @@ def test_a_sound_run_is_scored_beside_the_unigram_model(text, tmp_path):
 
 @pytest.mark.parametrize("model", ["engram", "gru"])
 def test_a_paper_run_takes_the_id_as_a_number(text, tmp_path, model):
-    summary = wikitext.run_wikitext(
-        "wikitext2", model, "paper", 0, tmp_path / "run", epochs=1, limit=20, progress=False
-    )
+    summary = wikitext.run_wikitext("wikitext2", model, "paper", 0, tmp_path / "run", epochs=1, limit=20, verbose=0)
     assert summary["config"]["embedding"] is None and summary["train_size"] == 20
     assert summary["history"]["val_perplexity"][0] > 1 and summary["test_accuracy"] <= 1
 
@@ -57,7 +56,7 @@ def test_it_trains_on_a_card(text, tmp_path, card, protocol):
     """Catches a protocol that leaves its model on the host."""
     before = card.fetched
     wikitext.run_wikitext(
-        "wikitext2", "lstm", protocol, 0, tmp_path / "run", epochs=1, limit=200, progress=False, device="cuda"
+        "wikitext2", "lstm", protocol, 0, tmp_path / "run", epochs=1, limit=200, verbose=0, device="cuda"
     )
     assert card.fetched > before
 

@@ -19,12 +19,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from . import checks, plots
-from .device import device_module
-from .peers.process import Worker, WorkerError
-from .peers.works import Side, all_works
-from .protocols import processor
+from enn_np import checks, plots
+from enn_np.device import device_module
+from enn_np.protocols import processor
 
+from .process import Worker, WorkerError
+from .works import Side, all_works
+
+PEERS = ("torch", "jax", "tensorflow")
 PAUSE, PREPARE_TIMEOUT, RUN_TIMEOUT = 0.05, 1800, 300  # seconds; torch.compile takes minutes on two cores
 QUIET = 0.8  # CPU seconds per second: who computes alone on a machine gets one CPU at least
 
@@ -83,6 +85,8 @@ def bench(
     device_module(device)
     threads = ((1, 2) if device == "cpu" else (1,)) if threads is None else threads
     names, threads = _checked(all_works(device), works, repeats, warmup, threads, interpreters, quick)
+    _writable("json_path", json_path)
+    _writable("chart_path", chart_path, (".png", ".svg"))
     settings = {"repeats": 2 if quick else repeats, "warmup": 1 if quick else warmup}
     settings |= {"threads": threads, "passive": passive, "quick": quick, "device": device}
     header, rows = {"began": _now(), "load_before": _load(), **machine(), **settings, "versions": {}}, []
@@ -95,7 +99,6 @@ def bench(
     result = {"header": {**header, "ended": _now(), "load_after": _load()}, "rows": rows}
     log(table(result))
     if json_path is not None:
-        Path(json_path).parent.mkdir(parents=True, exist_ok=True)
         Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
     if chart_path is not None:
         plots.save(chart(result), chart_path)
@@ -111,10 +114,27 @@ def _checked(known, works, repeats, warmup, threads, interpreters, quick):
     for count in threads:
         checks.count("threads", count)
     for library in interpreters or {}:
-        checks.choice("interpreters", library, ("torch", "jax", "tensorflow"))
+        checks.choice("interpreters", library, PEERS)
     checks.count("repeats", repeats, low=1 if quick else 15)
     checks.count("warmup", warmup, low=0)
     return names, threads
+
+
+def _writable(name, path, suffixes=None):
+    """Raise ValueError unless a file can be written at `path`, whose folder is made: not found out after the work."""
+    if path is None:
+        return
+    path = Path(path)
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{name}: expected a file that ends in {' or '.join(suffixes)}, got {str(path)!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("ab").close()  # changes nothing where a file is
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{name}: cannot write {str(path)!r}: {error.strerror}; choose another file") from None
 
 
 # ---------------------------------------------------------------------------------------------------- measuring
@@ -140,7 +160,7 @@ def _measure(name, work, threads, interpreters, settings, log):
 
 def _prepare(side, python, threads, settings):
     """The side's worker, or None, and its answer."""
-    command = [str(python), "-m", "enn_np.peers.worker", side.module, side.variant, str(threads)]
+    command = [str(python), "-m", "bench.worker", side.module, side.variant, str(threads)]
     try:
         worker = Worker(side.name, command, threads, settings["passive"], settings["device"])
     except WorkerError as error:
@@ -228,10 +248,10 @@ def table(result):
         speeds = [row["gemm_gflops"] for row in rows if row["threads"] == count and row["gemm_gflops"]]
         if speeds:
             lines.append(f"threads {count}: a matrix product runs at {statistics.median(speeds):.0f} GFLOP/s")
-    head = f"{'work':<16}{'threads':>7}  {'peer':<26}{'ours, ms [quartiles]':>26}{'peer, ms [quartiles]':>26}"
+    head = f"{'work':<26}{'threads':>7}  {'peer':<26}{'ours, ms [quartiles]':>26}{'peer, ms [quartiles]':>26}"
     lines += ["", head + f"{'ratio':>8}{'floor':>8}  per"]
     for row in rows:
-        line = f"{row['work']:<16}{row['threads']:>7}  {row['peer']:<26}"
+        line = f"{row['work']:<26}{row['threads']:>7}  {row['peer']:<26}"
         line += f"{_spread(row, 'ours'):>26}{_spread(row, 'peer'):>26}"
         line += f"{row['ratio']:>8.2f}" if row["ratio"] else f"{'-':>8}"
         line += f"{row['floor_share']:>8.0%}" if row["floor_share"] else f"{'-':>8}"

@@ -1,4 +1,4 @@
-"""A competitor's process:  python -m enn_np.peers.worker MODULE VARIANT THREADS
+"""A competitor's process:  python -m bench.worker MODULE VARIANT THREADS
 
 Reads one JSON object a line, writes one a line. {"do": "prepare", "problem": {...}} builds the work, compares it with
 our gradients and runs it once, which compiles what compiles; {"do": "run"} runs it and answers the seconds it took.
@@ -35,7 +35,7 @@ def main(module, variant, threads):
 
 def prepare(module, variant, threads, problem):
     """The competitor, or None if its gradients are not ours; and the reply: status, note, agreement, versions."""
-    cells = importlib.import_module(f"enn_np.peers.{module}")
+    cells = importlib.import_module(f".{module}", __package__)
     problem = Problem(**{**problem, "hidden": tuple(problem["hidden"])})
     competitor = cells.build(problem, variant, threads)
     agreement, note = {}, ""

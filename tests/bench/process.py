@@ -10,7 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]  # where `enn_np` is found: the peers' environments need not have it installed
+TESTS = Path(__file__).parents[1]  # this package is found here, `enn_np` beside it: no environment needs to have it
 
 
 class WorkerError(RuntimeError):
@@ -23,12 +23,12 @@ def environment(threads, passive=False, device="cpu"):
     passive: let OpenMP's threads sleep at once when they have nothing to do. Only PyTorch's obey, and pay for it.
     """
     counts = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC", "TORCHINDUCTOR_COMPILE_THREADS")
-    settings = dict.fromkeys(counts, str(threads)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    settings = dict.fromkeys((*counts, "VECLIB_MAXIMUM_THREADS"), str(threads)) | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     settings |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
     settings |= {"CUDA_VISIBLE_DEVICES": "-1"} if device == "cpu" else {}
     if passive:
         settings |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "0"}
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(TESTS), str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(paths)}
 
 

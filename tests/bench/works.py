@@ -6,7 +6,7 @@ from .problem import Problem
 
 
 class Side(NamedTuple):
-    """A competitor: its name in the table, whose interpreter runs it, its file in `peers`, its variant, its work."""
+    """A competitor: its name in the table, whose interpreter runs it, its file here, its variant, its work."""
 
     name: str
     library: str

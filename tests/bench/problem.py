@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models import CELLS, Classifier
+from enn_np.models import CELLS, Classifier
 
 TOLERANCES = {"float32": 1e-3, "float64": 1e-9}  # relative, on loss and every gradient
 

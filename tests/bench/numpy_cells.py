@@ -6,9 +6,9 @@ import tracemalloc
 
 import numpy as np
 
-from .. import Adam, Stream, __version__, run, run_back
-from ..backend import Workspace, array_module
-from ..device import card_name, to_device, to_numpy, wait
+from enn_np import Adam, Stream, __version__, run, run_back
+from enn_np.backend import Workspace, array_module
+from enn_np.device import card_name, to_device, to_numpy, wait
 
 
 def versions(problem):
