@@ -128,7 +128,7 @@ class Listed:
             x, r = w * vM, w * (2 * keep * y + w * dot_rows(v, v))
             bound = w.max(-1, keepdims=True) * abs(v)
             if noise is not None:
-                nA, G = self.piece.match_rows(noise)
+                nA, G = self.piece.match_noise(noise, keep)
                 nA += 0 if E is None else dot_rows(E, noise)[:, 0]
                 x += dot_rows(self.M, noise)[:, 0]
                 r += dot_rows(noise, noise)[:, 0] + 2 * (keep * nA + w * (v @ noise.T))
@@ -214,7 +214,7 @@ class Listed:
                 dw += 2 * dr * (v @ noise.T)
                 dv += drw @ noise
                 self.dM += dx.sum(0)[:, None] * noise
-                self.piece.match_rows_back(2 * keep * dr, G, noise)
+                self.piece.match_noise_back(2 * keep * dr, G, noise, keep)
             self.dx, self.dr = keep * dx, keep**2 * dr
         if self.live is not None:
             dw, dkeep = dw * self.live[self.t], dkeep * self.live[self.t]
@@ -260,7 +260,8 @@ class Piece:
         self.uA = us[:PIECE].swapaxes(0, 1) @ A.swapaxes(1, 2) if A_0 and us is not None else None  # (B, n, N)
         self.rows = xp.empty((B, PIECE + N * A_0, H), A.dtype)
         self.rows[:, PIECE:] = A[:, : N * A_0]
-        self.L, self.V = xp.ones((B, 1, N), A.dtype), xp.empty((PIECE, B, H), A.dtype)
+        self.V, self.W = xp.empty((PIECE, B, H), A.dtype), xp.empty((PIECE, B, N), A.dtype)
+        self.L = xp.ones((B, 1, N), A.dtype)
         self.lists = [self.L]
 
     @property
@@ -292,21 +293,27 @@ class Piece:
         rows = self.rows[:, PIECE - self.steps :]
         return read(q[:, : rows.shape[1]], rows)
 
-    def match_rows(self, noise):
-        """<A_n, noise_n> of every slot (B, N), and <v_s, noise_n> (j, B, N)."""
+    def match_noise(self, noise, keep):
+        """<A_n, noise_n> of every slot (B, N), and <v_s, noise_n> (j, B, N). Where there is noise `keep` is one number,
+        so that W_js = keep^(j-s) w_s."""
         xp, j, A = array_module(noise), self.steps, self.rows[:, PIECE:]
         G = (flat(self.V[:j]) @ noise.T).reshape(j, len(self.rows), len(noise))
-        y = xp.einsum("sbn,bsn->bn", G, self.L[:, :j][:, ::-1])
+        y = xp.einsum("sbn,sbn->bn", G, self._faded(keep))
         if A.shape[1]:
-            y += self.L[:, j] * xp.einsum("bnh,nh->bn", A, noise)
+            y += keep**j * xp.einsum("bnh,nh->bn", A, noise)
         return y, G
+
+    def _faded(self, keep):
+        """w of every step so far, faded by the steps since, (j, B, N)."""
+        xp, j = array_module(self.W), self.steps
+        return self.W[:j] * (keep ** xp.arange(j - 1, -1, -1)).astype(self.W.dtype)[:, None, None]
 
     def write(self, w, keep, v, keep_all):
         """w v' beside what is kept of the list."""
         xp, j = array_module(w), self.steps
         L = xp.empty((len(w), j + 2, w.shape[1]), w.dtype)
         xp.multiply(self.L, keep if isinstance(keep, float) else keep[:, None], out=L[:, 1:])
-        L[:, 0], self.rows[:, PIECE - 1 - j], self.V[j] = w, v, v
+        L[:, 0], self.rows[:, PIECE - 1 - j], self.V[j], self.W[j] = w, v, v, w
         self.lists, self.L = [*self.lists, L] if keep_all else [L], L
 
     def trace(self, L):
@@ -320,7 +327,11 @@ class Piece:
         self.L = L = self.lists[-1]
         xp, n, (B, _, N), H = array_module(L), self.steps, L.shape, self.rows.shape[2]
         self.dL, self.uses, self.reads = xp.zeros_like(L), [], []
-        self.drows, self.dV = xp.zeros((B, PIECE + N, H), L.dtype), xp.zeros_like(self.V)
+        self.drows, self.dV, self.dW = (
+            xp.zeros((B, PIECE + N, H), L.dtype),
+            xp.zeros_like(self.V),
+            xp.zeros_like(self.W),
+        )
         if dA is not None:
             A = self.rows[:, PIECE:]
             self.dL[:, :n] = self.rows[:, PIECE - n : PIECE] @ dA.swapaxes(1, 2)
@@ -330,18 +341,19 @@ class Piece:
 
     def close(self):
         """The way back is done, and what it needed is free."""
-        self.dL = self.drows = self.dV = self.uses = self.reads = None
+        self.dL = self.drows = self.dV = self.dW = self.uses = self.reads = None
 
     def forget(self, stays):
         """No gradient goes further back, but that at what a step reads itself; stays (B, 1): 1 where it does."""
         self.dL *= stays[:, None]
         self.drows *= stays[:, None]
         self.dV *= stays
+        self.dW *= stays
         self.uses = [(stays * q, u) for q, u in self.uses]
 
     def write_back(self, keep):
         """Undo the last write: gradients at w and, where every slot has its own, at `keep`."""
-        self.L, dw, self.dL = self.lists[self.steps - 1], self.dL[:, 0], self.dL[:, 1:]
+        self.L, dw, self.dL = self.lists[self.steps - 1], self.dL[:, 0] + self.dW[self.steps - 1], self.dL[:, 1:]
         if isinstance(keep, float):
             self.dL *= keep
             return dw, 0
@@ -357,15 +369,13 @@ class Piece:
             self.dL[:, j] += g[:, j:] * a
         self.uses.append((q, u))
 
-    def match_rows_back(self, d, G, noise):
-        """The way back of `match_rows`, from the gradient d (B, N)."""
-        j, A = self.steps, self.rows[:, PIECE:]
-        self.dL[:, :j] += (G * d).swapaxes(0, 1)[:, ::-1]
-        weights = self.L[:, :j][:, ::-1].swapaxes(0, 1) * d  # (j, B, N)
-        self.dV[:j] += (flat(weights) @ noise).reshape(j, *self.V.shape[1:])
-        self.drows[:, PIECE:] += (d * self.L[:, j])[..., None] * noise
-        if A.shape[1]:
-            self.dL[:, j] += d * array_module(d).einsum("bnh,nh->bn", A, noise)
+    def match_noise_back(self, d, G, noise, keep):
+        """The way back of `match_noise`, from the gradient d (B, N)."""
+        j, faded = self.steps, self._faded(keep)
+        self.dW[:j] += G * d * (keep ** array_module(d).arange(j - 1, -1, -1)).astype(d.dtype)[:, None, None]
+        faded *= d
+        self.dV[:j] += (flat(faded) @ noise).reshape(j, *self.V.shape[1:])
+        self.drows[:, PIECE:] += (keep**j * d)[..., None] * noise
 
     def back(self):
         """After the way back: the gradients at A_0 and at the values, (n, B, H), the first step's first."""

@@ -851,7 +851,7 @@ def test_a_cell_of_your_own(kind):
     x, y = sequences(40)
     model = Classifier([kind(6), GRU(4)], 3, 3, dropout=0.0)
     before = {name: value.copy() for name, value in model.params.items()}
-    model.fit(x, y, epochs=2, batch_size=16, progress=False, mask=padding(40))
+    model.fit(x, y, epochs=2, batch_size=16, verbose=0, mask=padding(40))
     assert all((model.params[name] != value).any() for name, value in before.items())
     assert np.isfinite(model.evaluate(x, y, mask=padding(40))["loss"])
 

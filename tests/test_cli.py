@@ -486,14 +486,14 @@ def test_the_library_works_where_nothing_but_numpy_is_installed():
 import sys, tempfile
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"matplotlib", "pooch", "requests", "tqdm", "scipy", "cupy", "pandas", "sklearn"}:
+        if name.split(".")[0] in {"matplotlib", "pooch", "requests", "tqdm", "scipy", "threadpoolctl", "cupy", "pandas", "sklearn"}:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())
 import numpy as np, enn_np
-from enn_np import cli, datasets, gradcheck, trace
+from enn_np import cli, datasets, gradcheck, monitor
 model = enn_np.Classifier(enn_np.Engram(4, 3), 2, 2)
 x, y = np.ones((6, 3, 2), np.float32), np.arange(6) % 2
-model.fit(x, y, epochs=1, callbacks=[trace.HebbianTraceMonitor(model, x)])
+model.fit(x, y, epochs=1, callbacks=[monitor.HebbianTraceMonitor(model, x)])
 with tempfile.TemporaryDirectory() as folder:
     again = enn_np.load(model.save(folder + "/model.npz"))
 assert (again.predict(x) == model.predict(x)).all()

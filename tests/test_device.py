@@ -313,7 +313,7 @@ def steps():
         **KINDS,
         "switches": Engram(6, 4, l1=0.1, retrieval="sparsemax"),
         "k": Engram(6, 4, retrieval="top_k", top_k=2),
-        "list": Engram(33, 4, trace="sample", trace_clip=None, store="list"),
+        "list": Engram(33, 4, trace="sample", trace_clip=None, trace_noise=0, store="list"),
     }.items():
         model = Classifier(cell, 3, 3, pooling="attention").to_device("cuda")
         yield name, model, (model.time_major(x), to_device(y, "cuda"))
