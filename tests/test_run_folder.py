@@ -144,7 +144,7 @@ def test_a_start_that_fails_leaves_no_folder(start, error, tmp_path, monkeypatch
 
     for name in ("load_mnist", "load_digits"):
         monkeypatch.setattr(datasets, name, fail)
-    monkeypatch.setattr(wikitext, "load_wikitext", fail)
+    monkeypatch.setattr(wikitext, "paper_windows", fail)
     command = ["demo"] if start == "demo" else ["train", start, "--model", "rnn"]
     (tmp_path / "there").mkdir()
     for out in (tmp_path / "new", tmp_path / "there"):
