@@ -7,10 +7,13 @@ Shapes: time T, batch B, inputs D, hidden H, slots N.
 
 import importlib
 import pkgutil
+import sys
+from importlib.machinery import ModuleSpec
 
+from . import trace  # noqa: F401  it adds a store
 from .answers import StepClassifier
 from .binding import Binding
-from .bptt import Tape, run, run_back
+from .bptt import Stream, Tape, run, run_back
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, register
@@ -20,14 +23,35 @@ from .learned import LearnedEngram
 from .models import Classifier, Model, Regressor, load
 from .optim import SGD, Adam
 from .session import History
-from .stream import Stream
 from .training import fit, translated
 from .window import Window
 
 __version__ = "0.1.0"
 for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
     _kind.__init__ = translated(_kind.__init__)
-_modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")}
+# Where modules went that had a name of their own: `import enn_np.device` and the like go on to work.
+MOVED = {"device": "backend", "losses": "ops", "initial": "ops", "retrieval": "ops"}
+MOVED |= {"stream": "bptt", "integration": "binding"}
+_modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")} | MOVED.keys()
+
+
+class _Moved:
+    """Finds and loads a module under its old name: it is the new one."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        old = name.removeprefix(f"{__name__}.")
+        return ModuleSpec(name, _Moved) if old != name and old in MOVED else None
+
+    create_module = staticmethod(lambda spec: None)
+
+    @staticmethod
+    def exec_module(module):
+        old = module.__name__.removeprefix(f"{__name__}.")
+        sys.modules[module.__name__] = importlib.import_module(f"{__name__}.{MOVED[old]}")
+
+
+sys.meta_path.append(_Moved)
 
 
 def __getattr__(name):

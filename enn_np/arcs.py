@@ -10,7 +10,7 @@ from string import ascii_letters
 import numpy as np
 
 from .attribution import written_by
-from .device import to_numpy
+from .backend import to_numpy
 from .plots import COLORS, _array, _axes
 
 VALUES = 10  # of associative recall

@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import checks
-from .backend import Workspace, array_module
+from .backend import Workspace, array_module, to_numpy
 from .binding import Binding
 from .bptt import Tape, at, hold, run, run_back
-from .device import to_numpy
 from .engram import Engram
 from .learned import LearnedEngram
 from .models import Classifier, Regressor
@@ -363,7 +362,7 @@ def _quiet(model):
             raise ValueError(f"model: its {_kind(cell)} cannot be settled; derive it from Engram")
         cell = cell.settled(model.layer_params(layers[0]))
     # Steps are taken by themselves here, and change the trace that they read: it has to be an array.
-    return _with(model, layers[0], replace(cell, store="dense") if cell.is_listed() else cell), layers[0]
+    return _with(model, layers[0], replace(cell, store="dense") if cell.hooks else cell), layers[0]
 
 
 def _with(model, layer, cell, **params):

@@ -1,4 +1,4 @@
-"""NumPy or CuPy, decided by the arrays that come in: the only file that knows there are two.
+"""NumPy or CuPy, decided by the arrays that come in, and where arrays live: the only file that knows there are two.
 
     xp = array_module(x)       # numpy, or cupy if x lives on the GPU
     h = xp.tanh(x @ W)         # one code path for both
@@ -9,8 +9,13 @@ as nobody asks for a number: float(), bool() and `if` of a device array wait for
 
 import functools
 import sys
+from itertools import islice
 
 import numpy as np
+
+# The C library of Linux takes every array over 128 KB fresh from the system, page by page, until one of up to 32 MB was
+# freed; from then on it keeps what is freed for the next, and temporaries are cheap. No effect elsewhere.
+np.empty(2**23 - 2**11, np.float32)
 
 
 def array_module(array):
@@ -24,17 +29,80 @@ def array_module(array):
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__name__}; convert it with numpy.asarray")
 
 
+def device_module(device):
+    """numpy for "cpu", cupy for "cuda". ValueError for another device or without a card, ImportError without CuPy."""
+    if device == "cpu":
+        return np
+    if device != "cuda":
+        raise ValueError(f'device must be "cpu" or "cuda", got {device!r}')
+    try:
+        import cupy
+    except ImportError as error:
+        remedy = 'pip install "cupy-cuda12x[ctk]", or use device="cpu"'
+        raise ImportError(f'device="cuda" needs CuPy: {remedy} ({error})') from error
+    if not cupy.cuda.is_available():
+        remedy = 'install or update its driver (nvidia-smi shows both), or use device="cpu"'
+        raise ValueError(f'device="cuda" needs an NVIDIA card, and CuPy {cupy.__version__} finds none: {remedy}')
+    return cupy
+
+
+def card_name():
+    """The card that "cuda" means, as NVIDIA calls it."""
+    return device_module("cuda").cuda.runtime.getDeviceProperties(0)["name"].decode()
+
+
+def to_device(tree, device):
+    """An array, or a dict, list, tuple or NamedTuple of arrays, on "cpu" or "cuda".
+
+    What is there already is not copied, and None stays None. Raises as `device_module`.
+    """
+    xp = device_module(device)
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {key: to_device(value, device) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        parts = [to_device(value, device) for value in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if xp is np:
+        return tree if isinstance(tree, np.ndarray) else tree.get()
+    return xp.asarray(tree)
+
+
+def to_numpy(tree):
+    """The arrays of `tree` as NumPy arrays on the host."""
+    return to_device(tree, "cpu")
+
+
+def fused(function):
+    """`function(xp, *arguments)`, run on a card as one kernel (`cupy.fuse`) in place of a launch per operation.
+
+    For element-wise work alone that is written into arguments, each as large as everything read; it returns nothing.
+    Arguments: arrays, NamedTuples of arrays, Python numbers, None. On NumPy it is `function` itself.
+    """
+    kernels = {}
+
+    @functools.wraps(function)
+    def call(xp, *arguments):
+        if xp is np:
+            return function(np, *arguments)
+        kinds = [(type(a), len(a)) if isinstance(a, tuple) else None for a in arguments]
+
+        def flat(*parts):  # kernels want no NamedTuples: they are taken apart
+            parts = iter(parts)
+            return function(xp, *(kind[0](*islice(parts, kind[1])) if kind else next(parts) for kind in kinds))
+
+        if xp not in kernels:
+            kernels[xp] = xp.fuse(kernel_name=function.__qualname__.replace(".", "_"))(flat)
+        return kernels[xp](*(part for a in arguments for part in (a if isinstance(a, tuple) else (a,))))
+
+    return call
+
+
 def empty(shapes, like, lead=()):
     """Uninitialised arrays for a NamedTuple of shapes, each with `lead` in front, of the module and dtype of `like`."""
     xp = array_module(like)
     return type(shapes)(*(None if shape is None else xp.empty((*lead, *shape), like.dtype) for shape in shapes))
-
-
-@functools.cache
-def keep_freed_memory():
-    """Make temporaries cheap: the C library of Linux takes every array over 128 KB fresh from the system, page by page,
-    until one of up to 32 MB was freed; from then on it keeps what is freed for the next. No effect elsewhere."""
-    np.empty(2**23 - 2**11, np.float32)
 
 
 class Workspace:
@@ -45,9 +113,7 @@ class Workspace:
     """
 
     def __init__(self):
-        self._arrays = {}
-        self.runs = 0
-        keep_freed_memory()
+        self._arrays, self.runs = {}, 0
 
     def __getstate__(self):
         """A copy, by `pickle` or `copy`, has its own arrays to come; tapes bring theirs along."""

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from . import checks, protocols, storage, wikitext
+from .backend import device_module
 from .checkpoint import differ
-from .device import device_module
 from .processes import in_processes, mine
 from .protocols import folder, read_json, tell, write_json
 from .session import Diverged

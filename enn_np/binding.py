@@ -27,13 +27,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import array_module, empty
-from .checks import Settings, count
-from .engram import Engram
-from .initial import glorot_uniform, he_normal
-from .integration import integrate, integrate_back, integration, integrators
-from .ops import dot_rows, flat, layer_norm, layer_norm_back, linear, linear_back, read, relu, relu_back
-from .ops import sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
-from .trace import STORES, Dense, Listed, Traced
+from .cells import Cell, Traced
+from .checks import choice, count, number, settings, switch
+from .ops import STORES, Dense, dot_rows, flat, glorot_uniform, he_normal, linear, linear_back, read, relu, relu_back
+from .ops import relu_norm, relu_norm_back, sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
 BindingState = namedtuple("BindingState", "h A a")
@@ -45,7 +42,7 @@ ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
-# weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or (N,); what integration.py keeps.
+# weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or (N,); what `_integrate` keeps.
 BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w keep zmh c q k q_hat q_inv u")
 # Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
 # (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
@@ -53,8 +50,113 @@ BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w keep zmh c q k q_hat
 BindingGradient = namedtuple("BindingGradient", "r z s m v g u c q k keep")
 
 
+class Addressing(Cell):
+    """What cells have in common that recall values by the address of a cue: (1), (2), (4), (8), (9) and their way back.
+
+    Encoded input: r z r_hat r_inv z_unit z_inv s a bank v; kept: h zmh c q k q_hat q_inv u; gradients: see above.
+    """
+
+    recurrent_cue, bank_read, gated = False, True, True
+
+    def init(self, rng, inputs, dtype=np.float32):
+        """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u and the others; zero biases. rng: a NumPy Generator.
+
+        U_z is a tenth of He normal: else the state, which has unit variance, drowns a one-hot input, and no key finds
+        its slot."""
+        D, H = count("inputs", inputs), self.hidden
+        params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
+        params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
+        params |= {"M": glorot_uniform(rng, (self.slots, H))}
+        params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H), **self._more(rng, D)}
+        params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
+        params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
+        params |= {"W_u": glorot_uniform(rng, (3 * H, H)), "b_u": np.zeros(H)} if self.gated else {}
+        return {name: value.astype(dtype) for name, value in params.items()}
+
+    def _more(self, rng, D):
+        """Parameters of a cell's own."""
+        return {}
+
+    def _tau(self, params):
+        """The temperature of (2)."""
+        return self.temperature
+
+    def encode(self, params, x, mask=None, out=None):
+        """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4)."""
+        e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
+        linear(x, params["W_z"], params["b_z"], out=e.r)
+        if not self.recurrent_cue:
+            self._address(params, e)
+        linear(x, params["W_v"], params["b_v"], out=e.v)  # (4) value
+        return e
+
+    def _address(self, params, c):
+        """(1) from what its ReLU sees, in c.r, (2), and the bank's part of (3), into c."""
+        xp = array_module(c.r)
+        relu_norm(params, "z", c.r, out=(c.z, c.r_hat, c.r_inv))  # (1) cue
+        unit(c.z, out=(c.z_unit, c.z_inv))
+        xp.matmul(c.z_unit, unit(params["M"])[0].T, out=c.s)
+        c.a[...] = softmax(c.s / self._tau(params))  # (2) address
+        if self.bank_read:
+            xp.matmul(c.a, params["M"], out=c.bank)
+
+    def _address_back(self, params, c, de):
+        """Undo the bank's part of (3), (2) and (1), in de: at a_t stands in s what the rest of the step sends there."""
+        xp = array_module(de.s)
+        if self.bank_read:
+            xp.add(de.s, de.m @ params["M"].T, out=de.s)
+        xp.divide(softmax_back(de.s, c.a), self._tau(params), out=de.s)  # (2)
+        du = de.s @ unit(params["M"])[0]
+        du += getattr(de, "z_unit", 0)  # where more than the address looks at the cue's direction
+        xp.add(de.z, unit_back(du, c.z_unit, c.z_inv), out=de.z)  # (2) to z_t
+        relu_norm_back(params, "z", de.z, c.r, c.r_hat, c.r_inv, out=de.r)  # (1)
+
+    def _integrate(self, params, h, k):
+        """(8) and (9) into k, whose zmh holds z_t and m_t."""
+        k.zmh[:, 2 * self.hidden :] = h
+        relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H)
+        linear(k.c, params["W_h"], params["b_h"], out=k.q)
+        relu_norm(params, "h", k.q, out=(k.k, k.q_hat, k.q_inv))  # (B, H) (8) candidate
+        if not self.gated:
+            k.h[...] = k.k
+            return
+        xp = array_module(h)
+        sigmoid(xp, linear(k.zmh, params["W_u"], params["b_u"], out=k.u), k.u)
+        xp.add(k.k, k.u * (h - k.k), out=k.h)  # (B, H) (9) hidden state
+
+    def _integrate_back(self, params, dh, h, k, de):
+        """Undo (9) and (8), noting in de what `collect` needs, m among it: gradients at z_t and h_{t-1}."""
+        xp, H = array_module(dh), self.hidden
+        de.k[...] = dh * (1 - k.u) if self.gated else dh  # (9) to k_t
+        relu_norm_back(params, "h", de.k, k.q, k.q_hat, k.q_inv, out=de.q)  # (8)
+        relu_back(de.q @ turned(params, "W_h"), k.c, out=de.c)
+        dzmh = de.c @ turned(params, "W_c")
+        if self.gated:
+            xp.multiply(de.k * (h - k.k), k.u, out=de.u)  # (9) to u_t, through its sigmoid
+            dzmh += de.u @ turned(params, "W_u")
+            dzmh[:, 2 * H :] += dh * k.u  # (9) to h_{t-1}
+        de.m[...] = dzmh[:, H : 2 * H]
+        return dzmh[:, :H], dzmh[:, 2 * H :]
+
+    def collect(self, params, x, e, before, k, de, input_gradient=True):
+        """(2) and (1) undone where they need no past; weight gradients, each one product over time and batch; and the
+        way back to x of (1) and (4)."""
+        c = k if self.recurrent_cue else e
+        if not self.recurrent_cue:
+            self._address_back(params, e, de)
+        M_unit, M_inv = unit(params["M"])
+        dM = unit_back(flat(de.s).T @ flat(c.z_unit), M_unit, M_inv)  # (2)
+        dM += flat(c.a).T @ flat(de.m) if self.bank_read else 0  # (3)
+        grads = {"M": dM, "gamma_z": sum_rows(de.z * c.r_hat), "beta_z": sum_rows(de.z)}
+        grads |= {"gamma_h": sum_rows(de.k * k.q_hat), "beta_h": sum_rows(de.k)}
+        weights = [("c", de.c, k.zmh), ("h", de.q, k.c), *[("u", de.u, k.zmh)] * self.gated]
+        for name, dy, into in [*weights, ("z", de.r, x), ("v", de.v, x)]:
+            grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, into)
+        return de.r @ params["W_z"].T + de.v @ params["W_v"].T if input_gradient else None, grads
+
+
 @dataclass(frozen=True)
-class Binding(Traced):
+class Binding(Addressing, Traced):
     """Hyper-parameters of the binding cell: sizes, and a switch for each idea in it.
 
     hidden H, slots N. recurrent_cue: U_z in (1); off, for then a key has one address, whatever came before it.
@@ -86,45 +188,34 @@ class Binding(Traced):
     trace: str = "sample"
     store: str = "list"
 
+    listable = True
+
     def __post_init__(self):
-        check = Settings(self)
-        check.counts("hidden", "slots")
-        check.numbers("rate", "decay", *([] if self.slowest is None else ["slowest"]), low=0, high=1)
-        check.numbers("temperature", above=0)
-        check.switches("recurrent_cue", "learned_decay", "learned_temperature", "bank_read", "gated")
-        check.choice("write_at", ("previous", "own"))
-        check.choice("plasticity", ("gate", "learned", "fixed"))
-        check.choice("trace", ("sample", "batch"))
-        check.choice("store", STORES)
+        settings(self, count, "hidden slots")
+        settings(self, number, "rate decay" + " slowest" * (self.slowest is not None), low=0, high=1)
+        settings(self, number, "temperature", above=0)
+        settings(self, switch, "recurrent_cue learned_decay learned_temperature bank_read gated")
+        settings(self, choice, "write_at", ("previous", "own"))
+        settings(self, choice, "plasticity", ("gate", "learned", "fixed"))
+        settings(self, choice, "trace", ("sample", "batch"))
+        settings(self, choice, "store", STORES)
         bank = ["decay", "slowest"] if self.slowest is not None else ["decay"] * self.learned_decay
         for name in ["rate"] * (self.plasticity != "fixed") + bank:
             if (start := getattr(self, name)) in (0, 1):
                 raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}")
-
-    # Who shares a trace, and each sample's part in the means of (7), are as in the paper's cell.
-    shared, _shares, _share = Engram.shared, Engram._shares, Engram._share
 
     @property
     def loop_weights(self):
         """Multiplied at every step, and turned once for the way back."""
         return ("W_c", "W_h", *["U_z"] * self.recurrent_cue, *["W_u"] * self.gated)
 
-    def init(self, rng, inputs, dtype=np.float32):
-        """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u, w_g, u_g; zero biases. rng: a NumPy Generator. U_z is a
-        tenth of He normal: else the state, which has unit variance, drowns a one-hot input, and no key finds its slot.
-        """
-        D, H, N = count("inputs", inputs), self.hidden, self.slots
-        params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
-        params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
-        params |= {"M": glorot_uniform(rng, (N, H))}
-        params |= {"theta": np.full(1, math.log(self.temperature))} if self.learned_temperature else {}
-        params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H)}
+    def _more(self, rng, D):
+        """Glorot uniform w_g, u_g; theta, b_g and d from where the settings say that they start."""
+        params = {"theta": np.full(1, math.log(self.temperature))} if self.learned_temperature else {}
         if self.plasticity == "gate":
-            params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (H, 1))}
+            params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (self.hidden, 1))}
         params |= {"b_g": np.full(1, _logit(self.rate))} if self.plasticity != "fixed" else {}
-        params |= {"d": _logit(self._decays())} if self.learned_decay else {}
-        params |= integrators(rng, H, self.gated)
-        return {name: value.astype(dtype) for name, value in params.items()}
+        return params | ({"d": _logit(self._decays())} if self.learned_decay else {})
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """Zeros, with or without `rng`: nothing is written yet, and nowhere was addressed."""
@@ -133,34 +224,20 @@ class Binding(Traced):
         return BindingState(*(xp.zeros(shape, dtype) for shape in ((batch, H), memory, (batch, N))))
 
     def encode(self, params, x, mask=None, out=None):
-        """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4); its part of (5)."""
-        e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
-        linear(x, params["W_z"], params["b_z"], out=e.r)
-        if not self.recurrent_cue:
-            self._address(params, e.r, e)
-        linear(x, params["W_v"], params["b_v"], out=e.v)  # (4) value
+        """As above, and the input's part of (5)."""
+        e = super().encode(params, x, out=out)
         if self.plasticity == "gate":
             linear(x, params["w_g"], params["b_g"], out=e.g)
         elif self.plasticity == "learned":
             e.g[...] = params["b_g"]
         return e._replace(share=self._shares(mask, x))
 
-    def _address(self, params, cue, c):
-        """(1) from what its ReLU sees, (2), and the bank's part of (3), into c."""
-        xp = array_module(cue)
-        relu(cue, out=c.r)
-        layer_norm(c.r, params["gamma_z"], params["beta_z"], out=(c.z, c.r_hat, c.r_inv))  # (1) cue
-        unit(c.z, out=(c.z_unit, c.z_inv))
-        xp.matmul(c.z_unit, unit(params["M"])[0].T, out=c.s)
-        c.a[...] = softmax(c.s / self._tau(params))  # (2) address
-        if self.bank_read:
-            xp.matmul(c.a, params["M"], out=c.bank)
-
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
         xp, H, c = array_module(state.h), self.hidden, k if self.recurrent_cue else e
         if self.recurrent_cue:
-            self._address(params, e.r + state.h @ params["U_z"], k)
+            k.r[...] = e.r + state.h @ params["U_z"]
+            self._address(params, k)
         k.a[...], k.zmh[:, :H] = c.a, c.z
         m = (e.trace or Dense(state.A)).read(k.a)
         k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
@@ -172,7 +249,7 @@ class Binding(Traced):
         xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
         k.keep[...] = (1 - self._delta(params)) * (1 - (k.w.sum(0) if self.shared else k.w))
         self._write(e, state, k)  # (7)
-        integrate(params, state.h, k)  # (8), (9)
+        self._integrate(params, state.h, k)  # (8), (9)
         return BindingState(k.h, k.A, k.a), k
 
     def _write(self, e, state, k):
@@ -204,7 +281,7 @@ class Binding(Traced):
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         xp = array_module(d.h)
 
-        dz, dh = integrate_back(params, d.h, state.h, k, de)  # (9), (8)
+        dz, dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
         A = e.trace or Dense(state.A, dA=d.A.copy())
         dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v, k.keep)  # (7)
         da = A.match(de.m, ahead=False)  # (3) to a_t
@@ -226,54 +303,22 @@ class Binding(Traced):
             dh += de.r @ turned(params, "U_z")
         return BindingState(dh, A.dA, dw), de
 
-    def _address_back(self, params, c, de):
-        """Undo the bank's part of (3), (2) and (1), in de: at a_t stands in s what the rest of the step sends there."""
-        xp = array_module(de.s)
-        if self.bank_read:
-            xp.add(de.s, de.m @ params["M"].T, out=de.s)
-        xp.divide(softmax_back(de.s, c.a), self._tau(params), out=de.s)  # (2)
-        xp.add(de.z, unit_back(de.s @ unit(params["M"])[0], c.z_unit, c.z_inv), out=de.z)  # (2) to z_t
-        relu_back(layer_norm_back(de.z, params["gamma_z"], c.r_hat, c.r_inv), c.r, out=de.r)  # (1)
-
     def collect(self, params, x, e, before, k, de, input_gradient=True):
-        """(2) and (1) undone where they need no past; weight gradients, each one product over time and batch; and the
-        way back to x of (1), (4) and (5)."""
-        c = k if self.recurrent_cue else e
-        if not self.recurrent_cue:
-            self._address_back(params, e, de)
-        M_unit, M_inv = unit(params["M"])
-        dM = unit_back(flat(de.s).T @ flat(c.z_unit), M_unit, M_inv)  # (2)
-        dM += flat(k.a).T @ flat(de.m) if self.bank_read else 0  # (3)
-        grads = {"M": dM, "gamma_z": sum_rows(de.z * c.r_hat), "beta_z": sum_rows(de.z), **integration(k, de)}
-        for name, dy in (("z", de.r), ("v", de.v)):
-            grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, x)
+        """As above, with what Binding has beside it."""
+        dx, grads = super().collect(params, x, e, before, k, de, input_gradient)
         if self.recurrent_cue:
             grads["U_z"] = flat(before.h).T @ flat(de.r)
         if self.plasticity == "gate":
             grads["w_g"], grads["b_g"] = linear_back(de.g, x)
             grads["u_g"] = flat(before.h).T @ flat(de.g)
+            dx = dx if dx is None else dx + de.g @ params["w_g"].T  # (5)
         elif self.plasticity == "learned":
             grads["b_g"] = sum_rows(de.g)
-        if self.learned_temperature:
-            grads["theta"] = -(de.s * c.s).sum().reshape(1)  # (2): the softmax sees s / exp(theta)
+        if self.learned_temperature:  # (2): the softmax sees s / exp(theta)
+            grads["theta"] = -(de.s * (k if self.recurrent_cue else e).s).sum().reshape(1)
         if self.learned_decay:
             grads["d"] = -self._delta(params) * sum_rows(de.keep * k.keep)  # (7): (1 - delta)' = -delta (1 - delta)
-        if not input_gradient:
-            return None, grads
-        dx = de.r @ params["W_z"].T + de.v @ params["W_v"].T
-        dx += de.g @ params["w_g"].T if self.plasticity == "gate" else 0
         return dx, grads
-
-    def listed(self, params, e, A, live, keep):
-        """The list of trace.py for a run that begins with A."""
-        return Listed(A, live=live, keep_all=keep)
-
-    def leave(self, e, d, de):
-        """Behind the way back: what the list sends to the values and to A_0."""
-        if e.trace is None:
-            return d, de
-        dA, de.v[...], _, _ = e.trace.back()
-        return d._replace(A=dA), de
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
@@ -287,7 +332,7 @@ class Binding(Traced):
         return {name: part.copy() for name, part in seen.items()}
 
     def shapes(self, batch, listed=None):
-        """Shapes of the encoded input, of what a step keeps, and of what a step back leaves for `collect`."""
+        """As of Engram."""
         H, N = self.hidden, self.slots
         row, wide, one, slot = (batch, H), (batch, 3 * H), (batch, 1), (batch, N)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
@@ -298,12 +343,9 @@ class Binding(Traced):
         else:
             early, late = address, (*[None] * 7, slot, None)  # a is part of the state
         cue = BindingInput(*early, row, g, None, None)
-        A = None if self.is_listed(listed) else memory
+        A = None if (self.hooks if listed is None else listed) else memory
         kept = BindingKept(row, A, *late, one, slot, memory[:-1], wide, wide, row, row, row, one, u)
         return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
-
-
-Binding.listable = Binding
 
 
 def _logit(p):

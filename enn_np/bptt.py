@@ -9,33 +9,18 @@ the stacked arrays to `collect`, so that every weight gradient is one matrix pro
 Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes first: x is (T, B, D).
 """
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from dataclasses import replace
 
-from .backend import Workspace, array_module
-from .checks import check_run, check_run_back, count, param_shapes
+from .backend import Workspace, array_module, empty
+from .checks import check_run, check_run_back, count, float_array, param_shapes
 
-
-class Tape(NamedTuple):
-    """What a run leaves behind: all that `run_back` needs, and all there is to see of the memory.
-
-    x (T, B, D) inputs; e what `encode` made of them; states, the cell's state with T + 1 entries per part;
-    kept, what every step kept, T entries per part; mask (T, B) or None; workspace, and which of its runs this was.
-    """
-
-    x: Any
-    e: Any
-    states: Any
-    kept: Any
-    mask: Any
-    workspace: Any
-    number: int
-
-
-class Pieces(NamedTuple):
-    """The tape of a run in segments: for each piece, what `run` has to be called with again."""
-
-    pieces: list
-    workspace: Any
+# What a run leaves behind: all that `run_back` needs, and all there is to see of the memory. x (T, B, D) inputs; e what
+# `encode` made of them; states, the cell's state with T + 1 entries per part; kept, what every step kept, T entries per
+# part; mask (T, B) or None; workspace, and which of its runs this was.
+Tape = namedtuple("Tape", "x e states kept mask workspace number")
+# The tape of a run in segments: for each piece, what `run` has to be called with again.
+Pieces = namedtuple("Pieces", "pieces workspace")
 
 
 def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segments=1, record=False, **given):
@@ -61,33 +46,38 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     rows = steps if keep else 1  # without a tape one row of arrays serves all steps
     workspace = workspace if keep and workspace else Workspace()
     workspace.runs += 1  # before anything is overwritten
-    if hasattr(cell, "shapes"):
-        given |= {"mask": mask, "out": workspace.empty("cue", cell.shapes(batch)[0], x, (steps,))}
+    cue, kept, _ = cell.shapes(batch) if hasattr(cell, "shapes") else (None, None, None)
+    if cue:
+        given |= {"mask": mask, "out": workspace.empty("cue", cue, x, (steps,))}
     e = cell.encode(params, x, **given)
-    if hasattr(cell, "enter"):
-        e, state = cell.enter(params, e, state, mask, keep)
-    h, kept = None if keep else xp.empty((steps, *state.h.shape), x.dtype), [None] * rows
+    if hooks := getattr(cell, "hooks", None):
+        e, state = hooks.enter(cell, params, e, state, mask, keep)
     states = workspace.empty("states", each(lambda part: part.shape, state), x, (rows + 1,))
     put(at(states, 0), state)
-    if hasattr(cell, "shapes"):
-        shapes = cell.shapes(batch)[1]
-        after = each(lambda parts: parts[1:], states)._asdict()  # kept where they are
-        same = {name: parts for name, parts in after.items() if name in shapes._fields}
-        kept = workspace.empty("kept", shapes._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
+    if kept:  # parts of the state are kept where they are
+        same = {
+            name: parts
+            for name, parts in each(lambda parts: parts[1:], states)._asdict().items()
+            if name in kept._fields
+        }
+        kept = workspace.empty("kept", kept._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
+    h, rest = None if keep else xp.empty((steps, *state.h.shape), x.dtype), []
     for t in range(steps):
         row = t if keep else 0
-        before = at(states, row)
-        after, k = note(kept, row, cell.step, params, at(e, t), before)
+        before, k = at(states, row), at(kept, row)
+        after, k = call(cell.step, params, at(e, t), before, place=k)
         after = hold(cell, mask, t, after, before)
         for name, part, parts in zip(after._fields, after, states, strict=True):
             if part is not getattr(k, name, None):  # not there already
                 parts[row + 1] = part
-        if not keep:
+        if keep:
+            rest.append(k)
+        else:
             h[t] = states.h[1]
             put(before, at(states, 1))
     final = each(lambda parts: parts[rows].copy(), states)
-    final = cell.final(e, final) if hasattr(cell, "final") else final
-    tape = Tape(x, e, states, stack(kept), mask, workspace, workspace.runs) if keep else None
+    final = hooks.final(cell, e, final) if hooks else final
+    tape = Tape(x, e, states, kept or stack(rest), mask, workspace, workspace.runs) if keep else None
     return (states.h[1:] if keep else h, final, tape, *([cell.record(params, tape)] if record else ()))
 
 
@@ -110,84 +100,45 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     xp, (steps, batch, inputs) = array_module(x), x.shape
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
-    ends = [None if end is None else end.copy() for end in dstate or [None] * len(states)]
-    d = cell.turn(e, type(states)(*ends)) if hasattr(cell, "turn") else type(states)(*ends)
+    d = type(states)(*(None if end is None else end.copy() for end in dstate or [None] * len(states)))
+    hooks = getattr(cell, "hooks", None)
+    d = hooks.turn(e, d) if hooks else d
     zeros = each(lambda part: xp.zeros_like(part[0]), states)
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
     for name in getattr(cell, "loop_weights", ()):
         params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
-    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,)) if hasattr(cell, "shapes") else [None] * steps
+    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,)) if hasattr(cell, "shapes") else None
+    rest = []
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
         past, now = d, hold(cell, mask, t, d, each(lambda part: 0, d))
         extra = {name: value[t] for name, value in upstream.items()}
-        d, _ = note(de, t, cell.step_back, params, now, at(e, t), at(states, t), at(kept, t), **extra)
+        step = params, now, at(e, t), at(states, t), at(kept, t)
+        d, here = call(cell.step_back, *step, place=at(de, t), **extra)
+        rest.insert(0, here)
         if mask is not None:  # the rest passes padding by
-            rest = zip(d, past, now, strict=True)
-            d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in rest))
-    if hasattr(cell, "leave"):
-        d, de = cell.leave(e, d, de)
+            parts = zip(d, past, now, strict=True)
+            d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in parts))
+    de = de or stack(rest)
+    if hooks:
+        d, de = hooks.leave(e, d, de)
     before = each(lambda part: part[:steps], states)
-    dx, grads = cell.collect(params, x, e, before, kept, stack(de), *[input_gradient] * hasattr(cell, "shapes"))
+    dx, grads = cell.collect(params, x, e, before, kept, de, *[input_gradient] * hasattr(cell, "shapes"))
     if wrong := grads.keys() ^ param_shapes(cell, inputs).keys():
         raise ValueError(f"collect: expected one gradient of each parameter, got {', '.join(grads)}: see {wrong}")
     return dx if input_gradient else None, d, grads
 
 
-def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
-    """`run` without a tape, piece by piece, noting the state that enters each."""
-    h, pieces = array_module(x).empty((len(x), *state.h.shape), x.dtype), []
-    segments = min(segments, len(x))
-    for i in range(segments):
-        part = slice(len(x) * i // segments, len(x) * (i + 1) // segments)
-        cut, state = sliced(given, part, len(x)), type(state)(*(value.copy() for value in state))
-        pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
-        h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
-    return h, state, Pieces(pieces, workspace or Workspace())
-
-
-def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
-    """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
-    dxs, total = [], {}
-    steps = tape.pieces[-1][0].stop
-    for part, x, state, mask, given in reversed(tape.pieces):
-        cut = sliced({"dh": dh, **upstream}, part, steps)
-        _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
-        dx, dstate, grads = run_back(cell, params, piece, dstate=dstate, input_gradient=input_gradient, **cut)
-        dxs.insert(0, dx)
-        total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
-    return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
-
-
-def each(function, tree):
-    """`function` of every part of a NamedTuple; None stays None."""
-    return type(tree)(*(None if part is None else function(part) for part in tree))
-
-
-def at(tree, t):
-    """Entry t of every array in a NamedTuple; what is there for all steps stays."""
-    return type(tree)(*(part[t] if hasattr(part, "dtype") else part for part in tree))
-
-
-def sliced(arrays, part, steps):
-    """Piece `part` of all arrays, which must be `steps` long."""
-    if wrong := [name for name, value in arrays.items() if value is not None and len(value) != steps]:
-        raise ValueError(f"{wrong[0]}: expected {steps} steps, as many as x has, got {len(arrays[wrong[0]])}")
-    return {name: None if value is None else value[part] for name, value in arrays.items()}
-
-
-def note(rows, t, step, *arguments, **more):
-    """Take a step, and note in row t what it hands back to be kept: where a cell asked for arrays by `shapes`, it is
-    given that row to write into; else `rows` is a list. Returns the state, or its gradient, and the row or None."""
-    if isinstance(rows, list):
-        state, rows[t] = step(*arguments, **more)
-        return state, None
-    row = at(rows, t)
-    state, values = step(*arguments, row, **more)
-    put(row, values)
-    return state, row
+def call(step, *arguments, place=None, **more):
+    """Take a step: its state, or gradient, and what it hands back to be kept, put into `place` if a cell asked for that
+    by `shapes`."""
+    if place is None:
+        return step(*arguments, **more)
+    state, values = step(*arguments, place, **more)
+    put(place, values)
+    return state, place
 
 
 def put(places, values):
@@ -198,21 +149,93 @@ def put(places, values):
 
 
 def stack(rows):
-    """Rows as arrays, where they were listed."""
-    if not isinstance(rows, list):
-        return rows
+    """Rows as arrays."""
     return type(rows[0])(*(None if p[0] is None else array_module(p[0]).stack(p) for p in zip(*rows, strict=True)))
+
+
+def each(function, tree):
+    """`function` of every part of a NamedTuple; None stays None."""
+    return type(tree)(*(None if part is None else function(part) for part in tree))
+
+
+def at(tree, t):
+    """Entry t of every array in a NamedTuple; what is there for all steps stays."""
+    return tree and type(tree)(*(part[t] if hasattr(part, "dtype") else part for part in tree))
 
 
 def hold(cell, mask, t, new, old):
     """`new` at step t, or where that is padding `old`; what the batch shares is new while anyone is alive."""
     if mask is None:
         return new
-    parts = []
-    for name, one, other in zip(new._fields, new, old, strict=True):
-        if one is None:
-            parts.append(None)
-            continue
+
+    def held(name, one, other):
         live = mask[t].any() if name in getattr(cell, "shared", ()) else mask[t].reshape(-1, *[1] * (one.ndim - 1))
-        parts.append(array_module(one).where(live, one, other))
-    return type(new)(*parts)
+        return array_module(one).where(live, one, other)
+
+    parts = zip(new._fields, new, old, strict=True)
+    return type(new)(*(None if one is None else held(name, one, other) for name, one, other in parts))
+
+
+def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
+    """`run` without a tape, piece by piece, noting the state that enters each."""
+    h, pieces, segments = array_module(x).empty((len(x), *state.h.shape), x.dtype), [], min(segments, len(x))
+    for i in range(segments):
+        part = slice(len(x) * i // segments, len(x) * (i + 1) // segments)
+        cut, state = _sliced(given, part, len(x)), each(lambda value: value.copy(), state)
+        pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
+        h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
+    return h, state, Pieces(pieces, workspace or Workspace())
+
+
+def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
+    """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
+    dxs, total = [], {}
+    steps = tape.pieces[-1][0].stop
+    for part, x, state, mask, given in reversed(tape.pieces):
+        cut = _sliced({"dh": dh, **upstream}, part, steps)
+        _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
+        dx, dstate, grads = run_back(cell, params, piece, dstate=dstate, input_gradient=input_gradient, **cut)
+        dxs.insert(0, dx)
+        total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
+    return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
+
+
+def _sliced(arrays, part, steps):
+    """Piece `part` of all arrays, which must be `steps` long."""
+    if wrong := [name for name, value in arrays.items() if value is not None and len(value) != steps]:
+        raise ValueError(f"{wrong[0]}: expected {steps} steps, as many as x has, got {len(arrays[wrong[0]])}")
+    return {name: None if value is None else value[part] for name, value in arrays.items()}
+
+
+class Stream:
+    """A cell at work on a signal as it comes.
+
+        stream = Stream(cell, params)
+        for x_t in signal:  h = stream(x_t)     # x_t (B, D), h (B, H)
+
+    batch: B, how many signals side by side. state: where to go on, as `run` returns it, or None for zeros;
+    `stream.state` is the state now. What it hands out is never overwritten. Raises TypeError or ValueError, naming the
+    argument, before any work.
+    """
+
+    def __init__(self, cell, params, batch=1, state=None):
+        if not isinstance(params, dict) or not params:
+            raise TypeError(f"params: expected a dict of arrays as `init` returns, got {params!r}")
+        W, found = next(iter(params.values())), {name: getattr(value, "shape", ()) for name, value in params.items()}
+        sizes = {n for shape in found.values() for n in shape if n}
+        D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1)
+        cell = replace(cell, store="dense") if getattr(cell, "store", None) else cell  # nobody collects a list here
+        self.cell, self.params, self.shape = cell, params, (count("batch", batch), D)
+        check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
+        self.state = cell.initial_state(batch, W.dtype, xp=array_module(W)) if state is None else state
+
+    def __call__(self, x_t, **given):
+        """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
+        float_array("x_t", x_t, self.shape, self.state.h.dtype)
+        kept = []
+        if hasattr(self.cell, "shapes"):  # fresh ones at every step, so that what was handed out stays
+            out, k = (empty(shapes, x_t) for shapes in self.cell.shapes(len(x_t))[:2])
+            given, kept = {"mask": None, "out": out, **given}, [k]
+        e = self.cell.encode(self.params, x_t, **given)
+        self.state, _ = self.cell.step(self.params, e, self.state, *kept)
+        return self.state.h.copy()

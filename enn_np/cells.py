@@ -22,11 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty
-from .checks import count
-from .device import fused
-from .initial import glorot_uniform, orthogonal
-from .ops import flat, linear, sigmoid, sum_rows, turned
+from .backend import array_module, empty, fused
+from .checks import count, settings
+from .ops import STORES, flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows, turned
 
 
 class Cell:
@@ -41,6 +39,37 @@ class Cell:
         return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items() if part is not None}
 
 
+class Traced(Cell):
+    """A cell with a Hebbian trace A, shared by the batch or one per sample."""
+
+    @property
+    def shared(self):
+        """The parts of the state that all samples of a batch share."""
+        return ("A",) if self.trace == "batch" else ()
+
+    @property
+    def hooks(self):
+        """Where a trace per sample is kept, unless as an array: see trace.py. A subclass, which may write otherwise,
+        has arrays, and says `listable` if it may have another store."""
+        return STORES[self.store] if self.trace == "sample" and "listable" in vars(type(self)) else None
+
+    def traces(self, tape):
+        """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t."""
+        return tape.states.A if tape.e.trace is None else tape.e.trace.traces()
+
+    def _shares(self, mask, x):
+        """`_share` at every step where padding matters, (..., B, 1): the mean is over the samples still alive."""
+        if mask is None or self.trace == "sample":
+            return None
+        return (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
+
+    def _share(self, e):
+        """Each sample's part in the mean of what is written: 1 / B, unless padding says otherwise; all per sample."""
+        if self.trace == "sample":
+            return 1.0
+        return 1 / e.r.shape[-2] if e.share is None else e.share
+
+
 class Baseline(Cell):
     """What the three baselines share. Every part of every NamedTuple is (B, H), with T in front when stacked.
 
@@ -51,7 +80,7 @@ class Baseline(Cell):
     loop_weights = ("W_h",)
 
     def __post_init__(self):
-        object.__setattr__(self, "hidden", count("hidden", self.hidden))
+        settings(self, count, "hidden")
 
     def init(self, rng, inputs, dtype=np.float32):
         """Glorot uniform W_x, orthogonal W_h, zero biases, as Keras. rng: a NumPy Generator; inputs: D."""

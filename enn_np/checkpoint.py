@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from . import checks, storage
-from .device import to_numpy
+from .backend import to_numpy
 
 FORMAT = 1
 BLOCK = 1 << 24  # bytes read at a time

@@ -1,6 +1,7 @@
 """Questions asked of every input before any work: the message names the argument, what came and the remedy."""
 
 import math
+import operator
 from functools import lru_cache
 from numbers import Integral, Real
 
@@ -27,22 +28,21 @@ def float_array(name, value, shape, dtype=None, finite=True):
         xp = array_module(unmasked(name, value))
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
-    if value.dtype not in (np.float32, np.float64):
-        remedy = f"convert it with {name}.astype('float32')" + " / 255" * (value.dtype == np.uint8)  # to 0 to 1
-        raise TypeError(f"{name}: expected float32 or float64, got {value.dtype}; {remedy}")
-    if dtype is not None and value.dtype != dtype:
-        remedy = f"precision is never mixed, convert it with {name}.astype('{np.dtype(dtype)}')"
-        raise TypeError(f"{name}: expected {np.dtype(dtype)} as the parameters, got {value.dtype}; {remedy}")
+    wanted = ["float32", "float64"] if dtype is None else [str(np.dtype(dtype))]
+    if str(value.dtype) not in wanted:
+        remedy = f"precision is never mixed, convert it with {name}.astype('{wanted[0]}')"
+        remedy += " / 255" * (value.dtype == np.uint8)  # to 0 to 1
+        raise TypeError(f"{name}: expected {' or '.join(wanted)}, got {value.dtype}; {remedy}")
     sizes = zip(value.shape, shape, strict=False)
     if value.ndim != len(shape) or not all(n == want if isinstance(want, int) else n > 0 for n, want in sizes):
-        wanted = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
         hint = "; an empty array holds nothing to learn from" if 0 in value.shape else ""
-        raise ValueError(f"{name}: expected shape ({wanted}), got {value.shape}{hint}")
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {value.shape}{hint}".replace("'", ""))
     # On a GPU the question would stall the stream; device data were asked about on the host.
     if finite and xp is np and not np.isfinite(value).all():
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-        remedy = "remove or replace such values"
-        raise ValueError(f"{name}: every entry must be finite, but entry {place} is {value[place]}; {remedy}")
+        raise ValueError(
+            f"{name}: every entry must be finite, but entry {place} is {value[place]}; replace such values"
+        )
     return value
 
 
@@ -65,12 +65,11 @@ def number(name, value, low=None, high=None, above=None):
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     value = float(value)  # NumPy scalars would upcast float32 arrays
-    wanted = [f"at least {low}"] * (low is not None) + [f"greater than {above}"] * (above is not None)
-    wanted += [f"at most {high}"] * (high is not None)
-    bad = not math.isfinite(value)
-    bad = bad or (low is not None and value < low) or (high is not None and value > high)
-    if bad or (above is not None and value <= above):
-        raise ValueError(f"{name}: expected a finite number {' and '.join(wanted)}, got {value}".replace("  ", " "))
+    limits = (("at least", low, operator.ge), ("greater than", above, operator.gt), ("at most", high, operator.le))
+    limits = [limit for limit in limits if limit[1] is not None]
+    if not (math.isfinite(value) and all(holds(value, limit) for _, limit, holds in limits)):
+        wanted = " and ".join(f"{words} {limit}" for words, limit, _ in limits)
+        raise ValueError(f"{name}: expected a finite number {wanted}, got {value}")
     return value
 
 
@@ -97,6 +96,15 @@ def switch(name, value):
     return bool(value)
 
 
+def settings(owner, check, names, *options, **limits):
+    """Check fields of a frozen dataclass in its `__post_init__`, and store them as plain Python values.
+
+    settings(self, number, "rate decay", low=0) asks that both are numbers of at least 0.
+    """
+    for name in names.split():
+        object.__setattr__(owner, name, check(name, getattr(owner, name), *options, **limits))
+
+
 @lru_cache(maxsize=64)
 def _drawn(cell, inputs):
     return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs).items()}
@@ -108,6 +116,17 @@ def param_shapes(cell, inputs):
         return _drawn(cell, inputs)
     except TypeError:
         return _drawn.__wrapped__(cell, inputs)
+
+
+def check_state(name, state, wanted, dtype, computed=False):
+    """Raise unless `state` has the parts of `wanted`; computed: a gradient, whose parts may be None or not finite."""
+    if not isinstance(state, tuple | list if computed else type(wanted)) or len(state) != len(wanted):
+        raise TypeError(
+            f"{name}: expected {type(wanted).__name__}, {', '.join(wanted._fields)}, got {type(state).__name__}"
+        )
+    for part, value, like in zip(wanted._fields, state, wanted, strict=True):
+        if value is not None or not computed:
+            float_array(f"{name}.{part}", value, like.shape, dtype, finite=not computed)
 
 
 def check_run(cell, params, x, state=None, mask=None):
@@ -125,17 +144,14 @@ def check_run(cell, params, x, state=None, mask=None):
         dtype = float_array(f"params[{name!r}]", params[name], shape, dtype, finite=False).dtype
     float_array("x", x, x.shape, dtype, finite=False)
     if state is not None:
-        wanted = cell.initial_state(x.shape[1], x.dtype)
-        if type(state) is not type(wanted):
-            raise TypeError(f"state: expected {type(wanted).__name__}, got {type(state).__name__}")
-        for name, part, want in zip(wanted._fields, state, wanted, strict=True):
-            float_array(f"state.{name}", part, want.shape, x.dtype)
-    got = getattr(mask, "dtype", type(mask).__name__), getattr(mask, "shape", "none")
-    if mask is not None and got != (bool, x.shape[:2]):
-        kind = ValueError if isinstance(got[1], tuple) else TypeError
+        check_state("state", state, cell.initial_state(x.shape[1], x.dtype), x.dtype)
+    if mask is None:
+        return x
+    if (got := (getattr(mask, "dtype", type(mask).__name__), getattr(mask, "shape", None))) != (bool, x.shape[:2]):
+        kind = TypeError if got[1] is None else ValueError
         raise kind(f"mask: expected a bool array of shape {x.shape[:2]}, got {got[0]} of shape {got[1]}")
     # Infinity at padding, times its weight of zero, would be NaN for all who share a trace.
-    return x if mask is None else float_array("x", array_module(x).where(mask[..., None], x, 0), x.shape)
+    return float_array("x", array_module(x).where(mask[..., None], x, 0), x.shape)
 
 
 def check_run_back(cell, tape, dh, dstate, upstream):
@@ -144,37 +160,9 @@ def check_run_back(cell, tape, dh, dstate, upstream):
     if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[1])):
         got = type(getattr(tape, "kept", tape)).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
-    wanted, dtype = cell.initial_state(tape.x.shape[1]), tape.x.dtype
     if dh is not None:
-        float_array("dh", dh, tape.kept.h.shape, dtype, finite=False)
+        float_array("dh", dh, tape.kept.h.shape, tape.x.dtype, finite=False)
     if dstate is not None:
-        if not isinstance(dstate, tuple | list) or len(dstate) != len(wanted):
-            raise TypeError(f"dstate: expected the parts {wanted._fields}, each an array or None, got {type(dstate)}")
-        for name, like, part in zip(wanted._fields, wanted, dstate, strict=True):
-            if part is not None:
-                float_array(f"dstate.{name}", part, like.shape, dtype, finite=False)
+        check_state("dstate", dstate, cell.initial_state(tape.x.shape[1]), tape.x.dtype, computed=True)
     if "da" in upstream and hasattr(kept, "a"):
-        float_array("da", upstream["da"], kept.a.shape, dtype, finite=False)
-
-
-class Settings:
-    """Checks fields of a frozen dataclass in `__post_init__`, and stores them as plain Python numbers."""
-
-    def __init__(self, owner):
-        self.owner = owner
-
-    def _store(self, names, check):
-        for name in names:
-            object.__setattr__(self.owner, name, check(name, getattr(self.owner, name)))
-
-    def counts(self, *names):
-        self._store(names, count)
-
-    def numbers(self, *names, **limits):
-        self._store(names, lambda name, value: number(name, value, **limits))
-
-    def switches(self, *names):
-        self._store(names, switch)
-
-    def choice(self, name, options):
-        self._store([name], lambda name, value: choice(name, value, options))
+        float_array("da", upstream["da"], kept.a.shape, tape.x.dtype, finite=False)

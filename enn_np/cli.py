@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, checks
+from .backend import device_module
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
-from .device import device_module
 from .download import SOURCES, data_folder, fetch, status, verify
 from .protocols import PAPER, mute, tell
 from .storage import spelled_out

@@ -19,15 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty
-from .checks import Settings, count, float_array
-from .device import fused
-from .initial import glorot_uniform, he_normal
-from .ops import cosine, cosine_back, layer_norm, layer_norm_back, linear, linear_back, read, relu, relu_back
-from .ops import sum_rows, turned, unit, unit_back, write
-from .retrieval import RETRIEVALS, retrieve, retrieve_back
-from .trace import STORES, Dense, Listed, Traced
-
+from .backend import array_module, empty, fused
+from .cells import Traced
+from .checks import choice, count, float_array, number, settings, switch
+from .ops import RETRIEVALS, STORES, Dense, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, read
+from .ops import relu, relu_back, relu_norm, relu_norm_back, retrieve, retrieve_back, sum_rows, turned, unit, unit_back
+from .ops import write
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
@@ -74,25 +71,19 @@ class Engram(Traced):
     initial_scale: float = 0.01
     store: str = "dense"
 
-    loop_weights = ("W_c", "W_h")
+    loop_weights, listable = ("W_c", "W_h"), True
 
     def __post_init__(self):
-        check = Settings(self)
-        check.counts("hidden", "slots", "top_k")
-        check.numbers("hebbian_rate", low=0, high=1)
-        check.numbers("trace_scale", "sparsity", "trace_noise", "l1", "entropy", "initial_scale", low=0)
-        check.numbers("temperature", *([] if self.trace_clip is None else ["trace_clip"]), above=0)
-        check.switches("layer_norm", "trace_gradient")
-        check.choice("trace", ("batch", "sample"))
-        check.choice("retrieval", RETRIEVALS)
-        check.choice("store", STORES)
+        settings(self, count, "hidden slots top_k")
+        settings(self, number, "hebbian_rate", low=0, high=1)
+        settings(self, number, "trace_scale sparsity trace_noise l1 entropy initial_scale", low=0)
+        settings(self, number, "temperature" + " trace_clip" * (self.trace_clip is not None), above=0)
+        settings(self, switch, "layer_norm trace_gradient")
+        settings(self, choice, "trace", ("batch", "sample"))
+        settings(self, choice, "retrieval", RETRIEVALS)
+        settings(self, choice, "store", STORES)
         if self.retrieval == "top_k" and self.top_k > self.slots:
             raise ValueError(f"top_k: expected at most slots = {self.slots}, got {self.top_k}")
-
-    @property
-    def shared(self):
-        """The parts of the state that all samples of a batch share."""
-        return ("A",) if self.trace == "batch" else ()
 
     @property
     def tau(self):
@@ -128,8 +119,8 @@ class Engram(Traced):
         if noise is not None:
             float_array("noise", noise, (*x.shape[:-2], self.slots, self.hidden), x.dtype)
         e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
-        relu(linear(x, params["W_z"], params["b_z"], out=e.r), out=e.r)
-        self._normalise(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
+        linear(x, params["W_z"], params["b_z"], out=e.r)
+        relu_norm(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
         unit(e.z, out=(e.z_unit, e.z_inv))
         return e._replace(noise=noise, share=self._shares(mask, x))
 
@@ -147,8 +138,8 @@ class Engram(Traced):
         """(6) and (7) into k."""
         array_module(h).concatenate((z, m, h), axis=1, out=k.zmh)
         relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H) (6) integration
-        relu(linear(k.c, params["W_h"], params["b_h"], out=k.r), out=k.r)
-        self._normalise(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
+        linear(k.c, params["W_h"], params["b_h"], out=k.r)
+        relu_norm(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
 
     def _write(self, k, e, A):
         """(8) and (9) into k.A. The trace is read before it is written: step t recalls what steps before t wrote."""
@@ -175,29 +166,6 @@ class Engram(Traced):
         if high is not None:
             xp.clip(out, low, high, out=out)
 
-    def _shares(self, mask, x):
-        """`_share` at every step where padding matters, (..., B, 1): the mean is over the samples still alive."""
-        if mask is None or self.trace == "sample":
-            return None
-        return (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
-
-    def _share(self, e):
-        """Each sample's part in the mean of (8): 1 / B, unless padding says otherwise; all of it per sample."""
-        if self.trace == "sample":
-            return 1.0
-        return 1 / e.r.shape[-2] if e.share is None else e.share
-
-    def _normalise(self, params, name, r, out):
-        """LN of (1) or (7) into out = (y, r_hat, r_inv), or a copy where layer norm is off."""
-        if self.layer_norm:
-            layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
-        else:
-            out[0][...] = r
-
-    def _normalise_back(self, params, name, dy, kept):
-        """Through LN of (1) or (7), or nothing where layer norm is off."""
-        return layer_norm_back(dy, params[f"gamma_{name}"], kept.r_hat, kept.r_inv) if self.layer_norm else dy
-
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
         de, xp = de or empty(self.shapes(len(d.h))[2], d.h), array_module(d.h)
@@ -217,7 +185,7 @@ class Engram(Traced):
     def integrate_back(self, params, dh, k, de):
         """Undo (7) and (6), noting in de what `collect` needs: gradients at z_t, m_t and h_{t-1}."""
         de.h[...] = dh
-        relu_back(self._normalise_back(params, "h", dh, k), k.r, out=de.r)  # (7)
+        relu_norm_back(params, "h", dh, k.r, k.r_hat, k.r_inv, out=de.r)  # (7)
         relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c, through the ReLU of (6)
         dzmh, H = de.c @ turned(params, "W_c"), self.hidden  # (6) to [z ; m ; h_{t-1}]
         return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
@@ -232,35 +200,9 @@ class Engram(Traced):
             xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
         return dA
 
-    def listed(self, params, e, A, live, keep):
-        """The list of trace.py for a run that begins with A."""
-        if live is not None and e.noise is not None:
-            raise ValueError(
-                'store: "list" has one noise for the whole batch, and padding; use trace_noise=0 or "dense"'
-            )
-        return Listed(A, params["M"], self.trace_scale, e.z_unit, live, keep)
-
-    def final(self, e, state):
-        clip = self.trace_clip if e.trace and self.hebbian_rate else None
-        if clip is not None and (most := float(e.trace.most.max())) >= clip:
-            raise ValueError(
-                f'store: "list" is exact while no entry of the trace meets trace_clip = {clip:g}, and here one may '
-                f'have come to {most:.3g}; use store="dense" or trace_clip=None'
-            )
-        return super().final(e, state)
-
-    def leave(self, e, d, de):
-        """Behind the way back: what the list sends to the cues that were written, to the bank and to A_0."""
-        if e.trace is None:
-            return d, de
-        dA, dV, dU, dM = e.trace.back()
-        de.z[...] += dV + unit_back(dU, e.z_unit, e.z_inv)
-        de.M[0] += dM
-        return d._replace(A=dA), de
-
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""
-        ds = relu_back(self._normalise_back(params, "z", de.z, e), e.r)  # before the ReLU of (1)
+        ds = relu_norm_back(params, "z", de.z, e.r, e.r_hat, e.r_inv)  # before the ReLU of (1)
         grads = {"M": de.M.reshape(-1, *params["M"].shape).sum(0)}
         for name, dy, into in (("z", ds, x), ("c", de.c, k.zmh), ("h", de.r, k.c)):
             grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, into)
@@ -279,12 +221,13 @@ class Engram(Traced):
         return {name: part.copy() for name, part in {**seen, "trace": A, "hidden": states.h}.items()}
 
     def shapes(self, batch, listed=None):
-        """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
+        """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`; listed: unless None,
+        whether the trace is a list."""
         H, N = self.hidden, self.slots
         row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
         norm = (row, one) if self.layer_norm else (None, None)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        inv, memory = memory[:-1], None if self.is_listed(listed) else memory
+        inv, memory = memory[:-1], None if (self.hooks if listed is None else listed) else memory
         cue = EngramCue(row, row, one, row, *norm, None, None, None)
         kept = EngramKept(row, memory, memory, inv, (batch, N), (batch, N), wide, wide, row, *norm)
         return cue, kept, EngramGradient(row, row, wide, row, (batch, N), (N, H))
@@ -305,6 +248,3 @@ class Engram(Traced):
         log_a = xp.log(xp.maximum(a, xp.finfo(a.dtype).tiny))  # 0 log 0 = 0
         value = (weight * (self.l1 * abs(a) - self.entropy * a * log_a)).sum()
         return value, weight * (self.l1 * xp.sign(a) - self.entropy * (log_a + 1))
-
-
-Engram.listable = Engram

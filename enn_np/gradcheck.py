@@ -11,9 +11,9 @@ its numbers again. It knows by the pattern of exact zeros and clipped entries, n
 
 import numpy as np
 
+from .backend import to_device, to_numpy
 from .bptt import run, run_back
 from .checks import count, number
-from .device import to_device, to_numpy
 
 TOLERANCE = 1e-6
 

@@ -20,8 +20,7 @@ import numpy as np
 
 from . import checks
 from .backend import array_module
-from .initial import glorot_uniform
-from .ops import flat
+from .ops import flat, glorot_uniform
 
 # Measured at V 33,278, H 128, n 4,096, float32, one core (products alone 1.25 s): chunks of 64 tokens 1.90 s, 128
 # 1.64 s, 256 1.48 s. Chunks of the vocabulary, with the log of the sum updated from one to the next, need no sum of

@@ -16,12 +16,11 @@ from itertools import islice
 import numpy as np
 
 from . import checks
-from .backend import array_module
+from .backend import array_module, to_numpy
 from .binding import Binding
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .checkpoint import check_arrays, flatten, register
-from .device import to_numpy
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
 from .models import Model, cleared, plain

@@ -14,8 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .backend import empty
-from .device import to_numpy
+from .backend import empty, to_numpy
 from .engram import Engram, EngramGradient
 from .ops import sum_rows
 

@@ -12,16 +12,13 @@ import numpy as np
 
 from . import cells as baselines
 from . import checkpoint, checks, training
-from .backend import Workspace, array_module
+from .backend import Workspace, array_module, to_device
 from .binding import Binding
 from .bptt import run, run_back
 from .checkpoint import CELLS, KINDS, build, register
-from .device import to_device
 from .engram import Engram
-from .initial import glorot_uniform
 from .learned import LearnedEngram
-from .losses import cross_entropy, mean_squared_error
-from .ops import dot_rows, softmax, softmax_back, sum_rows
+from .ops import cross_entropy, dot_rows, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
 from .session import INFERENCE, draws
 from .window import Window
 

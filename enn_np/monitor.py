@@ -3,9 +3,8 @@
 import numpy as np
 
 from . import checks, storage
-from .backend import array_module
+from .backend import array_module, to_numpy
 from .callbacks import Callback
-from .device import to_numpy
 from .engram import Engram
 
 

@@ -6,9 +6,11 @@ gradient of the loss with respect to the value, and returns the gradient with re
 Shapes: `...` any leading axes (time, batch), D inputs, H features, N memory slots, B batch.
 """
 
-from .backend import array_module
-from .device import fused
+import numpy as np
 
+from .backend import array_module, fused
+
+RETRIEVALS = ("softmax", "top_k", "sparsemax")
 UNIT_EPS = 1e-12  # below this squared length a vector counts as zero, as in tf.nn.l2_normalize
 NORM_EPS = 1e-6  # layer norm, as in the published Engram cell
 
@@ -80,6 +82,49 @@ def softmax_back(dy, y):
     return dx
 
 
+# From similarities to retrieval weights, (4) of engram.py. A softmax gives every slot something; two others give most
+# slots exactly 0.
+
+
+def retrieve(kind, s, k):
+    """Weights of similarities s by one of RETRIEVALS; k counts for top_k."""
+    if kind == "top_k":
+        return top_k_softmax(s, k)
+    return sparsemax(s) if kind == "sparsemax" else softmax(s)
+
+
+def retrieve_back(kind, da, a):
+    """The gradient at the similarities of weights a."""
+    return sparsemax_back(da, a) if kind == "sparsemax" else softmax_back(da, a)
+
+
+def top_k_softmax(x, k):
+    """Softmax over the k largest entries of the last axis, zero elsewhere (ties are all kept)."""
+    xp = array_module(x)
+    kth = xp.partition(x, x.shape[-1] - k, axis=-1)[..., -k, None]
+    return softmax(xp.where(x >= kth, x, -xp.inf).astype(x.dtype, copy=False))
+
+
+def sparsemax(x):
+    """The point of the probability simplex nearest to x (Martins & Astudillo 2016): many exact zeros.
+
+    y = max(x - t, 0), with t such that y sums to 1: over the support {largest j entries}, t = (sum - 1) / j.
+    """
+    xp = array_module(x)
+    x = x - x.max(-1, keepdims=True)  # so that large entries do not drown the 1 of the sum
+    ordered = xp.flip(xp.sort(x, axis=-1), axis=-1)
+    j = xp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    t = (xp.cumsum(ordered, axis=-1) - 1) / j
+    support = xp.sum(ordered > t, axis=-1, keepdims=True)  # true for a prefix of the ordered entries
+    return relu(x - xp.take_along_axis(t, support - 1, axis=-1))
+
+
+def sparsemax_back(dy, y):
+    """On the support dy minus its mean there; zero off the support (the Jacobian is diag(s) - s s' / |s|)."""
+    on = (y > 0).astype(dy.dtype)
+    return on * (dy - dot_rows(dy, on) / on.sum(-1, keepdims=True))
+
+
 def layer_norm(x, gamma, beta, out=None):
     """gamma * x_hat + beta with x_hat = (x - mean) / sqrt(variance + 1e-6) over the last axis.
 
@@ -106,6 +151,21 @@ def layer_norm_back(dy, gamma, x_hat, inv):
     dx -= x_hat * along
     dx *= inv
     return dx
+
+
+def relu_norm(params, name, r, out):
+    """LN( ReLU( r ) ), the ReLU in place, into out = (y, r_hat, r_inv); where a cell has no layer norm, a copy."""
+    relu(r, out=r)
+    if f"gamma_{name}" in params:
+        layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
+    else:
+        out[0][...] = r
+
+
+def relu_norm_back(params, name, dy, r, r_hat, r_inv, out=None):
+    """The way back of `relu_norm`, from what it left in r."""
+    gamma = params.get(f"gamma_{name}")
+    return relu_back(dy if gamma is None else layer_norm_back(dy, gamma, r_hat, r_inv), r, out)
 
 
 def unit(x, out=None):
@@ -160,20 +220,14 @@ def cosine_back(ds, s, inv):
 #     write(a, z):  da = match(z, dM)    dz = read(a, dM)
 
 
-def match(z, M, out=None):
+def match(z, M):
     """Inner product of z (B, H) with every row of M: (B, N)."""
-    xp = array_module(z)
-    if M.ndim == 2:
-        return xp.matmul(z, M.T, out=out)
-    return xp.matmul(M, z[:, :, None], out=None if out is None else out[:, :, None])[:, :, 0]
+    return z @ M.T if M.ndim == 2 else (M @ z[:, :, None])[:, :, 0]
 
 
-def read(a, M, out=None):
+def read(a, M):
     """Sum of the rows of M weighted by a (B, N): (B, H)."""
-    xp = array_module(a)
-    if M.ndim == 2:
-        return xp.matmul(a, M, out=out)
-    return xp.matmul(a[:, None, :], M, out=None if out is None else out[:, None, :])[:, 0, :]
+    return a @ M if M.ndim == 2 else (a[:, None, :] @ M)[:, 0, :]
 
 
 def write(a, z, shared):
@@ -187,3 +241,100 @@ def write(a, z, shared):
     if a.ndim == 2:
         return array_module(a).einsum("bn,bh->bnh", a, z)
     return array_module(a).matmul(a.transpose(1, 2, 0), z.transpose(1, 0, 2))
+
+
+class Dense:
+    """The trace as an array A, (B, N, H) or, shared by the batch, (N, H), at one step.
+
+    M (N, H), alpha: of M~, which is written into M_eff; without M it is A. dA: on the way back, the gradient at the
+    trace after the step, then before it.
+    """
+
+    def __init__(self, A, M=None, alpha=1.0, M_eff=None, dA=None):
+        self.A, self.alpha, self.M_eff, self.dA, self.shared = A, alpha, A if M is None else M_eff, dA, A.ndim == 2
+        if M is not None and dA is None:
+            array_module(A).multiply(A, alpha, out=M_eff)
+            array_module(A).add(M_eff, M, out=M_eff)
+
+    def match(self, u, ahead=True):
+        return match(u, self.M_eff)
+
+    def norms(self):
+        return dot_rows(self.M_eff, self.M_eff)[..., 0]
+
+    def read(self, a):
+        return read(a, self.M_eff)
+
+    def write_back(self, w, v, keep, taught=True):
+        """Gradients at w, v and, where it is an array, `keep`. taught: unless False, gradients go on to what was."""
+        dw, dv = match(v, self.dA), read(w, self.dA)
+        dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
+        self.dA *= keep if isinstance(keep, float) else keep[..., None]
+        return dw, dv, dkeep
+
+    def recall_back(self, a, dm, u=None, dp=None, along=None):
+        """From the gradients at read(a), dm, and, where there was a match, at match(u), dp, with `along` of
+        `cosine_back` for that at the norms: gradients at u and M."""
+        if u is None:
+            self.dA += write(a, dm, self.shared)
+            return None, None
+        xp = array_module(a)
+        dM_eff = write(xp.stack((dp, a)), xp.stack((u, dm)), self.shared)
+        dM_eff -= along * self.M_eff
+        dM = dM_eff.copy() if self.shared else dM_eff.sum(0)
+        dM_eff *= self.alpha
+        self.dA += dM_eff
+        return read(dp, self.M_eff), dM
+
+
+# Where a trace per sample is kept: None for `Dense`; trace.py adds "list", what a run does for it around its loops.
+STORES = {"dense": None}
+
+
+# Losses: the value and its gradient together, because they share the work.
+
+
+def cross_entropy(logits, labels):
+    """Mean over the batch of -log softmax(logits)[label], in nats.
+
+    logits (B, C), labels (B,) integers. Returns the loss, its gradient (B, C), and how many labels had the top logit.
+    """
+    xp, rows = array_module(logits), len(logits)
+    p = softmax(logits)
+    picked = xp.arange(rows), labels
+    # log of the sum, not log of p: p may underflow to 0, where the loss is large but finite.
+    shifted = logits - logits.max(-1, keepdims=True)
+    loss = (xp.log(xp.exp(shifted).sum(-1)) - shifted[picked]).mean()
+    p[picked] -= 1
+    p /= rows
+    return loss, p, (logits.argmax(-1) == labels).sum()
+
+
+def mean_squared_error(y, target):
+    """Mean over batch and outputs of (y - target)^2, both (B, O). Returns the loss and its gradient (B, O)."""
+    error = y - target
+    return (error * error).mean(), error * (2 / error.size)
+
+
+# Initial values, as Keras draws them. All take a NumPy Generator, so both devices start alike.
+
+
+def glorot_uniform(rng, shape, fans=None):
+    """Uniform in +-sqrt(6 / (fan_in + fan_out)); fans default to the last two sizes (Glorot & Bengio 2010)."""
+    limit = np.sqrt(6 / sum(fans or shape[-2:]))
+    return rng.uniform(-limit, limit, shape)
+
+
+def he_normal(rng, shape):
+    """Normal with variance 2 / fan_in, cut at two standard deviations and rescaled (He et al. 2015; Keras)."""
+    draw = rng.standard_normal(shape)
+    while (far := np.abs(draw) > 2).any():
+        draw[far] = rng.standard_normal(int(far.sum()))
+    return draw * (np.sqrt(2 / shape[-2]) / 0.87962566103423978)  # sd of a normal cut at 2
+
+
+def orthogonal(rng, rows, columns):
+    """A matrix with orthonormal rows (or columns, if fewer), uniform over all such (Saxe et al. 2014)."""
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diag(r))
+    return q if rows >= columns else q.T

@@ -7,9 +7,8 @@ and so the paper), `global_clip_norm` all by their common length, which keeps th
 import math
 import weakref
 
-from .backend import array_module
+from .backend import array_module, fused
 from .checks import number
-from .device import fused
 
 SERVED = weakref.WeakKeyDictionary()  # optimizer -> weak references to the arrays that its moments and steps belong to
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from . import checks, datasets, storage, tasks, variants
+from .backend import card_name, device_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .checkpoint import differ
-from .device import card_name, device_module
 from .engram import Engram
 from .monitor import HebbianTraceMonitor
 from .optim import Adam

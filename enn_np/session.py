@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from . import checks
-from .backend import array_module
+from .backend import array_module, to_numpy
 from .callbacks import Callback, cost
 from .checkpoint import Checkpoint, DamagedArchive, check_arrays, differ, flatten
-from .device import to_numpy
 from .optim import Optimizer
 
 # What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.

@@ -27,55 +27,9 @@ Letters: T time, B batch, N slots, H hidden. L_j = [W_jj ; ... ; W_j1 ; P_j], (B
 import numpy as np
 
 from .backend import array_module
-from .cells import Cell
-from .ops import dot_rows, flat, match, read, write
+from .ops import STORES, dot_rows, flat, match, read, unit_back, write
 
-STORES = ("dense", "list")
 PIECE = 32  # steps between two cuts
-
-
-class Dense:
-    """The trace as an array A, (B, N, H) or, shared by the batch, (N, H), at one step.
-
-    M (N, H), alpha: of M~, which is written into M_eff; without M it is A. dA: on the way back, the gradient at the
-    trace after the step, then before it.
-    """
-
-    def __init__(self, A, M=None, alpha=1.0, M_eff=None, dA=None):
-        self.A, self.alpha, self.M_eff, self.dA, self.shared = A, alpha, A if M is None else M_eff, dA, A.ndim == 2
-        if M is not None and dA is None:
-            array_module(A).multiply(A, alpha, out=M_eff)
-            array_module(A).add(M_eff, M, out=M_eff)
-
-    def match(self, u, ahead=True):
-        return match(u, self.M_eff)
-
-    def norms(self):
-        return dot_rows(self.M_eff, self.M_eff)[..., 0]
-
-    def read(self, a):
-        return read(a, self.M_eff)
-
-    def write_back(self, w, v, keep, taught=True):
-        """Gradients at w, v and, where it is an array, `keep`. taught: unless False, gradients go on to what was."""
-        dw, dv = match(v, self.dA), read(w, self.dA)
-        dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
-        self.dA *= keep if isinstance(keep, float) else keep[..., None]
-        return dw, dv, dkeep
-
-    def recall_back(self, a, dm, u=None, dp=None, along=None):
-        """From the gradients at read(a), dm, and, where there was a match, at match(u), dp, with `along` of
-        `cosine_back` for that at the norms: gradients at u and M."""
-        if u is None:
-            self.dA += write(a, dm, self.shared)
-            return None, None
-        xp = array_module(a)
-        dM_eff = write(xp.stack((dp, a)), xp.stack((u, dm)), self.shared)
-        dM_eff -= along * self.M_eff
-        dM = dM_eff.copy() if self.shared else dM_eff.sum(0)
-        dM_eff *= self.alpha
-        self.dA += dM_eff
-        return read(dp, self.M_eff), dM
 
 
 class Listed:
@@ -397,31 +351,46 @@ class Piece:
         return self.drows[:, PIECE:], dV, dV[:0]
 
 
-class Traced(Cell):
-    """A cell with a trace per sample that may be kept as a list: what a run does before and after its two loops."""
+class ListStore:
+    """What a run of Engram or Binding does before and after its loops where its trace is a list."""
 
-    def is_listed(self, so=None):
-        """Whether a run keeps its trace as a list; so: the answer, where it is known."""
-        return (self.store, self.trace, type(self)) == ("list", "sample", self.listable) if so is None else so
-
-    def enter(self, params, e, state, mask, keep):
+    @staticmethod
+    def enter(cell, params, e, state, mask, keep):
         """In front of the first step: the list in the encoded input, and nothing in the place of A in the state."""
-        if not self.is_listed():
-            return e, state
-        live = None if mask is None else mask[..., None]
-        return e._replace(trace=self.listed(params, e, state.A, live, keep)), state._replace(A=None)
+        live, M = None if mask is None else mask[..., None], {}
+        if matched := hasattr(cell, "trace_scale"):  # of Engram; Binding matches nothing with its trace
+            M = {"M": params["M"], "alpha": cell.trace_scale, "us": e.z_unit}
+        if matched and live is not None and e.noise is not None:
+            raise ValueError('store: "list" has one noise for all; with padding use trace_noise=0 or store="dense"')
+        return e._replace(trace=Listed(state.A, live=live, keep_all=keep, **M)), state._replace(A=None)
 
-    def final(self, e, state):
+    @staticmethod
+    def final(cell, e, state):
         """Behind the last step: the state with A in its place."""
-        return state if e.trace is None else state._replace(A=e.trace.trace())
+        clip = getattr(cell, "trace_clip", None) if getattr(cell, "hebbian_rate", None) else None
+        if clip is not None and (most := float(e.trace.most.max())) >= clip:
+            raise ValueError(
+                f'store: "list" is exact while no entry of the trace meets trace_clip = {clip:g}, and here one may '
+                f'have come to {most:.3g}; use store="dense" or trace_clip=None'
+            )
+        return state._replace(A=e.trace.trace())
 
-    def turn(self, e, d):
+    @staticmethod
+    def turn(e, d):
         """In front of the way back."""
-        if e.trace is None:
-            return d
         e.trace.turn(d.A)
         return d._replace(A=None)
 
-    def traces(self, tape):
-        """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t."""
-        return tape.states.A if tape.e.trace is None else tape.e.trace.traces()
+    @staticmethod
+    def leave(e, d, de):
+        """Behind it: what the list sends to A_0, and to what was written and matched."""
+        dA, dV, dU, dM = e.trace.back()
+        if e.trace.M is None:
+            de.v[...] = dV
+        else:
+            de.z[...] += dV + unit_back(dU, e.z_unit, e.z_inv)
+            de.M[0] += dM
+        return d._replace(A=dA), de
+
+
+STORES["list"] = ListStore

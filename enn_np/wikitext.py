@@ -5,9 +5,9 @@ and test are scored word by word with no noise. paper: 32-word windows cut as pu
 """
 
 from . import checks
+from .backend import device_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
-from .device import device_module
 from .engram import Engram
 from .language import LanguageModel, score_text, wikitext2_recipe
 from .monitor import HebbianTraceMonitor

@@ -22,27 +22,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import array_module, empty
-from .cells import Cell
-from .checks import Settings, count
-from .initial import glorot_uniform, he_normal
-from .integration import integrate, integrate_back, integration, integrators
-from .ops import flat, layer_norm, layer_norm_back, linear, linear_back, match, read, relu, relu_back
-from .ops import softmax, softmax_back, sum_rows, unit, unit_back, write
+from .binding import Addressing
+from .checks import count, number, settings
+from .ops import match, read, softmax, softmax_back, write
 
 # State: h (B, H); keys and values of the last K steps, oldest first (B, K, H); the last cue's direction z (B, H).
 WindowState = namedtuple("WindowState", "h keys values z")
-# What needs no past: cue z (B, H) with its ReLU r and layer norm r_hat, r_inv; its direction and 1 / length; address a
-# (B, N); the bank's part of the recall, bank (B, H); value v (B, H); past, see `Past`, or None.
-WindowInput = namedtuple("WindowInput", "z r r_hat r_inv z_unit z_inv a bank v past")
-# What a step keeps: the new state; attention p (B, K); and what integration keeps, see binding.py.
+# As in binding.py: what needs no past, and past, see `Past`, or None; what a step keeps, with attention p (B, K); the
+# gradients for `collect`, among them, of attention and of the next step, that at the cue's direction z_unit.
+WindowInput = namedtuple("WindowInput", "r z r_hat r_inv z_unit z_inv s a bank v past")
 WindowKept = namedtuple("WindowKept", "h keys values z p zmh c q k q_hat q_inv u")
-# Gradients for `collect`: at the cue z and, of attention and of the next step, at its direction z_unit; at v and m; and
-# those of integration.
-WindowGradient = namedtuple("WindowGradient", "z z_unit v m u c q k")
+WindowGradient = namedtuple("WindowGradient", "r z z_unit s v m u c q k")
 
 
 @dataclass(frozen=True)
-class Window(Cell):
+class Window(Addressing):
     """Hyper-parameters: hidden H, slots N of the bank, window K, how many steps are remembered; temperature tau."""
 
     hidden: int = 128
@@ -53,32 +47,13 @@ class Window(Cell):
     loop_weights = ("W_c", "W_h", "W_u")
 
     def __post_init__(self):
-        check = Settings(self)
-        check.counts("hidden", "slots", "window")
-        check.numbers("temperature", above=0)
-
-    def init(self, rng, inputs, dtype=np.float32):
-        """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u; zero biases. rng: a NumPy Generator."""
-        D, H = count("inputs", inputs), self.hidden
-        params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
-        params |= {"M": glorot_uniform(rng, (self.slots, H)), "W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H)}
-        return {name: value.astype(dtype) for name, value in (params | integrators(rng, H)).items()}
+        settings(self, count, "hidden slots window")
+        settings(self, number, "temperature", above=0)
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """Zeros, with or without `rng`: nothing is remembered yet."""
         row, past = (batch, self.hidden), (batch, self.window, self.hidden)
         return WindowState(*(xp.zeros(shape, dtype) for shape in (row, past, past, row)))
-
-    def encode(self, params, x, mask=None, out=None):
-        """(1), (2), (5) and the bank's part of (4), for x (..., B, D)."""
-        e, xp = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2]), array_module(x)
-        relu(linear(x, params["W_z"], params["b_z"], out=e.r), out=e.r)
-        layer_norm(e.r, params["gamma_z"], params["beta_z"], out=(e.z, e.r_hat, e.r_inv))  # (1) cue
-        unit(e.z, out=(e.z_unit, e.z_inv))
-        e.a[...] = softmax(e.z_unit @ unit(params["M"])[0].T / self.temperature)  # (2) address
-        xp.matmul(e.a, params["M"], out=e.bank)
-        linear(x, params["W_v"], params["b_v"], out=e.v)  # (5) value
-        return e
 
     def step(self, params, e, state, k=None):
         k, H = k or empty(self.shapes(len(state.h))[1], state.h), self.hidden
@@ -86,7 +61,7 @@ class Window(Cell):
         k.p[...] = softmax(match(e.z_unit, keys) / self.temperature)  # (B, K) (3) attention
         k.zmh[:, :H] = e.z
         k.zmh[:, H : 2 * H] = e.bank + read(k.p, values)  # (B, H) (4) recall
-        integrate(params, state.h, k)  # (8), (9)
+        self._integrate(params, state.h, k)  # (8), (9)
         self._remember(e, state, k)
         k.z[...] = e.z_unit
         return WindowState(k.h, k.keys, k.values, k.z), k
@@ -109,7 +84,8 @@ class Window(Cell):
         if e.past:
             e.past.t -= 1
         xp = array_module(d.h)
-        de.z[...], dh = integrate_back(params, d.h, state.h, k, de)  # (9), (8)
+        de.z[...], dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
+        de.s[...] = 0  # at the bank's address: `collect` does the rest
         keys, values = self._past(e, state)
         ds = softmax_back(match(de.m, values), k.p) / self.temperature  # (4), (3)
         xp.add(read(ds, keys), d.z, out=de.z_unit)  # (3) to z_t, beside the next step's key
@@ -126,47 +102,10 @@ class Window(Cell):
         dvalues[:, 1:] += d.values[:, :-1]
         return dkeys, dvalues, d.keys[:, -1].copy()
 
-    def enter(self, params, e, state, mask, keep):
-        """In front of the first step: without padding the past of every step is a slice of one array."""
-        if mask is not None or type(self) is not Window:  # a subclass may remember otherwise
-            return e, state
-        join = array_module(e.v).concatenate
-        keys = join((state.keys.swapaxes(0, 1), state.z[None], e.z_unit[:-1]))
-        past = Past(keys, join((state.values.swapaxes(0, 1), e.v)), self.window)
-        return e._replace(past=past), state._replace(keys=None, values=None)
-
-    def final(self, e, state):
-        """Behind the last step: the state with its keys and values."""
-        if not e.past:
-            return state
-        keys, values = (part.copy() for part in e.past.seen())
-        return state._replace(keys=keys, values=values)
-
-    def turn(self, e, d):
-        """In front of the way back."""
-        if not e.past:
-            return d
-        e.past.turn(d.keys, d.values)
-        return d._replace(keys=None, values=None)
-
-    def leave(self, e, d, de):
-        """Behind it: the gradients at the keys and values that the run began with."""
-        if not e.past:
-            return d, de
-        keys, values = (part[: self.window].swapaxes(0, 1).copy() for part in e.past.d)
-        return d._replace(keys=keys, values=values), de
-
-    def collect(self, params, x, e, before, k, de, input_gradient=True):
-        """Undo (5), (2) and (1); weight gradients, each one product over time and batch."""
-        M_unit, M_inv = unit(params["M"])
-        ds = softmax_back(de.m @ params["M"].T, e.a) / self.temperature  # (4), (2)
-        dM = flat(e.a).T @ flat(de.m) + unit_back(flat(ds).T @ flat(e.z_unit), M_unit, M_inv)
-        dz = de.z + unit_back(de.z_unit + ds @ M_unit, e.z_unit, e.z_inv)
-        dr = relu_back(layer_norm_back(dz, params["gamma_z"], e.r_hat, e.r_inv), e.r)  # (1)
-        grads = {"M": dM, "gamma_z": sum_rows(dz * e.r_hat), "beta_z": sum_rows(dz), **integration(k, de)}
-        for name, dy in (("z", dr), ("v", de.v)):
-            grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, x)
-        return dr @ params["W_z"].T + de.v @ params["W_v"].T if input_gradient else None, grads
+    @property
+    def hooks(self):
+        """Without padding the past of every step is a slice of one array. A subclass may remember otherwise."""
+        return Past if type(self) is Window else None
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, window_part (T, B, H);
@@ -178,35 +117,62 @@ class Window(Cell):
         return {name: part.copy() for name, part in seen.items()}
 
     def shapes(self, batch):
-        """Shapes of the encoded input, of what a step keeps, and of what a step back leaves for `collect`."""
+        """As of Engram."""
         H, N = self.hidden, self.slots
         row, wide, one, past = (batch, H), (batch, 3 * H), (batch, 1), (batch, self.window, H)
         kept = WindowKept(row, past, past, row, past[:2], wide, wide, row, row, row, one, row)
-        cue = WindowInput(row, row, row, one, row, one, (batch, N), row, row, None)
-        return cue, kept, WindowGradient(row, row, row, row, row, wide, row, row)
+        cue = WindowInput(row, row, row, one, row, one, (batch, N), (batch, N), row, row, None)
+        return cue, kept, WindowGradient(row, row, row, (batch, N), row, row, row, wide, row, row)
 
 
 class Past:
     """Keys and values (K + T, B, H) of a run, first those that it began with: step t sees K from t on.
-    d: the gradients at both."""
+    d: the gradients at both. Static: what a run does before and after its loops."""
 
     def __init__(self, keys, values, window):
         self.both, self.window, self.t = (keys, values), window, 0
 
-    def seen(self):
-        """The keys and values of the last K steps, (B, K, H)."""
-        return [part[self.t : self.t + self.window].swapaxes(0, 1) for part in self.both]
-
-    def turn(self, *ends):
-        """Before the way back: gradients at the last keys and values, or None."""
-        self.t = len(self.both[0]) - self.window
-        self.d = [array_module(part).zeros_like(part) for part in self.both]
-        for d, end in zip(self.d, ends, strict=True):
-            if end is not None:
-                d[self.t :] += end.swapaxes(0, 1)
+    def seen(self, both=None):
+        """The keys and values of the last K steps, or their gradients, (B, K, H)."""
+        return [part[self.t : self.t + self.window].swapaxes(0, 1) for part in both or self.both]
 
     def seen_back(self, *read_here):
         """Add the gradients at what step t read; those at the key and the value that it left."""
-        for d, here in zip(self.d, read_here, strict=True):
-            d[self.t : self.t + self.window] += here.swapaxes(0, 1)
+        for d, here in zip(self.seen(self.d), read_here, strict=True):
+            d += here
         return [d[self.t + self.window].copy() for d in self.d]  # nobody before read these
+
+    @staticmethod
+    def enter(cell, params, e, state, mask, keep):
+        if mask is not None:
+            return e, state
+        join = array_module(e.v).concatenate
+        keys = join((state.keys.swapaxes(0, 1), state.z[None], e.z_unit[:-1]))
+        past = Past(keys, join((state.values.swapaxes(0, 1), e.v)), cell.window)
+        return e._replace(past=past), state._replace(keys=None, values=None)
+
+    @staticmethod
+    def final(cell, e, state):
+        if not e.past:
+            return state
+        keys, values = (part.copy() for part in e.past.seen())
+        return state._replace(keys=keys, values=values)
+
+    @staticmethod
+    def turn(e, d):
+        if not (past := e.past):
+            return d
+        past.t = len(past.both[0]) - past.window
+        past.d = [array_module(part).zeros_like(part) for part in past.both]
+        for part, end in zip(past.seen(past.d), (d.keys, d.values), strict=True):
+            if end is not None:
+                part += end
+        return d._replace(keys=None, values=None)
+
+    @staticmethod
+    def leave(e, d, de):
+        if not e.past:
+            return d, de
+        e.past.t = 0
+        keys, values = (part.copy() for part in e.past.seen(e.past.d))
+        return d._replace(keys=keys, values=values), de

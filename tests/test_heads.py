@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from enn_np import heads
 from enn_np.gradcheck import compare
 from enn_np.heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
-from enn_np.losses import cross_entropy
+from enn_np.ops import cross_entropy
 
 HEADS = {
     "softmax": SoftmaxHead(),

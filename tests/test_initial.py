@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import KINDS, assert_close, assert_same, seeds
 
-from enn_np import GRU, LSTM, RNN, Engram, initial
+from enn_np import GRU, LSTM, RNN, Engram, ops
 
 LAYERS = ((28, 128), (128, 64))  # inputs and hidden units of the baselines' two layers
 every_cell = pytest.mark.parametrize("kind", KINDS)
@@ -25,7 +25,7 @@ def size(params):
 def test_glorot_uniform(lead, fans):
     """Catches fans of the wrong axes, and a limit without the root or the 6."""
     limit = np.sqrt(6 / sum(fans or (60, 200)))
-    draw = initial.glorot_uniform(generator(), (*lead, 60, 200), fans)
+    draw = ops.glorot_uniform(generator(), (*lead, 60, 200), fans)
     assert draw.shape == (*lead, 60, 200) and abs(draw).max() <= limit
     assert abs(draw).max() > 0.99 * limit
     assert draw.var() == pytest.approx(limit**2 / 3, rel=0.05) and abs(draw.mean()) < 0.02 * limit
@@ -33,7 +33,7 @@ def test_glorot_uniform(lead, fans):
 
 def test_he_normal():
     """Catches a fan of the wrong axis, a cut that is missing, and a spread that the cut makes too small."""
-    draw, sd = initial.he_normal(generator(), (50, 2000)), np.sqrt(2 / 50)
+    draw, sd = ops.he_normal(generator(), (50, 2000)), np.sqrt(2 / 50)
     assert draw.std() == pytest.approx(sd, rel=0.02) and abs(draw.mean()) < 0.02 * sd
     bound = 2 * sd / 0.8796256610342398  # Keras draws wider, then cuts
     assert abs(draw).max() <= bound and abs(draw).max() > 0.99 * bound
@@ -42,7 +42,7 @@ def test_he_normal():
 @given(rows=st.integers(1, 9), columns=st.integers(1, 9), seed=seeds)
 def test_orthogonal(rows, columns, seed):
     """Catches columns that are orthonormal where rows should be, and the other way round."""
-    Q = initial.orthogonal(generator(seed), rows, columns)
+    Q = ops.orthogonal(generator(seed), rows, columns)
     assert Q.shape == (rows, columns)
     gram = Q @ Q.T if rows <= columns else Q.T @ Q
     assert_close([gram], [np.eye(min(rows, columns))])
@@ -50,7 +50,7 @@ def test_orthogonal(rows, columns, seed):
 
 def test_orthogonal_is_uniform():
     """Catches the missing sign of QR: LAPACK's diagonal is not random, so entries would lean to one side."""
-    first = np.array([initial.orthogonal(generator(seed), 3, 3) for seed in range(400)])
+    first = np.array([ops.orthogonal(generator(seed), 3, 3) for seed in range(400)])
     assert abs(first.mean(0)).max() < 4 / np.sqrt(3 * 400)
     assert_close([(first**2).mean(0)], [np.full((3, 3), 1 / 3)], 0.2)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from problems import seeds
 
 from enn_np.gradcheck import TOLERANCE, compare
-from enn_np.losses import cross_entropy, mean_squared_error
+from enn_np.ops import cross_entropy, mean_squared_error
 
 rows, columns = st.integers(1, 6), st.integers(1, 5)
 both_types = pytest.mark.parametrize("dtype", (np.float32, np.float64))

@@ -7,8 +7,7 @@ import tracemalloc
 import numpy as np
 
 from enn_np import Adam, Stream, __version__, run, run_back
-from enn_np.backend import Workspace, array_module
-from enn_np.device import card_name, to_device, to_numpy, wait
+from enn_np.backend import Workspace, array_module, card_name, to_device, to_numpy
 
 
 def versions(problem):
@@ -18,6 +17,12 @@ def versions(problem):
     if problem.device == "cuda":
         known |= {"cupy": array_module(to_device(np.zeros(1), "cuda")).__version__, "card": card_name()}
     return known
+
+
+def wait(array):
+    """Return when all that was asked of the device of `array` is done."""
+    if (xp := array_module(array)) is not np:
+        xp.cuda.get_current_stream().synchronize()
 
 
 def build(problem, variant, threads):

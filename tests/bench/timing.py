@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from enn_np import checks, plots
-from enn_np.device import device_module
+from enn_np.backend import device_module
 from enn_np.protocols import processor
 
 from .process import Worker, WorkerError
