@@ -7,9 +7,7 @@ CuPy is never imported unless somebody asks for "cuda". A card works while the h
 as nobody asks for a number: float(), bool() and `if` of a device array wait for it, so no step does that.
 """
 
-import functools
 import sys
-from itertools import islice
 
 import numpy as np
 
@@ -72,31 +70,6 @@ def to_device(tree, device):
 def to_numpy(tree):
     """The arrays of `tree` as NumPy arrays on the host."""
     return to_device(tree, "cpu")
-
-
-def fused(function):
-    """`function(xp, *arguments)`, run on a card as one kernel (`cupy.fuse`) in place of a launch per operation.
-
-    For element-wise work alone that is written into arguments, each as large as everything read; it returns nothing.
-    Arguments: arrays, NamedTuples of arrays, Python numbers, None. On NumPy it is `function` itself.
-    """
-    kernels = {}
-
-    @functools.wraps(function)
-    def call(xp, *arguments):
-        if xp is np:
-            return function(np, *arguments)
-        kinds = [(type(a), len(a)) if isinstance(a, tuple) else None for a in arguments]
-
-        def flat(*parts):  # kernels want no NamedTuples: they are taken apart
-            parts = iter(parts)
-            return function(xp, *(kind[0](*islice(parts, kind[1])) if kind else next(parts) for kind in kinds))
-
-        if xp not in kernels:
-            kernels[xp] = xp.fuse(kernel_name=function.__qualname__.replace(".", "_"))(flat)
-        return kernels[xp](*(part for a in arguments for part in (a if isinstance(a, tuple) else (a,))))
-
-    return call
 
 
 def empty(shapes, like, lead=()):

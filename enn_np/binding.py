@@ -121,7 +121,7 @@ class Addressing(Cell):
             k.h[...] = k.k
             return
         xp = array_module(h)
-        sigmoid(xp, linear(k.zmh, params["W_u"], params["b_u"], out=k.u), k.u)
+        sigmoid(linear(k.zmh, params["W_u"], params["b_u"], out=k.u), k.u)
         xp.add(k.k, k.u * (h - k.k), out=k.h)  # (B, H) (9) hidden state
 
     def _integrate_back(self, params, dh, h, k, de):
@@ -244,7 +244,7 @@ class Binding(Addressing, Traced):
         if self.plasticity == "fixed":
             k.g[...] = self.rate
         else:
-            sigmoid(xp, e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
+            sigmoid(e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
         at = state.a if self.write_at == "previous" else k.a
         xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
         k.keep[...] = (1 - self._delta(params)) * (1 - (k.w.sum(0) if self.shared else k.w))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty, fused
+from .backend import array_module, empty
 from .checks import count, settings
 from .ops import STORES, flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows, turned
 
@@ -172,37 +172,26 @@ class GRU(Baseline):
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
-        from_h = state.h @ params["W_h"]  # (3, B, H)
+        xp, from_h = array_module(state.h), state.h @ params["W_h"]  # (3, B, H)
         from_h += params["b_h"][:, None]
-        self._gates(array_module(state.h), e, GRUSums(*from_h), state.h, k)
-        return Hidden(k.h), k
-
-    @staticmethod
-    @fused
-    def _gates(xp, e, from_h, h, k):
-        sigmoid(xp, e.z + from_h.z, k.z)
-        sigmoid(xp, e.r + from_h.r, k.r)
-        k.u[...] = from_h.n
+        sigmoid(e.z + from_h[0], k.z)
+        sigmoid(e.r + from_h[1], k.r)
+        k.u[...] = from_h[2]
         xp.tanh(e.n + k.r * k.u, out=k.n)
-        xp.add(k.n, k.z * (h - k.n), out=k.h)  # z h + (1 - z) n
+        xp.add(k.n, k.z * (state.h - k.n), out=k.h)  # z h + (1 - z) n
+        return Hidden(k.h), k
 
     def step_back(self, params, d, e, state, k, de=None):
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         xp = array_module(d.h)
-        dh = xp.empty_like(d.h)  # h_{t-1} is used four times: here and in three products
-        self._gates_back(xp, d.h, state.h, k, de, dh)
+        xp.multiply(d.h * (1 - k.z), 1 - k.n * k.n, out=de.n)  # h to n, through its tanh
+        xp.multiply(d.h * (state.h - k.n), k.z * (1 - k.z), out=de.z)  # h to z, through its sigmoid
+        xp.multiply(de.n * k.u, k.r * (1 - k.r), out=de.r)  # n to r, through its sigmoid
+        xp.multiply(de.n, k.r, out=de.u)  # n to u
+        dh = d.h * k.z  # h_{t-1} is used four times: here and in three products
         for dg, W in zip((de.z, de.r, de.u), turned(params, "W_h"), strict=True):
             dh += dg @ W
         return Hidden(dh), de
-
-    @staticmethod
-    @fused
-    def _gates_back(xp, d, h, k, de, dh):
-        xp.multiply(d * (1 - k.z), 1 - k.n * k.n, out=de.n)  # h to n, through its tanh
-        xp.multiply(d * (h - k.n), k.z * (1 - k.z), out=de.z)  # h to z, through its sigmoid
-        xp.multiply(de.n * k.u, k.r * (1 - k.r), out=de.r)  # n to r, through its sigmoid
-        xp.multiply(de.n, k.r, out=de.u)  # n to u
-        xp.multiply(d, k.z, out=dh)
 
     def sums_back(self, de):
         return (de.z, de.r, de.n), (de.z, de.r, de.u)  # the reset stands between the candidate's two sums
@@ -233,35 +222,23 @@ class LSTM(Baseline):
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h))[1], state.h)
-        from_h = LSTMSums(*(state.h @ params["W_h"]))  # each (B, H)
-        self._gates(array_module(state.h), e, from_h, state.c, k)
-        return LSTMState(k.h, k.c), k
-
-    @staticmethod
-    @fused
-    def _gates(xp, e, from_h, c, k):
-        sigmoid(xp, e.i + from_h.i, k.i)
-        sigmoid(xp, e.f + from_h.f, k.f)
+        xp, from_h = array_module(state.h), LSTMSums(*(state.h @ params["W_h"]))  # each (B, H)
+        sigmoid(e.i + from_h.i, k.i)
+        sigmoid(e.f + from_h.f, k.f)
         xp.tanh(e.g + from_h.g, out=k.g)
-        sigmoid(xp, e.o + from_h.o, k.o)
-        xp.add(k.f * c, k.i * k.g, out=k.c)
+        sigmoid(e.o + from_h.o, k.o)
+        xp.add(k.f * state.c, k.i * k.g, out=k.c)
         xp.tanh(k.c, out=k.tanh_c)
         xp.multiply(k.o, k.tanh_c, out=k.h)
+        return LSTMState(k.h, k.c), k
 
     def step_back(self, params, d, e, state, k, de=None):
         de = de or empty(self.shapes(len(d.h))[2], d.h)
         xp = array_module(d.h)
-        dc = xp.empty_like(d.c)
-        self._gates_back(xp, d, state.c, k, de, dc)
-        dh = sum(dg @ W for dg, W in zip(de, turned(params, "W_h"), strict=True))
-        return LSTMState(dh, dc), de
-
-    @staticmethod
-    @fused
-    def _gates_back(xp, d, c, k, de, dc):
-        now = d.c + d.h * k.o * (1 - k.tanh_c * k.tanh_c)  # c is read twice: by h now, by the next step
+        dc = d.c + d.h * k.o * (1 - k.tanh_c * k.tanh_c)  # c_t is read twice: by h_t, and by the next step
         xp.multiply(d.h * k.tanh_c, k.o * (1 - k.o), out=de.o)
-        xp.multiply(now * k.i, 1 - k.g * k.g, out=de.g)
-        xp.multiply(now * c, k.f * (1 - k.f), out=de.f)
-        xp.multiply(now * k.g, k.i * (1 - k.i), out=de.i)
-        xp.multiply(now, k.f, out=dc)
+        xp.multiply(dc * k.i, 1 - k.g * k.g, out=de.g)
+        xp.multiply(dc * state.c, k.f * (1 - k.f), out=de.f)
+        xp.multiply(dc * k.g, k.i * (1 - k.i), out=de.i)
+        dh = sum(dg @ W for dg, W in zip(de, turned(params, "W_h"), strict=True))
+        return LSTMState(dh, dc * k.f), de

@@ -30,16 +30,15 @@ def float_array(name, value, shape, dtype=None, finite=True):
         raise TypeError(f"{name}: {error}") from None
     wanted = ["float32", "float64"] if dtype is None else [str(np.dtype(dtype))]
     if str(value.dtype) not in wanted:
-        remedy = f"precision is never mixed, convert it with {name}.astype('{wanted[0]}')"
-        remedy += " / 255" * (value.dtype == np.uint8)  # to 0 to 1
-        raise TypeError(f"{name}: expected {' or '.join(wanted)}, got {value.dtype}; {remedy}")
+        remedy = f"convert it with {name}.astype('{wanted[0]}')" + " / 255" * (value.dtype == np.uint8)  # to 0 to 1
+        raise TypeError(f"{name}: expected {' or '.join(wanted)} throughout, got {value.dtype}; {remedy}")
     sizes = zip(value.shape, shape, strict=False)
     if value.ndim != len(shape) or not all(n == want if isinstance(want, int) else n > 0 for n, want in sizes):
         hint = "; an empty array holds nothing to learn from" if 0 in value.shape else ""
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {value.shape}{hint}".replace("'", ""))
     # On a GPU the question would stall the stream; device data were asked about on the host.
     if finite and xp is np and not np.isfinite(value).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+        place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
         raise ValueError(
             f"{name}: every entry must be finite, but entry {place} is {value[place]}; replace such values"
         )
@@ -53,10 +52,9 @@ def class_labels(name, value, shape, classes):
         raise TypeError(f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')")
     if value.shape != tuple(shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, one label a sequence, got {value.shape}")
-    if value.size and (value.min() < 0 or value.max() >= classes):
-        wrong = value.min() if value.min() < 0 else value.max()
-        remedy = "renumber them or build the model with more classes"
-        raise ValueError(f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, got {wrong}; {remedy}")
+    if (wrong := value[(value < 0) | (value >= classes)]).size:
+        remedy = f"got {wrong[0]}; renumber them or build the model with more classes"
+        raise ValueError(f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, {remedy}")
     return value
 
 
@@ -121,9 +119,7 @@ def param_shapes(cell, inputs):
 def check_state(name, state, wanted, dtype, computed=False):
     """Raise unless `state` has the parts of `wanted`; computed: a gradient, whose parts may be None or not finite."""
     if not isinstance(state, tuple | list if computed else type(wanted)) or len(state) != len(wanted):
-        raise TypeError(
-            f"{name}: expected {type(wanted).__name__}, {', '.join(wanted._fields)}, got {type(state).__name__}"
-        )
+        raise TypeError(f"{name}: expected {type(wanted).__name__}{wanted._fields}, got {type(state).__name__}")
     for part, value, like in zip(wanted._fields, state, wanted, strict=True):
         if value is not None or not computed:
             float_array(f"{name}.{part}", value, like.shape, dtype, finite=not computed)
@@ -131,7 +127,7 @@ def check_state(name, state, wanted, dtype, computed=False):
 
 def check_run(cell, params, x, state=None, mask=None):
     """`x`, cleared at padding, if `run` can work with these; else TypeError or ValueError, naming the argument."""
-    if not isinstance(params, dict):
+    if not isinstance(params, dict) or not params:
         raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
     float_array("x", x, ("T", "B", "D"), finite=mask is None)
     dtype = None
@@ -147,9 +143,10 @@ def check_run(cell, params, x, state=None, mask=None):
         check_state("state", state, cell.initial_state(x.shape[1], x.dtype), x.dtype)
     if mask is None:
         return x
-    if (got := (getattr(mask, "dtype", type(mask).__name__), getattr(mask, "shape", None))) != (bool, x.shape[:2]):
-        kind = TypeError if got[1] is None else ValueError
-        raise kind(f"mask: expected a bool array of shape {x.shape[:2]}, got {got[0]} of shape {got[1]}")
+    if not hasattr(mask, "shape"):
+        raise TypeError(f"mask: expected a bool array of shape {x.shape[:2]}, got {type(mask).__name__}")
+    if mask.dtype != bool or mask.shape != x.shape[:2]:
+        raise ValueError(f"mask: expected bools of shape {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}")
     # Infinity at padding, times its weight of zero, would be NaN for all who share a trace.
     return float_array("x", array_module(x).where(mask[..., None], x, 0), x.shape)
 
@@ -160,9 +157,8 @@ def check_run_back(cell, tape, dh, dstate, upstream):
     if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[1])):
         got = type(getattr(tape, "kept", tape)).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
-    if dh is not None:
-        float_array("dh", dh, tape.kept.h.shape, tape.x.dtype, finite=False)
+    for name, value, like in (("dh", dh, kept.h), ("da", upstream.get("da"), getattr(kept, "a", None))):
+        if value is not None and like is not None:
+            float_array(name, value, like.shape, tape.x.dtype, finite=False)
     if dstate is not None:
         check_state("dstate", dstate, cell.initial_state(tape.x.shape[1]), tape.x.dtype, computed=True)
-    if "da" in upstream and hasattr(kept, "a"):
-        float_array("da", upstream["da"], kept.a.shape, tape.x.dtype, finite=False)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty, fused
+from .backend import array_module, empty
 from .cells import Traced
 from .checks import choice, count, float_array, number, settings, switch
 from .ops import RETRIEVALS, STORES, Dense, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, read
-from .ops import relu, relu_back, relu_norm, relu_norm_back, retrieve, retrieve_back, sum_rows, turned, unit, unit_back
+from .ops import relu, relu_back, relu_norm, relu_norm_back, sum_rows, turned, unit, unit_back
 from .ops import write
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
@@ -128,7 +128,7 @@ class Engram(Traced):
         k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
         M_eff = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff)  # (2) bank + trace
         k.s[...], k.M_inv[...] = cosine(e.z_unit, M_eff)  # (B, N) (3) how well every slot matches the cue
-        k.a[...] = retrieve(self.retrieval, k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
+        k.a[...] = RETRIEVALS[self.retrieval][0](k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
         m = M_eff.read(k.a)  # (B, H) (5) retrieved engram
         self.integrate(params, e.z, m, state.h, k)
         self._write(k, e, state.A)  # (8), (9)
@@ -156,7 +156,6 @@ class Engram(Traced):
         self._fade(xp, A, written, e.noise, 1 - eta, eta, low, high, k.A)
 
     @staticmethod
-    @fused
     def _fade(xp, A, written, noise, keep, eta, low, high, out):
         """(9), into `out`."""
         xp.multiply(A, keep, out=out)
@@ -175,7 +174,7 @@ class Engram(Traced):
         A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
         dw, dv, _ = A.write_back(k.a * share, e.z, keep, self.trace_gradient)  # (9) to A_{t-1}, (8)
         da = A.match(dm, ahead=False) + dw * share + (0 if da is None else da)  # (5) to a_t, (8), the loss' own
-        xp.divide(retrieve_back(self.retrieval, da, k.a), self.tau, out=de.s)  # (4)
+        xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
         dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
         du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3), (2) to the bank and to A_{t-1}
         dz += dv  # (8) to z_t

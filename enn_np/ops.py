@@ -8,9 +8,8 @@ Shapes: `...` any leading axes (time, batch), D inputs, H features, N memory slo
 
 import numpy as np
 
-from .backend import array_module, fused
+from .backend import array_module
 
-RETRIEVALS = ("softmax", "top_k", "sparsemax")
 UNIT_EPS = 1e-12  # below this squared length a vector counts as zero, as in tf.nn.l2_normalize
 NORM_EPS = 1e-6  # layer norm, as in the published Engram cell
 
@@ -59,9 +58,9 @@ def relu_back(dy, y, out=None):
     return array_module(y).multiply(dy, y > 0, out=out)
 
 
-@fused
-def sigmoid(xp, x, out):
+def sigmoid(x, out):
     """1 / (1 + exp(-x)), by tanh, which cannot overflow, into `out`."""
+    xp = array_module(x)
     xp.multiply(x, 0.5, out=out)
     xp.tanh(out, out=out)
     out *= 0.5
@@ -84,18 +83,6 @@ def softmax_back(dy, y):
 
 # From similarities to retrieval weights, (4) of engram.py. A softmax gives every slot something; two others give most
 # slots exactly 0.
-
-
-def retrieve(kind, s, k):
-    """Weights of similarities s by one of RETRIEVALS; k counts for top_k."""
-    if kind == "top_k":
-        return top_k_softmax(s, k)
-    return sparsemax(s) if kind == "sparsemax" else softmax(s)
-
-
-def retrieve_back(kind, da, a):
-    """The gradient at the similarities of weights a."""
-    return sparsemax_back(da, a) if kind == "sparsemax" else softmax_back(da, a)
 
 
 def top_k_softmax(x, k):
@@ -125,14 +112,21 @@ def sparsemax_back(dy, y):
     return on * (dy - dot_rows(dy, on) / on.sum(-1, keepdims=True))
 
 
+# Forward, of similarities and k, and back, by name.
+RETRIEVALS = {
+    "softmax": (lambda s, k: softmax(s), softmax_back),
+    "top_k": (top_k_softmax, softmax_back),
+    "sparsemax": (lambda s, k: sparsemax(s), sparsemax_back),
+}
+
+
 def layer_norm(x, gamma, beta, out=None):
     """gamma * x_hat + beta with x_hat = (x - mean) / sqrt(variance + 1e-6) over the last axis.
 
     `out` = (y, x_hat, inv) are arrays to write into. Returns y (..., H), x_hat (..., H), inv (..., 1).
     """
-    xp = array_module(x)
+    xp, width = array_module(x), x.shape[-1]
     y, x_hat, inv = out or (None, None, None)
-    width = x.shape[-1]
     mean = x @ xp.full((width, 1), 1 / width, x.dtype)
     x_hat = xp.subtract(x, mean, out=x_hat)
     inv = xp.divide(1, xp.sqrt(dot_rows(x_hat, x_hat) / width + NORM_EPS), out=inv)

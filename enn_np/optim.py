@@ -7,7 +7,7 @@ and so the paper), `global_clip_norm` all by their common length, which keeps th
 import math
 import weakref
 
-from .backend import array_module, fused
+from .backend import array_module
 from .checks import number
 
 SERVED = weakref.WeakKeyDictionary()  # optimizer -> weak references to the arrays that its moments and steps belong to
@@ -51,21 +51,15 @@ class Optimizer:
         self.steps += 1
         for name in self.frozen:
             grads[name][...] = 0  # and so are its moments, and then its steps
-        self.clip(grads)
-        for key, g in grads.items():
-            xp = array_module(g)
-            for moment in self.state.values():
-                if key not in moment:
-                    moment[key] = xp.zeros_like(g)
-            self.rule(xp, params[key], g, *(moment[key] for moment in self.state.values()))
-
-    def clip(self, grads):
-        """Shorten gradients in place: each to `clip_norm`, then all together to `global_clip_norm`."""
-        if self.clip_norm is not None:
-            for g in grads.values():
-                _shorten([g], self.clip_norm)
+        for g in grads.values() if self.clip_norm is not None else ():
+            _shorten([g], self.clip_norm)
         if self.global_clip_norm is not None:
             _shorten(list(grads.values()), self.global_clip_norm)
+        for key, g in grads.items():
+            for moment in self.state.values():
+                if key not in moment:
+                    moment[key] = array_module(g).zeros_like(g)
+            self.rule(params[key], g, *(moment[key] for moment in self.state.values()))
 
 
 def _shorten(arrays, limit):
@@ -73,12 +67,7 @@ def _shorten(arrays, limit):
     xp = array_module(arrays[0])
     squared = sum(xp.vdot(g, g) for g in arrays)
     for g in arrays:
-        scale(xp, g, squared, limit)
-
-
-@fused
-def scale(xp, g, squared, limit):
-    g *= limit / xp.maximum(xp.sqrt(squared), limit)
+        g *= limit / xp.maximum(xp.sqrt(squared), limit)
 
 
 class SGD(Optimizer):
@@ -90,16 +79,11 @@ class SGD(Optimizer):
         super().__init__(learning_rate, **clipping)
         self.momentum = number("momentum", momentum, low=0, high=1)
 
-    def rule(self, xp, p, g, u):
-        descend(xp, p, g, u, self.learning_rate, self.momentum)
-
-
-@fused
-def descend(xp, p, g, u, rate, momentum):
-    u *= momentum
-    g *= rate
-    u -= g
-    p += u
+    def rule(self, p, g, u):
+        u *= self.momentum
+        g *= self.learning_rate
+        u -= g
+        p += u
 
 
 class Adam(Optimizer):
@@ -117,23 +101,17 @@ class Adam(Optimizer):
         self.beta_2 = number("beta_2", beta_2, low=0, high=below_1)
         self.epsilon = number("epsilon", epsilon, above=0)
 
-    def rule(self, xp, p, g, m, v):
-        b1, b2 = self.beta_1, self.beta_2
-        rate = self.learning_rate * math.sqrt(1 - b2**self.steps) / (1 - b1**self.steps)
-        adapt(xp, p, g, m, v, b1, 1 - b1, b2, 1 - b2, rate, self.epsilon)
-
-
-@fused
-def adapt(xp, p, g, m, v, b1, rest_1, b2, rest_2, rate, epsilon):
-    """Adam's update; g has served when v has it, and its memory then holds the step."""
-    m *= b1
-    m += rest_1 * g
-    v *= b2
-    g *= g
-    g *= rest_2
-    v += g
-    xp.sqrt(v, out=g)
-    g += epsilon
-    xp.divide(m, g, out=g)
-    g *= rate
-    p -= g
+    def rule(self, p, g, m, v):
+        """g has served when v has it, and its memory then holds the step."""
+        xp, b1, b2 = array_module(g), self.beta_1, self.beta_2
+        m *= b1
+        m += (1 - b1) * g
+        v *= b2
+        g *= g
+        g *= 1 - b2
+        v += g
+        xp.sqrt(v, out=g)
+        g += self.epsilon
+        xp.divide(m, g, out=g)
+        g *= self.learning_rate * math.sqrt(1 - b2**self.steps) / (1 - b1**self.steps)
+        p -= g

@@ -42,17 +42,10 @@ def _wait(what):
     fetched += 1
 
 
-def _not_fused(what):
-    if getattr(_state, "written", None) is not None:
-        raise TypeError(f"{what} inside fuse: only element-wise operations and [...] = can be fused")
-
-
 def _write(array):
-    """A device array's memory, to be written; inside `fuse` the write is noted."""
+    """A device array's memory, to be written."""
     if not isinstance(array, ndarray):
         raise TypeError(f"out: expected an array of the device, got {type(array)}")
-    if getattr(_state, "written", None) is not None:
-        _state.written.append(array)
     return array._host
 
 
@@ -73,8 +66,6 @@ def _operator(name, swap=False):
     function = getattr(np, name)
 
     def method(self, *other):
-        if name == "matmul":
-            _not_fused("@")
         pair = [self._host, *(_host(value, name) for value in other)]
         return _device(function(*(reversed(pair) if swap else pair)))
 
@@ -91,7 +82,6 @@ def _in_place(name):
 
 def _reduction(name):
     def method(self, axis=None, keepdims=False):
-        _not_fused(name)
         settings = {"keepdims": True} if keepdims else {}
         return _device(getattr(self._host, name)(axis=axis, **settings))
 
@@ -115,7 +105,6 @@ class ndarray:
 
     @property
     def shape(self):
-        _not_fused("shape")
         return self._host.shape
 
     ndim = property(lambda self: self._host.ndim)
@@ -169,12 +158,9 @@ class ndarray:
         return parts if ... in [part for part in parts if not isinstance(part, np.ndarray)] else (*parts, ...)
 
     def __getitem__(self, index):
-        _not_fused("indexing")
         return ndarray(self._host[self._place(index)])
 
     def __setitem__(self, index, value):
-        if index is not ...:
-            _not_fused("writing to a part")
         _write(self)[self._place(index)] = _host(value, "assignment")
 
     def reshape(self, *shape):
@@ -249,7 +235,6 @@ add, clip = _Add("add"), _Ufunc("clip")
 
 
 def matmul(x, y, out=None):
-    _not_fused("matmul")
     return _Ufunc("matmul")(x, y, out=out)
 
 
@@ -259,8 +244,6 @@ def _function(name, waits=False):
 
     @functools.wraps(numpys, assigned=("__name__",))
     def function(*values, **settings):
-        if name != "where":
-            _not_fused(name)
         if waits:
             _wait(name)
         if "out" in settings:
@@ -281,33 +264,6 @@ for _name in _names.split():
     globals()[_name] = _function(_name)
 for _name in ("flatnonzero", "unique", "bincount"):  # sizes of results that depend on numbers: the host must know them
     globals()[_name] = _function(_name, waits=True)
-
-
-def fuse(kernel_name):
-    """CuPy's decorator: the function as one element-wise kernel.
-
-    Whatever it writes must be as large as everything it reads: a smaller array would be written by many threads.
-    """
-
-    def decorate(function):
-        def kernel(*values):
-            if getattr(_state, "written", None) is not None:
-                return function(*values)  # part of a larger kernel
-            _state.written = []
-            try:
-                if function(*values) is not None:
-                    raise TypeError(f"{kernel_name}: a fused function writes into its arguments and returns nothing")
-                written = _state.written
-            finally:
-                _state.written = None
-            shape = np.broadcast_shapes(*(value.shape for value in values if isinstance(value, ndarray)))
-            small = [array.shape for array in written if array.shape != shape and any(array is v for v in values)]
-            if small:
-                raise TypeError(f"{kernel_name}: writes arrays of shapes {small} in a kernel over {shape}")
-
-        return kernel
-
-    return decorate
 
 
 def empty(shape, dtype=float):
