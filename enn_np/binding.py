@@ -56,7 +56,7 @@ class Addressing(Cell):
     Encoded input: r z r_hat r_inv z_unit z_inv s a bank v; kept: h zmh c q k q_hat q_inv u; gradients: see above.
     """
 
-    recurrent_cue, bank_read, gated = False, True, True
+    recurrent_cue, bank_read, gated, learned_temperature = False, True, True, False
 
     def init(self, rng, inputs, dtype=np.float32):
         """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u and the others; zero biases. rng: a NumPy Generator.
@@ -67,6 +67,7 @@ class Addressing(Cell):
         params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
         params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
         params |= {"M": glorot_uniform(rng, (self.slots, H))}
+        params |= {"theta": np.full(1, math.log(self.temperature))} if self.learned_temperature else {}
         params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H), **self._more(rng, D)}
         params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
         params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
@@ -78,8 +79,8 @@ class Addressing(Cell):
         return {}
 
     def _tau(self, params):
-        """The temperature of (2)."""
-        return self.temperature
+        """The temperature of (2), exp(theta) where it is learned."""
+        return array_module(params["M"]).exp(params["theta"]) if self.learned_temperature else self.temperature
 
     def encode(self, params, x, mask=None, out=None):
         """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4)."""
@@ -210,8 +211,8 @@ class Binding(Addressing, Traced):
         return ("W_c", "W_h", *["U_z"] * self.recurrent_cue, *["W_u"] * self.gated)
 
     def _more(self, rng, D):
-        """Glorot uniform w_g, u_g; theta, b_g and d from where the settings say that they start."""
-        params = {"theta": np.full(1, math.log(self.temperature))} if self.learned_temperature else {}
+        """Glorot uniform w_g, u_g; b_g and d from where the settings say that they start."""
+        params = {}
         if self.plasticity == "gate":
             params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (self.hidden, 1))}
         params |= {"b_g": np.full(1, _logit(self.rate))} if self.plasticity != "fixed" else {}
@@ -260,10 +261,6 @@ class Binding(Addressing, Traced):
         xp = array_module(state.A)
         xp.multiply(state.A, k.keep[..., None], out=k.A)
         xp.add(k.A, write(k.w, e.v, bool(self.shared)), out=k.A)
-
-    def _tau(self, params):
-        """The temperature of (2), exp(theta)."""
-        return array_module(params["M"]).exp(params["theta"]) if self.learned_temperature else self.temperature
 
     def _delta(self, params):
         """The decay of (7): of every slot (N,), or one number."""

@@ -28,11 +28,12 @@ def compare(loss, values, grads, rng, eps=1e-6, every=False, size=0.0):
     loss: function of a dict of float64 arrays that returns (value, pattern), the pattern a list of arrays that change
     only across a kink (or None). values: where to look. grads: the gradients there. rng: draws the direction v.
     every: ask each coordinate by itself, in place of one random direction. The error of one array is the largest
-    |difference - <g, v>| over |g| |v|, and infinite where anything is not finite. A difference
-    is no finer than the rounding of |loss| over eps; size: of what the loss adds up, if that is more. Raises Kink where
-    no difference can be trusted.
+    |difference - <g, v>| over |g| |v|, and infinite where anything is not finite. A difference is no finer than the
+    rounding of |loss| over eps; size: of what the loss adds up, if that is more. Raises Kink where no difference can be
+    trusted.
     """
     (value, here), errors = loss(values), {}
+    rounding = 4 * np.finfo(float).eps * max(abs(value), size) / eps
     for name, g in grads.items():
         g, shape = np.asarray(g), values[name].shape if name in values else "of a value with this name"
         if g.shape != shape:
@@ -40,7 +41,6 @@ def compare(loss, values, grads, rng, eps=1e-6, every=False, size=0.0):
         errors[name] = 0.0 if all(np.isfinite(part).all() for part in (value, g, values[name])) else np.inf
         if errors[name]:
             continue
-        rounding = 4 * np.finfo(float).eps * max(abs(value), size) / eps
         scale = float(max(np.hypot.reduce(g, axis=None), rounding / TOLERANCE, np.finfo(float).tiny))
         for v in np.eye(g.size).reshape(-1, *g.shape) if every else [rng.standard_normal(g.shape)]:
             v = v / np.linalg.norm(v)
@@ -61,11 +61,11 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
     inputs D, batch B, steps T; masked: with random padding; device: "cpu" or "cuda", where the cell runs and its loss
     is summed, while numbers are drawn and compared on the host. Redraws at kinks, up to 50 times.
     """
-    inputs, batch, steps = count("inputs", inputs), count("batch", batch), count("steps", steps)
+    sizes = count("steps", steps), count("batch", batch), count("inputs", inputs)
     number("eps", eps, above=0)
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
-        loss, values, grads, size = _problem(cell, inputs, batch, steps, masked, rng, device)
+        loss, values, grads, size = _problem(cell, *sizes, masked, rng, device)
         try:
             return compare(loss, values, grads, rng, eps, every, size)
         except Kink:
@@ -73,41 +73,37 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
     raise RuntimeError("50 draws in a row lay on a kink; try another seed or smaller sizes")
 
 
-def _problem(cell, inputs, batch, steps, masked, rng, device):
+def _problem(cell, steps, batch, inputs, masked, rng, device):
     """A random loss over the cell's run, the values it is asked at, and the hand-written gradients there."""
     values = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, inputs, np.float64).items()}
-    state = cell.initial_state(batch, np.float64)
+    names, state = list(values), cell.initial_state(batch, np.float64)
     values["x"] = rng.standard_normal((steps, batch, inputs))
     values |= {f"state.{name}": 0.1 * rng.standard_normal(part.shape) for name, part in state._asdict().items()}
     mask = rng.random((steps, batch)) < 0.6 if masked else None
     noise = cell.noise(rng, steps, np.float64) if hasattr(cell, "noise") else None
-    given = {} if noise is None else {"noise": noise}
     projection = rng.standard_normal((steps, *state.h.shape)) / np.sqrt(steps * state.h.size)
     final = type(state)(*(rng.standard_normal(part.shape) / np.sqrt(part.size) for part in state))
-    mask, given, projection, final = to_device((mask, given, projection, final), device)
+    mask, noise, projection, final = to_device((mask, noise, projection, final), device)
 
     def forward(values):
         values = to_device(values, device)
-        params = {name: value for name, value in values.items() if name != "x" and not name.startswith("state.")}
-        start = type(state)(*(values[f"state.{name}"] for name in state._fields))
-        h, end, tape = run(cell, params, values["x"], start, mask, **given)
+        params, start = {name: values[name] for name in names}, [values[f"state.{name}"] for name in state._fields]
+        given = {} if noise is None else {"noise": noise}
+        h, end, tape = run(cell, params, values["x"], type(state)(*start), mask, **given)
         penalty, da = cell.penalty(tape.kept.a, mask) if hasattr(cell, "penalty") else (0.0, None)
         terms = [h * projection, *(part * V for part, V in zip(end, final, strict=True))]
         return params, tape, sum(term.sum() for term in terms) + penalty, da, sum(abs(term).sum() for term in terms)
 
-    params, tape, _, da, size = forward(values)
-    dx, dstate, grads = run_back(cell, params, tape, projection, final, **({} if da is None else {"da": da}))
-    grads = to_numpy({**grads, "x": dx, **{f"state.{name}": part for name, part in dstate._asdict().items()}})
-
     def loss(values):
         _, tape, value, *_ = forward(values)
-        return float(value), to_numpy(_pattern(cell, tape))
+        parts, clip = [*tape.e, *tape.kept], getattr(cell, "trace_clip", None)
+        pattern = [part == 0 for part in parts if hasattr(part, "dtype")]  # ReLUs that are off, slots unread, ...
+        pattern += (
+            [] if clip is None or tape.kept.A is None else [abs(tape.kept.A) == clip]
+        )  # ... and the trace clipped
+        return float(value), to_numpy(pattern)
 
-    return loss, values, grads, float(size)
-
-
-def _pattern(cell, tape):
-    """Where ReLUs are off, slots unread and the trace clipped: changes only when a kink is crossed."""
-    clip = getattr(cell, "trace_clip", None)
-    parts = [part for group in (tape.e, tape.kept) for part in group if hasattr(part, "dtype")]
-    return [part == 0 for part in parts] + ([] if clip is None or tape.kept.A is None else [abs(tape.kept.A) == clip])
+    params, tape, _, da, size = forward(values)
+    dx, dstate, grads = run_back(cell, params, tape, projection, final, da=da)
+    grads = {**grads, "x": dx, **{f"state.{name}": part for name, part in dstate._asdict().items()}}
+    return loss, values, to_numpy(grads), float(size)
