@@ -42,43 +42,42 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
     x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
     if keep and count("segments", segments) > 1:
-        return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
+        return _run_pieces(cell, params, x, state, workspace, segments, {"mask": mask, **given})
     rows = steps if keep else 1  # without a tape one row of arrays serves all steps
     workspace = workspace if keep and workspace else Workspace()
     workspace.runs += 1  # before anything is overwritten
-    cue, kept, _ = cell.shapes(batch) if hasattr(cell, "shapes") else (None, None, None)
-    if cue:
+    shaped = hasattr(cell, "shapes")  # then it writes into arrays that it is given
+    cue, kept, _ = cell.shapes(batch) if shaped else (None, None, None)
+    if shaped:
         given |= {"mask": mask, "out": workspace.empty("cue", cue, x, (steps,))}
     e = cell.encode(params, x, **given)
     if hooks := getattr(cell, "hooks", None):
         e, state = hooks.enter(cell, params, e, state, mask, keep)
     states = workspace.empty("states", each(lambda part: part.shape, state), x, (rows + 1,))
     put(at(states, 0), state)
-    if kept:  # parts of the state are kept where they are
-        same = {
-            name: parts
-            for name, parts in each(lambda parts: parts[1:], states)._asdict().items()
-            if name in kept._fields
-        }
+    if shaped:  # what is part of the state, too, is kept there
+        same = {name: parts if parts is None else parts[1:] for name, parts in states._asdict().items()}
+        same = {name: parts for name, parts in same.items() if name in kept._fields}
         kept = workspace.empty("kept", kept._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
-    h, rest = None if keep else xp.empty((steps, *state.h.shape), x.dtype), []
+    h = None if keep else xp.empty((steps, *state.h.shape), x.dtype)
     for t in range(steps):
         row = t if keep else 0
-        before, k = at(states, row), at(kept, row)
-        after, k = call(cell.step, params, at(e, t), before, place=k)
+        before, place = at(states, row), at(kept, row)
+        after, k = cell.step(params, at(e, t), before, *[place] * shaped)
+        kept = note(kept, row, rows, k, place)
         after = hold(cell, mask, t, after, before)
         for name, part, parts in zip(after._fields, after, states, strict=True):
-            if part is not getattr(k, name, None):  # not there already
+            if part is not getattr(place, name, None):  # not there already
                 parts[row + 1] = part
-        if keep:
-            rest.append(k)
-        else:
+        if not keep:
             h[t] = states.h[1]
             put(before, at(states, 1))
     final = each(lambda parts: parts[rows].copy(), states)
     final = hooks.final(cell, e, final) if hooks else final
-    tape = Tape(x, e, states, kept or stack(rest), mask, workspace, workspace.runs) if keep else None
-    return (states.h[1:] if keep else h, final, tape, *([cell.record(params, tape)] if record else ()))
+    if not keep:
+        return h, final, None
+    tape = Tape(x, e, states, kept, mask, workspace, workspace.runs)
+    return states.h[1:], final, tape, *([cell.record(params, tape)] if record else [])
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -100,45 +99,41 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     xp, (steps, batch, inputs) = array_module(x), x.shape
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
-    d = type(states)(*(None if end is None else end.copy() for end in dstate or [None] * len(states)))
+    d = each(lambda end: end.copy(), type(states)(*(dstate or [None] * len(states))))
     hooks = getattr(cell, "hooks", None)
     d = hooks.turn(e, d) if hooks else d
     zeros = each(lambda part: xp.zeros_like(part[0]), states)
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
     for name in getattr(cell, "loop_weights", ()):
         params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
-    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,)) if hasattr(cell, "shapes") else None
-    rest = []
+    shaped = hasattr(cell, "shapes")
+    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,)) if shaped else None
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        past, now = d, hold(cell, mask, t, d, each(lambda part: 0, d))
+        past, now, place = d, hold(cell, mask, t, d, each(lambda part: 0, d)), at(de, t)
         extra = {name: value[t] for name, value in upstream.items()}
-        step = params, now, at(e, t), at(states, t), at(kept, t)
-        d, here = call(cell.step_back, *step, place=at(de, t), **extra)
-        rest.insert(0, here)
+        d, here = cell.step_back(params, now, at(e, t), at(states, t), at(kept, t), *[place] * shaped, **extra)
+        de = note(de, t, steps, here, place)
         if mask is not None:  # the rest passes padding by
             parts = zip(d, past, now, strict=True)
             d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in parts))
-    de = de or stack(rest)
     if hooks:
         d, de = hooks.leave(e, d, de)
     before = each(lambda part: part[:steps], states)
-    dx, grads = cell.collect(params, x, e, before, kept, de, *[input_gradient] * hasattr(cell, "shapes"))
+    dx, grads = cell.collect(params, x, e, before, kept, de, *[input_gradient] * shaped)
     if wrong := grads.keys() ^ param_shapes(cell, inputs).keys():
         raise ValueError(f"collect: expected one gradient of each parameter, got {', '.join(grads)}: see {wrong}")
     return dx if input_gradient else None, d, grads
 
 
-def call(step, *arguments, place=None, **more):
-    """Take a step: its state, or gradient, and what it hands back to be kept, put into `place` if a cell asked for that
-    by `shapes`."""
-    if place is None:
-        return step(*arguments, **more)
-    state, values = step(*arguments, place, **more)
-    put(place, values)
-    return state, place
+def note(rows, t, length, values, place):
+    """Put `values` at row t of `rows`, if they are not there already; made for the first of them, if they are None."""
+    if rows is None:
+        rows = each(lambda part: array_module(part).empty((length, *part.shape), part.dtype), values)
+    put(place or at(rows, t), values)
+    return rows
 
 
 def put(places, values):
@@ -146,11 +141,6 @@ def put(places, values):
     for place, value in zip(places, values, strict=True):
         if place is not value:
             place[...] = value
-
-
-def stack(rows):
-    """Rows as arrays."""
-    return type(rows[0])(*(None if p[0] is None else array_module(p[0]).stack(p) for p in zip(*rows, strict=True)))
 
 
 def each(function, tree):
@@ -176,28 +166,28 @@ def hold(cell, mask, t, new, old):
     return type(new)(*(None if one is None else held(name, one, other) for name, one, other in parts))
 
 
-def _run_pieces(cell, params, x, state, mask, workspace, segments, given):
+def _run_pieces(cell, params, x, state, workspace, segments, given):
     """`run` without a tape, piece by piece, noting the state that enters each."""
-    h, pieces, segments = array_module(x).empty((len(x), *state.h.shape), x.dtype), [], min(segments, len(x))
-    for i in range(segments):
-        part = slice(len(x) * i // segments, len(x) * (i + 1) // segments)
-        cut, state = _sliced(given, part, len(x)), each(lambda value: value.copy(), state)
-        pieces.append((part, x[part], state, None if mask is None else mask[part], cut))
-        h[part], state, _ = run(cell, params, *pieces[-1][1:4], keep=False, **cut)
-    return h, state, Pieces(pieces, workspace or Workspace())
+    h, pieces, T = [], [], len(x)
+    for i in range(segments := min(segments, T)):
+        part = slice(T * i // segments, T * (i + 1) // segments)
+        state = each(lambda value: value.copy(), state)
+        pieces.append((part, {"x": x[part], "state": state, **_sliced(given, part, T)}))
+        rows, state, _ = run(cell, params, keep=False, **pieces[-1][1])
+        h.append(rows)
+    return array_module(x).concatenate(h), state, Pieces(pieces, workspace or Workspace())
 
 
 def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
     """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
-    dxs, total = [], {}
-    steps = tape.pieces[-1][0].stop
-    for part, x, state, mask, given in reversed(tape.pieces):
+    dxs, total, steps = [], {}, tape.pieces[-1][0].stop
+    for part, again in reversed(tape.pieces):
         cut = _sliced({"dh": dh, **upstream}, part, steps)
-        _, _, piece = run(cell, params, x, state, mask, workspace=tape.workspace, **given)
+        _, _, piece = run(cell, params, workspace=tape.workspace, **again)
         dx, dstate, grads = run_back(cell, params, piece, dstate=dstate, input_gradient=input_gradient, **cut)
         dxs.insert(0, dx)
         total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
-    return array_module(x).concatenate(dxs) if input_gradient else None, dstate, total
+    return array_module(again["x"]).concatenate(dxs) if input_gradient else None, dstate, total
 
 
 def _sliced(arrays, part, steps):

@@ -109,24 +109,18 @@ class Baseline(Cell):
         return de, de
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
-        W_x, X, h_prev = params["W_x"], flat(x), flat(before.h)
-        xp = array_module(x)
-        d_in, d_rec = self.sums_back(de)
-        dx, dW_x, dW_h = None, xp.empty_like(W_x), xp.empty_like(params["W_h"])
-        for g, (d_i, d_r) in enumerate(zip(d_in, d_rec, strict=True)):
-            xp.matmul(X.T, flat(d_i), out=dW_x[g])
-            xp.matmul(h_prev.T, flat(d_r), out=dW_h[g])
-        grads = {"W_x": dW_x, "W_h": dW_h}
+        """Weight gradients, each one product over time and batch, of every gate; and the gradient at x."""
+        (d_in, d_rec), xp = self.sums_back(de), array_module(x)
+        grads = {"W_x": xp.stack([flat(x).T @ flat(gate) for gate in d_in])}
+        grads |= {"W_h": xp.stack([flat(before.h).T @ flat(gate) for gate in d_rec])}
         for name, d in zip(self.biases, (d_in, d_rec), strict=False):
             grads[name] = xp.stack([sum_rows(gate) for gate in d])
-        if input_gradient:
-            dx = sum(flat(d_i) @ W.T for d_i, W in zip(d_in, W_x, strict=True)).reshape(x.shape)
-        return dx, grads
+        if not input_gradient:
+            return None, grads
+        return sum(flat(gate) @ W.T for gate, W in zip(d_in, params["W_x"], strict=True)).reshape(x.shape), grads
 
 
 Hidden = namedtuple("Hidden", "h")  # the state of RNN and GRU
-
-
 RNNSums = namedtuple("RNNSums", "s")  # what goes into tanh; and the gradient there
 
 

@@ -95,10 +95,7 @@ def switch(name, value):
 
 
 def settings(owner, check, names, *options, **limits):
-    """Check fields of a frozen dataclass in its `__post_init__`, and store them as plain Python values.
-
-    settings(self, number, "rate decay", low=0) asks that both are numbers of at least 0.
-    """
+    """Check fields of a frozen dataclass, in its `__post_init__`, and store them as plain Python values."""
     for name in names.split():
         object.__setattr__(owner, name, check(name, getattr(owner, name), *options, **limits))
 

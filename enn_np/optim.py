@@ -37,9 +37,8 @@ class Optimizer:
 
     def serve(self, params):
         """Raise ValueError unless `params` are the arrays that it has served so far, and the frozen ones among them."""
-        for name in self.frozen:
-            if name not in params:
-                raise ValueError(f"frozen: expected names among {', '.join(params)}, got {name!r}")
+        if wrong := [name for name in self.frozen if name not in params]:
+            raise ValueError(f"frozen: expected names among {', '.join(params)}, got {wrong[0]!r}")
         known = {name: array() for name, array in SERVED.get(self, {}).items()}
         if self.steps and known and (known.keys() != params.keys() or any(known[k] is not params[k] for k in known)):
             raise ValueError(f"optimizer: make a new one for each model, this made {self.steps} steps with another")
