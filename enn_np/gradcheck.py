@@ -96,14 +96,16 @@ def _problem(cell, steps, batch, inputs, masked, rng, device):
 
     def loss(values):
         _, tape, value, *_ = forward(values)
-        parts, clip = [*tape.e, *tape.kept], getattr(cell, "trace_clip", None)
-        pattern = [part == 0 for part in parts if hasattr(part, "dtype")]  # ReLUs that are off, slots unread, ...
-        pattern += (
-            [] if clip is None or tape.kept.A is None else [abs(tape.kept.A) == clip]
-        )  # ... and the trace clipped
-        return float(value), to_numpy(pattern)
+        return float(value), to_numpy(_pattern(cell, tape))
 
     params, tape, _, da, size = forward(values)
     dx, dstate, grads = run_back(cell, params, tape, projection, final, da=da)
     grads = {**grads, "x": dx, **{f"state.{name}": part for name, part in dstate._asdict().items()}}
     return loss, values, to_numpy(grads), float(size)
+
+
+def _pattern(cell, tape):
+    """Where ReLUs are off, slots unread and the trace clipped: changes only when a kink is crossed."""
+    clip = getattr(cell, "trace_clip", None)
+    parts = [part for group in (tape.e, tape.kept) for part in group if hasattr(part, "dtype")]
+    return [part == 0 for part in parts] + ([] if clip is None or tape.kept.A is None else [abs(tape.kept.A) == clip])
