@@ -5,10 +5,32 @@ gradcheck (why to believe them); then binding (a memory that binds), window (one
 Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
-import importlib
+import importlib.machinery
 import pkgutil
 import sys
-from importlib.machinery import ModuleSpec
+
+# Where modules went that had a name of their own: `import enn_np.device` and the like go on to work.
+MOVED = {"device": "backend", "losses": "ops", "initial": "ops", "retrieval": "ops"}
+MOVED |= {"stream": "bptt", "integration": "binding"}
+
+
+class _Moved:
+    """Finds and loads a module under its old name: it is the new one."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        old = name.removeprefix(f"{__name__}.")
+        return importlib.machinery.ModuleSpec(name, _Moved) if old != name and old in MOVED else None
+
+    create_module = staticmethod(lambda spec: None)
+
+    @staticmethod
+    def exec_module(module):
+        old = module.__name__.removeprefix(f"{__name__}.")
+        sys.modules[module.__name__] = importlib.import_module(f"{__name__}.{MOVED[old]}")
+
+
+sys.meta_path.append(_Moved)
 
 from . import trace  # noqa: F401  it adds a store
 from .answers import StepClassifier
@@ -29,29 +51,7 @@ from .window import Window
 __version__ = "0.1.0"
 for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
     _kind.__init__ = translated(_kind.__init__)
-# Where modules went that had a name of their own: `import enn_np.device` and the like go on to work.
-MOVED = {"device": "backend", "losses": "ops", "initial": "ops", "retrieval": "ops"}
-MOVED |= {"stream": "bptt", "integration": "binding"}
 _modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")} | MOVED.keys()
-
-
-class _Moved:
-    """Finds and loads a module under its old name: it is the new one."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        old = name.removeprefix(f"{__name__}.")
-        return ModuleSpec(name, _Moved) if old != name and old in MOVED else None
-
-    create_module = staticmethod(lambda spec: None)
-
-    @staticmethod
-    def exec_module(module):
-        old = module.__name__.removeprefix(f"{__name__}.")
-        sys.modules[module.__name__] = importlib.import_module(f"{__name__}.{MOVED[old]}")
-
-
-sys.meta_path.append(_Moved)
 
 
 def __getattr__(name):

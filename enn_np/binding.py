@@ -108,7 +108,8 @@ class Addressing(Cell):
             xp.add(de.s, de.m @ params["M"].T, out=de.s)
         xp.divide(softmax_back(de.s, c.a), self._tau(params), out=de.s)  # (2)
         du = de.s @ unit(params["M"])[0]
-        du += getattr(de, "z_unit", 0)  # where more than the address looks at the cue's direction
+        if hasattr(de, "z_unit"):  # more than the address looks at the cue's direction
+            du += de.z_unit
         xp.add(de.z, unit_back(du, c.z_unit, c.z_inv), out=de.z)  # (2) to z_t
         relu_norm_back(params, "z", de.z, c.r, c.r_hat, c.r_inv, out=de.r)  # (1)
 

@@ -32,6 +32,7 @@ class Cell:
 
     loop_weights = ()  # names of weights multiplied at every step, turned once for the way back: see `ops.turned`
     shared = ()  # names of the parts of the state that all samples of a batch share
+    hooks = None  # what a run does before and after its two loops: see `trace.ListStore`
 
     def record(self, params, tape):
         """For run(..., record=True): states (T + 1, ...), entry t enters step t, and all kept (T, ...), as copies."""
