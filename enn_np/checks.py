@@ -28,10 +28,12 @@ def float_array(name, value, shape, dtype=None, finite=True):
         xp = array_module(unmasked(name, value))
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
-    wanted = ["float32", "float64"] if dtype is None else [str(np.dtype(dtype))]
+    wanted = ["float32", "float64"]
+    if dtype is not None and str(value.dtype) in wanted:
+        wanted = [str(np.dtype(dtype))]  # precision is never mixed
     if str(value.dtype) not in wanted:
         remedy = f"convert it with {name}.astype('{wanted[0]}')" + " / 255" * (value.dtype == np.uint8)  # to 0 to 1
-        raise TypeError(f"{name}: expected {' or '.join(wanted)} throughout, got {value.dtype}; {remedy}")
+        raise TypeError(f"{name}: expected {' or '.join(wanted)}, got {value.dtype}; {remedy}")
     sizes = zip(value.shape, shape, strict=False)
     if value.ndim != len(shape) or not all(n == want if isinstance(want, int) else n > 0 for n, want in sizes):
         hint = "; an empty array holds nothing to learn from" if 0 in value.shape else ""
@@ -40,7 +42,7 @@ def float_array(name, value, shape, dtype=None, finite=True):
     if finite and xp is np and not np.isfinite(value).all():
         place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
         raise ValueError(
-            f"{name}: every entry must be finite, but entry {place} is {value[place]}; replace such values"
+            f"{name}: every entry must be finite, but entry {place} is {value[place]}; remove or replace it"
         )
     return value
 
