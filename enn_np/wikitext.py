@@ -7,13 +7,13 @@ and test are scored word by word with no noise. paper: 32-word windows cut as pu
 from . import checks
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
+from .data.text import load_wikitext, paper_windows, stream_batches
 from .device import device_module
 from .engram import Engram
 from .language import LanguageModel, score_text, wikitext2_recipe
 from .monitor import HebbianTraceMonitor
 from .optim import Adam
 from .protocols import machine, outcome, run_folder, write_json
-from .text import load_wikitext, paper_windows, stream_batches
 from .training import fit
 from .variants import check
 
