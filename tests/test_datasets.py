@@ -381,29 +381,6 @@ def test_fuzz_idx(tmp_path, suffix, name, cut, flips):
         assert suffix == "" or (array == 1).all()  # a packed file carries a checksum
 
 
-@FUZZ
-@given(count=st.integers(-(2**31), 2**31 - 1), sides=st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 2))
-def test_fuzz_idx_header(tmp_path, count, sides):
-    path = tmp_path / "train-images-idx3-ubyte"
-    path.write_bytes(big_endian(2051, count, *sides) + bytes(100))
-    with pytest.raises(ValueError, match="train-images-idx3-ubyte"):
-        read_idx(path, MNIST[path.name])
-
-
-@FUZZ
-@given(packed=st.booleans(), **DAMAGE)
-def test_fuzz_cifar(tmp_path, packed, cut, flips):
-    path = tmp_path / ("data_batch_1.bin" + ".xz" * packed)
-    data = cifar(2)[2]
-    path.write_bytes(damage(lzma.compress(data) if packed else data, cut, flips))
-    try:
-        _, y = read_cifar(path, 2)
-    except ValueError as error:
-        assert str(path) in str(error)
-    else:
-        assert y.max() <= 9
-
-
 # From images to sequences
 
 

@@ -160,27 +160,29 @@ def data_folder() -> Path:
     return spelled_out(os.environ.get("ENN_DATA") or f"{cache}/enn_np")
 
 
+def places(name: str, folder: Path | str | None) -> tuple[Path, ...]:
+    """Folders to look in; the first is where downloads go."""
+    source = SOURCES[choice("name", name, tuple(SOURCES))]
+    base = data_folder() if folder is None else spelled_out(folder)
+    return base / source.folder, base, *(base / other for other in source.others)
+
+
 def find(name: str, folder: Path | str | None = None) -> list[Found]:
     """Where each file of a data set lies, in `folder` or its subfolders: plain, .gz or .xz, else in the archive.
 
     MNIST's files may also be named as inside their own archives, train-images.idx3-ubyte.
     """
-    archive = first(
-        name,
-        folder,
-        [item.name for item in SOURCES[choice("name", name, tuple(SOURCES))].downloads if _is_archive(item)],
-    )
-    found = []
-    for item in SOURCES[name].files:
-        path = first(name, folder, (item.name, item.name.replace("-idx", ".idx")))
-        inside = f"{SOURCES[name].folder}/{item.name}" if archive and not path else ""
+    folders, source, found = places(name, folder), SOURCES[name], []
+    archive = first(folders, [item.name for item in source.downloads if _is_archive(item)])
+    for item in source.files:
+        path = first(folders, (item.name, item.name.replace("-idx", ".idx")))
+        inside = f"{source.folder}/{item.name}" if archive and not path else ""
         found.append(Found(name, item, path or archive, inside))
     return found
 
 
-def first(name: str, folder: Path | str | None, spellings: Sequence[str]) -> Path | None:
-    """The first file of one of these names, plain or packed, in the folders of a data set."""
-    places = _places(name, folder)
+def first(places: Sequence[Path], spellings: Sequence[str]) -> Path | None:
+    """The first file of one of these names, plain or packed, in these folders."""
     paths = (place / (each + packing) for place in places for each in spellings for packing in OPENERS)
     return next((path for path in paths if path.is_file()), None)
 
@@ -199,12 +201,12 @@ def locate(name: str, folder: Path | str | None = None, download: bool = True, s
 
 def missing(name: str, folder: Path | str | None, reasons: list[str]) -> str:
     """Message for a data set that is not there: files, folders looked in, `reasons`, and the remedy."""
-    places, source = _places(name, folder), SOURCES[name]
+    folders, source = places(name, folder), SOURCES[name]
     files = ", ".join(found.file for found in find(name, folder) if not found.path)
     downloads = ", ".join(item.name for item in source.downloads)
     remedy = f"remedy: place {downloads} from {source.mirrors[0]} there, or set ENN_DATA to the folder with "
-    found = f"{name}: no good copy of {files or 'its files'} in {' or '.join(map(str, places))}"
-    pickled = [places[1] / form for form in PICKLED.get(name, ()) if (places[1] / form).exists()]
+    found = f"{name}: no good copy of {files or 'its files'} in {' or '.join(map(str, folders))}"
+    pickled = [folders[1] / form for form in PICKLED.get(name, ()) if (folders[1] / form).exists()]
     hints = [f"{path} is pickled, which is never read" for path in pickled]
     return "\n  ".join([found, *reasons, *hints, f"{remedy}{source.folder}/"])
 
@@ -217,13 +219,6 @@ def status(folder: Path | str | None = None) -> list[Found]:
 def verify(name: str, folder: Path | str | None = None) -> list[Found]:
     """As `status`, for one data set, with the checksums of the files' unpacked bytes compared."""
     return [file._replace(verified=intact(file) if file.path else None) for file in find(name, folder)]
-
-
-def _places(name: str, folder: Path | str | None) -> tuple[Path, ...]:
-    """Folders to look in; the first is where downloads go."""
-    source = SOURCES[choice("name", name, tuple(SOURCES))]
-    base = data_folder() if folder is None else spelled_out(folder)
-    return base / source.folder, base, *(base / other for other in source.others)
 
 
 def _is_archive(item: Item) -> bool:
@@ -289,7 +284,7 @@ def fetch(name: str, folder: Path | str | None = None) -> Path:
     or not at all. A terminal shows a bar.
     Raises DownloadError; ValueError for an unknown name.
     """
-    target = _places(name, folder)[0]
+    target = places(name, folder)[0]
     part = target / ".part"  # for what is not whole yet
     if _lacking(name, folder):
         try:

@@ -116,10 +116,8 @@ def image_rows(images: Array) -> Array:
     A view where the memory order allows. Raises TypeError for what is no array, ValueError for another rank.
     """
     if not isinstance(images, np.ndarray):
-        kind = type(images).__name__
-        raise TypeError(
-            f"images: expected an array (n, H, W) or (n, H, W, C), got {kind}; np.stack makes one of a list"
-        )
+        got = f"{type(images).__name__}; np.stack makes one of a list"
+        raise TypeError(f"images: expected an array (n, H, W) or (n, H, W, C), got {got}")
     if images.ndim not in (3, 4):
         raise ValueError(f"images has shape {images.shape}, expected (n, H, W) or (n, H, W, C)")
     return images.reshape(*images.shape[:2], -1)

@@ -222,7 +222,7 @@ def _files(name: str, folder: Path | str | None, download: bool, train: str) -> 
         raise TypeError(f"train: expected a file's name in {folder}, such as 'wiki.train.tokens', got {train!r}")
     if train == fetch.SOURCES[name].files[0].name:
         return fetch.locate(name, folder, download)
-    path = fetch.first(name, folder, [train])
+    path = fetch.first(fetch.places(name, folder), [train])
     if path is None:
         raise FileNotFoundError(f"{train} is missing in {folder}; put it there, or leave out train={train!r}")
     return [fetch.Found(name, fetch.Item(train, sys.maxsize, None), path), *fetch.locate(name, folder, download, 1)]
