@@ -334,7 +334,7 @@ def _download(item: Item, mirrors: Sequence[str], part: Path) -> Path:
             try:
                 got = pooch.retrieve(url, item.sha256, item.name, part, downloader=pooch.HTTPDownloader(bar, **asking))
             except (RequestException, ValueError) as error:
-                reasons.append(f"{url}: {error}")
+                reasons.append(f"{url}: {str(error).rpartition('(Caused by ')[2]}")
                 continue
         os.chmod(got, part.parent.stat().st_mode & 0o666)  # pooch's are for one user alone
         return Path(got)
