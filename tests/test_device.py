@@ -35,7 +35,6 @@ from enn_np import (
     bptt,
     cells,
     cli,
-    datasets,
     engram,
     gradcheck,
     heads,
@@ -51,6 +50,7 @@ from enn_np import (
     trace,
 )
 from enn_np.backend import Workspace
+from enn_np.data import images as datasets
 from enn_np.device import card_name, fused, to_device, to_numpy, wait
 from enn_np.language import LanguageModel
 from enn_np.retrieval import RETRIEVALS
