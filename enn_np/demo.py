@@ -4,7 +4,8 @@ The Engram network learns slowly at first, and 3,600 digits are few, so the demo
 ways that its output names: smaller batches, fewer epochs, a higher learning rate, and attention pooling for all four.
 """
 
-from . import checks, datasets, protocols
+from . import checks, protocols
+from .data import images as datasets
 from .variants import MODELS, network
 from .webreport import write_report
 

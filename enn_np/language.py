@@ -21,12 +21,12 @@ from .binding import Binding
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .checkpoint import check_arrays, flatten, register
+from .data.text import integers, stream_batches, unigram_perplexity
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
 from .models import Model, cleared, plain
 from .optim import Adam
 from .session import FIT_STREAM, SAMPLE, Training, draws
-from .text import integers, stream_batches, unigram_perplexity
 from .training import add, fingerprint, run_epochs, translated
 
 

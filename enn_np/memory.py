@@ -12,11 +12,12 @@ import re
 
 import numpy as np
 
-from . import checks, datasets, protocols
+from . import checks, protocols
+from .data import images as datasets
+from .data.tasks import adding_task, copy_task, few_shot, pixel_mnist, pixel_permutation
 from .experiments import Task, compare
 from .models import Regressor
 from .recall import Recall
-from .tasks import adding_task, copy_task, few_shot, pixel_mnist, pixel_permutation
 
 MODELS = ("lstm", "gru", "engram-sample", "binding")
 

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checks, datasets, storage, tasks, variants
+from . import checks, storage, variants
 from .backend import card_name, device_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .checkpoint import differ
+from .data import images as datasets
+from .data import tasks
 from .engram import Engram
 from .monitor import HebbianTraceMonitor
 from .optim import Adam

@@ -11,8 +11,8 @@ import numpy as np
 from . import checks
 from .arcs import VALUES, written_lengths
 from .binding import Binding
+from .data.tasks import associative_recall
 from .experiments import Task, compare
-from .tasks import associative_recall
 
 
 class Recall(Task):

@@ -8,12 +8,12 @@ from . import checks
 from .backend import device_module
 from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
+from .data.text import load_wikitext, paper_windows, stream_batches
 from .engram import Engram
 from .language import LanguageModel, score_text, wikitext2_recipe
 from .monitor import HebbianTraceMonitor
 from .optim import Adam
 from .protocols import machine, outcome, run_folder, write_json
-from .text import load_wikitext, paper_windows, stream_batches
 from .training import fit
 from .variants import check
 

@@ -44,13 +44,11 @@ from enn_np import (
     EarlyStopping,
     Engram,
     LanguageModel,
-    datasets,
-    download,
     fit,
     load,
     report,
-    text,
 )
+from enn_np.data import fetch, images, text
 from enn_np.monitor import HebbianTraceMonitor
 from enn_np.webreport import write_report
 
@@ -61,7 +59,6 @@ KEPT = {
     "results": [5, 16, 28, 45, 6113],
     "run directory": [17, 44, 5137, 5139],
     "run directory with a model": [8, 33, 5108],
-    "text cache": [8, 23, 61, 6019],
 }
 
 # ------------------------------------------------------------------------------------------------------- mutations
@@ -319,24 +316,20 @@ WORDS = {
 
 
 def read_idx(folder):
-    for item in download.SOURCES["mnist"].files[:2]:
-        path = folder / item.name
-        datasets._read_idx(path if path.exists() else folder / (item.name + ".xz"), item)
+    for file in fetch.find("mnist", folder)[:2]:
+        if file.path:
+            images._read_idx(file, verify=False)
 
 
 def read_cifar(folder):
-    path = folder / "data_batch_1.bin"
-    with download.readable(path), download.open_packed(path) as file:
-        datasets._read_cifar(file, f"{path}", np.empty((3, 32, 32, 3), np.uint8), np.empty(3, np.int64))
+    item = fetch.Item("data_batch_1.bin", 3 * 3073, None)
+    images._read_cifar(fetch.Found("cifar10", item, folder / item.name), verify=False)
 
 
 def read_members(folder):
     """An archive's expected files, read as the loaders read them."""
-    name = "wikitext-2" if (folder / "wikitext-2-v1.zip").exists() else "cifar10"
-    path = folder / download.SOURCES[name].downloads[0].name
-    with download.readable(path):
-        for item, stream in download.members(path, download.SOURCES[name]):
-            download.matches(stream, item)
+    for file in fetch.find("wikitext-2" if (folder / "wikitext-2-v1.zip").exists() else "cifar10", folder):
+        fetch.read(file, verify=False)
 
 
 def read_text(folder):
@@ -347,35 +340,6 @@ def read_text(folder):
 def read_run(folder):
     page = write_report(folder).read_text(encoding="utf-8")
     assert "MemoryError" not in page and "<script>alert" not in page
-
-
-def cached_text():
-    """A folder of a text with its cache, whose stamps no copy of the folder would keep."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        for name, content in WORDS.items():
-            (folder / name).write_bytes(content)
-        read_text(folder)
-        return {f"cache/{path.name}": path.read_bytes() for path in (folder / "cache").glob("w*")}
-
-
-def read_cache(folder):
-    stem = folder / "cache" / "wikitext-2"
-    header = stem.with_suffix(".txt").read_bytes().split(b"\n")[1] if stem.with_suffix(".txt").exists() else b""
-    try:
-        sources = json.loads(header)["sources"]
-    except (ValueError, KeyError, TypeError):
-        sources = []
-    found = text._read_cache(stem, sources)
-    assert found is None or all(part.size == 0 or part.max() < len(found.vocabulary) for part in found[:3])
-
-
-def cache_changed(rng, data):
-    """The cache's text with a valid checksum, or its bytes changed."""
-    if data[:1] == b"\x93":
-        return bytes_changed(rng, data)
-    rest = bytes_changed(rng, data.partition(b"\n")[2])
-    return b"%08x\n" % text.zlib.crc32(rest) + rest
 
 
 @functools.cache
@@ -416,7 +380,6 @@ def targets():
         ),
         "text": Target(WORDS, read_text),
         "packed text": Target({f"{name}.xz": lzma.compress(data) for name, data in WORDS.items()}, read_text),
-        "text cache": Target(cached_text(), read_cache, change=cache_changed),
     }
 
 

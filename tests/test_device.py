@@ -35,7 +35,6 @@ from enn_np import (
     bptt,
     cells,
     cli,
-    datasets,
     engram,
     gradcheck,
     heads,
@@ -49,6 +48,7 @@ from enn_np import (
     trace,
 )
 from enn_np.backend import Workspace, card_name, to_device, to_numpy
+from enn_np.data import images as datasets
 from enn_np.language import LanguageModel
 from enn_np.ops import RETRIEVALS
 

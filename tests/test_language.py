@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import GRU, LSTM, RNN, SGD, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, load, run
+from enn_np.data.text import Text, Vocabulary, stream_batches, unigram_perplexity
 from enn_np.gradcheck import Kink, _pattern, compare
 from enn_np.language import LanguageModel, score_text, scores, wikitext2_recipe
-from enn_np.text import Text, Vocabulary, stream_batches, unigram_perplexity
 
 V, T, B = 7, 4, 3
 SAMPLE, BATCH = Engram(6, 3, trace="sample"), Engram(6, 3, trace_noise=0.1)

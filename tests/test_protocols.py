@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny import digits, same_to_the_bit
 
-from enn_np import GRU, Adam, Binding, Classifier, Engram, datasets, explained, fit, load, protocols, variants
+from enn_np import GRU, Adam, Binding, Classifier, Engram, explained, fit, load, protocols, variants
+from enn_np.data import images as datasets
 from enn_np.demo import demo
 
 PNG = b"\x89PNG\r\n\x1a\n"

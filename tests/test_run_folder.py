@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, Classifier, LanguageModel, cli, datasets, demo, load, protocols, storage, wikitext
+from enn_np import Checkpoint, Classifier, LanguageModel, cli, demo, load, protocols, storage, wikitext
+from enn_np.data import images as datasets
 
 TESTS = str(Path(__file__).parent)
 
@@ -210,7 +210,8 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tiny import digits
-from enn_np import datasets, protocols
+from enn_np import protocols
+from enn_np.data import images as datasets
 datasets.load_mnist = lambda: digits(150, 30)
 protocols.MNIST_HELD_OUT = 20
 protocols.draw = lambda *_: []
@@ -287,32 +288,6 @@ for _ in range(200):
     seen = json.loads(path.read_text())
     assert len(set(seen["numbers"])) == 1 and len(seen["numbers"]) == 5000
 """
-
-PARSE = """
-import time
-from pathlib import Path
-from enn_np.text import load_wikitext
-Path({ready!r}).touch()
-while not Path({go!r}).exists():
-    time.sleep(0.001)
-text = load_wikitext("wikitext-2", {data!r}, download=False, verify=False, train={train!r})
-print(len(text.train), int(text.train.sum()), len(text.vocabulary))
-"""
-
-
-def test_processes_that_share_a_text_cache(tmp_path):
-    """Two that build the same cache, and a third that wants another training text of the same folder."""
-    rng = np.random.default_rng(0)
-    for name, lines in (("train", 4000), ("head", 1000), ("valid", 50), ("test", 50)):
-        rows = (" ".join(map(str, row)) for row in rng.integers(0, 900, (lines, 12)))
-        (tmp_path / f"wiki.{name}.tokens").write_text("\n".join(rows) + "\n")
-    names = ("wiki.train.tokens", "wiki.train.tokens", "wiki.head.tokens")
-    places = {"go": str(tmp_path / "go"), "data": str(tmp_path)}
-    codes = [PARSE.format(**places, ready=str(tmp_path / f"ready{i}"), train=name) for i, name in enumerate(names)]
-    ended = at_once(codes, tmp_path)
-    assert [status for status, _ in ended] == [0, 0, 0], ended
-    assert ended[0] == ended[1] and ended[0][1].split()[0] == "52000" and ended[2][1].split()[0] == "13000"
-    assert not list((tmp_path / "cache").glob("*.part"))
 
 
 def test_the_demo_keeps_its_folder(tmp_path, capsys):

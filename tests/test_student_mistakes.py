@@ -25,11 +25,11 @@ from enn_np import (
     load,
     run,
 )
-from enn_np.datasets import MinMax, Standardize
+from enn_np.data.images import MinMax, Standardize
+from enn_np.data.text import Vocabulary, stream_batches, unigram_perplexity
 from enn_np.heads import AdaptiveSoftmaxHead, SoftmaxHead
 from enn_np.models import build
 from enn_np.session import Diverged
-from enn_np.text import Vocabulary, stream_batches, unigram_perplexity
 
 N = 24
 x, y = sequences(N)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enn_np.tasks import adding_task, associative_recall, copy_task, pixel_mnist, pixel_permutation
+from enn_np.data.tasks import adding_task, associative_recall, copy_task, pixel_mnist, pixel_permutation
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 12)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enn_np import cli, load, wikitext
-from enn_np.text import load_wikitext, paper_windows
+from enn_np.data.text import load_wikitext, paper_windows
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "far", "away", "."]
 

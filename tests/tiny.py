@@ -3,7 +3,7 @@
 import numpy as np
 
 from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram
-from enn_np.datasets import Dataset
+from enn_np.data.images import Dataset
 
 T, D, C = 5, 3, 3  # time steps, features and classes
 

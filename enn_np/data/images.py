@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from math import prod
 from numbers import Integral, Real
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from enn_np import download as files
-from enn_np.checks import unmasked
-from enn_np.download import data_folder
+from ..checks import choice, unmasked
+from . import fetch
 
 Array = np.ndarray
-DIGITS = files.Item("mnist_5k.npz", 830153, "ec56671eedea578fe38198d455616f721540adb79079f21462763a80602814a0")
+DIGITS = "ec56671eedea578fe38198d455616f721540adb79079f21462763a80602814a0"  # sha256 of mnist_5k.npz
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue planes, each row by row
-UNPUBLISHED = "not the published file (wrong sha256); verify=False reads it as it is"
 
 
 class Dataset(NamedTuple):
@@ -41,14 +39,13 @@ def load_digits() -> Dataset:
     each run of ten) holds every digit equally often. All come from MNIST's training set, see data/README.md.
     Raises FileNotFoundError, or ValueError for a damaged file.
     """
-    package = Path(__file__).resolve().parent
-    places = [package.parent / "data" / DIGITS.name, package / "data" / DIGITS.name]  # checkout, wheel
+    here = Path(__file__).resolve().parent
+    places = [folder / "mnist_5k.npz" for folder in (here.parents[1] / "data", here)]  # checkout, wheel
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        where = " or ".join(map(str, places))
-        raise FileNotFoundError(f"{DIGITS.name} is not in {where}; install or clone enn_np again")
-    if not files.published(path, DIGITS):
-        raise ValueError(f"{path} is damaged (wrong size or sha256); install or clone enn_np again")
+        raise FileNotFoundError(f"{places[0].name} is not in {places[0]} or {places[1]}; install or clone enn_np again")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != DIGITS:
+        raise ValueError(f"{path} is damaged (wrong sha256); install or clone enn_np again")
     with np.load(path, allow_pickle=False) as stored:
         x, y = stored["images"], stored["labels"].astype(np.int64)
     return Dataset(x[:4000], y[:4000], x[4000:], y[4000:])
@@ -62,15 +59,12 @@ def load_mnist(folder: Path | str | None = None, download: bool = True, verify: 
     Raises ValueError for a damaged or other file; for a missing one FileNotFoundError or, after trying, DownloadError.
     Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
     """
-    paths = _locate("mnist", folder, download)
-    x_train, y_train, x_test, y_test = (
-        _read_idx(paths[item.name], item, verify) for item in files.SOURCES["mnist"].files
-    )
-    for part, x, y in (("train", x_train, y_train), ("t10k", x_test, y_test)):
-        path = paths[f"{part}-labels-idx1-ubyte"]
+    files = fetch.locate("mnist", folder, download)
+    x_train, y_train, x_test, y_test = arrays = [_read_idx(file, verify) for file in files]
+    for x, y, file in zip(arrays[::2], arrays[1::2], files[1::2], strict=True):
         if len(x) != len(y):
-            raise files.DamagedFile(path, f"{len(y)} labels, expected {len(x)}, one for each image")
-        _check_labels(y, path)
+            raise fetch.DamagedFile(file, f"{len(y)} labels, expected {len(x)}, one for each image")
+        _check_labels(y, file)
     return Dataset(x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64))
 
 
@@ -82,96 +76,38 @@ def load_cifar10(folder: Path | str | None = None, download: bool = True, verify
     unpickling runs whatever a file says. `verify` and errors: as for `load_mnist`.
     Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
-    source = files.SOURCES["cifar10"]
-    items = {item.name: (10_000 * i, item) for i, item in enumerate(source.files)}
     x, y = np.empty((60_000, 32, 32, 3), np.uint8), np.empty(60_000, np.int64)
-
-    def read(stream: BinaryIO, name: str, where: str) -> None:
-        start, item = items[name]
-        part = slice(start, start + 10_000)
-        _read_cifar(stream, where, x[part], y[part], item.sha256 if verify else None)
-
-    unread = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
-    archive = files.find_archive("cifar10", folder)
-    if archive and None in files.find("cifar10", folder).values():
-        if verify and not files.published(archive, source.downloads[0]):
-            raise files.DamagedFile(archive, UNPUBLISHED)
-        with files.readable(archive):
-            for item, stream in files.members(archive, source):
-                read(stream, item.name, f"{archive}: {item.name}")
-    else:
-        for name, path in _locate("cifar10", folder, download, unread).items():
-            with files.readable(path), files.open_packed(path) as stream:
-                read(stream, name, f"{path}")
+    for i, file in enumerate(fetch.locate("cifar10", folder, download)):
+        part = slice(10_000 * i, 10_000 * (i + 1))
+        x[part], y[part] = _read_cifar(file, verify)
     return Dataset(x[:50_000], y[:50_000], x[50_000:], y[50_000:])
 
 
-def _locate(name: str, folder: Path | str | None, download: bool, unread: Sequence[str] = ()) -> dict:
-    """Paths of a data set's files, downloaded if any is missing; an error names `unread` forms it meets."""
-    paths = files.find(name, folder)
-    if None not in paths.values():
-        return paths
-    base = data_folder() if folder is None else Path(folder)
-    hints = [f"{base / form} is pickled, which is never read" for form in unread if (base / form).exists()]
-    if not download:
-        hints += ["not fetched, because of download=False"]
-        raise FileNotFoundError(files.missing(name, folder, hints))
-    try:
-        files.fetch(name, folder)
-    except files.DownloadError as error:
-        raise files.DownloadError("\n  ".join([str(error), *hints])) from error
-    return files.find(name, folder)
+def _read_idx(file: fetch.Found, verify: bool) -> Array:
+    """An IDX file's array: (n,) labels, or (n, 28, 28) images, no larger than the official one."""
+    magic, sides = (2049, ()) if "labels" in file.item.name else (2051, (28, 28))
+    start, data = 4 * (2 + len(sides)), fetch.read(file, verify)
+    n, rest = divmod(len(data) - start, prod(sides))
+    header = np.frombuffer(data[:start].ljust(start, b"\0"), ">u4").tolist()
+    if header != [magic, n, *sides] or n < 1 or rest or len(data) > file.item.size:
+        expected = f"[{', '.join(map(str, (magic, 'n', *sides)))}] before n x {prod(sides)} bytes, n > 0"
+        raise fetch.DamagedFile(file, f"its header is {header} before {len(data) - start} bytes, expected {expected}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(n, *sides).copy()
 
 
-def _read_idx(path: Path, item: files.Item, verify: bool = False) -> Array:
-    """An IDX file's array: (n,) labels, or (n, 28, 28) images; at most as large as the official one, or that one."""
-    magic, sides = (2049, ()) if "labels" in item.name else (2051, (28, 28))
-    with files.readable(path), files.open_packed(path) as stream:
-        header = stream.read(8 + 4 * len(sides))
-        if len(header) < 8 + 4 * len(sides):
-            raise files.DamagedFile(path, f"it ends within its header, after {len(header)} bytes")
-        first, count, *rest = np.frombuffer(header, ">u4").tolist()
-        if (first, *rest) != (magic, *sides):
-            raise files.DamagedFile(path, f"magic number and sides are {first, *rest}, expected {magic, *sides}")
-        # Checked before the array is made: a wrong count would ask for terabytes.
-        if not 0 < count * prod(sides) <= item.size:
-            limit = item.size // prod(sides)
-            raise files.DamagedFile(path, f"its header announces {count} items, expected 1 to {limit}")
-        array = np.empty((count, *sides), np.uint8)
-        got = stream.readinto(array.reshape(-1))
-        if got < array.size or stream.read(1):
-            much = "more" if got == array.size else f"only {got}"
-            raise files.DamagedFile(path, f"its header announces {array.size} bytes of data, found {much}")
-    _check_published(path, item.sha256 if verify else None, header, array)
-    return array
-
-
-def _read_cifar(stream: BinaryIO, where: str, images: Array, labels: Array, sha256: str | None = None) -> None:
-    """Fill images (n, 32, 32, 3) and labels (n,) from a stream of n records, whose bytes have the checksum, if any."""
-    size = len(labels) * CIFAR_RECORD
-    data = stream.read(size + 1)
-    if len(data) != size:
-        much = "more" if len(data) > size else f"only {len(data)}"
-        raise files.DamagedFile(where, f"expected {size} bytes ({len(labels)} records), found {much}")
-    _check_published(where, sha256, data)
+def _read_cifar(file: fetch.Found, verify: bool) -> tuple[Array, Array]:
+    """Images (n, 32, 32, 3) and labels (n,) from a file of records."""
+    data = fetch.read(file, verify)
+    if len(data) != file.item.size:
+        raise fetch.DamagedFile(file, f"expected {file.item.size} bytes, found {len(data)}, or more")
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
-    _check_labels(records[:, 0], where)
-    labels[:] = records[:, 0]
-    images[:] = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    _check_labels(records[:, 0], file)
+    return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
 
 
-def _check_published(where: Path | str, sha256: str | None, *parts: bytes | Array) -> None:
-    digest = hashlib.sha256()
-    for part in parts if sha256 else ():
-        digest.update(part)
-    if sha256 not in (None, digest.hexdigest()):
-        raise files.DamagedFile(where, UNPUBLISHED)
-
-
-def _check_labels(labels: Array, where: Path | str) -> None:
+def _check_labels(labels: Array, file: fetch.Found) -> None:
     if labels.max() > 9:
-        at = int(labels.argmax())
-        raise files.DamagedFile(where, f"label {at} is {labels[at]}, expected 0 to 9")
+        raise fetch.DamagedFile(file, f"label {labels.argmax()} is {labels.max()}, expected 0 to 9")
 
 
 def image_rows(images: Array) -> Array:
@@ -180,10 +116,8 @@ def image_rows(images: Array) -> Array:
     A view where the memory order allows. Raises TypeError for what is no array, ValueError for another rank.
     """
     if not isinstance(images, np.ndarray):
-        kind = type(images).__name__
-        raise TypeError(
-            f"images: expected an array (n, H, W) or (n, H, W, C), got {kind}; np.stack makes one of a list"
-        )
+        got = f"{type(images).__name__}; np.stack makes one of a list"
+        raise TypeError(f"images: expected an array (n, H, W) or (n, H, W, C), got {got}")
     if images.ndim not in (3, 4):
         raise ValueError(f"images has shape {images.shape}, expected (n, H, W) or (n, H, W, C)")
     return images.reshape(*images.shape[:2], -1)
@@ -236,15 +170,14 @@ class Standardize(Scaling):
         of (n, H, W).
         """
         unit = _unit(x, fitting=True)
-        if per not in ("channel", "feature"):
-            raise ValueError(f"per is {per!r}, expected 'channel' or 'feature'")
-        pixels = tuple(range(min(3, x.ndim) - 1)) if per == "channel" else ()  # axes to average after that of n
-        count = prod(x.shape[: len(pixels) + 1])
+        averaged = min(3, x.ndim) if choice("per", per, ("channel", "feature")) == "channel" else 1
+        pixels = tuple(range(averaged - 1))  # axes to average after that of n
+        count = prod(x.shape[:averaged])
         # In blocks, because x in float64 would take eight times the memory of uint8 pixels.
         blocks = [x[start : start + 1024] for start in range(0, len(x), 1024)]
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks).sum(pixels) / count
         variance = sum(np.square(block - mean).sum(0) for block in blocks).sum(pixels) / count
-        axes = (0, *(axis + 1 for axis in pixels))
+        axes = tuple(range(averaged))
         return cls(*_finite(mean / unit, np.sqrt(variance) / unit, x.min(axes) == x.max(axes)))
 
 

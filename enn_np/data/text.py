@@ -1,4 +1,4 @@
-"""Words in, integers out: WikiText as memory-mapped ids, its vocabulary, and batches for truncated BPTT.
+"""Words in, integers out: WikiText as ids, its vocabulary, and batches for truncated BPTT.
 
 A token is a word between white space, or `<eos>`, which ends every line (empty lines too).
 N tokens, V words in the vocabulary, B batch, T time steps.
@@ -6,32 +6,29 @@ N tokens, V words in the vocabulary, B batch, T time steps.
 
 from __future__ import annotations
 
-import json
+import codecs
 import math
-import os
-import zlib
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from io import BytesIO
-from itertools import chain, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from enn_np import download as web
-from enn_np import storage
-from enn_np.checks import choice, count, number, unmasked
-from enn_np.words import CHUNK, TextFile, blocks, encode, numbering
+from ..checks import choice, count, number, unmasked
+from . import fetch
 
 Array = np.ndarray
 UNKNOWN = "<unk>"
+CHUNK = 1 << 20  # bytes worked on at a time
 # Published counts, `<eos>` included: tokens of train, valid and test, and distinct words of train.
 COUNTS = {
     "wikitext-2": (2_088_628, 217_646, 245_569, 33_278),
     "wikitext-103": (103_227_021, 217_646, 245_569, 267_735),
 }
 LINES = {"wikitext-2": 36_718, "wikitext-103": 1_801_350}  # of train, empty ones too
-CACHE_FORMAT = 2
 
 
 class Vocabulary:
@@ -70,7 +67,7 @@ class Vocabulary:
 
 
 class Text(NamedTuple):
-    """Ids of the three parts, (N,) each, memory-mapped uint16 or int32, and the train part's vocabulary."""
+    """Ids of the three parts, (N,) each, uint16 or int32, and the train part's vocabulary."""
 
     train: Array
     valid: Array
@@ -88,37 +85,33 @@ class PaperWindows(NamedTuple):
     words: list[str]
 
 
-def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", verify=True, cache=None):
-    """A `Text`: WikiText by words, the usual way to count; parsed once, afterwards read from a cache.
+def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", verify=True):
+    """A `Text`: WikiText by words, the usual way to count. WikiText-103 takes half a minute and 1 GB of memory.
 
     name      "wikitext-2" or "wikitext-103"
     folder    holds the files (plain or .xz) or the official zip, itself or in its subfolder `name`;
               default `data_folder()`. What is missing is downloaded there, unless `download` is False.
     train     train on another file of that folder, such as "wiki.train.head.tokens"
     verify    compare with the published token counts, vocabulary size and checksums (False: any text will do)
-    cache     folder of the parsed text; default `cache/` in `folder`, or the user's where that is read-only.
-              It is made anew when a file's size or time, or its own checksum, differs.
 
     The vocabulary is built on train alone; words that only valid and test have become `<unk>`.
     Raises FileNotFoundError or DownloadError for a missing file, DamagedFile (a ValueError) for a bad one.
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", 2016.
     """
-    files = _locate(name, folder, download, train, verify)
-    place = Path(cache or _cache_folder(storage.spelled_out(folder or web.data_folder())))
-    stem = place / (name if train == "wiki.train.tokens" else f"{name}.{train}")
-    stats = [(file, file.path.stat()) for file in files]
-    sources = [[f.path.name, f.inside, s.st_size, s.st_mtime_ns, *f.known, CACHE_FORMAT] for f, s in stats]
-    text = _read_cache(stem, sources)
-    if text is None:
-        place.mkdir(parents=True, exist_ok=True)
-        with storage.lock(place / ".lock"):  # asked again: another process may have parsed it meanwhile
-            text = _read_cache(stem, sources)
-            if text is None:
-                _write_cache(stem, sources, *_parse(files))
-                text = _read_cache(stem, sources)
-    if text is None:
-        raise OSError(f"{stem}.npy changed while it was written; stop what else writes there and run again")
-    return text
+    files = _files(name, folder, download, train)
+    *known, types = COUNTS[name] if verify else (None,) * 4
+    if files[0].item not in fetch.SOURCES[name].files:
+        known[0] = types = None
+    tallies = Counter()
+    for words in _words(files[0]):
+        tallies.update(words)
+    _check(files[0], "distinct words", types, len(tallies))
+    tallies.setdefault(UNKNOWN.encode(), 0)
+    words, counts = zip(*tallies.most_common(), strict=True)
+    vocabulary = Vocabulary([word.decode() for word in words], counts)
+    ids = {word: i for i, word in enumerate(words)}
+    parts = [_encode(file, ids, vocabulary.dtype, tokens) for file, tokens in zip(files, known, strict=True)]
+    return Text(*parts, vocabulary)
 
 
 def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42, verify=True):
@@ -135,15 +128,14 @@ def paper_windows(name="wikitext-103", folder=None, download=True, train="wiki.t
     compares the number of lines of the published train text.
     Source: `examples/sequence.ipynb` of `tensorflow-engram`, commit ec87f778.
     """
-    file = _locate(name, folder, download, train, verify=False)[0]
-    lines, known = sum(block.count(b"\n") for block in blocks(file)), LINES[name]
-    if verify and train == web.SOURCES[name].files[0].name and lines != known:
-        raise web.DamagedFile(file, f"expected {known} lines, got {lines} (pass verify=False to use it as it is)")
+    file = _files(name, folder, download, train)[0]
+    lines = sum(block.count(b"\n") for block in _blocks(file))
+    _check(file, "lines", LINES[name] if verify and file.item in fetch.SOURCES[name].files else None, lines)
     chosen = np.random.default_rng(seed).permutation(lines)[: lines // 4]  # as datasets' shuffle(seed)
-    wanted, ids, windows = set(chosen.tolist()), numbering(), {}
-    for i, line in enumerate(line for block in blocks(file) for line in block.decode().split("\n")[:-1]):
+    wanted, ids, windows = set(chosen.tolist()), {}, {}
+    for i, line in enumerate(line for block in _blocks(file) for line in block.decode().split("\n")[:-1]):
         if i in wanted:
-            row = np.array([ids[word] for word in line.lower().split()], np.int32)
+            row = np.array([ids.setdefault(word, len(ids)) for word in line.lower().split()], np.int32)
             full = max(len(row) - 1, 0) // 32  # a window needs a word after it
             windows[i] = row[: full * 32].reshape(full, 32)
     words = sorted(ids)
@@ -192,7 +184,9 @@ def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.
     tokens = integers("tokens", tokens, ("N",))
     if p.ndim != 1 or not len(p) or np.min(train_counts) < 0 or not len(tokens):
         raise ValueError(f"train_counts: expected (V,), none negative, got {p.shape}; tokens: expected any")
-    tallies = _tally((tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)), len(p))
+    if tokens.min() < 0 or tokens.max() >= len(p):
+        raise ValueError(f"tokens: expected ids 0 to {len(p) - 1}, got {tokens.min()} to {tokens.max()}")
+    tallies = np.bincount(tokens, minlength=len(p))
     seen = tallies > 0
     if np.any(p[seen] == 0):
         raise ValueError("tokens: some have count 0, so perplexity is infinite; use a smoothing above 0")
@@ -220,115 +214,55 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
 # Files to ids
 
 
-def _locate(name, folder, download, train, verify) -> list[TextFile]:
-    """Paths of train, valid, test, after downloading what is missing; never one train text for another."""
+def _files(name: str, folder: Path | str | None, download: bool, train: str) -> list[fetch.Found]:
+    """Train, valid and test, after downloading what is missing; never one train text for another."""
     choice("name", name, tuple(COUNTS))
-    folder = web.data_folder() if folder is None else storage.spelled_out(folder)
+    folder = fetch.data_folder() if folder is None else folder
     if not isinstance(train, str) or Path(train).name != train:
         raise TypeError(f"train: expected a file's name in {folder}, such as 'wiki.train.tokens', got {train!r}")
-    items = web.SOURCES[name].files
-    other = train != items[0].name
-    paths, archive = web.find(name, folder), web.find_archive(name, folder)
-    if archive is None and not all(paths[item.name] for item in items[other:]):
-        if not download:
-            raise FileNotFoundError(web.missing(name, folder, ["downloads are turned off"]))
-        web.fetch(name, folder)
-        paths = web.find(name, folder)
-    *tokens, types = COUNTS[name]
-    files = []
-    for item, *known in zip(items, tokens, (types, None, None), strict=True):
-        place = (paths[item.name], "") if paths[item.name] else (archive, f"{name}/{item.name}")
-        files.append(TextFile(*place, (*known, item.sha256)) if verify else TextFile(*place))
-    if other:
-        places = [place / (train + end) for place in (folder / name, folder) for end in ("", ".xz")]
-        files[0] = TextFile(next((place for place in places if place.is_file()), places[0]))
-        if not files[0].path.is_file():
-            raise FileNotFoundError(f"{places[0]} is missing; put it there, or leave out train={train!r}")
-    return files
+    if train == fetch.SOURCES[name].files[0].name:
+        return fetch.locate(name, folder, download)
+    path = fetch.first(fetch.places(name, folder), [train])
+    if path is None:
+        raise FileNotFoundError(f"{train} is missing in {folder}; put it there, or leave out train={train!r}")
+    return [fetch.Found(name, fetch.Item(train, sys.maxsize, None), path), *fetch.locate(name, folder, download, 1)]
 
 
-def _parse(files: list[TextFile]) -> tuple[Vocabulary, list[list[Array]]]:
-    """The vocabulary of files[0], and the ids of every file in pieces."""
-    ids = numbering()
-    train = encode(files[0], ids)
-    unknown = ids[UNKNOWN.encode()]  # a text without <unk> gets it here, with count 0
-    counts = _tally(train, len(ids))
-    order = np.argsort(-counts, kind="stable")  # ids are in order of first appearance, which ties keep
-    words = [word.decode() for word in ids]
-    vocabulary = Vocabulary([words[i] for i in order.tolist()], counts[order])
-    rank = np.empty(len(order), vocabulary.dtype)
-    rank[order] = np.arange(len(order))
-    ids.default_factory = lambda: unknown
-    splits = [train, *(encode(file, ids) for file in files[1:])]
-    for pieces in splits:
-        for i, piece in enumerate(pieces):  # in place, as WikiText-103 takes 400 MB
-            pieces[i] = rank[piece]
-    return vocabulary, splits
+def _blocks(file: fetch.Found) -> Iterator[bytes]:
+    """Blocks of whole lines, each ending in a newline, about CHUNK bytes.
+
+    Raises DamagedFile, naming the line, where the bytes cannot be unpacked or are not lines of UTF-8.
+    """
+    line = 1
+    with fetch.opened(file) as stream:
+        while block := b"".join(stream.readlines(CHUNK)):
+            try:
+                block.decode("utf-8")
+            except UnicodeDecodeError as error:
+                line += block.count(b"\n", 0, error.start)
+                raise fetch.DamagedFile(file, f"line {line} is not UTF-8 ({error.reason})") from error
+            whole = block if block.endswith(b"\n") else block + b"\n"
+            yield whole.removeprefix(codecs.BOM_UTF8) if line == 1 else whole  # a mark that is no part of a word
+            line += block.count(b"\n")
 
 
-def _tally(pieces: Iterable[Array], size: int) -> Array:
-    """How often each id occurs, (size,) int64. Raises ValueError for an id outside 0 to size - 1."""
-    tallies = np.zeros(size, np.int64)
-    for piece in pieces:
-        if piece.min() < 0 or piece.max() >= size:
-            raise ValueError(f"tokens: expected ids 0 to {size - 1}, got {piece.min()} to {piece.max()}")
-        tallies += np.bincount(piece, minlength=size)
-    return tallies
+def _words(file: fetch.Found) -> Iterator[list[bytes]]:
+    """Words of one block after the other, with `<eos>` for each newline."""
+    return (block.replace(b"\n", b" <eos> ").split() for block in _blocks(file))
 
 
-# Ids to the cache: STEM.npy has those of train, valid and test; STEM.txt a checksum, a header, the words
+def _encode(file: fetch.Found, ids: dict[bytes, int], dtype: np.dtype, tokens: int | None) -> Array:
+    """Ids (N,) of a whole file. Raises DamagedFile where it is empty or not the one with so many `tokens`."""
+    if tokens and fetch.intact(file) is False:
+        raise fetch.DamagedFile(file, fetch.UNPUBLISHED)
+    unknown = repeat(ids[UNKNOWN.encode()])
+    pieces = [np.fromiter(map(ids.get, words, unknown), dtype, len(words)) for words in _words(file)]
+    if not pieces:
+        raise fetch.DamagedFile(file, "it is empty")
+    _check(file, "tokens", tokens, sum(map(len, pieces)))
+    return np.concatenate(pieces)
 
 
-def _cache_folder(folder: Path) -> Path:
-    """`cache/` in folder, or the user's where nobody may write there (root could, but is not meant to)."""
-    for where in (lambda: folder / "cache", web.user_cache):  # one after the other, as there may be no HOME
-        place = where()
-        there = next(path for path in (place, *place.absolute().parents) if path.exists())
-        if there.stat().st_mode & 0o222 and os.access(there, os.W_OK):
-            return place
-    raise OSError(f"{place} cannot be written for the parsed text; pass `cache`, a folder that can")
-
-
-def _read_cache(stem: Path, sources: list) -> Text | None:
-    """The cached text; None where it is missing, stale or damaged in any way."""
-    try:
-        crc, _, rest = Path(f"{stem}.txt").read_bytes().partition(b"\n")
-        if crc != b"%08x" % zlib.crc32(rest):
-            return None
-        header, *lines = rest.decode().split("\n")[:-1]
-        header = json.loads(header)
-        if header["sources"] != sources or header["crc32"] != _crc(f"{stem}.npy"):
-            return None
-        ids = np.load(f"{stem}.npy", mmap_mode="r", allow_pickle=False)
-        words, counts = zip(*(line.split(" ") for line in lines), strict=True)
-        text = Text(*np.split(ids, np.cumsum(header["tokens"])[:2]), Vocabulary(words, np.array(counts, np.int64)))
-        if [len(part) for part in text[:3]] != header["tokens"] or len(words) <= ids.max():
-            return None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return None
-    return text
-
-
-def _write_cache(stem: Path, sources: list, vocabulary: Vocabulary, splits: list[list[Array]]) -> None:
-    tokens = [sum(map(len, pieces)) for pieces in splits]
-    head = BytesIO()
-    kind = {"descr": vocabulary.dtype.str, "fortran_order": False, "shape": (sum(tokens),)}
-    np.lib.format.write_array_header_1_0(head, kind)
-    crc = 0
-    with storage.whole(f"{stem}.npy") as file:
-        for part in chain([head.getvalue()], (piece.tobytes() for pieces in splits for piece in pieces)):
-            file.write(part)
-            crc = zlib.crc32(part, crc)
-    header = json.dumps({"sources": sources, "tokens": tokens, "crc32": crc})
-    lines = [f"{word} {n}" for word, n in zip(vocabulary.words, vocabulary.counts.tolist(), strict=True)]
-    rest = "\n".join([header, *lines, ""]).encode()
-    with storage.whole(f"{stem}.txt") as file:
-        file.write(b"%08x\n%s" % (zlib.crc32(rest), rest))
-
-
-def _crc(path: Path | str) -> int:
-    crc = 0
-    with open(path, "rb") as file:
-        while data := file.read(CHUNK):
-            crc = zlib.crc32(data, crc)
-    return crc
+def _check(file: fetch.Found, what: str, known: int | None, got: int) -> None:
+    if known not in (None, got):
+        raise fetch.DamagedFile(file, f"expected {known} {what}, got {got}; {fetch.AS_IT_IS}")

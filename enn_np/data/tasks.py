@@ -1,6 +1,7 @@
 """Generated tasks that ask for memory: nothing to download, a seed decides all.
 
-Every generator takes a NumPy Generator and returns (x, y). n examples, T time steps, D features a step.
+Every generator takes a NumPy Generator and returns (x, y). n examples, T time steps, D features a step. ValueError for
+sizes below 1.
 The published results named here, where no other source stands beside them, are those of Bai, Kolter and Koltun,
 "An Empirical Evaluation of Generic Convolutional and Recurrent Networks", arXiv 1803.01271, table 1.
 """
@@ -23,10 +24,8 @@ def copy_task(rng: np.random.Generator, n: int, delay: int = 100, length: int = 
        begin (`symbols` + 1), and `length` more blanks. For one-hot inputs, D = symbols + 2: `np.eye(D)[x]`.
     y  (n, T) int64: blanks, but for the last `length` steps, which repeat the symbols
 
-    Sizes of Arjovsky et al. 2016: 8 symbols, length 10, delay 100 to 500. Without memory the best mean loss is
-    length ln(symbols) / T, which their LSTM hardly beats and their unitary RNN does. Published, delay 1,000 (0.0204
-    without memory): RNN 0.0202, LSTM 0.0204, GRU 0.0197, convolutional TCN 0.000035.
-    Raises ValueError for sizes below 1.
+    Sizes of Arjovsky et al.: 8 symbols, length 10, delay 100 to 500. Without memory the best mean loss is
+    length ln(symbols) / T. Published, delay 1,000 (so 0.0204): RNN 0.0202, LSTM 0.0204, GRU 0.0197, TCN 0.000035.
     Source: Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio, arXiv 1511.06464, section 4.1.
     """
     n, delay, length = count("n", n), count("delay", delay), count("length", length)
@@ -44,12 +43,9 @@ def adding_task(rng: np.random.Generator, n: int, steps: int = 100):
        and at one of the second, else 0
     y  (n, 1) float32, the sum of the two. A column, because (n, 1) - (n,) would silently be (n, n).
 
-    Always saying 1, the mean, has a mean squared error of 1/6 = 0.167, the variance of the sum: a model that stays
-    there has learned nothing. Sizes: 100, 500, 1,000 (Hochreiter); 150 to 400 (Le), 100 to 750 (Arjovsky). Published,
-    600 steps: RNN 0.177, LSTM 0.164, GRU 0.000053, TCN 0.000058.
-    Raises ValueError for n below 1 or steps below 2.
-    Source: Hochreiter and Schmidhuber 1997, experiment 4 (there from [-1, 1], sum scaled); in this form Le, Jaitly
-    and Hinton, arXiv 1504.00941, and Arjovsky, Shah and Bengio, arXiv 1511.06464, section 4.2.
+    Always saying 1, the mean, has a mean squared error of 1/6 = 0.167: a model that stays there has learned nothing.
+    Published, 600 steps: RNN 0.177, LSTM 0.164, GRU 0.000053, TCN 0.000058. ValueError for steps below 2.
+    Source: Hochreiter and Schmidhuber 1997, experiment 4; in this form Le, Jaitly and Hinton, arXiv 1504.00941.
     """
     n, steps = count("n", n), count("steps", steps, low=2)
     x = np.zeros((n, steps, 2), np.float32)
@@ -67,7 +63,7 @@ def one_feature(rng: np.random.Generator, n: int):
     y  (n, 1) float32; the noise has sd 0.5, so that no model gets below a mean squared error of 0.25
 
     In the place of the paper's regression on one feature of a downloaded data set. With one step the Engram network's
-    trace is written but never read: this compares how the networks fit a curve, not memory. ValueError for n below 1.
+    trace is written but never read: this compares how the networks fit a curve, not memory.
     """
     x, noise = rng.standard_normal((2, count("n", n), 1), np.float32)
     return x[:, None], np.sin(3 * x) + noise / 2
@@ -82,11 +78,9 @@ def associative_recall(rng: np.random.Generator, n: int, pairs: int = 4, keys: i
 
     Without memory the accuracy is 1 / values; who keeps the values, but not whose they are, and answers by the one told
     most often, is right, with 10 values, in 38.35% with 4 pairs, 29.99% with 8, 23.60% with 16 and 19.36% with 32.
-    Published error rates of networks with 20 and 50 hidden units, 4 pairs: IRNN 62.1% and 60.2%, LSTM 60.8% and 1.9%,
-    fast weights, a Hebbian memory of the present sequence, 1.8% and 0%.
-    Raises ValueError for sizes below 1 and for more pairs than keys.
-    Source: Ba, Hinton, Mnih, Leibo and Ionescu, "Using Fast Weights to Attend to the Recent Past",
-    arXiv 1610.06258, section 4.1 and table 1.
+    Published error rates with 20 and 50 hidden units, 4 pairs: LSTM 60.8% and 1.9%, fast weights 1.8% and 0%.
+    Raises ValueError for more pairs than keys.
+    Source: Ba and others, "Using Fast Weights to Attend to the Recent Past", arXiv 1610.06258, section 4.1, table 1.
     """
     n, pairs, keys, values = count("n", n), count("pairs", pairs), count("keys", keys), count("values", values)
     if pairs > keys:
@@ -115,10 +109,8 @@ def few_shot(
 
     Which classes take part, and which of the labels 0 to ways - 1 each has, is drawn for every episode, so that no
     network can know a label before the episode tells it. Chance is 1 / ways; no image comes twice in an episode.
-    Santoro et al. too give a label one step after its image, but beside the next image.
-    Raises ValueError for sizes below 1, for fewer classes than ways, and for a class of too few images.
-    Source: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap, "One-shot Learning with Memory-Augmented Neural
-    Networks", arXiv 1605.06065, section 2.
+    Raises ValueError for fewer classes than ways, and for a class of too few images.
+    Source: Santoro and others, "One-shot Learning with Memory-Augmented Neural Networks", arXiv 1605.06065, section 2.
     """
     n, ways, shots, asked = count("n", n), count("ways", ways), count("shots", shots), count("asked", asked)
     order, S, D = np.argsort(labels, kind="stable"), ways * shots, images.shape[1]
@@ -140,7 +132,7 @@ def few_shot(
 
 
 def pixel_permutation(rng: np.random.Generator, pixels: int = 28 * 28) -> Array:
-    """One random order of pixels, (pixels,) int64, the same for train and test images. ValueError below 1."""
+    """One random order of pixels, (pixels,) int64, the same for train and test images."""
     return rng.permutation(count("pixels", pixels))
 
 
@@ -152,10 +144,9 @@ def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
                  on. None: row by row.
 
     Published accuracies, row by row and permuted: RNN 21.5% and 25.3%, LSTM 87.2% and 85.7%, GRU 96.2% and 87.3%,
-    TCN 99.0% and 97.2%. Well-tuned LSTMs get to 92.6% permuted (arXiv 1902.09689).
+    TCN 99.0% and 97.2%; well-tuned LSTMs get to 92.6% permuted (arXiv 1902.09689).
     Raises ValueError for other shapes or types and where permutation does not hold each of 0 to T - 1 once.
-    Source: Le, Jaitly and Hinton, "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units",
-    arXiv 1504.00941.
+    Source: Le, Jaitly and Hinton, arXiv 1504.00941.
     """
     images = np.asarray(images)
     if images.ndim not in (2, 3) or not (images.dtype == np.uint8 or images.dtype.kind == "f"):

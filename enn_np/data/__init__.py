@@ -1,0 +1,1 @@
+"""What comes in: images, text, generated tasks, and how files are found, checked and fetched."""
