@@ -9,9 +9,9 @@ would quiet. A memory has two slots or more for every key.
 import numpy as np
 
 from . import checks
-from .arcs import VALUES, written_lengths
 from .binding import Binding
 from .experiments import Task, compare
+from .look.attribution import VALUES, written_lengths
 from .tasks import associative_recall
 
 

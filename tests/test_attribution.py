@@ -10,8 +10,7 @@ from problems import arrays, cells, draw, make, problems, seeds
 from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
 from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, LearnedEngram, Regressor, run
-from enn_np.arcs import written_lengths
-from enn_np.attribution import (
+from enn_np.look.attribution import (
     ablations,
     integrated_gradients,
     integration_parts,
@@ -19,6 +18,7 @@ from enn_np.attribution import (
     logit_changes,
     slot_ablation,
     written_by,
+    written_lengths,
 )
 from enn_np.ops import softmax
 

@@ -16,8 +16,9 @@ import pytest
 from test_datasets import write_mnist
 from tiny import digits, same_to_the_bit
 
-from enn_np import RNN, Classifier, __version__, cli, datasets, download, explained, load, protocols
+from enn_np import RNN, Classifier, __version__, cli, datasets, download, load, protocols
 from enn_np.cli import main
+from enn_np.look import report as page
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 COMMANDS = ("demo", "train", "benchmark", "recall", "memory", "report", "tables", "gradcheck", "data")
@@ -72,8 +73,8 @@ def python(code):
 
 def small_report(patch):
     """Two sequences explained, eight counted: as many as the page holds take ten seconds."""
-    patch.setattr(explained, "EXAMPLES", 2)
-    patch.setattr(explained, "PROBE", 8)
+    patch.setattr(page, "EXAMPLES", 2)
+    patch.setattr(page, "PROBE", 8)
 
 
 def table(text):
@@ -490,7 +491,8 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())
 import numpy as np, enn_np
-from enn_np import cli, datasets, gradcheck, monitor
+from enn_np import cli, datasets, gradcheck
+from enn_np.look import monitor
 model = enn_np.Classifier(enn_np.Engram(4, 3), 2, 2)
 x, y = np.ones((6, 3, 2), np.float32), np.arange(6) % 2
 model.fit(x, y, epochs=1, callbacks=[monitor.HebbianTraceMonitor(model, x)])

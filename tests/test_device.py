@@ -31,7 +31,6 @@ from enn_np import (
     Regressor,
     Stream,
     Window,
-    attribution,
     bptt,
     cells,
     cli,
@@ -43,7 +42,6 @@ from enn_np import (
     load,
     losses,
     models,
-    monitor,
     ops,
     optim,
     protocols,
@@ -53,6 +51,7 @@ from enn_np import (
 from enn_np.backend import Workspace
 from enn_np.device import card_name, fused, to_device, to_numpy, wait
 from enn_np.language import LanguageModel
+from enn_np.look import attribution, monitor
 from enn_np.retrieval import RETRIEVALS
 
 CELLS = [RNN(4), GRU(4), LSTM(4)]

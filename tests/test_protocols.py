@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tiny import digits, same_to_the_bit
 
-from enn_np import GRU, Adam, Binding, Classifier, Engram, datasets, explained, fit, load, protocols, variants
+from enn_np import GRU, Adam, Binding, Classifier, Engram, datasets, fit, load, protocols, variants
 from enn_np.demo import demo
+from enn_np.look import report as page
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FIGURES = ("learning_curves.png", "trace.png", "trace_evolution.png", "retrieval.png")
@@ -277,8 +278,8 @@ def test_a_folder_that_cannot_be_made_is_found_before_training(no_data):
 
 def small_report(patch):
     """Two sequences explained, eight counted: as many as the page holds take ten seconds."""
-    patch.setattr(explained, "EXAMPLES", 2)
-    patch.setattr(explained, "PROBE", 8)
+    patch.setattr(page, "EXAMPLES", 2)
+    patch.setattr(page, "PROBE", 8)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from . import checks, storage
-from .backend import array_module
-from .callbacks import Callback
-from .device import to_numpy
-from .engram import Engram
+from .. import checks, storage
+from ..backend import array_module
+from ..callbacks import Callback
+from ..device import to_numpy
+from ..engram import Engram
 
 
 def trace_statistics(A, clip=None):
@@ -22,11 +22,15 @@ def trace_statistics(A, clip=None):
     }
 
 
-def effective_slots(a):
-    """exp(entropy) of retrieval weights a (..., N), averaged: N if all slots are read alike, 1 if only one is."""
+def slots_per_recall(a):
+    """exp(entropy) of retrieval weights a (..., N): N where all slots are read alike, 1 where only one is."""
     xp = array_module(a)
-    entropy = -(a * xp.log(xp.maximum(a, np.finfo(a.dtype).tiny))).sum(-1)
-    return float(xp.exp(entropy).mean())
+    return xp.exp(-(a * xp.log(xp.maximum(a, np.finfo(a.dtype).tiny))).sum(-1))
+
+
+def effective_slots(a):
+    """The mean of `slots_per_recall`."""
+    return float(slots_per_recall(a).mean())
 
 
 class HebbianTraceMonitor(Callback):
