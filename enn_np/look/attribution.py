@@ -204,15 +204,13 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     parts, c = integration_parts(params, cell.record(params, tape)), tape.kept.c
     if not abs(relu(sum(parts.values())) - c).max() <= 1e-3 * c.max():
         raise ValueError(f"model: its {_kind(cell)} does not integrate as (6) says, so that no part can be taken away")
-    brought = parts[part]
-    states = tape.states
-    whole = _outputs(model, tape.states.h[1:], layer, mask)[picked]
+    states, whole = tape.states, _outputs(model, tape.states.h[1:], layer, mask)[picked]
     changes = xp.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
-        without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
+        without = {**params, "b_c": params["b_c"] - parts[part][t]}  # (6) undone by its bias: the step needs no twin
         state, _ = cell.step(without, at(tape.e, t), at(states, t))
         state = hold(cell, mask, t, state, at(states, t))
-        h = tape.states.h[1:].copy()
+        h = states.h[1:].copy()
         h[t] = state.h
         if t + 1 < x.shape[1]:
             rest = None if mask is None else mask[t + 1 :]

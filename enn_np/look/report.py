@@ -82,23 +82,17 @@ def write_report(run_dir, out=None):
     }
     data["trace"] = _trace_maps(stored.get("traces"), data["statistics"])
     scores = data["slots"] and data["slots"].get("ablations")
+    title = "{model} on {benchmark}, {protocol} protocol, seed {seed}".format_map(
+        {name: _text(summary.get(name), 40) for name in ("model", "benchmark", "protocol", "seed")}
+    )
     learned = any(value is not None for run in runs.values() for part in run["history"].values() for value in part)
-    parts = {
-        "results": ("Results", True),
-        "recalled": ("Recall", data["recalled"]),
-        "learning": ("Learning", learned),
-        "trace": ("Trace", data["trace"] or len(data["statistics"]) > 1),
-        "sequences": ("Sequences", data["examples"]),
-        "slots": ("Slots and ablation", data["slots"]),
-        "configuration": ("Configuration", True),
-    }
     jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     jinja.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     page = jinja.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
-        title=_title(summary),
+        title="Engram and its rivals on 5,000 digits" if "models" in summary else title,
         notes=notes,
         results=_results(summary, runs, f"{data['entry']}s"),
-        parts={id: name for id, (name, shown) in parts.items() if shown},
+        learned=learned,
         configuration=_text(json.dumps({k: v for k, v in summary.items() if k not in DRAWN}, indent=1), 20_000),
         data=data,
         ablations=scores and [_ablation(name, score, scores["intact"]) for name, score in scores.items()],
@@ -187,39 +181,32 @@ def _read_model(path, stored, notes):
 # -------------------------------------------------------------------------------------------------------- its tables
 
 
-def _title(summary):
-    if "models" in summary:
-        return "Engram and its rivals on 5,000 digits"
-    model, benchmark, protocol, seed = (
-        _text(summary.get(name), 40) for name in ("model", "benchmark", "protocol", "seed")
-    )
-    return f"{model} on {benchmark}, {protocol} protocol, seed {seed}"
-
-
-COLUMNS_OF_RESULTS = (
-    ("test accuracy", "test_accuracy", ".2%"),
-    ("test loss (nats)", "test_loss", ".4f"),
-    ("test perplexity", "test_perplexity", ",.1f"),
-    ("parameters", "parameters", ",.0f"),
-    ("training (s)", "seconds", ",.0f"),
-)
+RESULTS = {  # heading: name and form of a number
+    "test accuracy": ("test_accuracy", ".2%"),
+    "test loss (nats)": ("test_loss", ".4f"),
+    "test perplexity": ("test_perplexity", ",.1f"),
+    "parameters": ("parameters", ",.0f"),
+    "training (s)": ("seconds", ",.0f"),
+}
 
 
 def _results(summary, runs, entries):
     """Head and rows, one per model, with the paper's numbers where it has the benchmark. entries: of the histories."""
     benchmark, names = summary.get("benchmark"), {title: name for name, title in TITLES.items()}
     paper = PAPER.get(benchmark) if isinstance(benchmark, str) else None
-    columns = [
-        each for each in COLUMNS_OF_RESULTS if any(_finite(run.get(each[1])) is not None for run in runs.values())
-    ]
-    head = [word for name, _, _ in columns for word in ((name, "paper") if paper else (name,))]
+    shown = {
+        heading: (name, form)
+        for heading, (name, form) in RESULTS.items()
+        if any(_finite(run.get(name)) is not None for run in runs.values())
+    }
     rows = []
     for title, run in runs.items():
         sources = (run, paper.get(names.get(title), {})) if paper else (run,)
-        cells = [_number(source.get(key), form) for _, key, form in columns for source in sources]
+        cells = [_number(source.get(name), form) for name, form in shown.values() for source in sources]
         epochs = max((len(values) for values in run["history"].values()), default=0)
         best = _number(run.get("best_epoch"), ".0f")
         rows.append([title, *cells, f"{epochs} (best {best})", _text(run.get("stopped"), 20)])
+    head = [word for heading in shown for word in ((heading, "paper") if paper else (heading,))]
     return ["model", *head, entries, "ended"], rows
 
 
@@ -287,59 +274,50 @@ def _only_stored(stored):
 
 
 def _explained(model, stored):
-    """Sequences of every class, and mistakes, each run alone, with what attribution tells about each step."""
+    """One sequence of each class and then mistakes, each run alone, with what attribution tells about each step."""
     probe, labels = stored["probe"][:PROBE].astype(model.dtype), stored.get("labels")
-    chosen = _choose(attribution.alone(model, probe)[3], labels)
+    given = attribution.alone(model, probe)[3]
+    classes = given if labels is None else labels[: len(probe)]
+    firsts, mistakes = np.unique(classes, return_index=True)[1][:EXAMPLES], np.flatnonzero(classes != given)
+    chosen = list(dict.fromkeys([*firsts.tolist(), *mistakes.tolist(), *range(len(probe))]))[:EXAMPLES]
     alone, layer, x, target, _ = attribution.alone(model, probe[chosen])
-    cell, params = alone.cells[layer], alone.layer_params(layer)
+    cell, params, every, steps = alone.cells[layer], alone.layer_params(layer), range(len(x)), x.shape[1]
     tape = alone.run_cells(alone.time_major(x))[2][layer]
     seen = cell.record(params, tape)
     shares = attribution.integration_shares(attribution.integration_parts(params, seen))
-    likely = alone.predict_proba(x)
-    taken_apart = _taken_apart(model, probe, x, target, cell, tape, seen) if x.shape[1] <= STEPS else {}
-    return [
-        {
-            "name": f"sequence {index + 1}",
-            "steps": x.shape[1],
-            "truth": None if labels is None else str(labels[index]),
-            "target": str(target[i]),
-            "input": _picture(x[i]),
-            "shares": {name: _few(part[:, i]) for name, part in shares.items()},
-            "probabilities": _few(likely[i]),
-            **_retrieved(seen["retrieval"][:, i]),
-            **{name: values[i] for name, values in taken_apart.items()},
-        }
-        for i, index in enumerate(chosen)
-    ]
-
-
-def _choose(given, labels):
-    """Indices of one sequence of each class, in their order, then of mistakes."""
-    classes = given if labels is None else labels[: len(given)]
-    firsts = np.unique(classes, return_index=True)[1][:EXAMPLES]
-    return list(dict.fromkeys([*firsts.tolist(), *np.flatnonzero(classes != given).tolist(), *range(len(given))]))[
-        :EXAMPLES
-    ]
+    shown = {
+        "name": [f"sequence {index + 1}" for index in chosen],
+        "steps": [steps for _ in every],
+        "truth": [None if labels is None else str(labels[index]) for index in chosen],
+        "target": [str(each) for each in target],
+        "input": [_picture(each) for each in x],
+        "shares": [{name: _few(part[:, i]) for name, part in shares.items()} for i in every],
+        "probabilities": [_few(each) for each in alone.predict_proba(x)],
+    }
+    if steps <= STEPS:
+        shown |= _taken_apart(model, probe, x, target, cell, tape, seen)
+    told = [dict(zip(shown, values, strict=True)) for values in zip(*shown.values(), strict=True)]
+    return [each | _retrieved(seen["retrieval"][:, i]) for i, each in enumerate(told)]
 
 
 def _taken_apart(model, probe, x, target, cell, tape, seen):
-    """Per sequence: integrated gradients, changes of the logit, and who wrote what the trace gave to each step."""
+    """Of each sequence: integrated gradients, changes of the logit, and who wrote what the trace gave to each step."""
     mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
         found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
     changes = {part: attribution.logit_changes(model, x, target, part) for part in ("trace", "bank")}
     steps = x.shape[1]
-    written = np.zeros((steps, steps, len(x)))  # read at, written at
+    written = np.zeros((len(x), steps, steps))  # read at, written at
     for t, m in enumerate(seen["trace_part"]):
         size = np.maximum((m * m).sum(-1), np.finfo(m.dtype).tiny)
-        written[t, :t] = (attribution.written_by(cell, tape, t)["steps"] * m).sum(-1) / size
-    darkest = float(written[steps // 4 :].max()) or 1.0  # the first rows have but few to read from, and read them alone
+        written[:, t, :t] = ((attribution.written_by(cell, tape, t)["steps"] * m).sum(-1) / size).T
+    darkest = float(written[:, steps // 4 :].max()) or 1.0  # the first rows have but few to read from
     return {
         "attribution": [_map(each, limit=float(abs(each).max()) or 1.0) for each in found.x],
         "difference": _few(found.difference),
         "residual": _few(found.residual),
-        "written": [_map(written[..., i], high=darkest) for i in range(len(x))],
+        "written": [_map(each, high=darkest) for each in written],
         "changes": [{part: _few(each[i]) for part, each in changes.items()} for i in range(len(x))],
     }
 
