@@ -89,7 +89,7 @@ def written_by(cell, tape, t):
         a, w, v = cell.trace_scale * k.a[t], (eta * share[..., None]).astype(dtype) * k.a[:t], tape.e.z[:t]
         keep, noise = xp.full((1, 1, 1), 1 - eta), None if tape.e.noise is None else eta * tape.e.noise[:t]
     keep = xp.where(wrote, keep, 1).astype(dtype)  # (t, 1 or B, 1 or N) in A_t = keep_t A_{t-1} + w_t v_t'
-    since = xp.concatenate((keep, xp.ones_like(a)[None, : keep.shape[1], : keep.shape[2]]))[::-1].cumprod(0)[::-1]
+    since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), dtype)))[::-1].cumprod(0)[::-1]
     read_at = a * since  # (t + 1, B, N) how step t reads what step s - 1 left
     overlap = read_at[1:] @ w.swapaxes(1, 2)  # (t, B, B) of every sample with what every mate wrote
     steps = (overlap if shared else overlap * xp.eye(batch, dtype=dtype)) @ v
@@ -265,7 +265,6 @@ class _Shuffled:
 
 class IntegratedGradients(NamedTuple):
     x: Any  # (n, T, D) what each entry of the input adds to the output
-    A: Any  # (n, N, H) what each entry of the initial trace adds to it
     difference: Any  # (n,) of the output from that of the baseline
     residual: Any  # (n,) of that, what the attributions do not add up to
 
@@ -274,28 +273,25 @@ VALUES = 10  # of associative recall
 SMALLEST, MOST = 2.0**-20, 1000  # pieces of a path: no shorter one is cut, and there are not many more
 
 
-def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance=1e-3, nodes=4, mask=None):
+def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, nodes=4, mask=None):
     """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) of output `target`, by hand-written BPTT:
 
         attribution = (x - baseline) * integral over p from 0 to 1 of d output / d x at baseline + p (x - baseline)
 
-    x (n, T, D); target: an output or one per sequence, by default the largest; baseline, like x: zeros by default, x
-    itself to explain the trace alone; A (n, N, H): an initial trace other than zeros, its baseline. Each sequence is
-    run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece fail most to
-    add up to the difference of outputs between its ends, until the whole is complete to the relative `tolerance`: a
-    thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where lengths are small.
-    Where the output jumps on the way, as slots change by "top_k" or a code vanishes, no path is complete: a
-    RuntimeWarning says what is missing, as `residual` does of each sequence.
+    x (n, T, D); target: an output or one per sequence, by default the largest; baseline, like x: zeros by default. Each
+    sequence is run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece
+    fail most to add up to the difference of outputs between its ends, until the whole is complete to the relative
+    `tolerance`: a thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where
+    lengths are small. Where the output jumps on the way, as slots change by "top_k" or a code vanishes, no path is
+    complete: a RuntimeWarning says what is missing, as `residual` does of each sequence.
     """
     tolerance, nodes = checks.number("tolerance", tolerance, above=0), checks.count("nodes", nodes)
-    model, layer, x, target, mask = alone(model, x, target, mask)
-    shape = len(x), *model.params[f"{layer}.M"].shape
+    model, _, x, target, mask = alone(model, x, target, mask)
     baseline = np.zeros_like(x) if baseline is None else checks.float_array("baseline", baseline, x.shape, x.dtype)
-    A = np.zeros(shape, x.dtype) if A is None else checks.float_array("A", A, shape, x.dtype)
     found = []
-    for i, (start, way, trace, out) in enumerate(zip(baseline, x - baseline, A, target, strict=True)):
-        along = partial(_along, model, layer, out, start, way, trace, None if mask is None else mask[i])
-        found.append(_integrate(along, (way, trace), tolerance, nodes))
+    for i, (start, way, out) in enumerate(zip(baseline, x - baseline, target, strict=True)):
+        along = partial(_along, model, out, start, way, None if mask is None else mask[i])
+        found.append(_integrate(along, way, tolerance, nodes))
     *parts, missed = (np.stack(part) for part in zip(*found, strict=True))
     found = IntegratedGradients(*parts)
     if missed.any():
@@ -307,59 +303,53 @@ def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance
     return found
 
 
-def _integrate(along, ways, tolerance, nodes):
-    """The four parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
+def _integrate(along, way, tolerance, nodes):
+    """The three parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
     first, last = along(np.array([0.0, 1.0]))
     size, noise = abs(first) + abs(last), 100 * np.finfo(first.dtype).eps
     allowed = max(tolerance * abs(last - first), tolerance * 1e-6 * size, noise * size)
-    pieces = _pieces(along, ways, np.zeros(1), np.ones(1), nodes)
+    pieces = _pieces(along, way, np.zeros(1), np.ones(1), nodes)
     while True:
-        low, high, error, *_ = pieces
+        low, high, error, parts = pieces
         doubt = abs(error) * (high - low > SMALLEST)
         # The errors of many pieces nearly cancel. So that a few do not by chance, their squares must be small as well.
         if max(abs(error[doubt > 0].sum()), (doubt**2).sum() ** 0.5) <= allowed or len(doubt) >= MOST:
             break
         cut = (doubt >= np.sort(doubt)[-16:][0]) & (doubt >= doubt.max() / 4)  # the worst, at most 16
         middle = (low + high)[cut] / 2
-        new = _pieces(along, ways, np.append(low[cut], middle), np.append(middle, high[cut]), nodes)
+        new = _pieces(along, way, np.append(low[cut], middle), np.append(middle, high[cut]), nodes)
         pieces = [np.concatenate((old[~cut], part)) for old, part in zip(pieces, new, strict=True)]
-    x, A = (part.sum(0) for part in pieces[3:])
-    residual = last - first - x.sum() - A.sum()
-    return x, A, last - first, residual, abs(residual) > allowed
+    x = parts.sum(0)
+    residual = last - first - x.sum()
+    return x, last - first, residual, abs(residual) > allowed
 
 
-def _pieces(along, ways, low, high, nodes):
-    """k pieces of the path: low (k,), high (k,), the difference of outputs less all attributions (k,), and these, x
-    (k, T, D) and A (k, N, H)."""
+def _pieces(along, way, low, high, nodes):
+    """k pieces of the path: low, high and the difference of outputs less attributions (k,), and these (k, T, D)."""
     points, weights = np.polynomial.legendre.leggauss(nodes)
     slopes = along((low[:, None] + (high - low)[:, None] * (points + 1) / 2).ravel(), back=True)
-    parts = []
-    for way, slope in zip(ways, slopes, strict=True):
-        width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
-        parts.append(way * np.einsum("kp,kpij->kij", width, slope.reshape(*width.shape, *way.shape)))
+    width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
+    parts = way * np.einsum("kp,kptd->ktd", width, slopes.reshape(*width.shape, *way.shape))
     rise = np.subtract(*np.split(along(np.append(high, low)), 2))
-    return low, high, rise - sum(part.sum((1, 2)) for part in parts), *parts
+    return low, high, rise - parts.sum((1, 2)), parts
 
 
-def _along(model, layer, target, start, way, trace, mask, p, back=False):
+def _along(model, target, start, way, mask, p, back=False):
     """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
-    (k, T, D) and at the initial trace (k, N, H), on the host. The k points are the batch."""
+    (k, T, D), on the host. The k points are the batch."""
     p, W = p.astype(start.dtype)[:, None, None], model.params["head.W"]
     xp = array_module(W)
-    states = [cell.initial_state(len(p), start.dtype, xp=xp) for cell in model.cells]
-    states[layer] = states[layer]._replace(A=xp.asarray(p * trace))
     mask = None if mask is None else xp.asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
-    h, _, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back, states=states)
+    h, finals, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back)
     if not back:
         return to_numpy(_outputs(model, h, -1, mask)[:, target])
     dpooled = xp.repeat(W.T[target : target + 1], len(p), axis=0)  # (k, H)
     dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1])
-    dstates = {}
     for i in reversed(range(len(model.cells))):
-        dstate = None if dlast is None else [dlast] + [None] * (len(states[i]) - 1)  # at the last h
-        dh, dstates[i], _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
+        dstate = None if dlast is None else [dlast] + [None] * (len(finals[i]) - 1)  # at the last h
+        dh, _, _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
         dlast = None
-    return to_numpy((dh.swapaxes(0, 1), dstates[layer].A))
+    return to_numpy(dh.swapaxes(0, 1))
 
 
 def _quiet(model):

@@ -93,7 +93,7 @@ def write_report(run_dir, out=None):
         notes=notes,
         results=_results(summary, runs, f"{data['entry']}s"),
         learned=learned,
-        configuration=_text(json.dumps({k: v for k, v in summary.items() if k not in DRAWN}, indent=1), 20_000),
+        configuration=_text(json.dumps({k: v for k, v in summary.items() if k not in DRAWN}, indent=2), 20_000),
         data=data,
         ablations=scores and [_ablation(name, score, scores["intact"]) for name, score in scores.items()],
     )
@@ -221,7 +221,12 @@ ABLATIONS = {
 
 def _ablation(name, score, intact):
     change = score["loss"] - intact["loss"]
-    return f"{name} ({ABLATIONS[name]})", f"{score['accuracy']:.1%}", f"{score['loss']:.4f}", f"{change:+.2g}"
+    return (
+        f"{name} ({ABLATIONS[name]})",
+        f"{score['accuracy']:.1%}",
+        f"{score['loss']:.4f}",
+        f"{change:+.2g}".replace("-", "−"),
+    )
 
 
 def _finite(value):
