@@ -394,14 +394,6 @@ def test_an_empty_history_leaves_the_rest(tmp_path, history):
     assert len(data["trace"]["maps"]) == K and data["examples"] and "0 (best –)" in " ".join(Page(text).texts)
 
 
-def test_a_lone_array_is_no_trace(tmp_path):
-    """np.load gives an array, without names, for an .npy file under another name."""
-    folder = run_folder(tmp_path, summary_of())
-    with open(folder / "trace.npz", "wb") as file:
-        np.save(file, np.zeros(3))
-    assert "trace.npz: traces cannot be read" in write_report(folder).read_text(encoding="utf-8")
-
-
 def test_huge_arrays_make_no_huge_page(tmp_path):
     """Many epochs, slots and units, and long sequences: averaged, and within 5 MB."""
     stored = arrays(n=20, steps=400, inputs=300, slots=200, hidden=500, traces=40)
@@ -613,7 +605,7 @@ def test_slider_and_chooser_change_what_is_shown(browser, whole):
     browser.press("#asked", LEFT)
     asked = browser.ask('document.getElementById("asked-text").textContent')
     assert asked == "Asked for a: 300.0% of what is recalled was written at step 4, which read 5 after a."
-    assert browser.ask('document.querySelectorAll("#arcs path").length') == 2
+    assert browser.ask('document.querySelectorAll("#arcs .arc").length') == 2
 
     browser.press("#row", RIGHT)
     fourth = seen(browser)
