@@ -33,6 +33,8 @@ from ..learned import LearnedEngram
 from ..models import Classifier, Regressor
 from ..ops import read, relu
 
+VALUES = 10  # of associative recall
+
 
 def integration_parts(params, seen):
     """What goes into c_t of (6) before its ReLU, by where it comes from: cue, bank, trace, past, (T, B, 3H) each, and
@@ -269,7 +271,6 @@ class IntegratedGradients(NamedTuple):
     residual: Any  # (n,) of that, what the attributions do not add up to
 
 
-VALUES = 10  # of associative recall
 SMALLEST, MOST = 2.0**-20, 1000  # pieces of a path: no shorter one is cut, and there are not many more
 
 
