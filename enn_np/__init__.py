@@ -10,8 +10,24 @@ import pkgutil
 import sys
 
 # Where modules went that had a name of their own: `import enn_np.device` and the like go on to work.
-MOVED = {"device": "backend", "losses": "ops", "initial": "ops", "retrieval": "ops"}
-MOVED |= {"stream": "bptt", "integration": "binding"}
+MOVED = {
+    "backend": ("device",),
+    "ops": ("losses", "initial", "retrieval"),
+    "bptt": ("stream",),
+    "binding": ("integration",),
+    "train": ("training", "session", "callbacks", "watch"),
+    "models": ("answers",),
+    "checkpoint": ("storage",),
+    "data.images": ("datasets",),
+    "data.text": ("text", "words"),
+    "data.tasks": ("tasks",),
+    "data.fetch": ("download", "sources"),
+    "look.plots": ("plots",),
+    "look.monitor": ("monitor",),
+    "look.attribution": ("attribution", "arcs"),
+    "look.report": ("webreport", "explained"),
+}
+MOVED = {old: new for new, names in MOVED.items() for old in names}
 
 
 class _Moved:

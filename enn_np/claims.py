@@ -16,7 +16,18 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import read_arrays
-from .plots import COLORS, _axes, _line, _logarithmic, _matplotlib, _percent, _signed, _traces, _whole_numbers, save
+from .look.plots import (
+    COLORS,
+    _axes,
+    _line,
+    _logarithmic,
+    _matplotlib,
+    _percent,
+    _signed,
+    _traces,
+    _whole_numbers,
+    save,
+)
 from .protocols import write_json
 
 NAMES = ("trained", "untrained", "random")
@@ -126,7 +137,7 @@ def structure(traces, seed=0):
 
 def sparsity(traces, statistics, seed=0):
     """Are traces sparse, and is recall? How many entries are small, a measure without scale, and slots per recall."""
-    three, (sizes, measure, recall) = compared(traces, seed), _axes(None, 3, (8, 3.2), (1.5, 1, 1))
+    three, (sizes, measure, recall) = compared(traces, seed), _axes(3, (8, 3.2), (1.5, 1, 1))
     for i, (name, A) in enumerate(three.items()):
         small = np.maximum(np.sort(abs(A), axis=None), 1e-6)
         sizes.plot(small, np.arange(1, A.size + 1) / A.size, ("-", "--", "-.")[i], color=COLORS[i], label=name)
@@ -156,7 +167,7 @@ def stability(traces, seed=0):
     """Are traces stable over training? Cosines of every two, and with the one before and the first as lines."""
     traces = _traces(traces, None)[0]
     cosines = np.array([[cosine(A, B) for A in traces] for B in traces])
-    image, lines = _axes(None, 2, (8, 3.4), (1, 1.3))
+    image, lines = _axes(2, (8, 3.4), (1, 1.3))
     heat = image.imshow(cosines, cmap="cividis", vmin=min(0, cosines.min()), vmax=1)
     image.figure.colorbar(heat, ax=image)
     image.set(title="Cosine of every two traces", xlabel="epoch (0: untrained)", ylabel="epoch")

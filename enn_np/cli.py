@@ -263,7 +263,7 @@ def _say(runs):
 
 
 def _report(settings):
-    from .webreport import write_report
+    from .look.report import write_report
 
     print(f"wrote {write_report(settings.run, settings.out)}")
 

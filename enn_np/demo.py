@@ -6,8 +6,8 @@ ways that its output names: smaller batches, fewer epochs, a higher learning rat
 
 from . import checks, protocols
 from .data import images as datasets
+from .look.report import write_report
 from .variants import MODELS, network
-from .webreport import write_report
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
 

@@ -23,7 +23,7 @@ from .checkpoint import differ
 from .data import images as datasets
 from .data import tasks
 from .engram import Engram
-from .monitor import HebbianTraceMonitor
+from .look.monitor import HebbianTraceMonitor
 from .optim import Adam
 from .training import fit
 from .variants import MATCHED, network
@@ -253,7 +253,7 @@ def curves(history):
 def draw(out, results, monitor):
     """Learning curves of `results` (title -> numbers of a run) and, with a monitor, the trace after training, its way
     there, and one sequence's retrieval weights, as PNG files in `out`. Returns their paths."""
-    from . import plots
+    from .look import plots
 
     histories = {title: numbers["history"] for title, numbers in results.items() if numbers["history"]}
     drawn = {}

@@ -9,10 +9,10 @@ would quiet. A memory has two slots or more for every key.
 import numpy as np
 
 from . import checks
-from .arcs import VALUES, written_lengths
 from .binding import Binding
 from .data.tasks import associative_recall
 from .experiments import Task, compare
+from .look.attribution import VALUES, written_lengths
 
 
 class Recall(Task):

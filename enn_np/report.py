@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from . import arcs, claims, plots, variants
+from . import claims, variants
 from .checkpoint import read_arrays
 from .experiments import NETWORKS
+from .look import attribution, plots
 from .memory import TASKS, known
 from .protocols import PAPER, TITLES, curves, read_json, read_result
 from .storage import write_text
@@ -265,7 +266,7 @@ def figures(folder):
         drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
     if path.exists() and "recalled" in (found := read_result(path)):
-        drawn[f"{path.stem}-arcs"] = arcs.of_recall(found["recalled"])
+        drawn[f"{path.stem}-arcs"] = plots.arcs(*attribution.told(found["recalled"]))
     paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
     for path in paths:
         plots.save(drawn[path.stem], path)

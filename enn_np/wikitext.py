@@ -11,7 +11,7 @@ from .cells import GRU, LSTM, RNN
 from .data.text import load_wikitext, paper_windows, stream_batches
 from .engram import Engram
 from .language import LanguageModel, score_text, wikitext2_recipe
-from .monitor import HebbianTraceMonitor
+from .look.monitor import HebbianTraceMonitor
 from .optim import Adam
 from .protocols import machine, outcome, run_folder, write_json
 from .training import fit

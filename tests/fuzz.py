@@ -49,8 +49,8 @@ from enn_np import (
     report,
 )
 from enn_np.data import fetch, images, text
-from enn_np.monitor import HebbianTraceMonitor
-from enn_np.webreport import write_report
+from enn_np.look.monitor import HebbianTraceMonitor
+from enn_np.look.report import write_report
 
 ROOM = 1 << 30  # bytes that a reader may ask for beyond what the process has
 SECONDS = 10

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from enn_np import Adam, Checkpoint, Classifier, EarlyStopping, Engram, LanguageModel, ReduceOnPlateau, fit, load
 from enn_np import checkpoint as files
 from enn_np.data.images import image_rows, load_digits
-from enn_np.monitor import HebbianTraceMonitor
+from enn_np.look.monitor import HebbianTraceMonitor
 
 KINDS = ("digits", "text")
 

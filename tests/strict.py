@@ -182,7 +182,7 @@ class ndarray:
         return ndarray(self._host.astype(dtype, copy=copy))
 
 
-for _name in ("sum", "max", "min", "mean", "std", "any", "all", "argmax", "cumsum"):
+for _name in ("sum", "max", "min", "mean", "std", "any", "all", "argmax", "cumsum", "cumprod"):
     setattr(ndarray, _name, _reduction(_name))
 _names = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power", "matmul": "matmul"}
 _names |= {"and": "bitwise_and", "or": "bitwise_or"}

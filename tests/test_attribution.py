@@ -10,8 +10,7 @@ from problems import arrays, cells, draw, make, problems, seeds
 from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
 from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, LearnedEngram, Regressor, run
-from enn_np.arcs import written_lengths
-from enn_np.attribution import (
+from enn_np.look.attribution import (
     ablations,
     integrated_gradients,
     integration_parts,
@@ -19,6 +18,7 @@ from enn_np.attribution import (
     logit_changes,
     slot_ablation,
     written_by,
+    written_lengths,
 )
 from enn_np.ops import softmax
 
@@ -583,19 +583,16 @@ def test_attributions_are_complete(pooling, trace, norm, seed):
     cell = Engram(6, 4, hebbian_rate=0.4, trace_scale=1.5, trace=trace, layer_norm=norm, trace_gradient=False)
     model, x, _ = model_of(cell, seed, pooling=pooling)
     x = x[:2]
-    rng = np.random.default_rng(seed)
-    baseline, A = rng.standard_normal(x.shape), 0.1 * rng.standard_normal((2, 4, 6))
-    found = integrated_gradients(model, x, [0, 2], baseline, A)
-    assert found.x.shape == x.shape and found.A.shape == A.shape
-    sums = found.x.sum((1, 2)) + found.A.sum((1, 2))
+    baseline = np.random.default_rng(seed).standard_normal(x.shape)
+    found = integrated_gradients(model, x, [0, 2], baseline)
+    sums = found.x.sum((1, 2))
+    assert found.x.shape == x.shape
     close(found.residual, found.difference - sums)
     assert (abs(sums - found.difference) <= 1e-3 * np.maximum(abs(found.difference), 0.01)).all()
     for b, output in enumerate((0, 2)):
         ends = []
-        for part, start in ((x[b], A[b]), (baseline[b], 0 * A[b])):
-            state = model.cells[0].initial_state(1, np.float64)
-            state.A[...] = start
-            h, finals, _ = model.run_cells(part[:, None], states=[state])
+        for part in (x[b], baseline[b]):
+            h, finals, _ = model.run_cells(part[:, None])
             ends.append((model._pool(h, finals[-1].h, None)[0] @ model.params["head.W"] + model.params["head.b"])[0])
         close(found.difference[b], (ends[0] - ends[1])[output])
 
@@ -615,23 +612,12 @@ def test_attributions_are_integrals_of_gradients():
         assert found.x[place] == pytest.approx(0.5 * x[place] * slopes.mean(), rel=2e-2, abs=2e-3)
 
 
-def test_the_trace_alone_can_be_explained():
-    """Baseline = input: what remains is due to the initial trace, and nothing where that is zero."""
-    model, x, _ = model_of()
-    A = 0.3 * np.random.default_rng(0).standard_normal((len(x), 4, 6))
-    found = integrated_gradients(model, x, 0, baseline=x, A=A)
-    assert not found.x.any() and abs(found.A).max() > 1e-4
-    assert (abs(found.residual) <= 1e-3 * abs(found.difference)).all()
-    nothing = integrated_gradients(model, x, 0, baseline=x)
-    assert not nothing.A.any() and not nothing.difference.any()
-
-
 def test_attributions_in_single_precision():
     """float64 nodes and weights that upcast, or an error estimate below the rounding that never ends."""
     model, x, _ = model_of(dtype="float32")
     x = x[:2]
     found = integrated_gradients(model, x)
-    assert found.x.dtype == found.A.dtype == np.float32
+    assert found.x.dtype == np.float32
     exact = integrated_gradients(*model_of(dtype="float64")[:1], x.astype(float), tolerance=1e-4)
     assert abs(exact.x.sum((1, 2)) - exact.difference).max() <= 1e-3 * abs(exact.difference).max()
     assert found.x.sum((1, 2)) == pytest.approx(found.difference, rel=5e-3, abs=5e-3)
@@ -655,7 +641,7 @@ def test_other_models():
     model = randomise(Regressor((GRU(4), Engram(5, 3), GRU(3)), D, 2, dtype="float64"))
     x, _ = sequences(3, dtype=np.float64)
     found = integrated_gradients(model, x, 1)
-    assert found.A.shape == (3, 3, 5)
+    assert found.x.shape == x.shape
     assert abs(found.residual).max() <= 1e-3 * abs(found.difference).max()
     y = np.zeros((3, 2))
     assert ablations(model, x, y)["intact"] == pytest.approx(model.evaluate(x, y))
@@ -668,8 +654,6 @@ def test_other_models():
         ({"target": 0.5}, TypeError, "^target: "),
         ({"baseline": np.zeros((6, T, D + 1))}, ValueError, "^baseline: .*shape"),
         ({"baseline": np.zeros((6, T, D), np.float32)}, TypeError, "^baseline: .*float64"),
-        ({"A": np.zeros((4, 6))}, ValueError, "^A: .*shape"),
-        ({"A": np.full((6, 4, 6), np.nan)}, ValueError, "^A: .*finite"),
         ({"tolerance": 0}, ValueError, "^tolerance: "),
         ({"nodes": 0}, ValueError, "^nodes: "),
         ({"x": np.zeros((6, T, D), np.float32)}, TypeError, "^x: .*float64"),

@@ -16,10 +16,11 @@ import pytest
 from test_datasets import write_mnist
 from tiny import digits, same_to_the_bit
 
-from enn_np import RNN, Classifier, __version__, cli, explained, load, protocols
+from enn_np import RNN, Classifier, __version__, cli, load, protocols
 from enn_np.cli import main
 from enn_np.data import fetch as download
 from enn_np.data import images as datasets
+from enn_np.look import report as page
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 COMMANDS = ("demo", "train", "benchmark", "recall", "memory", "report", "tables", "gradcheck", "data")
@@ -74,8 +75,8 @@ def python(code):
 
 def small_report(patch):
     """Two sequences explained, eight counted: as many as the page holds take ten seconds."""
-    patch.setattr(explained, "EXAMPLES", 2)
-    patch.setattr(explained, "PROBE", 8)
+    patch.setattr(page, "EXAMPLES", 2)
+    patch.setattr(page, "PROBE", 8)
 
 
 def table(text):
@@ -488,11 +489,13 @@ def test_the_library_works_where_nothing_but_numpy_is_installed():
 import sys, tempfile
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"matplotlib", "pooch", "requests", "tqdm", "scipy", "threadpoolctl", "cupy", "pandas", "sklearn"}:
+        if name.split(".")[0] in "matplotlib pooch requests tqdm scipy threadpoolctl cupy pandas sklearn".split():
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())
 import numpy as np, enn_np
-from enn_np import cli, gradcheck, monitor
+from enn_np import cli, gradcheck
+from enn_np.look import monitor
+from enn_np.data import images as datasets
 model = enn_np.Classifier(enn_np.Engram(4, 3), 2, 2)
 x, y = np.ones((6, 3, 2), np.float32), np.arange(6) % 2
 model.fit(x, y, epochs=1, callbacks=[monitor.HebbianTraceMonitor(model, x)])

@@ -31,7 +31,6 @@ from enn_np import (
     Regressor,
     Stream,
     Window,
-    attribution,
     bptt,
     cells,
     cli,
@@ -41,7 +40,6 @@ from enn_np import (
     language,
     load,
     models,
-    monitor,
     ops,
     optim,
     protocols,
@@ -50,6 +48,7 @@ from enn_np import (
 from enn_np.backend import Workspace, card_name, to_device, to_numpy
 from enn_np.data import images as datasets
 from enn_np.language import LanguageModel
+from enn_np.look import attribution, monitor
 from enn_np.ops import RETRIEVALS
 
 CELLS = [RNN(4), GRU(4), LSTM(4)]

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import assert_close, assert_gradients, assert_same_gradients, cells, draw, problems, seeds, sizes
 
-from enn_np import Adam, Classifier, Engram, LearnedEngram, attribution, gradcheck, load, run
+from enn_np import Adam, Classifier, Engram, LearnedEngram, gradcheck, load, run
+from enn_np.look import attribution
 
 NUMBERS = {"hebbian_rate", "sparsity"}
 

@@ -777,14 +777,14 @@ def test_a_summary_fits_whatever_the_names():
 
 def test_modules_are_there_when_they_are_asked_for():
     """`import enn_np; enn_np.gradcheck.check(...)`, as the README writes it, in a fresh process."""
-    code = "import enn_np; enn_np.gradcheck.check; enn_np.optim.SGD; print('plots' in dir(enn_np), enn_np.data)"
+    code = "import enn_np; enn_np.gradcheck.check; enn_np.datasets.MinMax; print('look' in dir(enn_np), enn_np.data)"
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         pool.apply(exec, (code,))
     for name in ("oracle", "__main__", "_hidden", "datasetz"):
         with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
             getattr(enn_np, name)
-    assert {"data", "gradcheck", "plots", "Engram", "register"} <= set(dir(enn_np))
+    assert {"data", "gradcheck", "look", "Engram", "register"} <= set(dir(enn_np))
 
 
 def test_a_loaded_model_can_be_trained():

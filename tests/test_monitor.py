@@ -10,7 +10,7 @@ from problems import seeds
 from tiny import D, T, classifier, copied, randomise, same_to_the_bit, sequences
 
 from enn_np import GRU, SGD, Adam, Checkpoint, Classifier, EarlyStopping, Engram, fit, run
-from enn_np.monitor import HebbianTraceMonitor, effective_slots, trace_statistics
+from enn_np.look.monitor import HebbianTraceMonitor, effective_slots, trace_statistics
 
 H, N = 6, 4
 

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import Adam, Binding, Classifier, cli, experiments, load, protocols, recall, run, storage
-from enn_np.arcs import written_lengths
-from enn_np.attribution import written_by
 from enn_np.data.tasks import associative_recall
+from enn_np.look.attribution import written_by, written_lengths
 from enn_np.models import build
 from enn_np.recall import Recall
 from enn_np.report import table

@@ -31,7 +31,7 @@ from enn_np import (
     storage,
 )
 from enn_np import checkpoint as files
-from enn_np.monitor import HebbianTraceMonitor
+from enn_np.look.monitor import HebbianTraceMonitor
 from enn_np.session import Diverged
 
 

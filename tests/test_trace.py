@@ -12,8 +12,8 @@ from problems import assert_close, assert_gradients, assert_same_gradients, draw
 from test_attribution import model_of
 
 from enn_np import Binding, Engram, LearnedEngram, Stream, gradcheck, run, trace
-from enn_np.attribution import logit_changes, written_by
 from enn_np.backend import Workspace
+from enn_np.look.attribution import logit_changes, written_by
 
 LINEAR = {"trace": "sample", "trace_clip": None}
 pieces = st.integers(1, 8)

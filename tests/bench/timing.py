@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from enn_np import checks, plots
+from enn_np import checks
 from enn_np.backend import device_module
+from enn_np.look import plots
 from enn_np.protocols import processor
 
 from .process import Worker, WorkerError

@@ -18,18 +18,21 @@ import copy
 import warnings
 from dataclasses import fields, replace
 from functools import partial
+from string import ascii_letters
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checks
-from .backend import Workspace, array_module, to_numpy
-from .binding import Binding
-from .bptt import Tape, at, hold, run, run_back
-from .engram import Engram
-from .learned import LearnedEngram
-from .models import Classifier, Regressor
-from .ops import read, relu
+from .. import checks
+from ..backend import Workspace, array_module, to_numpy
+from ..binding import Binding
+from ..bptt import Tape, at, hold, run, run_back
+from ..engram import Engram
+from ..learned import LearnedEngram
+from ..models import Classifier, Regressor
+from ..ops import read, relu
+
+VALUES = 10  # of associative recall
 
 
 def integration_parts(params, seen):
@@ -73,58 +76,74 @@ def written_by(cell, tape, t):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
     if isinstance(cell, LearnedEngram):
         raise TypeError("cell: its rate is among the parameters; expected cell.settled(params) in its place")
-    xp, e, a, batch, each = array_module(tape.x), tape.e, tape.kept.a, tape.x.shape[1], cell.trace == "sample"
+    xp, k, A, shared = array_module(tape.x), tape.kept, cell.traces(tape), cell.trace == "batch"
+    A = A[:, None] if shared else A  # (T + 1, 1 or B, N, H)
+    batch, dtype = tape.x.shape[1], tape.x.dtype
     live = xp.ones((t, batch), bool) if tape.mask is None else tape.mask[:t]  # which steps wrote, for whom
+    wrote = (live.any(1, keepdims=True) if shared else live)[..., None]  # (t, 1 or B, 1)
     if isinstance(cell, Binding):
-        return _bound_by(cell, tape, t, live)
-    share = xp.eye(batch, dtype=a.dtype) * live[:, None] if each else live / xp.maximum(live.sum(1, keepdims=True), 1)
-    live = live if each else live.any(1, keepdims=True)
-    since = live[::-1].cumsum(0)[::-1] - live  # (t, B) or (t, 1): how often the trace has faded after step s
-    fade = (live * cell.trace_scale * cell.hebbian_rate * (1 - cell.hebbian_rate) ** since).astype(a.dtype)[..., None]
-    overlap = a[t] @ a[:t].swapaxes(1, 2)  # (t, B, B) <a_t, a_s> of every sample with every mate
-    overlap *= share if each else share[:, None]
-    steps = fade * (overlap @ e.z[:t])  # a_t D_s
-    noise = xp.zeros_like(steps) if e.noise is None else fade * (a[t] @ e.noise[:t])
-    left = ((1 - cell.hebbian_rate) ** live.sum(0)).astype(a.dtype)[:, None]
-    A = cell.traces(tape)
-
-    def clipped():  # whether the trace is (9) step by step, so that only the clip can have taken what is missing
-        D = a[:t, ..., None] * e.z[:t, :, None] if each else (a[:t] * share[..., None]).swapaxes(1, 2) @ e.z[:t]
-        D = D if e.noise is None else D + (e.noise[:t, None] if each else e.noise[:t])
-        new = A[:t] + cell.hebbian_rate * (D - A[:t])
-        new = new if cell.trace_clip is None else new.clip(-cell.trace_clip, cell.trace_clip)
-        wrong = abs(xp.where(live[..., None, None] if each else live[..., None], new, A[:t]) - A[1 : t + 1])
-        return (wrong <= ROUNDING * np.finfo(a.dtype).eps * (abs(A).max() + abs(e.z).max())).all()
-
-    start, whole = cell.trace_scale * left * read(a[t], A[0]), cell.trace_scale * read(a[t], A[t])
-    return _summed(cell, t, whole, start, steps, noise, clipped)
-
-
-def _bound_by(cell, tape, t, live):
-    """`written_by` of a Binding cell: of what step s wrote, w_s v_s', every step between s and t has kept its share."""
-    xp, k, batch, each = array_module(tape.x), tape.kept, tape.x.shape[1], cell.trace == "sample"
-    w = k.w[:t] * live[..., None]
-    kept = xp.where((live if each else live.any(1))[..., None], k.keep[:t], 1).astype(w.dtype)  # (t, B, N) or (t, N)
-    kept = xp.concatenate((kept, xp.ones_like(k.keep[:1])))[::-1].cumprod(0)[::-1]  # from step s on; 1 from t on
-    since = kept if each else kept[:, None]
-    overlap = (k.a[t] * since[1:]) @ w.swapaxes(1, 2)  # (t, B, B) of every sample with what every mate wrote
-    overlap *= xp.eye(batch, dtype=w.dtype) if each else 1
-    A = cell.traces(tape)
-    steps, start = overlap @ tape.e.v[:t], read(k.a[t] * since[0], A[0])
-    return _summed(cell, t, read(k.a[t], A[t]), start, steps, xp.zeros_like(steps))
+        a, w, v, noise, clip = k.a[t], k.w[:t] * live[..., None], tape.e.v[:t], None, np.inf
+        keep = k.keep[:t, None] if shared else k.keep[:t]
+    else:
+        eta, clip = cell.hebbian_rate, np.inf if cell.trace_clip is None else cell.trace_clip
+        share = live / xp.maximum(live.sum(1, keepdims=True), 1) if shared else live
+        a, w, v = cell.trace_scale * k.a[t], (eta * share[..., None]).astype(dtype) * k.a[:t], tape.e.z[:t]
+        keep, noise = xp.full((1, 1, 1), 1 - eta), None if tape.e.noise is None else eta * tape.e.noise[:t]
+    keep = xp.where(wrote, keep, 1).astype(dtype)  # (t, 1 or B, 1 or N) in A_t = keep_t A_{t-1} + w_t v_t'
+    since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), dtype)))[::-1].cumprod(0)[::-1]
+    read_at = a * since  # (t + 1, B, N) how step t reads what step s - 1 left
+    overlap = read_at[1:] @ w.swapaxes(1, 2)  # (t, B, B) of every sample with what every mate wrote
+    steps = (overlap if shared else overlap * xp.eye(batch, dtype=dtype)) @ v
+    noises = xp.zeros_like(steps) if noise is None else wrote * (read_at[1:] @ noise)
+    start = read(read_at[0], A[0])
+    rest = read(a, A[t]) - start - steps.sum(0) - noises.sum(0)
+    size, rounding = (abs(start) + abs(steps).sum(0) + abs(noises).sum(0)).max(), 1000 * np.finfo(dtype).eps
+    if not (abs(rest) <= rounding * size).all():  # only the clip may have taken it: then every step is (9)
+        D = (w.swapaxes(1, 2) @ v)[:, None] if shared else w[..., None] * v[:, :, None]
+        D = D if noise is None else D + noise[:, None]
+        new = xp.where(wrote[..., None], (keep[..., None] * A[:t] + D).clip(-clip, clip), A[:t])
+        if not (abs(new - A[1 : t + 1]) <= rounding * (abs(A).max() + abs(v).max())).all():
+            short = f"what the steps before t = {t} wrote misses the recall by {float(abs(rest).max()):.2g}"
+            raise ValueError(
+                f"cell: expected the tape's own, writing as the equations do, got a {_kind(cell)}: {short}"
+            )
+    return {"start": start, "steps": steps, "noise": noises, "clipped": rest}
 
 
-ROUNDING = 1000  # units in the last place
+def written_lengths(cell, tape, t):
+    """How much of what step t recalls was written by each step before it, (B, t), as lengths in the units of the trace.
+
+    Entry (b, s) is <p, r> / |r|, the length along the recall r = a_t A_{t-1} of the part p that step s wrote: they add
+    up to |r| if the trace began empty, and are below zero where p works against the rest. cell, tape, t and errors: as
+    `written_by`.
+    """
+    parts = to_numpy(written_by(cell, tape, t))
+    recalled = parts["start"] + parts["clipped"] + (parts["steps"] + parts["noise"]).sum(0)  # (B, H)
+    size = np.sqrt((recalled**2).sum(-1))
+    return ((parts["steps"] * recalled).sum(-1) / np.where(size > 0, size, 1)).T
 
 
-def _summed(cell, t, whole, start, steps, noise, clipped=lambda: False):
-    """The parts of `written_by` and what is missing to the whole: rounding, or what the clip took away."""
-    rest = whole - start - steps.sum(0) - noise.sum(0)
-    size = abs(start) + abs(steps).sum(0) + abs(noise).sum(0)
-    if not (abs(rest) <= ROUNDING * np.finfo(rest.dtype).eps * size.max()).all() and not clipped():
-        short = f"what the steps before t = {t} wrote misses the recall by {float(abs(rest).max()):.2g}"
-        raise ValueError(f"cell: expected the tape's own, writing as the equations do, got a {_kind(cell)}: {short}")
-    return {"start": start, "steps": steps, "noise": noise, "clipped": rest}
+def told(recalled):
+    """Words read (T,), keys asked (P,), lengths (P, T) and the index of the key that the sequence itself asks for: what
+    `plots.arcs` draws, from what a stored result of associative recall has under "recalled".
+
+    recalled: of P pairs, symbols (T + 1,) with T = 2 P + 2, lengths (P, T). Keys come in
+    reverse order, so that arcs do not cross. Raises ValueError for anything else.
+    """
+    symbols, lengths = (np.asarray(recalled.get(name)) for name in ("symbols", "lengths"))
+    if lengths.dtype.kind not in "fi" or lengths.ndim != 2 or not lengths.size or not np.isfinite(lengths).all():
+        raise ValueError("recalled: lengths: expected a row of finite numbers per pair; make the result again")
+    pairs, steps = lengths.shape
+    if symbols.dtype.kind != "i" or steps != 2 * pairs + 2 or symbols.shape != (steps + 1,) or symbols.min() < 0:
+        raise ValueError("recalled: symbols: expected a key and a value per pair, two marks and a key, whole numbers")
+    mark, letters = symbols.max(), ascii_letters + "αβγδεζηθικλμνξοπρστυφχψω"
+    keys = mark - VALUES  # first keys, then values, then the mark
+    names = {mark: "?"} | {keys + value: str(value) for value in range(VALUES)}
+    words = [names.get(s) or letters[s : s + 1] or f"k{s}" for s in symbols.tolist()]
+    asked = words[0 : 2 * pairs : 2][::-1]
+    if words[-1] not in asked:
+        raise ValueError(f"recalled: symbols: the key asked, {words[-1]}, is none of those told")
+    return words[:-1], asked, lengths[::-1], asked.index(words[-1])
 
 
 def ablations(model, x, y, batch_size=128, seed=0, mask=None):
@@ -186,15 +205,13 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     parts, c = integration_parts(params, cell.record(params, tape)), tape.kept.c
     if not abs(relu(sum(parts.values())) - c).max() <= 1e-3 * c.max():
         raise ValueError(f"model: its {_kind(cell)} does not integrate as (6) says, so that no part can be taken away")
-    brought = parts[part]
-    states = tape.states
-    whole = _outputs(model, tape.states.h[1:], layer, mask)[picked]
+    states, whole = tape.states, _outputs(model, tape.states.h[1:], layer, mask)[picked]
     changes = xp.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
-        without = {**params, "b_c": params["b_c"] - brought[t]}  # (6) undone by its bias: the step needs no twin
+        without = {**params, "b_c": params["b_c"] - parts[part][t]}  # (6) undone by its bias: the step needs no twin
         state, _ = cell.step(without, at(tape.e, t), at(states, t))
         state = hold(cell, mask, t, state, at(states, t))
-        h = tape.states.h[1:].copy()
+        h = states.h[1:].copy()
         h[t] = state.h
         if t + 1 < x.shape[1]:
             rest = None if mask is None else mask[t + 1 :]
@@ -249,7 +266,6 @@ class _Shuffled:
 
 class IntegratedGradients(NamedTuple):
     x: Any  # (n, T, D) what each entry of the input adds to the output
-    A: Any  # (n, N, H) what each entry of the initial trace adds to it
     difference: Any  # (n,) of the output from that of the baseline
     residual: Any  # (n,) of that, what the attributions do not add up to
 
@@ -257,28 +273,25 @@ class IntegratedGradients(NamedTuple):
 SMALLEST, MOST = 2.0**-20, 1000  # pieces of a path: no shorter one is cut, and there are not many more
 
 
-def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance=1e-3, nodes=4, mask=None):
+def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, nodes=4, mask=None):
     """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) of output `target`, by hand-written BPTT:
 
         attribution = (x - baseline) * integral over p from 0 to 1 of d output / d x at baseline + p (x - baseline)
 
-    x (n, T, D); target: an output or one per sequence, by default the largest; baseline, like x: zeros by default, x
-    itself to explain the trace alone; A (n, N, H): an initial trace other than zeros, its baseline. Each sequence is
-    run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece fail most to
-    add up to the difference of outputs between its ends, until the whole is complete to the relative `tolerance`: a
-    thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where lengths are small.
-    Where the output jumps on the way, as slots change by "top_k" or a code vanishes, no path is complete: a
-    RuntimeWarning says what is missing, as `residual` does of each sequence.
+    x (n, T, D); target: an output or one per sequence, by default the largest; baseline, like x: zeros by default. Each
+    sequence is run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece
+    fail most to add up to the difference of outputs between its ends, until the whole is complete to the relative
+    `tolerance`: a thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where
+    lengths are small. Where the output jumps on the way, as slots change by "top_k" or a code vanishes, no path is
+    complete: a RuntimeWarning says what is missing, as `residual` does of each sequence.
     """
     tolerance, nodes = checks.number("tolerance", tolerance, above=0), checks.count("nodes", nodes)
-    model, layer, x, target, mask = alone(model, x, target, mask)
-    shape = len(x), *model.params[f"{layer}.M"].shape
+    model, _, x, target, mask = alone(model, x, target, mask)
     baseline = np.zeros_like(x) if baseline is None else checks.float_array("baseline", baseline, x.shape, x.dtype)
-    A = np.zeros(shape, x.dtype) if A is None else checks.float_array("A", A, shape, x.dtype)
     found = []
-    for i, (start, way, trace, out) in enumerate(zip(baseline, x - baseline, A, target, strict=True)):
-        along = partial(_along, model, layer, out, start, way, trace, None if mask is None else mask[i])
-        found.append(_integrate(along, (way, trace), tolerance, nodes))
+    for i, (start, way, out) in enumerate(zip(baseline, x - baseline, target, strict=True)):
+        along = partial(_along, model, out, start, way, None if mask is None else mask[i])
+        found.append(_integrate(along, way, tolerance, nodes))
     *parts, missed = (np.stack(part) for part in zip(*found, strict=True))
     found = IntegratedGradients(*parts)
     if missed.any():
@@ -290,65 +303,53 @@ def integrated_gradients(model, x, target=None, baseline=None, A=None, tolerance
     return found
 
 
-def _integrate(along, ways, tolerance, nodes):
-    """The four parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
+def _integrate(along, way, tolerance, nodes):
+    """The three parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
     first, last = along(np.array([0.0, 1.0]))
     size, noise = abs(first) + abs(last), 100 * np.finfo(first.dtype).eps
     allowed = max(tolerance * abs(last - first), tolerance * 1e-6 * size, noise * size)
-    done = _pieces(along, ways, np.zeros(1), np.ones(1), nodes)
+    pieces = _pieces(along, way, np.zeros(1), np.ones(1), nodes)
     while True:
-        doubt = abs(done.error) * (done.high - done.low > SMALLEST)
+        low, high, error, parts = pieces
+        doubt = abs(error) * (high - low > SMALLEST)
         # The errors of many pieces nearly cancel. So that a few do not by chance, their squares must be small as well.
-        if max(abs(done.error[doubt > 0].sum()), (doubt**2).sum() ** 0.5) <= allowed or len(doubt) >= MOST:
+        if max(abs(error[doubt > 0].sum()), (doubt**2).sum() ** 0.5) <= allowed or len(doubt) >= MOST:
             break
         cut = (doubt >= np.sort(doubt)[-16:][0]) & (doubt >= doubt.max() / 4)  # the worst, at most 16
-        low, high = done.low[cut], done.high[cut]
-        middle = (low + high) / 2
-        new = _pieces(along, ways, np.concatenate((low, middle)), np.concatenate((middle, high)), nodes)
-        done = _Pieces(*(np.concatenate((old[~cut], part)) for old, part in zip(done, new, strict=True)))
-    x, A = done.x.sum(0), done.A.sum(0)
-    residual = last - first - x.sum() - A.sum()
-    return x, A, last - first, residual, abs(residual) > allowed
+        middle = (low + high)[cut] / 2
+        new = _pieces(along, way, np.append(low[cut], middle), np.append(middle, high[cut]), nodes)
+        pieces = [np.concatenate((old[~cut], part)) for old, part in zip(pieces, new, strict=True)]
+    x = parts.sum(0)
+    residual = last - first - x.sum()
+    return x, last - first, residual, abs(residual) > allowed
 
 
-class _Pieces(NamedTuple):
-    low: Any  # (k,)
-    high: Any  # (k,)
-    error: Any  # (k,) difference of outputs less all attributions
-    x: Any  # (k, T, D) attributions
-    A: Any  # (k, N, H)
-
-
-def _pieces(along, ways, low, high, nodes):
+def _pieces(along, way, low, high, nodes):
+    """k pieces of the path: low, high and the difference of outputs less attributions (k,), and these (k, T, D)."""
     points, weights = np.polynomial.legendre.leggauss(nodes)
     slopes = along((low[:, None] + (high - low)[:, None] * (points + 1) / 2).ravel(), back=True)
-    parts = []
-    for way, slope in zip(ways, slopes, strict=True):
-        width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
-        parts.append(way * np.einsum("kp,kpij->kij", width, slope.reshape(*width.shape, *way.shape)))
-    rise = np.subtract(*np.split(along(np.concatenate((high, low))), 2))
-    return _Pieces(low, high, rise - sum(part.sum((1, 2)) for part in parts), *parts)
+    width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
+    parts = way * np.einsum("kp,kptd->ktd", width, slopes.reshape(*width.shape, *way.shape))
+    rise = np.subtract(*np.split(along(np.append(high, low)), 2))
+    return low, high, rise - parts.sum((1, 2)), parts
 
 
-def _along(model, layer, target, start, way, trace, mask, p, back=False):
+def _along(model, target, start, way, mask, p, back=False):
     """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
-    (k, T, D) and at the initial trace (k, N, H), on the host. The k points are the batch."""
+    (k, T, D), on the host. The k points are the batch."""
     p, W = p.astype(start.dtype)[:, None, None], model.params["head.W"]
     xp = array_module(W)
-    states = [cell.initial_state(len(p), start.dtype, xp=xp) for cell in model.cells]
-    states[layer] = states[layer]._replace(A=xp.asarray(p * trace))
     mask = None if mask is None else xp.asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
-    h, _, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back, states=states)
+    h, finals, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back)
     if not back:
         return to_numpy(_outputs(model, h, -1, mask)[:, target])
     dpooled = xp.repeat(W.T[target : target + 1], len(p), axis=0)  # (k, H)
     dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1])
-    dstates = {}
     for i in reversed(range(len(model.cells))):
-        dstate = None if dlast is None else [dlast] + [None] * (len(states[i]) - 1)  # at the last h
-        dh, dstates[i], _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
+        dstate = None if dlast is None else [dlast] + [None] * (len(finals[i]) - 1)  # at the last h
+        dh, _, _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
         dlast = None
-    return to_numpy((dh.swapaxes(0, 1), dstates[layer].A))
+    return to_numpy(dh.swapaxes(0, 1))
 
 
 def _quiet(model):

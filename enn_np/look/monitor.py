@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from . import checks, storage
-from .backend import array_module, to_numpy
-from .callbacks import Callback
-from .engram import Engram
+from .. import checks, storage
+from ..backend import array_module, to_numpy
+from ..callbacks import Callback
+from ..engram import Engram
 
 
 def trace_statistics(A, clip=None):
@@ -21,11 +21,15 @@ def trace_statistics(A, clip=None):
     }
 
 
-def effective_slots(a):
-    """exp(entropy) of retrieval weights a (..., N), averaged: N if all slots are read alike, 1 if only one is."""
+def slots_per_recall(a):
+    """exp(entropy) of retrieval weights a (..., N): N where all slots are read alike, 1 where only one is."""
     xp = array_module(a)
-    entropy = -(a * xp.log(xp.maximum(a, np.finfo(a.dtype).tiny))).sum(-1)
-    return float(xp.exp(entropy).mean())
+    return xp.exp(-(a * xp.log(xp.maximum(a, np.finfo(a.dtype).tiny))).sum(-1))
+
+
+def effective_slots(a):
+    """The mean of `slots_per_recall`."""
+    return float(slots_per_recall(a).mean())
 
 
 class HebbianTraceMonitor(Callback):

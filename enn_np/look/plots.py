@@ -1,0 +1,292 @@
+"""Figures of training and of the memory: pure functions from NumPy arrays to a matplotlib Figure.
+
+Each function returns a new Figure, 8 inches wide. The first call imports matplotlib, and none imports pyplot: no
+backend is needed, no figure stays open. In a notebook, say `%matplotlib inline` once and end a cell with the figure.
+Signed values are red and blue around a white zero, shares run from dark to bright (cividis); lines differ in
+colour (Okabe and Ito, 2008), dash and marker, so that a print in grey still reads.
+Bad input (rank, NaN, empty, lengths that differ) raises ValueError: the message names the argument, what came and
+what was expected.
+
+Letters: T time steps, N memory slots, H hidden units, K traces, W pixels in an input row, Q questions.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..checks import float_array
+from .monitor import slots_per_recall
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")  # marker and dash of each colour
+UNITS, SLOTS, TRACE = "hidden unit (index)", "memory slot (index)", "trace A (no unit)"
+
+
+def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="nats"):
+    """One panel per metric, one line per model, over epochs.
+
+    histories  model name -> {"loss", "accuracy", "val_loss", "val_accuracy": one number per epoch}, or -> a
+               list of such runs: mean and a band, smallest to largest, of the runs that reached each epoch
+    metrics    keys to draw; a loss (in `loss_unit`) on a logarithmic axis, an accuracy (0 to 1) in per cent
+    """
+    if not histories or not metrics:
+        raise ValueError(f"histories, metrics: expected at least one each, got {histories!r} and {metrics!r}")
+    axes = _axes(len(metrics), (8, 3.4))
+    for metric, ax in zip(metrics, axes, strict=True):
+        for i, (model, runs) in enumerate(histories.items()):
+            several = [runs] if isinstance(runs, dict) else runs
+            values = _runs(f"histories[{model!r}]", several, metric)  # (runs, epochs)
+            _band(ax, i, range(1, values.shape[1] + 1), values, model)
+        kind, validation = metric.removeprefix("val_").replace("_", " "), metric.startswith("val_")
+        title = f"{'Validation' if validation else 'Training'} {kind}"
+        ax.set(title=title, xlabel="epoch", ylabel=f"loss ({loss_unit})" if kind == "loss" else kind)
+        _whole_numbers(ax.xaxis)
+        _scale(ax, kind)
+    axes[-1].legend(frameon=False, handlelength=3)
+    return axes[0].figure
+
+
+def task_curves(tasks):
+    """One panel per task, one line per network, over training steps: validation accuracy, or the loss of a regression.
+
+    tasks  title -> network -> runs, each {"step", "val_accuracy" or "val_loss": one number per validation}; mean and
+           band as above. A run that ended early, with nothing left to learn, counts on with its last number
+    """
+    if not tasks or not all(tasks.values()):
+        raise ValueError(f"tasks: expected at least one, each with a network, got {tasks!r:.100}")
+    axes, colors = _axes(len(tasks), (8, 3.4)), {}
+    for (title, networks), ax in zip(tasks.items(), axes, strict=True):
+        accuracy = all("val_accuracy" in run for runs in networks.values() for run in runs)
+        kind = "accuracy" if accuracy else "loss"
+        for model, runs in networks.items():
+            name = f"tasks[{title!r}][{model!r}]"
+            steps, values = _runs(name, runs, "step"), _runs(name, runs, f"val_{kind}")  # (runs, validations)
+            for row in values:
+                row[np.isnan(row)] = row[~np.isnan(row)][-1]
+            _band(ax, colors.setdefault(model, len(colors)), np.nanmax(steps, 0), values, model)
+        ax.set(title=title, xlabel="training step", ylabel=f"validation {kind}", xlim=0)
+        ax.set_ylim(*((0, 1.03) if accuracy else ()))
+        _scale(ax, kind)
+    max(axes, key=lambda ax: len(ax.lines)).legend(frameon=False, handlelength=3)
+    return axes[0].figure
+
+
+def trace_heatmap(A, title="Hebbian trace"):
+    """A trace A (N, H), slots x hidden units; the largest |A| ends the colour scale."""
+    (ax,) = _axes(1, (8, 3.8))
+    image = _signed(ax, _array(A, "A", ("N", "H")), title)
+    ax.figure.colorbar(image, ax=ax, label=TRACE)
+    return ax.figure
+
+
+def trace_evolution(traces, labels=None, unit="epoch"):
+    """Traces over training or over a sequence as maps on one colour scale, and the size |A| of each as lines.
+
+    traces  (K, N, H)
+    labels  K names or numbers, 1 to K without them; `unit` is what they count
+
+    There are up to 6 maps, evenly spread over K.
+    """
+    traces, labels = _traces(traces, labels)
+    K = len(traces)
+    rows, columns = (1, K) if K < 4 else (2, min(K // 2, 3))
+    figure = _matplotlib().figure.Figure(figsize=(8, 2 + 2.2 * rows), layout="constrained")
+    top, foot = figure.add_gridspec(2, 1, height_ratios=(1.5 * rows, 1))
+    maps, lines = list(top.subgridspec(rows, columns).subplots(squeeze=False).flat), figure.add_subplot(foot)
+    picked = np.linspace(0, K - 1, len(maps)).round().astype(int)
+    for ax, k in zip(maps, picked, strict=True):
+        image = _signed(ax, traces[k], f"{unit} {labels[k]}", abs(traces).max())
+        ax.label_outer()
+    figure.colorbar(image, ax=maps, label=TRACE)
+    for i, (name, reduce) in enumerate({"largest |A|": np.max, "mean |A|": np.mean}.items()):
+        sizes = reduce(abs(traces), (1, 2))
+        color = _line(lines, i, range(K), sizes, name)
+        lines.annotate(name, (K - 1, sizes[-1]), (0, 8), textcoords="offset points", color=color, ha="right")
+    lines.set(title="Size of the trace", xlabel=unit, ylabel="|A| (no unit)")
+    lines.set_xticks(picked, [labels[k] for k in picked])
+    lines.margins(y=0.3)
+    _logarithmic(lines)
+    return figure
+
+
+def retrieval_over_time(a, image=None):
+    """What each time step recalled: weights a (T, N), time downwards, beside the input that was read.
+
+    image  (T, W) numbers or (T, W, 3) colours, 0 to 1 or uint8: row t is the input of step t
+
+    The colour bar marks 1/N, an even recall. The panel at the right is exp(entropy), the effective number of slots: 1
+    is one slot, N all slots alike.
+    """
+    a = _array(a, "a", ("T", "N"))
+    T, N = a.shape
+    if a.min() < 0 or abs(a.sum(-1) - 1).max() > 1e-3:
+        got = f"a least one of {a.min():.3g} and sums from {a.sum(-1).min():.3g} to {a.sum(-1).max():.3g}"
+        raise ValueError(f"a: expected weights from 0 that sum to 1 over the last axis, got {got}")
+    pixels = [] if image is None else [_pixels(image, T)]
+    ratios = [*(min(max(3 * p.shape[1] / T, 1), 4) for p in pixels), 3, 1]
+    axes = _axes(len(ratios), (8, 3.6), ratios)
+    for ax, p in zip(axes, pixels, strict=False):
+        _map(ax, p, "Input", "pixel (column)", "time step (input row)", cmap="gray")
+    weights, side = axes[-2:]
+    heat = _map(weights, a, "Retrieval weights", SLOTS, "time step", cmap="cividis")
+    bar = weights.figure.colorbar(heat, ax=axes, label="retrieval weight a (sum over slots: 1)")
+    bar.ax.axhline(1 / N, color="red", lw=2)
+    at = {"transform": bar.ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+    bar.ax.text(-0.3, 1 / N, "1/N", color="red", **at)
+    effective = slots_per_recall(a)  # (T,)
+    side.plot(effective, range(T), color=COLORS[0])
+    side.axvline(N, color="grey", ls=":")
+    side.set(title=f"mean {effective.mean():.1f}", xlabel="effective slots", xlim=(0, N * 1.1), xticks=[0, N])
+    side.set(ylim=(T - 0.5, -0.5), yticklabels=[])
+    return side.figure
+
+
+def arcs(words, questions, lengths, asked=None, title="Which past step wrote what each key recalls"):
+    """From each question an arc to every step that wrote what it recalls, as thick and dark as that part is long.
+
+    words: T strings, one per step; questions: Q strings, each asked after all the words; lengths (Q, T), the rows of
+    `attribution.written_lengths`; asked: the index of the question to stand out, or None. Of a stored result:
+    `arcs(*attribution.told(result["recalled"]))`.
+    """
+    lengths = _array(lengths, "lengths", (len(questions), len(words)))
+    (ax,) = _axes(1, (8, 3.2))
+    T, Q, turn = len(words), len(questions), np.linspace(0, np.pi, 100)
+    shares = np.clip(lengths / (lengths.max() or 1), 0, 1)
+    for q, s in np.argwhere(shares > 0.01):
+        end, color = T + 1 + q, COLORS[1] if q == asked else COLORS[0]
+        x, y = (s + end) / 2 + (end - s) / 2 * np.cos(turn), (end - s) / 2 * np.sin(turn)
+        ax.plot(x, y, lw=0.5 + 2.5 * shares[q, s], color=color, alpha=shares[q, s], zorder=2 + (q == asked))
+    places, found = (*range(T), *range(T + 1, T + 1 + Q)), () if asked is None else (shares[asked].argmax(), T + asked)
+    for i, (place, word) in enumerate(zip(places, (*words, *questions), strict=True)):
+        style = {"color": COLORS[1], "weight": "bold"} if i in found else {}
+        ax.text(place, -0.4, word, ha="center", va="top", family="monospace", size=13, **style)
+    for start, stop, name in ((0, T - 1, "read, one symbol a step"), (T + 1, T + Q, "asked, each by itself")):
+        ax.plot((start - 0.4, stop + 0.4), (-2.1, -2.1), color="grey", lw=0.8)
+        ax.text((start + stop) / 2, -2.4, name, ha="center", va="top", color="dimgrey", size=10)
+    ax.set(title=title, xlim=(-0.8, T + Q + 0.8), ylim=(-3.6, (T + Q) / 2 + 0.5))
+    ax.set_axis_off()
+    return ax.figure
+
+
+def save(figure, path):
+    """Write a PNG (150 dots per inch) or SVG, by suffix, and its folder; equal figures give equal bytes."""
+    path = Path(path)
+    metadata = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+    if path.suffix not in metadata:
+        raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _matplotlib().rc_context({"svg.hashsalt": "enn_np"}):
+        figure.savefig(path, dpi=150, metadata=metadata[path.suffix])
+    figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
+
+
+# ------------------------------------------------------------------------------------------------ how all are drawn
+
+
+def _matplotlib():
+    import matplotlib.figure
+
+    return matplotlib
+
+
+def _axes(count, size, ratios=None):
+    """`count` axes side by side in a new figure of `size` inches."""
+    figure = _matplotlib().figure.Figure(figsize=size, layout="constrained")
+    return list(figure.subplots(1, count, squeeze=False, width_ratios=ratios).flat)
+
+
+def _line(ax, i, x, y, label):
+    """Draw line number i and return its colour."""
+    i %= len(COLORS)
+    ax.plot(x, y, LINES[i], color=COLORS[i], markersize=4, label=label)
+    return COLORS[i]
+
+
+def _band(ax, i, x, values, label):
+    """Line number i, the mean of values (runs, ...) that are there, and a band from the smallest to the largest."""
+    color = _line(ax, i, x, np.nanmean(values, 0), label)
+    ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
+
+
+def _map(ax, array, title, xlabel, ylabel, **settings):
+    """A matrix as an image, with whole numbers at its edges."""
+    image = ax.imshow(array, aspect="auto", **settings)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    _whole_numbers(ax.xaxis, ax.yaxis)
+    return image
+
+
+def _signed(ax, array, title, limit=None):
+    """`array` (N, H) as an image from -limit to limit."""
+    limit = limit or abs(array).max() or 1.0
+    return _map(ax, array, title, UNITS, SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def _whole_numbers(*axes):
+    """Ticks on whole numbers only: these axes count."""
+    for axis in axes:
+        axis.get_major_locator().set_params(integer=True)
+
+
+def _percent(x, _position=None):
+    return f"{100 * x:.4g}%"
+
+
+def _scale(ax, kind):
+    """The y axis of an accuracy, a loss, or another kind of number."""
+    if kind == "accuracy":
+        ax.yaxis.set_major_formatter(_percent)
+    elif kind == "loss":
+        _logarithmic(ax)
+
+
+def _logarithmic(ax):
+    """A logarithmic y axis with plain numbers, if all lines lie above zero; if not, one from their lowest."""
+    lowest, highest = (pick(pick(line.get_ydata()) for line in ax.lines) for pick in (min, max))
+    if lowest <= 0:
+        ax.set_ylim(bottom=lowest)
+    else:
+        ax.set_yscale("log")
+        # Over many decades matplotlib leaves out all ticks rather than those between the powers of ten.
+        ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5) if highest < 100 * lowest else (1,))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
+
+
+# ----------------------------------------------------------------------------------------------------- what is drawn
+
+
+def _array(value, name, shape):
+    """`value`, any form of numbers, as finite floats of `shape`; a letter there is any size from 1."""
+    try:
+        array = np.ma.asarray(value, dtype=float).filled(np.nan)  # what is masked is no number
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected numbers, got {value!r:.60}") from None
+    return float_array(name, array, shape)
+
+
+def _runs(name, runs, metric):
+    """The metric of every run as rows, padded with NaN after a run's last epoch: (runs, epochs). name: of the runs."""
+    if not runs or any(metric not in run for run in runs):
+        raise ValueError(f"{name}: expected runs that hold {metric!r}, got {[sorted(run) for run in runs]}")
+    rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows])
+
+
+def _traces(traces, labels):
+    """Traces (K, N, H), checked, and their K labels, 1 to K without any."""
+    traces = _array(traces, "traces", ("K", "N", "H"))
+    labels = range(1, len(traces) + 1) if labels is None else labels
+    if len(labels) != len(traces):
+        raise ValueError(f"labels: expected {len(traces)}, one per trace, got {len(labels)}")
+    return traces, labels
+
+
+def _pixels(image, T):
+    """The input rows, checked: (T, W) numbers, or (T, W, 3) colours from 0 to 1; uint8 is divided by 255."""
+    pixels = _array(image, "image", (T, "W", 3)[: max(np.ndim(image), 2)])
+    pixels = pixels / 255 if np.asarray(image).dtype == np.uint8 else pixels
+    if pixels.ndim == 3 and not 0 <= pixels.min() <= pixels.max() <= 1:
+        raise ValueError(f"image: expected colours from 0 to 1, got {pixels.min():.3g} to {pixels.max():.3g}")
+    return pixels
