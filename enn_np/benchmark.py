@@ -18,7 +18,7 @@ from .checkpoint import differ
 from .device import device_module
 from .processes import in_processes, mine
 from .protocols import folder, read_json, tell, write_json
-from .session import Diverged
+from .train import Diverged
 from .variants import check, names
 
 RESULTS = "data/results"

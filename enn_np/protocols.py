@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from . import checks, datasets, storage, tasks, variants
-from .callbacks import EarlyStopping, ReduceOnPlateau
 from .checkpoint import differ
 from .device import card_name, device_module
 from .engram import Engram
 from .monitor import HebbianTraceMonitor
 from .optim import Adam
-from .training import fit
+from .train import EarlyStopping, ReduceOnPlateau, fit
 from .variants import MATCHED, network
 
 EPOCHS = {"mnist": 15, "cifar10": 30, "regression": 20, "recall": 20}
@@ -140,7 +139,7 @@ def learn(model, data, seed, training, verbose="auto", checkpoint=None, resume=F
         data.y,
         epochs=training["epochs"],
         batch_size=training["batch_size"],
-        validation=(data.x_val, data.y_val),
+        validation_data=(data.x_val, data.y_val),
         optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
         callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
         seed=seed,
