@@ -13,7 +13,8 @@ import math
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import checks, protocols, storage, wikitext
+from . import checkpoint as storage
+from . import checks, protocols, wikitext
 from .checkpoint import differ
 from .device import device_module
 from .processes import in_processes, mine

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__, checks
+from .checkpoint import spelled_out
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .device import device_module
 from .download import SOURCES, data_folder, fetch, status, verify
 from .protocols import PAPER, mute, tell
-from .storage import spelled_out
 from .variants import MODELS, PROTOCOLS, SHAPES
 
 BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checks, storage
+from . import checkpoint as storage
+from . import checks
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .engram import Engram

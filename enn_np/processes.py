@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from . import storage
+from . import checkpoint as storage
 from .train import BLAS_THREADS
 
 

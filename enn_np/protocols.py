@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checks, datasets, storage, tasks, variants
+from . import checkpoint as storage
+from . import checks, datasets, tasks, variants
 from .checkpoint import differ
 from .device import card_name, device_module
 from .engram import Engram

@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from . import attribution, explained
-from .checkpoint import read_arrays
+from .checkpoint import read_arrays, write_text
 from .models import Classifier, load
 from .protocols import PAPER, TITLES, read_json
-from .storage import write_text
 
 WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read

@@ -11,7 +11,8 @@ import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, Classifier, LanguageModel, cli, datasets, demo, load, protocols, storage, wikitext
+from enn_np import Checkpoint, Classifier, LanguageModel, cli, datasets, demo, load, protocols, wikitext
+from enn_np import checkpoint as storage
 
 TESTS = str(Path(__file__).parent)
 
