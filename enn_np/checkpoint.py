@@ -84,31 +84,24 @@ def lock(path, refuse=None):
     with open(path, "ab") as file:
         try:
             _take(file, wait=not refuse)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             raise ValueError(f"{refuse} is in use by another run; wait for its end, or choose another place") from None
+        except OSError as error:  # a network file system may have no locks: then nothing is guarded
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
         yield
 
 
 def _take(file, wait):
-    """Lock an open file. Raises BlockingIOError where another has it and we are not to wait."""
+    """Lock an open file. Raises an OSError where another has it and we are not to wait, or after long."""
     if os.name == "nt":  # pragma: no cover
         import msvcrt
 
-        while True:
-            try:
-                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-            except OSError as error:
-                if not wait:
-                    raise BlockingIOError from None
-                if error.errno != errno.EDEADLK:  # that one only says: still taken after ten seconds
-                    raise
-    import fcntl
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
 
-    try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:  # a network file system may have no locks: then nothing is guarded
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
 
 
 def write(path, config, arrays):
@@ -120,12 +113,10 @@ def write(path, config, arrays):
 
 def read(path):
     """(config, arrays) of a file that `write` wrote. FileNotFoundError, or ValueError naming file and fault."""
+    arrays = read_arrays(path)
     try:
-        arrays = read_arrays(path)
         config = json.loads(str(arrays.pop("config")))
-    except (FileNotFoundError, DamagedArchive):
-        raise
-    except Exception as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise DamagedArchive(path, error) from None
     found = config.pop("format", None) if isinstance(config, dict) else None
     if found != FORMAT:
@@ -184,15 +175,11 @@ def _array(archive, member):
 
 def check_arrays(path, wanted, arrays, prefix=""):
     """Raise ValueError naming every array that is missing, not wanted, or of the wrong shape or dtype."""
-    wanted, arrays = ({f"{prefix}{name}": each for name, each in part.items()} for part in (wanted, arrays))
-    wrong = [f"{name} is missing" for name in wanted.keys() - arrays.keys()]
-    wrong += [f"{name} is not part of this model" for name in arrays.keys() - wanted.keys()]
+    wrong = [f"{prefix}{name} is missing" for name in wanted.keys() - arrays.keys()]
+    wrong += [f"{prefix}{name} is not part of this model" for name in arrays.keys() - wanted.keys()]
     for name in wanted.keys() & arrays.keys():
-        want, got = wanted[name], arrays[name]
-        if not isinstance(got, np.ndarray):
-            wrong.append(f"{name} should be an array")
-        elif (want.shape, want.dtype) != (got.shape, got.dtype):
-            wrong.append(f"{name} should be {want.dtype} {want.shape}, is {got.dtype} {got.shape}")
+        want, got = (f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in (wanted[name], arrays[name]))
+        wrong += [f"{prefix}{name} should be {want}, is {got}"] if want != got else []
     if wrong:
         raise ValueError(f"{path}: {'; '.join(sorted(wrong))}")
 
