@@ -3,8 +3,8 @@
     for every epoch:  for every batch: loss, gradients, update;  validate;  ask the callbacks
 
 A small class (`Shuffled`, `Fresh`, language.Pieces) says what an epoch's batches are; the loop, with its callbacks, its
-bar, watchdogs and checkpoints, is `Training`. All of a run can be saved between two batches: one that was killed goes on
-from its checkpoint to the same end, to the bit.
+bar, watchdogs and checkpoints, is `Training`. All of a run can be saved between two batches: a killed one goes on from
+its checkpoint to the same end, to the bit.
 """
 
 import functools
