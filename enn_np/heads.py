@@ -108,10 +108,8 @@ class Head:
         xp = array_module(h)
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if targets.shape != h.shape[:-1] or targets.dtype.kind not in "iu":
-            raise ValueError(
-                f"targets: expected integers of shape {h.shape[:-1]}, one a token, "
-                f"got {targets.dtype} of shape {targets.shape}"
-            )
+            wanted = f"targets: expected integers of shape {h.shape[:-1]}, one a token"
+            raise ValueError(f"{wanted}, got {targets.dtype} of shape {targets.shape}")
         targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around
         if xp is np:  # asking on a GPU would stall the stream; there data were asked about on the host
             checks.class_labels("targets", targets, targets.shape, self.vocabulary(params))

@@ -269,9 +269,6 @@ class Pieces:
         model, xp = self.model, array_module(self.model.params["head.W"])
         return _carry(cell.initial_state(self.batch_size, model.dtype, xp=xp) for cell in model.cells)
 
-    def length(self, epoch):
-        return math.ceil((len(self.tokens) - 1) // self.batch_size / self.steps)
-
     def batches(self, carry):
         return stream_batches(self.tokens, self.batch_size, self.steps)
 
