@@ -84,7 +84,7 @@ class LanguageModel(Model):
     def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
         settings, cutoffs = super().config(), getattr(self.head, "cutoffs", None)
-        settings = {name: settings[name] for name in settings.keys() - {"inputs", "outputs", "pooling"}}
+        settings = {name: value for name, value in settings.items() if name not in ("inputs", "outputs", "pooling")}
         words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
         head = {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs and list(cutoffs)}
         return settings | words | head
@@ -175,7 +175,7 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), "accuracy": right}
 
     def scores(self, totals, count):
-        """ "loss" in nats, "perplexity", "bits" and "accuracy" from sums over `count` tokens, and the mean penalty."""
+        """As `Model.scores`, from sums over `count` tokens; the loss, in nats, also as "perplexity" and "bits"."""
         found = super().scores(totals, count)
         perplexity = math.exp(min(found["loss"], 700.0))  # exp(710) is not a float any more
         return found | {"perplexity": perplexity, "bits": found["loss"] / math.log(2)}
