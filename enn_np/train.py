@@ -233,7 +233,7 @@ class Shuffled:
 
     def learn(self, rows, carry, rng):
         mask = None if self.mask is None else self.mask[rows]
-        return *_learn(self.model, self.x[rows], self.y[rows], mask, self.counts[rows].sum(), rng), carry
+        return *_learned(self.model, self.x[rows], self.y[rows], mask, self.counts[rows].sum(), rng), carry
 
 
 class Fresh:
@@ -250,10 +250,10 @@ class Fresh:
 
     def learn(self, step, carry, rng):
         x, y, mask = self.model.check_data(*self.draw(self.rng, step))
-        return *_learn(self.model, x, y, mask, self.model.counts(x, mask).sum(), rng), carry
+        return *_learned(self.model, x, y, mask, self.model.counts(x, mask).sum(), rng), carry
 
 
-def _learn(model, x, y, mask, count, rng):
+def _learned(model, x, y, mask, count, rng):
     """One batch (B, T, ...): how many it counts, the sums over them, and the gradients."""
     y = array_module(model.params["head.W"]).asarray(y)
     mask = None if mask is None else model.time_major(mask)
