@@ -13,12 +13,13 @@ import math
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import checks, protocols, storage, wikitext
+from . import checkpoint as storage
+from . import checks, protocols, wikitext
 from .backend import device_module
 from .checkpoint import differ
 from .processes import in_processes, mine
 from .protocols import folder, read_json, tell, write_json
-from .session import Diverged
+from .train import Diverged
 from .variants import check, names
 
 RESULTS = "data/results"

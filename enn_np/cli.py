@@ -9,11 +9,11 @@ import numpy as np
 
 from . import __version__, checks
 from .backend import device_module
+from .checkpoint import spelled_out
 from .data.fetch import SOURCES, data_folder, fetch, status, verify
 from .demo import EPOCHS as DEMO_EPOCHS
 from .demo import demo
 from .protocols import PAPER, mute, tell
-from .storage import spelled_out
 from .variants import MODELS, PROTOCOLS, SHAPES
 
 BENCHMARKS = (*SHAPES, "wikitext2", "wikitext103")

@@ -18,18 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checks, storage
-from .answers import StepClassifier
+from . import checkpoint as storage
+from . import checks
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .engram import Engram
 from .learned import LearnedEngram
-from .models import Classifier
+from .models import Classifier, StepClassifier
 from .optim import Adam
 from .processes import in_processes, mine
 from .protocols import diverged, folder, machine, read_result, tell, write_json
-from .session import Diverged
-from .watch import not_finite
+from .train import Diverged, not_finite
 from .window import Window
 
 PARAMETERS = 70_000

@@ -11,23 +11,20 @@ Letters: T time, B batch, E embedding, H hidden, V words.
 """
 
 import math
-from itertools import islice
+import os
 
 import numpy as np
 
-from . import checks
+from . import checks, train
 from .backend import array_module, to_numpy
 from .binding import Binding
-from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
-from .checkpoint import check_arrays, flatten, register
+from .checkpoint import register
 from .data.text import integers, stream_batches, unigram_perplexity
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
 from .models import Model, cleared, plain
-from .optim import Adam
-from .session import FIT_STREAM, SAMPLE, Training, draws
-from .training import add, fingerprint, run_epochs, translated
+from .optim import Adam, Optimizer
 
 
 @register
@@ -43,7 +40,7 @@ class LanguageModel(Model):
     """
 
     metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
-    unit, rows = " tok", "n, T"
+    rows = "n, T"
 
     def __init__(
         self,
@@ -73,10 +70,9 @@ class LanguageModel(Model):
     def _initial_params(self):
         rng, width, params = self._cell_params()
         if self.tied and (isinstance(self.head, AdaptiveSoftmaxHead) or self.embedding != width):
-            raise ValueError(
-                f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width, got '
-                f"{type(self.head).__name__} and embedding = {self.embedding}; change these or use tied=False"
-            )
+            wanted = f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width'
+            got = f"{type(self.head).__name__} and embedding = {self.embedding}"
+            raise ValueError(f"{wanted}, got {got}; change these or use tied=False")
         head = self.head.init(rng, width, self.vocabulary_size, self.dtype)
         params |= {f"head.{name}": value for name, value in head.items()}
         if self.embedding is not None:
@@ -84,18 +80,13 @@ class LanguageModel(Model):
             params[self._table] = table.astype(self.dtype)
         return params
 
-    def config(self):
+    def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
-        adaptive, settings = isinstance(self.head, AdaptiveSoftmaxHead), super().config()
-        for name in ("inputs", "outputs", "pooling"):
-            settings.pop(name)
-        return settings | {
-            "vocabulary_size": self.vocabulary_size,
-            "embedding": self.embedding,
-            "head": "adaptive" if adaptive else "softmax",
-            "cutoffs": list(self.head.cutoffs) if adaptive else None,
-            "tied": self.tied,
-        }
+        settings, cutoffs = super().config(), getattr(self.head, "cutoffs", None)
+        settings = {name: value for name, value in settings.items() if name not in ("inputs", "outputs", "pooling")}
+        words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
+        head = {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs and list(cutoffs)}
+        return settings | words | head
 
     def layers(self):
         """As `Model.layers`; a tied embedding is the head's W, and counted there."""
@@ -121,14 +112,6 @@ class LanguageModel(Model):
         if self.embedding is None:
             return ids.astype(self.dtype)[..., None]  # (T, B, 1) the id as a number, as published
         return self.params[self._table][ids]
-
-    def _drop(self, x, rng, learning):
-        """x with a share of its numbers zeroed and the others scaled up, and the factors (None: nothing dropped)."""
-        if not (learning and self.dropout):
-            return x, None
-        factors = array_module(x).asarray(rng.random(x.shape, x.dtype) >= self.dropout).astype(x.dtype)
-        factors /= 1 - self.dropout
-        return x * factors, factors
 
     def backward(self, dh, memo):
         """{"penalty"} of the cells or {}, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
@@ -172,10 +155,8 @@ class LanguageModel(Model):
         """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
         value, V = integers(name, plain(name, value), shape), self.vocabulary_size
         if value.min() < 0 or value.max() >= V:
-            raise ValueError(
-                f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; "
-                f"encode the text with the vocabulary that the model was built for"
-            )
+            remedy = "encode the text with the vocabulary that the model was built for"
+            raise ValueError(f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; {remedy}")
         return value
 
     def counts(self, x, mask=None, name="mask"):
@@ -193,10 +174,12 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), "accuracy": right}
 
     def scores(self, totals, count):
-        """The function `scores` of the totals, and the mean penalty where there is one."""
-        return scores(totals["loss"], totals["accuracy"], count) | super().scores(totals, count)
+        """As `Model.scores`, from sums over `count` tokens; the loss, in nats, also as "perplexity" and "bits"."""
+        found = super().scores(totals, count)
+        perplexity = math.exp(min(found["loss"], 700.0))  # exp(710) is not a float any more
+        return found | {"perplexity": perplexity, "bits": found["loss"] / math.log(2)}
 
-    def evaluate_stream(self, tokens, batch_size=1, steps=256):
+    def evaluate_stream(self, tokens, batch_size: int = 1, steps: int = 256) -> dict:
         """`scores` of a text (N,), read `steps` tokens at a time with the state carried on; no noise, no dropout.
 
         batch_size 1 scores each of the N - 1 next words with all that came before. More rows are faster; each starts
@@ -206,54 +189,52 @@ class LanguageModel(Model):
         tokens, totals, seen, states = self._ids("tokens", tokens, ("N",)), {}, 0, None
         for ids, targets in stream_batches(tokens, batch_size, checks.count("steps", steps)):
             h, states, _ = self.hidden(self.time_major(ids), states=states)
-            add(totals, self._measure(h, self.time_major(targets)), ids.size)
+            train.add(totals, self._measure(h, self.time_major(targets)), ids.size)
             seen += ids.size
         return self.scores(totals, seen)
 
-    @translated
+    @train.translated
     def fit_stream(
         self,
         tokens,
         *,
-        epochs=10,
-        batch_size=32,
-        steps=35,
-        validation=None,
-        optimizer=None,
-        callbacks=(),
-        seed=0,
-        verbose="auto",
-        checkpoint=None,
-        resume=False,
-        non_finite="stop",
-    ):
+        epochs: int = 10,
+        batch_size: int = 32,
+        steps: int = 35,
+        validation_data=None,
+        optimizer: Optimizer | None = None,
+        callbacks: list | tuple = (),
+        seed: int = 0,
+        verbose: int | str = "auto",
+        checkpoint: train.Checkpoint | str | os.PathLike | None = None,
+        resume: bool = False,
+        non_finite: str = "stop",
+    ) -> train.History:
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 
-        The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation: another
-        text (M,), scored in as many rows. The other arguments, Ctrl-C and errors are those of `enn_np.fit`.
+        The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation_data:
+        another text (M,), scored in as many rows. The other arguments, Ctrl-C and errors are those of `enn_np.fit`.
         """
-        tokens = self._ids("tokens", tokens, ("N",))
-        validation = None if validation is None else self._ids("validation", validation, ("M",))
-        epochs, steps = checks.count("epochs", epochs), checks.count("steps", steps)
-        rows = checks.count("batch_size", batch_size)
-        for name, ids in (("tokens", tokens), ("validation", validation)):
+        tokens, held, validate = self._ids("tokens", tokens, ("N",)), validation_data, None
+        steps, rows = checks.count("steps", steps), checks.count("batch_size", batch_size)
+        if held is not None:
+            held = self._ids("validation_data", held, ("M",))
+
+            def validate():
+                return self.evaluate_stream(held, rows, steps)
+
+        for name, ids in (("tokens", tokens), ("validation_data", held)):
             if ids is not None and len(ids) <= rows:
                 raise ValueError(f"{name}: expected over {rows}, got {len(ids)}; use a smaller batch_size")
-        seed = checks.count("seed", seed, low=0)
-        optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
-        monitor, settings = "loss" if validation is None else "val_loss", {"batch_size": rows, "steps": steps}
+        seed, settings = checks.count("seed", seed, low=0), {"batch_size": rows, "steps": steps}
         if checkpoint is not None:
-            settings |= {"seed": seed, "data": fingerprint(tokens, validation)}
-        rng = draws(seed, FIT_STREAM)
-        training = Training(self, optimizer, epochs, monitor, rng, checkpoint, resume, settings, non_finite)
+            settings |= {"seed": seed, "data": train.fingerprint(tokens, held)}
+        optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
+        work, rngs = Pieces(self, tokens, rows, steps), {"rng": train.draws(seed, train.FIT_STREAM)}
+        how = (optimizer, callbacks, verbose, checkpoint, resume, non_finite)
+        return train.Training(self, work, epochs, rngs, settings, validate, *how).run()
 
-        def validate():
-            return self.evaluate_stream(validation, batch_size, steps)
-
-        work = Stream(self, tokens, batch_size, steps)
-        return run_epochs(training, callbacks, work, None if validation is None else validate, verbose)
-
-    def sample(self, prompt_ids, length, temperature=1.0, rng=None):
+    def sample(self, prompt_ids, length: int, temperature: float = 1.0, rng=None) -> np.ndarray:
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
 
         temperature: 1 draws from the model's own probabilities, less from their peaks, 0 takes the most probable.
@@ -261,7 +242,7 @@ class LanguageModel(Model):
         """
         ids = self._ids("prompt_ids", prompt_ids, ("P",))[:, None]  # (P, 1) time by batch
         length, temperature = checks.count("length", length), checks.number("temperature", temperature, low=0)
-        states, drawn, rng = None, [], draws(self.seed, SAMPLE) if rng is None else rng
+        states, drawn, rng = None, [], train.draws(self.seed, train.SAMPLE) if rng is None else rng
         rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(checks.count("rng", rng, low=0))
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
@@ -276,35 +257,26 @@ class LanguageModel(Model):
         return np.array(drawn, np.int64)
 
 
-class Stream:
-    """What `fit_stream` does in an epoch: the text once. See `training.Shuffled`.
-
-    The state goes from piece to piece as numbers, so no gradient follows it back.
-    """
-
-    unit = " tok"
+class Pieces:
+    """An epoch of `fit_stream` (see train.py): the text once. The state goes from piece to piece as numbers, so no
+    gradient follows it back."""
 
     def __init__(self, model, tokens, batch_size, steps):
         self.model, self.tokens, self.batch_size, self.steps = model, tokens, batch_size, steps
-        self.size = (len(tokens) - 1) // batch_size * batch_size
 
-    def begin(self, rng):
+    def begin(self, rng, epoch):
         model, xp = self.model, array_module(self.model.params["head.W"])
         return _carry(cell.initial_state(self.batch_size, model.dtype, xp=xp) for cell in model.cells)
 
-    def check(self, path, carry):
-        check_arrays(path, flatten(self.begin(None))[1], flatten(carry)[1], "pass/carry/")
-
-    def batches(self, carry, start):
-        return islice(stream_batches(self.tokens, self.batch_size, self.steps), start, None)
+    def batches(self, carry):
+        return stream_batches(self.tokens, self.batch_size, self.steps)
 
     def learn(self, piece, carry, rng):
-        model = self.model
-        ids, targets = map(model.time_major, piece)
-        kinds = [type(cell.initial_state(1, model.dtype)) for cell in model.cells]
+        ids, targets = map(self.model.time_major, piece)
+        kinds = [type(cell.initial_state(1)) for cell in self.model.cells]
         states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
-        metrics, grads, states = model.learn(ids, targets, rng, states=states)
-        return ids.size, add({}, metrics, ids.size), grads, _carry(states)
+        numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
+        return ids.size, train.add({}, numbers, ids.size), grads, _carry(states)
 
 
 def _carry(states):
@@ -312,23 +284,13 @@ def _carry(states):
     return {str(i): state._asdict() for i, state in enumerate(states)}
 
 
-def scores(nats, right, tokens):
-    """{"loss", "perplexity", "bits", "accuracy"} from sums over tokens of -log p and of right answers."""
-    nats, right, tokens = float(nats), float(right), int(tokens)
-    loss = nats / tokens
-    perplexity = math.exp(min(loss, 700.0))  # exp(710) is not a float any more
-    return {"loss": loss, "perplexity": perplexity, "bits": loss / math.log(2), "accuracy": right / tokens}
-
-
-def score_text(model, text, batch_size=1, steps=256):
+def score_text(model, text, batch_size: int = 1, steps: int = 256) -> dict:
     """`evaluate_stream` of the valid and test parts of a `text.Text`, with the floor of ignorance beside:
     {"valid": {..., "unigram_perplexity"}, "test": {...}}, the perplexity of the train part's word frequencies.
     """
-    found, counts = {}, text.vocabulary.counts
-    for part, tokens in (("valid", text.valid), ("test", text.test)):
-        found[part] = model.evaluate_stream(tokens, batch_size, steps)
-        found[part]["unigram_perplexity"] = unigram_perplexity(counts, tokens)
-    return found
+    floor = {part: unigram_perplexity(text.vocabulary.counts, getattr(text, part)) for part in ("valid", "test")}
+    scores = {part: model.evaluate_stream(getattr(text, part), batch_size, steps) for part in floor}
+    return {part: scores[part] | {"unigram_perplexity": floor[part]} for part in floor}
 
 
 # Cell and learning rate for WikiText-2. One trace per sample: rows depend on no other row. Widths: within 2.6% of
@@ -346,7 +308,7 @@ WIKITEXT2 = {
 }
 
 
-def wikitext2_recipe(model_name):
+def wikitext2_recipe(model_name: str) -> tuple[dict, dict]:
     """How to reach a fair comparison on WikiText-2 within an hour on two cores, for a key of `WIKITEXT2`.
 
     Two dicts: settings of `LanguageModel(vocabulary_size=33_278, ...)`, and of its `fit_stream(text.train,
@@ -361,6 +323,6 @@ def wikitext2_recipe(model_name):
         "steps": 35,  # as Merity et al. (2016)
         "optimizer": Adam(rate, global_clip_norm=1.0),
         # Halve the rate after an epoch that gained under 2.5% in perplexity.
-        "callbacks": [ReduceOnPlateau(factor=0.5, patience=1, min_delta=0.025), EarlyStopping(patience=2)],
+        "callbacks": [train.ReduceOnPlateau(factor=0.5, patience=1, min_delta=0.025), train.EarlyStopping(patience=2)],
     }
     return model, fit

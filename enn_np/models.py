@@ -7,19 +7,20 @@ The same class trains, evaluates and predicts; `fit`, `evaluate` and `predict` w
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 
 from . import cells as baselines
-from . import checkpoint, checks, training
+from . import checkpoint, checks
 from .backend import Workspace, array_module, to_device
 from .binding import Binding
 from .bptt import run, run_back
 from .checkpoint import CELLS, KINDS, build, register
 from .engram import Engram
 from .learned import LearnedEngram
-from .ops import cross_entropy, dot_rows, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
-from .session import INFERENCE, draws
+from .ops import cross_entropy, dot_rows, flat, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
+from .train import INFERENCE, add, draws, fit
 from .window import Window
 
 
@@ -36,7 +37,8 @@ class Model:
     metrics = ()  # names of what the loss brings along, such as "accuracy"
     kind = None  # its name in files
     width = "outputs"  # what its constructor calls the head's width
-    unit, rows = " seq", "n"  # what its numbers are means over; the first axes of the head's outputs
+    rows = "n"  # the first axes of the head's outputs, as `summary` shows them
+    target_shape = None  # of one target, as `fit` was given it
     tapes = ()  # of the last batch learned from, one for each cell, to look at
 
     def __init__(
@@ -50,7 +52,8 @@ class Model:
         self.pooling = checks.choice("pooling", pooling, ("last", "mean", "attention"))
         self.dropout = checks.number("dropout", dropout, low=0, high=0.99)
         self.seed = checks.count("seed", seed, low=0)
-        self.dtype = _float_type(dtype)
+        dtype = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        self.dtype = np.dtype(checks.choice("dtype", dtype, ("float32", "float64")))
         self.random_inference = checks.switch("random_inference", random_inference)
         self.params = self._initial_params()
         self._workspaces = [Workspace() for _ in self.cells]
@@ -71,36 +74,28 @@ class Model:
         return {name: value.astype(self.dtype) for name, value in params.items()}
 
     @property
-    def size(self):
+    def size(self) -> int:
         """How many numbers are trained."""
         return sum(value.size for value in self.params.values())
 
-    def to_device(self, device):
+    def to_device(self, device: str):
         """Move the parameters to "cpu" or "cuda"; returns the model."""
         self.params = to_device(self.params, device)
         return self
 
-    def save(self, path):
+    def save(self, path) -> Path:
         """Write an .npz file, without pickle, for `enn_np.load`; TypeError where that would find another model."""
         self.check_saving()
         return checkpoint.write(path, self.config(), to_device(self.params, "cpu"))
 
-    def config(self):
+    def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
+        names = ("inputs", "outputs", "pooling", "dropout", "seed", "random_inference")
+        settings = {name: getattr(self, name) for name in names}
         cells = [{"kind": type(cell).__name__.lower()} for cell in self.cells]
-        for settings, cell in zip(cells, self.cells, strict=True):
-            settings |= {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.init}
-        return {
-            "model": self.kind,
-            "cells": cells,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "pooling": self.pooling,
-            "dropout": self.dropout,
-            "seed": self.seed,
-            "dtype": str(self.dtype),
-            "random_inference": self.random_inference,
-        }
+        for fields, cell in zip(cells, self.cells, strict=True):
+            fields |= {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.init}
+        return {"model": self.kind, "cells": cells, **settings, "dtype": str(self.dtype)}
 
     def __getstate__(self):
         """For `pickle` and `copy`: without the last batch's tapes, which are many times the model."""
@@ -118,7 +113,7 @@ class Model:
         pooled = (f"pooling: {self.pooling}", f"({self.rows}, {self.cells[-1].hidden})", "pool.")
         return [*cells, pooled, ("head", f"({self.rows}, {self.outputs})", "head.")]
 
-    def summary(self):
+    def summary(self) -> str:
         """A table of the layers, the shapes of their outputs and their parameters, as text: it shows itself where it
         stands last in a notebook's cell, elsewhere `print` it."""
         table = [("layer", "output", "parameters")]
@@ -176,12 +171,7 @@ class Model:
         """Head's outputs (B, O) for x (T, B, D), and what `backward` needs (of use where learning is True)."""
         h, finals, tapes = self.run_cells(x, rng, mask, keep=learning)
         pooled, weights = self._pool(h, finals[-1].h, mask)
-        drop = None
-        if learning and self.dropout:
-            xp = array_module(x)
-            drop = xp.asarray(rng.random(pooled.shape, x.dtype) >= self.dropout).astype(x.dtype)
-            drop /= 1 - self.dropout
-            pooled = pooled * drop
+        pooled, drop = self._drop(pooled, rng, learning)
         out = pooled @ self.params["head.W"] + self.params["head.b"]
         return out, (h, pooled, weights, drop, tapes, mask)
 
@@ -195,6 +185,14 @@ class Model:
         dh, dlast, pool_grads = self._pool_back(dpooled, h, weights)
         penalty, cell_grads, _ = self._cells_back(tapes, dh, dlast, mask)
         return penalty, {**cell_grads, **pool_grads, **grads}
+
+    def _drop(self, x, rng, learning):
+        """x with a share of its numbers zeroed and the others scaled up, and the factors (None: nothing dropped)."""
+        if not (learning and self.dropout):
+            return x, None
+        factors = array_module(x).asarray(rng.random(x.shape, x.dtype) >= self.dropout).astype(x.dtype)
+        factors /= 1 - self.dropout
+        return x * factors, factors
 
     def loss_and_grads(self, x, y, rng, mask=None):
         """One training batch: x (T, B, D), y its targets. Returns its numbers and the gradients keyed as `params`.
@@ -232,40 +230,38 @@ class Model:
         xp = array_module(h)
         if self.pooling == "mean":
             live = xp.ones(h.shape[:2], h.dtype) if mask is None else mask.astype(h.dtype)
-            weights = (live / xp.maximum(live.sum(0), 1))[..., None]
+            weights = live / xp.maximum(live.sum(0), 1)
         else:
             scores = xp.tanh(h @ self.params["pool.w"] + self.params["pool.b"])[..., 0]  # (T, B)
-            if mask is not None:
-                scores = xp.where(mask, scores, -1e9).astype(h.dtype)
-            weights = softmax(scores.T).T[..., None]
-        return (weights * h).sum(0), weights
+            scores = scores if mask is None else xp.where(mask, scores, -1e9).astype(h.dtype)
+            weights = softmax(scores.T).T
+        return (weights[..., None] * h).sum(0), weights[..., None]
 
     def _pool_back(self, d, h, weights):
         """dh (T, B, H) or None, gradient at the last state or None, and gradients of the attention."""
         if self.pooling == "last":
             return None, d, {}
-        dh = weights * d
-        if self.pooling == "mean":
-            return dh, None, {}
-        dscores = softmax_back(dot_rows(h, d[None])[..., 0].T, weights[..., 0].T).T[..., None]  # (T, B, 1)
-        scores = array_module(h).tanh(h @ self.params["pool.w"] + self.params["pool.b"])
-        ds = dscores * (1 - scores * scores)
-        dh += ds @ self.params["pool.w"].T
-        rows = ds.reshape(-1, 1)
-        return dh, None, {"pool.w": h.reshape(len(rows), -1).T @ rows, "pool.b": rows.sum(0)}
+        dh, grads = weights * d, {}
+        if self.pooling == "attention":
+            dscores = softmax_back(dot_rows(h, d[None])[..., 0].T, weights[..., 0].T).T[..., None]  # (T, B, 1)
+            scores = array_module(h).tanh(h @ self.params["pool.w"] + self.params["pool.b"])
+            ds = dscores * (1 - scores * scores)
+            dh += ds @ self.params["pool.w"].T
+            grads = {"pool.w": flat(h).T @ flat(ds), "pool.b": flat(ds).sum(0)}
+        return dh, None, grads
 
     # --------------------------------------------------------------------------------------------------- data sets
 
-    fit = training.fit  # as a method: model.fit(x, y, ...)
+    fit = fit  # as a method: model.fit(x, y, ...)
 
-    def evaluate(self, x, y, batch_size=128, mask=None):
+    def evaluate(self, x, y, batch_size: int = 128, mask=None) -> dict:
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
         x, y, mask = self.check_data(x, y, mask)
         counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
         for rows, part in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):
                 found = self.measure(part, array_module(part).asarray(y[rows]), rng, self._mask(mask, rows))
-                training.add(totals, found, count)
+                add(totals, found, count)
         return self.scores(totals, counts.sum())
 
     def counts(self, x, mask=None, name="mask"):
@@ -282,13 +278,12 @@ class Model:
         """The numbers of an epoch or a data set, from sums over `count` sequences: training and validation alike."""
         return {name: float(value) / int(count) for name, value in totals.items()}
 
-    def predict_outputs(self, x, batch_size=128, mask=None):
+    def predict_outputs(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """The head's outputs (n, O), on the host."""
         x, _, mask = self.check_data(x, None, mask)
         rng = self._inference_rng()
-        parts = [
-            self.forward(part, rng, self._mask(mask, rows))[0] for rows, part in self._batches(x, batch_size, mask)
-        ]
+        batches = self._batches(x, batch_size, mask)
+        parts = [self.forward(part, rng, self._mask(mask, rows))[0] for rows, part in batches]
         return np.concatenate([to_device(part, "cpu") for part in parts])
 
     def _inference_rng(self):
@@ -313,27 +308,25 @@ class Model:
         x = self.check_inputs(names[0], cleared(plain(names[0], x), mask))
         if mask is not None and (mask.dtype != bool or mask.shape != x.shape[:2]):
             remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
-            raise ValueError(
-                f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
-                f"got {mask.dtype} of shape {mask.shape}{remedy}"
-            )
+            wanted = f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps"
+            raise ValueError(f"{wanted}, got {mask.dtype} of shape {mask.shape}{remedy}")
         if y is not None:
             y = self.check_targets(names[1], plain(names[1], y), len(x))
         return x, y, mask
 
     def check_inputs(self, name, x):
-        """`x` if it is (n, T, D), finite, of the model's dtype."""
-        return checks.float_array(name, x, ("n", "T", self.inputs), self.dtype)
+        """`x`, made the model's dtype, if it is (n, T, D) and finite."""
+        return checks.float_array(name, as_floats(x, self.dtype), ("n", "T", self.inputs), self.dtype)
 
 
 @register
 class Classifier(Model):
-    """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
+    """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; the paper's dropout is 0.3."""
 
     metrics, kind, width = ("accuracy",), "classifier", "classes"
 
     def __init__(
-        self, cells, inputs, classes, pooling="last", dropout=0.3, seed=0, dtype="float32", random_inference=False
+        self, cells, inputs, classes, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
     ):
         classes = checks.count("classes", classes, low=2)
         super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
@@ -345,31 +338,38 @@ class Classifier(Model):
 
     def check_targets(self, name, y, rows):
         if y.ndim == 2 and y.shape[1] == self.outputs:
-            raise ValueError(
-                f"{name}: expected labels of shape ({rows},), got shape {y.shape}; one-hot rows become labels by "
-                f"{name}.argmax(-1)"
-            )
+            remedy = f"one-hot rows become labels by {name}.argmax(-1)"
+            raise ValueError(f"{name}: expected labels of shape ({rows},), got shape {y.shape}; {remedy}")
         return checks.class_labels(name, y, (rows,), self.outputs)
 
-    def predict_proba(self, x, batch_size=128, mask=None):
+    def predict_proba(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """Class probabilities (n, classes)."""
         return softmax(self.predict_outputs(x, batch_size, mask))
 
-    def predict(self, x, batch_size=128, mask=None):
+    def predict(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """The most probable label of every sequence (n,)."""
         return self.predict_outputs(x, batch_size, mask).argmax(-1)
 
 
 @register
 class Regressor(Model):
-    """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
+    """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`.
+
+    Predictions are shaped as the targets that it was fitted to: (n,) after `fit` with y (n,), else (n, outputs).
+    outputs=None: one number, and predictions (n,) before any `fit` too.
+    """
 
     metrics, kind = ("mae",), "regressor"
 
     def __init__(
         self, cells, inputs, outputs=1, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
     ):
+        self.target_shape = () if outputs is None else (outputs,)
+        outputs = 1 if outputs is None else outputs
         super().__init__(cells, inputs, outputs, pooling, dropout, seed, dtype, random_inference)
+
+    def config(self) -> dict:
+        return super().config() | {"outputs": self.outputs if self.target_shape else None}
 
     def loss(self, out, y):
         """Mean squared error, its gradient, and the sum over the batch of the mean absolute error."""
@@ -377,19 +377,77 @@ class Regressor(Model):
         return loss, dout, {"mae": abs(out - y).mean(-1).sum()}
 
     def check_targets(self, name, y, rows):
-        y = y[:, None] if y.ndim == 1 else y
+        y = as_floats(y[:, None] if y.ndim == 1 else y, self.dtype)
         return checks.float_array(name, y, (rows, self.outputs), self.dtype)
 
-    def predict(self, x, batch_size=128, mask=None):
-        """Predictions (n, outputs)."""
-        return self.predict_outputs(x, batch_size, mask)
+    def predict(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
+        """Predictions (n, outputs), or (n,), see above."""
+        return self.predict_outputs(x, batch_size, mask).reshape(-1, *self.target_shape)
+
+
+@register
+class StepClassifier(Classifier):
+    """A classifier of time steps: labels y (n, K) of the last K = `answers` steps; its accuracy is their mean.
+
+    The other arguments as `Classifier`. Padding is refused: padded sequences do not end together.
+    """
+
+    kind = "step_classifier"
+
+    def __init__(
+        self,
+        cells,
+        inputs,
+        classes,
+        answers=1,
+        pooling="last",
+        dropout=0.0,
+        seed=0,
+        dtype="float32",
+        random_inference=False,
+    ):
+        self.answers = checks.count("answers", answers)
+        self.rows = f"n, {answers}"
+        super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
+        checks.choice("pooling", self.pooling, ("last",))
+
+    def config(self) -> dict:
+        return super().config() | {"answers": self.answers}
+
+    def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
+        x, y, mask = super().check_data(x, y, mask, names)
+        if mask is not None or x.shape[1] < self.answers:
+            name, got = (names[0], x.shape[1]) if mask is None else (names[2], f"{x.shape[1]} and a mask")
+            wanted = f"expected {self.answers} steps or more and no mask"
+            raise ValueError(f"{name}: {wanted}, got {got}; cut sequences to one length")
+        return x, y, mask
+
+    def _pool(self, h, last, mask):
+        return flat(h[-self.answers :].swapaxes(0, 1)), None  # (B K, H)
+
+    def _pool_back(self, d, h, weights):
+        dh = array_module(h).zeros_like(h)
+        dh[-self.answers :] = d.reshape(h.shape[1], self.answers, -1).swapaxes(0, 1)
+        return dh, None, {}
+
+    def loss(self, out, y):
+        """Mean cross-entropy over labels, its gradient, and the sum over sequences of the share of right answers."""
+        loss, dout, metrics = super().loss(out, y.reshape(-1))
+        return loss, dout, {"accuracy": metrics["accuracy"] / self.answers}
+
+    def check_targets(self, name, y, rows):
+        return checks.class_labels(name, y, (rows, self.answers), self.outputs)
+
+    def predict_outputs(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
+        """The head's outputs (n, K, C), on the host."""
+        return super().predict_outputs(x, batch_size, mask).reshape(len(x), self.answers, -1)
 
 
 for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window):
     register(each)
 
 
-def load(path):
+def load(path) -> Model:
     """The model that `Model.save` wrote to `path`, or that a training run's checkpoint there holds.
 
     Raises FileNotFoundError, or ValueError naming what does not fit.
@@ -428,9 +486,16 @@ def plain(name, value):
     try:
         return np.asarray(value)
     except ValueError:  # NumPy's own message names nothing
-        raise ValueError(
-            f"{name}: expected an array, got rows of different lengths; pad them to one length and pass a mask"
-        ) from None
+        remedy = "pad them to one length and pass a mask"
+        raise ValueError(f"{name}: expected an array, got rows of different lengths; {remedy}") from None
+
+
+def as_floats(x, dtype):
+    """Numbers in the model's dtype: int and float64 are what NumPy makes. Not uint8, which asks to be scaled first."""
+    if x.dtype.kind not in "iuf" or x.dtype == np.uint8:
+        return x
+    with np.errstate(over="ignore"):  # the checks that come next tell what is infinite
+        return x.astype(dtype, copy=False)
 
 
 def cleared(x, mask):
@@ -442,11 +507,3 @@ def cleared(x, mask):
         x = x.copy()
         x[padded] = 0
     return x
-
-
-def _float_type(dtype):
-    try:
-        name = str(np.dtype(dtype))
-    except TypeError:  # an unknown name
-        name = dtype
-    return np.dtype(checks.choice("dtype", name, ("float32", "float64")))

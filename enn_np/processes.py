@@ -9,24 +9,9 @@ import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext, suppress
 
-from . import storage
-
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-
-
-def one_thread():
-    """A `with` block in which BLAS keeps to one thread, unless one of `BLAS_THREADS` is set or threadpoolctl missing.
-
-    A second one mostly waits, and spins as it does: beside another busy process a step takes many times as long.
-    """
-    with suppress(ImportError):
-        from threadpoolctl import threadpool_limits
-
-        if not any(name in os.environ for name in BLAS_THREADS):
-            return threadpool_limits(1, user_api="blas")
-    return nullcontext()
+from . import checkpoint as storage
+from .train import BLAS_THREADS
 
 
 def in_processes(work, tasks, jobs, say=print):

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checks, storage, variants
+from . import checkpoint as storage
+from . import checks, variants
 from .backend import card_name, device_module
-from .callbacks import EarlyStopping, ReduceOnPlateau
 from .checkpoint import differ
 from .data import images as datasets
 from .data import tasks
 from .engram import Engram
 from .look.monitor import HebbianTraceMonitor
 from .optim import Adam
-from .training import fit
+from .train import EarlyStopping, ReduceOnPlateau, fit
 from .variants import MATCHED, network
 
 EPOCHS = {"mnist": 15, "cifar10": 30, "regression": 20, "recall": 20}
@@ -142,7 +142,7 @@ def learn(model, data, seed, training, verbose="auto", checkpoint=None, resume=F
         data.y,
         epochs=training["epochs"],
         batch_size=training["batch_size"],
-        validation=(data.x_val, data.y_val),
+        validation_data=(data.x_val, data.y_val),
         optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
         callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
         seed=seed,

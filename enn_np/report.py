@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from . import claims, variants
-from .checkpoint import read_arrays
+from .checkpoint import read_arrays, write_text
 from .experiments import NETWORKS
 from .look import attribution, plots
 from .memory import TASKS, known
 from .protocols import PAPER, TITLES, curves, read_json, read_result
-from .storage import write_text
 
 DASH = "-"
 MARKS = r"<!-- (results|tests|ablation|replay|bench):(\w+):(\w+) -->"

@@ -6,7 +6,6 @@ and test are scored word by word with no noise. paper: 32-word windows cut as pu
 
 from . import checks
 from .backend import device_module
-from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
 from .data.text import load_wikitext, paper_windows, stream_batches
 from .engram import Engram
@@ -14,7 +13,7 @@ from .language import LanguageModel, score_text, wikitext2_recipe
 from .look.monitor import HebbianTraceMonitor
 from .optim import Adam
 from .protocols import machine, outcome, run_folder, write_json
-from .training import fit
+from .train import EarlyStopping, ReduceOnPlateau, fit
 from .variants import check
 
 TRAIN_FILE = "wiki.train.tokens"
@@ -87,7 +86,7 @@ def _sound(data_set, name, seed, training, device, saving):
     tokens = text.train[: training["limit"]]
     monitor = _monitor(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
     fitting["callbacks"] += [monitor] if monitor else []
-    history = model.fit_stream(tokens, validation=text.valid, seed=seed, **saving, **fitting)
+    history = model.fit_stream(tokens, validation_data=text.valid, seed=seed, **saving, **fitting)
 
     def score():
         found = score_text(model, text)
@@ -113,7 +112,7 @@ def _paper(data_set, name, seed, training, device, saving):
         x,
         y,
         epochs=training["epochs"],
-        validation=0.2,
+        validation_split=0.2,
         optimizer=Adam(training["learning_rate"], clip_norm=1.0),
         callbacks=[EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity"), *([monitor] if monitor else [])],
         seed=seed,

@@ -656,7 +656,7 @@ def test_other_models():
         ({"baseline": np.zeros((6, T, D), np.float32)}, TypeError, "^baseline: .*float64"),
         ({"tolerance": 0}, ValueError, "^tolerance: "),
         ({"nodes": 0}, ValueError, "^nodes: "),
-        ({"x": np.zeros((6, T, D), np.float32)}, TypeError, "^x: .*float64"),
+        ({"x": np.zeros((6, T, D), np.uint8)}, TypeError, "^x: .*uint8"),
     ],
 )
 def test_bad_input(arguments, error, message):

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enn_np import benchmark, cli, language, protocols, run, storage, variants, wikitext
+from enn_np import benchmark, cli, language, protocols, run, variants, wikitext
+from enn_np import checkpoint as storage
 from enn_np.models import Classifier
 from enn_np.protocols import read_json
 from enn_np.report import load_results

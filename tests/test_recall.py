@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import Adam, Binding, Classifier, cli, experiments, load, protocols, recall, run, storage
+from enn_np import Adam, Binding, Classifier, cli, experiments, load, protocols, recall, run
+from enn_np import checkpoint as storage
 from enn_np.data.tasks import associative_recall
 from enn_np.look.attribution import written_by, written_lengths
 from enn_np.models import build

@@ -10,7 +10,8 @@ import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, Classifier, LanguageModel, cli, demo, load, protocols, storage, wikitext
+from enn_np import Checkpoint, Classifier, LanguageModel, cli, demo, load, protocols, wikitext
+from enn_np import checkpoint as storage
 from enn_np.data import images as datasets
 
 TESTS = str(Path(__file__).parent)

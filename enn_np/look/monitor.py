@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from .. import checks, storage
+from .. import checkpoint as storage
+from .. import checks
 from ..backend import array_module, to_numpy
-from ..callbacks import Callback
 from ..engram import Engram
+from ..train import Callback
 
 
 def trace_statistics(A, clip=None):
