@@ -8,20 +8,17 @@ Shapes: time T, batch B, inputs D, hidden H, slots N.
 import importlib
 import pkgutil
 
-from .answers import StepClassifier
 from .binding import Binding
 from .bptt import Tape, run, run_back
-from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, register
 from .engram import Engram, EngramState
 from .language import LanguageModel
 from .learned import LearnedEngram
-from .models import Classifier, Model, Regressor, load
+from .models import Classifier, Model, Regressor, StepClassifier, load
 from .optim import SGD, Adam
-from .session import History
 from .stream import Stream
-from .training import fit, translated
+from .train import Callback, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
 from .window import Window
 
 __version__ = "0.1.0"
@@ -66,6 +63,7 @@ __all__ = [
     "Tape",
     "Window",
     "fit",
+    "fit_fresh",
     "load",
     "register",
     "run",

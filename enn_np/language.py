@@ -11,24 +11,34 @@ Letters: T time, B batch, E embedding, H hidden, V words.
 """
 
 import math
-from itertools import islice
+import os
 
 import numpy as np
 
 from . import checks
 from .backend import array_module
 from .binding import Binding
-from .callbacks import EarlyStopping, ReduceOnPlateau
 from .cells import GRU, LSTM, RNN
-from .checkpoint import check_arrays, flatten, register
+from .checkpoint import register
 from .device import to_numpy
 from .engram import Engram
 from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
 from .models import Model, cleared, plain
-from .optim import Adam
-from .session import FIT_STREAM, SAMPLE, Training, draws
+from .optim import Adam, Optimizer
 from .text import integers, stream_batches, unigram_perplexity
-from .training import add, fingerprint, run_epochs, translated
+from .train import (
+    FIT_STREAM,
+    SAMPLE,
+    Checkpoint,
+    EarlyStopping,
+    History,
+    ReduceOnPlateau,
+    Training,
+    add,
+    draws,
+    fingerprint,
+    translated,
+)
 
 
 @register
@@ -44,7 +54,7 @@ class LanguageModel(Model):
     """
 
     metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
-    unit, rows = " tok", "n, T"
+    rows = "n, T"
 
     def __init__(
         self,
@@ -122,14 +132,6 @@ class LanguageModel(Model):
         if self.embedding is None:
             return ids.astype(self.dtype)[..., None]  # (T, B, 1) the id as a number, as published
         return self.params[self._table][ids]
-
-    def _drop(self, x, rng, learning):
-        """x with a share of its numbers zeroed and the others scaled up, and the factors (None: nothing dropped)."""
-        if not (learning and self.dropout):
-            return x, None
-        factors = array_module(x).asarray(rng.random(x.shape, x.dtype) >= self.dropout).astype(x.dtype)
-        factors /= 1 - self.dropout
-        return x * factors, factors
 
     def backward(self, dh, memo):
         """{"penalty"} of the cells or {}, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
@@ -216,43 +218,41 @@ class LanguageModel(Model):
         self,
         tokens,
         *,
-        epochs=10,
-        batch_size=32,
-        steps=35,
-        validation=None,
-        optimizer=None,
-        callbacks=(),
-        seed=0,
-        verbose="auto",
-        checkpoint=None,
-        resume=False,
-        non_finite="stop",
-    ):
+        epochs: int = 10,
+        batch_size: int = 32,
+        steps: int = 35,
+        validation_data=None,
+        optimizer: Optimizer | None = None,
+        callbacks: list | tuple = (),
+        seed: int = 0,
+        verbose: int | str = "auto",
+        checkpoint: Checkpoint | str | os.PathLike | None = None,
+        resume: bool = False,
+        non_finite: str = "stop",
+    ) -> History:
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 
-        The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation: another
-        text (M,), scored in as many rows. The other arguments, Ctrl-C and errors are those of `enn_np.fit`.
+        The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation_data:
+        another text (M,), scored in as many rows. The other arguments, Ctrl-C and errors are those of `enn_np.fit`.
         """
-        tokens = self._ids("tokens", tokens, ("N",))
-        validation = None if validation is None else self._ids("validation", validation, ("M",))
-        epochs, steps = checks.count("epochs", epochs), checks.count("steps", steps)
-        rows = checks.count("batch_size", batch_size)
-        for name, ids in (("tokens", tokens), ("validation", validation)):
+        tokens, held, validate = self._ids("tokens", tokens, ("N",)), validation_data, None
+        steps, rows = checks.count("steps", steps), checks.count("batch_size", batch_size)
+        if held is not None:
+            held = self._ids("validation_data", held, ("M",))
+
+            def validate():
+                return self.evaluate_stream(held, rows, steps)
+
+        for name, ids in (("tokens", tokens), ("validation_data", held)):
             if ids is not None and len(ids) <= rows:
                 raise ValueError(f"{name}: expected over {rows}, got {len(ids)}; use a smaller batch_size")
-        seed = checks.count("seed", seed, low=0)
-        optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
-        monitor, settings = "loss" if validation is None else "val_loss", {"batch_size": rows, "steps": steps}
+        seed, settings = checks.count("seed", seed, low=0), {"batch_size": rows, "steps": steps}
         if checkpoint is not None:
-            settings |= {"seed": seed, "data": fingerprint(tokens, validation)}
-        rng = draws(seed, FIT_STREAM)
-        training = Training(self, optimizer, epochs, monitor, rng, checkpoint, resume, settings, non_finite)
-
-        def validate():
-            return self.evaluate_stream(validation, batch_size, steps)
-
-        work = Stream(self, tokens, batch_size, steps)
-        return run_epochs(training, callbacks, work, None if validation is None else validate, verbose)
+            settings |= {"seed": seed, "data": fingerprint(tokens, held)}
+        optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
+        work, rngs = Pieces(self, tokens, rows, steps), {"rng": draws(seed, FIT_STREAM)}
+        how = (optimizer, callbacks, verbose, checkpoint, resume, non_finite)
+        return Training(self, work, epochs, rngs, settings, validate, *how).run()
 
     def sample(self, prompt_ids, length, temperature=1.0, rng=None):
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
@@ -277,35 +277,29 @@ class LanguageModel(Model):
         return np.array(drawn, np.int64)
 
 
-class Stream:
-    """What `fit_stream` does in an epoch: the text once. See `training.Shuffled`.
-
-    The state goes from piece to piece as numbers, so no gradient follows it back.
-    """
-
-    unit = " tok"
+class Pieces:
+    """An epoch of `fit_stream` (see train.py): the text once. The state goes from piece to piece as numbers, so no
+    gradient follows it back."""
 
     def __init__(self, model, tokens, batch_size, steps):
         self.model, self.tokens, self.batch_size, self.steps = model, tokens, batch_size, steps
-        self.size = (len(tokens) - 1) // batch_size * batch_size
 
-    def begin(self, rng):
+    def begin(self, rng, epoch):
         model, xp = self.model, array_module(self.model.params["head.W"])
         return _carry(cell.initial_state(self.batch_size, model.dtype, xp=xp) for cell in model.cells)
 
-    def check(self, path, carry):
-        check_arrays(path, flatten(self.begin(None))[1], flatten(carry)[1], "pass/carry/")
+    def length(self, epoch):
+        return math.ceil((len(self.tokens) - 1) // self.batch_size / self.steps)
 
-    def batches(self, carry, start):
-        return islice(stream_batches(self.tokens, self.batch_size, self.steps), start, None)
+    def batches(self, carry):
+        return stream_batches(self.tokens, self.batch_size, self.steps)
 
     def learn(self, piece, carry, rng):
-        model = self.model
-        ids, targets = map(model.time_major, piece)
-        kinds = [type(cell.initial_state(1, model.dtype)) for cell in model.cells]
+        ids, targets = map(self.model.time_major, piece)
+        kinds = [type(cell.initial_state(1)) for cell in self.model.cells]
         states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
-        metrics, grads, states = model.learn(ids, targets, rng, states=states)
-        return ids.size, add({}, metrics, ids.size), grads, _carry(states)
+        numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
+        return ids.size, add({}, numbers, ids.size), grads, _carry(states)
 
 
 def _carry(states):

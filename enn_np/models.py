@@ -11,7 +11,7 @@ import json
 import numpy as np
 
 from . import cells as baselines
-from . import checkpoint, checks, training
+from . import checkpoint, checks
 from .backend import Workspace, array_module
 from .binding import Binding
 from .bptt import run, run_back
@@ -21,8 +21,8 @@ from .engram import Engram
 from .initial import glorot_uniform
 from .learned import LearnedEngram
 from .losses import cross_entropy, mean_squared_error
-from .ops import dot_rows, softmax, softmax_back, sum_rows
-from .session import INFERENCE, draws
+from .ops import dot_rows, flat, softmax, softmax_back, sum_rows
+from .train import INFERENCE, add, draws, fit
 from .window import Window
 
 
@@ -39,7 +39,8 @@ class Model:
     metrics = ()  # names of what the loss brings along, such as "accuracy"
     kind = None  # its name in files
     width = "outputs"  # what its constructor calls the head's width
-    unit, rows = " seq", "n"  # what its numbers are means over; the first axes of the head's outputs
+    rows = "n"  # the first axes of the head's outputs, as `summary` shows them
+    target_shape = None  # of one target, as `fit` was given it
     tapes = ()  # of the last batch learned from, one for each cell, to look at
 
     def __init__(
@@ -179,12 +180,7 @@ class Model:
         """Head's outputs (B, O) for x (T, B, D), and what `backward` needs (of use where learning is True)."""
         h, finals, tapes = self.run_cells(x, rng, mask, keep=learning)
         pooled, weights = self._pool(h, finals[-1].h, mask)
-        drop = None
-        if learning and self.dropout:
-            xp = array_module(x)
-            drop = xp.asarray(rng.random(pooled.shape, x.dtype) >= self.dropout).astype(x.dtype)
-            drop /= 1 - self.dropout
-            pooled = pooled * drop
+        pooled, drop = self._drop(pooled, rng, learning)
         out = pooled @ self.params["head.W"] + self.params["head.b"]
         return out, (h, pooled, weights, drop, tapes, mask)
 
@@ -198,6 +194,14 @@ class Model:
         dh, dlast, pool_grads = self._pool_back(dpooled, h, weights)
         penalty, cell_grads, _ = self._cells_back(tapes, dh, dlast, mask)
         return penalty, {**cell_grads, **pool_grads, **grads}
+
+    def _drop(self, x, rng, learning):
+        """x with a share of its numbers zeroed and the others scaled up, and the factors (None: nothing dropped)."""
+        if not (learning and self.dropout):
+            return x, None
+        factors = array_module(x).asarray(rng.random(x.shape, x.dtype) >= self.dropout).astype(x.dtype)
+        factors /= 1 - self.dropout
+        return x * factors, factors
 
     def loss_and_grads(self, x, y, rng, mask=None):
         """One training batch: x (T, B, D), y its targets. Returns its numbers and the gradients keyed as `params`.
@@ -259,7 +263,7 @@ class Model:
 
     # --------------------------------------------------------------------------------------------------- data sets
 
-    fit = training.fit  # as a method: model.fit(x, y, ...)
+    fit = fit  # as a method: model.fit(x, y, ...)
 
     def evaluate(self, x, y, batch_size=128, mask=None):
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
@@ -268,7 +272,7 @@ class Model:
         for rows, part in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):
                 found = self.measure(part, array_module(part).asarray(y[rows]), rng, self._mask(mask, rows))
-                training.add(totals, found, count)
+                add(totals, found, count)
         return self.scores(totals, counts.sum())
 
     def counts(self, x, mask=None, name="mask"):
@@ -325,18 +329,18 @@ class Model:
         return x, y, mask
 
     def check_inputs(self, name, x):
-        """`x` if it is (n, T, D), finite, of the model's dtype."""
-        return checks.float_array(name, x, ("n", "T", self.inputs), self.dtype)
+        """`x`, made the model's dtype, if it is (n, T, D) and finite."""
+        return checks.float_array(name, as_floats(x, self.dtype), ("n", "T", self.inputs), self.dtype)
 
 
 @register
 class Classifier(Model):
-    """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; dropout 0.3 as the paper."""
+    """Sequence classifier: x (n, T, D) to one of `classes` labels. Arguments as `Model`; the paper's dropout is 0.3."""
 
     metrics, kind, width = ("accuracy",), "classifier", "classes"
 
     def __init__(
-        self, cells, inputs, classes, pooling="last", dropout=0.3, seed=0, dtype="float32", random_inference=False
+        self, cells, inputs, classes, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
     ):
         classes = checks.count("classes", classes, low=2)
         super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
@@ -365,14 +369,23 @@ class Classifier(Model):
 
 @register
 class Regressor(Model):
-    """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`."""
+    """Sequence regressor: x (n, T, D) to `outputs` numbers, by mean squared error. Arguments as `Model`.
+
+    Predictions are shaped as the targets that it was fitted to: (n,) after `fit` with y (n,), else (n, outputs).
+    outputs=None: one number, and predictions (n,) before any `fit` too.
+    """
 
     metrics, kind = ("mae",), "regressor"
 
     def __init__(
         self, cells, inputs, outputs=1, pooling="last", dropout=0.0, seed=0, dtype="float32", random_inference=False
     ):
+        self.target_shape = () if outputs is None else (outputs,)
+        outputs = 1 if outputs is None else outputs
         super().__init__(cells, inputs, outputs, pooling, dropout, seed, dtype, random_inference)
+
+    def config(self):
+        return super().config() | {"outputs": self.outputs if self.target_shape else None}
 
     def loss(self, out, y):
         """Mean squared error, its gradient, and the sum over the batch of the mean absolute error."""
@@ -380,12 +393,75 @@ class Regressor(Model):
         return loss, dout, {"mae": abs(out - y).mean(-1).sum()}
 
     def check_targets(self, name, y, rows):
-        y = y[:, None] if y.ndim == 1 else y
+        y = as_floats(y[:, None] if y.ndim == 1 else y, self.dtype)
         return checks.float_array(name, y, (rows, self.outputs), self.dtype)
 
     def predict(self, x, batch_size=128, mask=None):
-        """Predictions (n, outputs)."""
-        return self.predict_outputs(x, batch_size, mask)
+        """Predictions (n, outputs), or (n,), see above."""
+        return self.predict_outputs(x, batch_size, mask).reshape(-1, *self.target_shape)
+
+
+@register
+class StepClassifier(Classifier):
+    """A classifier of time steps: labels y (n, K) of the last K = `answers` steps; its accuracy is their mean.
+
+    The other arguments as `Classifier`. Padding is refused: padded sequences do not end together.
+    """
+
+    kind = "step_classifier"
+
+    def __init__(
+        self,
+        cells,
+        inputs,
+        classes,
+        answers=1,
+        pooling="last",
+        dropout=0.0,
+        seed=0,
+        dtype="float32",
+        random_inference=False,
+    ):
+        self.answers = checks.count("answers", answers)
+        self.rows = f"n, {answers}"
+        super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
+        checks.choice("pooling", self.pooling, ("last",))
+
+    def config(self):
+        return super().config() | {"answers": self.answers}
+
+    def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
+        x, y, mask = super().check_data(x, y, mask, names)
+        self._check_steps(x.shape[1], mask, names)
+        return x, y, mask
+
+    def _check_steps(self, steps, mask, names=("x", "y", "mask")):
+        if mask is not None or steps < self.answers:
+            name, got = (names[0], steps) if mask is None else (names[2], f"{steps} and a mask")
+            raise ValueError(
+                f"{name}: expected {self.answers} steps or more and no mask, got {got}; cut sequences to one length"
+            )
+
+    def _pool(self, h, last, mask):
+        self._check_steps(len(h), mask)
+        return flat(h[-self.answers :].swapaxes(0, 1)), None  # (B K, H)
+
+    def _pool_back(self, d, h, weights):
+        dh = array_module(h).zeros_like(h)
+        dh[-self.answers :] = d.reshape(h.shape[1], self.answers, -1).swapaxes(0, 1)
+        return dh, None, {}
+
+    def loss(self, out, y):
+        """Mean cross-entropy over labels, its gradient, and the sum over sequences of the share of right answers."""
+        loss, dout, metrics = super().loss(out, y.reshape(-1))
+        return loss, dout, {"accuracy": metrics["accuracy"] / self.answers}
+
+    def check_targets(self, name, y, rows):
+        return checks.class_labels(name, y, (rows, self.answers), self.outputs)
+
+    def predict_outputs(self, x, batch_size=128, mask=None):
+        """The head's outputs (n, K, C), on the host."""
+        return super().predict_outputs(x, batch_size, mask).reshape(len(x), self.answers, -1)
 
 
 for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window):
@@ -434,6 +510,14 @@ def plain(name, value):
         raise ValueError(
             f"{name}: expected an array, got rows of different lengths; pad them to one length and pass a mask"
         ) from None
+
+
+def as_floats(x, dtype):
+    """Numbers in the model's dtype: int and float64 are what NumPy makes. Not uint8, which asks to be scaled first."""
+    if x.dtype.kind not in "iuf" or x.dtype == np.uint8:
+        return x
+    with np.errstate(over="ignore"):  # the checks that come next tell what is infinite
+        return x.astype(dtype, copy=False)
 
 
 def cleared(x, mask):

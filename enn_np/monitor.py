@@ -4,9 +4,9 @@ import numpy as np
 
 from . import checks, storage
 from .backend import array_module
-from .callbacks import Callback
 from .device import to_numpy
 from .engram import Engram
+from .train import Callback
 
 
 def trace_statistics(A, clip=None):

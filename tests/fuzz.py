@@ -224,7 +224,7 @@ def train(path, epochs=2):
         y,
         epochs=epochs,
         batch_size=4,
-        validation=0.25,
+        validation_split=0.25,
         optimizer=Adam(),
         callbacks=callbacks,
         checkpoint=Checkpoint(path, 0),

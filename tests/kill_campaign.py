@@ -48,12 +48,12 @@ def train(kind, path, end):
         optimizer = Adam(4e-3, clip_norm=1.0)
         y = images.y_train[:1600].copy()
         y[1440:] = np.random.default_rng(0).permutation(y[1440:])  # so that the best epoch is an early one
-        history = fit(model, x, y, epochs=4, batch_size=16, validation=0.1, optimizer=optimizer, **saving)
+        history = fit(model, x, y, epochs=4, batch_size=16, validation_split=0.1, optimizer=optimizer, **saving)
     else:
         text = (np.random.default_rng(1).zipf(1.3, 24_000) % 3_000).astype(np.uint16)
         model = LanguageModel(Engram(48, 16, trace="sample"), 3_000, 48, head="adaptive", dropout=0.2, seed=1)
         history = model.fit_stream(
-            text, epochs=4, batch_size=8, steps=20, validation=text[:2_000], optimizer=Adam(1e-2), **saving
+            text, epochs=4, batch_size=8, steps=20, validation_data=text[:2_000], optimizer=Adam(1e-2), **saving
         )
     traces = {"traces": callbacks[2].traces} if kind == "digits" else {}
     numbers = {name: values for name, values in history.items() if name != "seconds"}

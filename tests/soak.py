@@ -77,10 +77,10 @@ def main():
             for model in models:
                 path.unlink(missing_ok=True)
                 saving = {"checkpoint": Checkpoint(path, 0.2), "verbose": 0, "seed": rounds}
-                fit(model, x, y, epochs=1, batch_size=32, validation=0.1, optimizer=Adam(1e-4), **saving)
+                fit(model, x, y, epochs=1, batch_size=32, validation_split=0.1, optimizer=Adam(1e-4), **saving)
                 model.predict(x[:100])
             path.unlink()
-            words.fit_stream(text, epochs=1, batch_size=8, steps=35, validation=text[:1_000], checkpoint=path)
+            words.fit_stream(text, epochs=1, batch_size=8, steps=35, validation_data=text[:1_000], checkpoint=path)
             words.evaluate_stream(text[:1_000])
             load(words.save(Path(folder) / "model.npz")).sample(text[:5], 20)
             rounds += 1

@@ -71,8 +71,8 @@ def test_it_trains_is_saved_and_refuses_what_it_cannot_read(data, tmp_path, monk
     for name, data in {
         "mask": {"x": x, "y": y, "mask": mask},
         "x": {"x": x[:, :2], "y": y},
-        "validation mask": {"x": x, "y": y, "validation": (x, y, mask)},
-        "validation x": {"x": x, "y": y, "validation": short},
+        "validation mask": {"x": x, "y": y, "validation_data": (x, y, mask)},
+        "validation x": {"x": x, "y": y, "validation_data": short},
     }.items():
         with pytest.raises(ValueError, match=rf"^{name}: expected 3 steps or more and no mask, got [26].*one length"):
             model.fit(**data)

@@ -195,7 +195,7 @@ def trained(device, cells, task=Classifier, mask=None, optimizer=None, **setting
         batch_size=6,
         mask=None if mask is None else mask[:16],
         callbacks=callbacks,
-        validation=(x[16:], y[16:], None if mask is None else mask[16:]),
+        validation_data=(x[16:], y[16:], None if mask is None else mask[16:]),
         optimizer=optimizer or Adam(1e-2, clip_norm=1.0),
     )
     numbers = {name: np.array(values) for name, values in history.items() if name != "seconds"}
@@ -254,8 +254,8 @@ def test_language_models(tolerance, words):
     for device in ("cpu", "cuda"):
         layers = [LSTM(4), Engram(4, 3, trace="sample", trace_clip=None)]
         model = LanguageModel(layers, 12, dropout=0.2, dtype="float64", **WORDS[words]).to_device(device)
-        windows = model.fit(x, y, epochs=2, batch_size=5, mask=padding(12), validation=(x, y))
-        stream = model.fit_stream(tokens, epochs=2, batch_size=2, steps=7, validation=tokens)
+        windows = model.fit(x, y, epochs=2, batch_size=5, mask=padding(12), validation_data=(x, y))
+        stream = model.fit_stream(tokens, epochs=2, batch_size=2, steps=7, validation_data=tokens)
         scores = model.evaluate(x, y, 5, padding(12)) | {"s" + k: v for k, v in model.evaluate_stream(tokens).items()}
         numbers = {f"{i} {k}": np.array(v) for i, h in enumerate((windows, stream)) for k, v in h.items()}
         numbers |= {name: np.array(value) for name, value in scores.items()}
@@ -349,14 +349,14 @@ def test_metrics_are_fetched_once_an_epoch(card):
 
     def fit(size):
         model = classifier(Engram(4, 3)).to_device("cuda")
-        return fetches(lambda: model.fit(x, y, epochs=1, batch_size=size, validation=(x, y)))
+        return fetches(lambda: model.fit(x, y, epochs=1, batch_size=size, validation_data=(x, y)))
 
     assert fit(24) == fit(2) > 0
     tokens = np.arange(60) % 7
 
     def stream(steps):
         model = LanguageModel(GRU(3), 7, embedding=3).to_device("cuda")
-        return fetches(lambda: model.fit_stream(tokens, epochs=1, batch_size=2, steps=steps, validation=tokens))
+        return fetches(lambda: model.fit_stream(tokens, epochs=1, batch_size=2, steps=steps, validation_data=tokens))
 
     assert stream(30) == stream(3) > 0
 

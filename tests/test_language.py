@@ -207,8 +207,8 @@ def test_training_reports_what_validation_reports(cell, batch_size):
     """Rows of one word that weigh as much as rows of four, penalties in the loss, the mean of batches' perplexities."""
     model, (x, y, mask) = LanguageModel(cell, V, embedding=3, dtype="float64"), ragged()
     still = {"optimizer": SGD(1e-300), "epochs": 1, "verbose": 0, "batch_size": batch_size}
-    history = model.fit(x, y, mask=mask, validation=(x, y, mask), **still)
-    text = model.fit_stream(words(101), steps=3, validation=words(101), **still)
+    history = model.fit(x, y, mask=mask, validation_data=(x, y, mask), **still)
+    text = model.fit_stream(words(101), steps=3, validation_data=words(101), **still)
     wanted = model.evaluate(x, y, mask=mask)
     for name in ("loss", "perplexity", "bits", "accuracy"):
         for found in (history, text):
@@ -227,8 +227,8 @@ def test_windows_without_a_real_step_change_nothing_and_stop_nothing():
     for seed in range(4):
         one, two = (LanguageModel(LSTM(4), V, embedding=3) for _ in range(2))
         settings = {"batch_size": 2, "epochs": 2, "seed": seed, "verbose": 0}
-        history = one.fit(x, y, mask=mask, validation=(x, y, mask), **settings)
-        without = two.fit(x[live], y[live], mask=mask[live], validation=(x, y, mask), **settings)
+        history = one.fit(x, y, mask=mask, validation_data=(x, y, mask), **settings)
+        without = two.fit(x[live], y[live], mask=mask[live], validation_data=(x, y, mask), **settings)
         assert all((one.params[name] == two.params[name]).all() for name in one.params)
         assert history["loss"] == without["loss"]
     assert one.evaluate(x, y, 1, mask) == pytest.approx(one.evaluate(x[live], y[live], mask=mask[live]), rel=1e-6)
@@ -236,9 +236,9 @@ def test_windows_without_a_real_step_change_nothing_and_stop_nothing():
         with pytest.raises(ValueError, match=r"^mask: expected True at real steps, got False everywhere; ~mask"):
             call(x, y, mask=np.zeros_like(mask))
     with pytest.raises(ValueError, match=r"^validation mask: "):
-        one.fit(x, y, mask=mask, validation=(x, y, np.zeros_like(mask)))
+        one.fit(x, y, mask=mask, validation_data=(x, y, np.zeros_like(mask)))
     with pytest.raises(ValueError, match=r"^validation mask: "):
-        one.fit(x[::-1], y[::-1], mask=mask[::-1], validation=0.25)
+        one.fit(x[::-1], y[::-1], mask=mask[::-1], validation_split=0.25)
 
 
 def test_ids_at_padded_steps_are_never_read():
@@ -263,7 +263,7 @@ def test_training_on_a_stream_learns_a_small_language(cell, settings):
     model = LanguageModel(cell, 5, embedding=12, dropout=0.1, **settings)
     optimizer = Adam(0.01, global_clip_norm=1.0)
     history = model.fit_stream(
-        train, epochs=4, batch_size=8, steps=10, validation=valid, optimizer=optimizer, verbose=0
+        train, epochs=4, batch_size=8, steps=10, validation_data=valid, optimizer=optimizer, verbose=0
     )
     floor = unigram_perplexity(np.bincount(train), valid)
     assert history["val_perplexity"][-1] < 2.6 < 4.5 < floor  # chance alone leaves about 1.7
@@ -278,7 +278,7 @@ def test_windows_of_ids_as_numbers_train_as_any_model_does():
     y = np.pad(x[:, 1:], ((0, 0), (0, 1)))
     model = LanguageModel([RNN(8), RNN(8)], 5, embedding=None, random_inference=True)
     callbacks = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity")]
-    settings = {"batch_size": 4, "validation": 0.2, "optimizer": Adam(0.01), "callbacks": callbacks}
+    settings = {"batch_size": 4, "validation_split": 0.2, "optimizer": Adam(0.01), "callbacks": callbacks}
     history = model.fit(x, y, epochs=3, verbose=0, **settings)
     assert history["val_loss"][-1] < history["val_loss"][0]
     assert history["val_perplexity"][-1] < 5
@@ -302,7 +302,7 @@ def test_training_repeats_to_the_bit_and_callbacks_watch_it():
             epochs=4,
             batch_size=5,
             steps=6,
-            validation=words(60),
+            validation_data=words(60),
             optimizer=Adam(0.01),
             callbacks=[plateau, EarlyStopping(patience=2, min_delta=10.0), Watch()],
             seed=3,
@@ -402,7 +402,7 @@ def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():
     for model, fit in built.values():
         small = LanguageModel(vocabulary_size=5, **{**model, "cutoffs": (2,), "embedding": 8})
         train, valid = cyclic(2000), cyclic(300, 1)
-        history = small.fit_stream(train, validation=valid, verbose=0, **{**fit, "batch_size": 4, "epochs": 2})
+        history = small.fit_stream(train, validation_data=valid, verbose=0, **{**fit, "batch_size": 4, "epochs": 2})
         assert history["val_perplexity"][-1] < 3 < unigram_perplexity(np.bincount(train), valid)
 
 
@@ -446,8 +446,8 @@ def test_bad_settings_are_named(changes, error, message):
         (lambda m: m.fit_stream(words((5, 5))), r"tokens: expected integer ids \(N,\)"),
         (lambda m: m.fit_stream(words(50) + 5), "tokens: expected ids 0 to 6, got 5 to 11; encode the text"),
         (lambda m: m.fit_stream(words(5), batch_size=8), "tokens: expected over 8, got 5; use a smaller batch"),
-        (lambda m: m.fit_stream(words(50), validation=words(5)), "validation: expected over 32, got 5"),
-        (lambda m: m.fit_stream(words(50), validation=words(50) - 1), "validation: expected ids 0 to 6"),
+        (lambda m: m.fit_stream(words(50), validation_data=words(5)), "validation_data: expected over 32, got 5"),
+        (lambda m: m.fit_stream(words(50), validation_data=words(50) - 1), "validation_data: expected ids 0 to 6"),
         (lambda m: m.fit_stream(words(50), epochs=0), "epochs: expected at least 1"),
         (lambda m: m.fit_stream(words(50), steps=0), "steps: expected at least 1"),
         (lambda m: m.fit_stream(words(50), batch_size=0), "batch(_size)?: expected at least 1"),

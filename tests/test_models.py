@@ -365,7 +365,7 @@ def test_padding_may_hold_anything(pooling, junk):
     histories, seconds = [], "seconds"
     for each in (x, other):
         fresh = classifier([Engram(6, 4), GRU(3)], pooling=pooling)
-        settings = {"validation": (each, y, mask), "epochs": 2, "batch_size": 2, "verbose": 0}
+        settings = {"validation_data": (each, y, mask), "epochs": 2, "batch_size": 2, "verbose": 0}
         histories.append({k: v for k, v in fresh.fit(each, y, mask=mask, **settings).items() if k != seconds})
     assert histories[0] == histories[1]
     np.testing.assert_array_equal(other, before, err_msg="the caller's data were changed")
@@ -381,7 +381,7 @@ def test_batches_of_padding_alone_train_and_are_scored(kind, pooling):
     model, (x, y) = classifier(cells, pooling=pooling), sequences(8)
     mask = np.arange(8)[:, None] >= np.full((8, T), 6)
     for seed in range(3):
-        history = model.fit(x, y, mask=mask, validation=(x, y, mask), batch_size=2, epochs=2, seed=seed)
+        history = model.fit(x, y, mask=mask, validation_data=(x, y, mask), batch_size=2, epochs=2, seed=seed)
         assert np.isfinite([value for values in history.values() for value in values]).all()
     assert model.evaluate(x, y, 1, mask) == pytest.approx(model.evaluate(x, y, 8, mask), rel=1e-5)
 
@@ -391,7 +391,7 @@ def test_the_penalty_is_a_number_of_its_own(penalties):
     """It is trained, yet the loss is that of the data, as in validation."""
     cell = Engram(8, 4, trace_noise=0.0, initial_scale=0.0, trace="sample", **penalties)
     model, (x, y) = classifier([cell, cell], dropout=0.0, dtype="float64"), sequences(10, dtype=np.float64)
-    history = model.fit(x, y, epochs=1, batch_size=3, validation=(x, y), optimizer=SGD(1e-300), verbose=0)
+    history = model.fit(x, y, epochs=1, batch_size=3, validation_data=(x, y), optimizer=SGD(1e-300), verbose=0)
     assert history["loss"] == pytest.approx(history["val_loss"], rel=1e-9)
     assert ("penalty" in history) == bool(penalties)
     if penalties:
@@ -727,8 +727,19 @@ def test_signatures_name_every_argument():
         assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}, function
     model = classifier()
     assert list(inspect.signature(model.fit).parameters)[:2] == ["x", "y"]
-    wanted = {"epochs", "batch_size", "validation", "optimizer", "callbacks", "seed", "mask", "checkpoint", "resume"}
-    assert wanted <= inspect.signature(model.fit).parameters.keys() and "validation" in model.fit.__doc__
+    wanted = {
+        "epochs",
+        "batch_size",
+        "validation_data",
+        "validation_split",
+        "optimizer",
+        "callbacks",
+        "seed",
+        "mask",
+        "checkpoint",
+        "resume",
+    }
+    assert wanted <= inspect.signature(model.fit).parameters.keys() and "validation_split" in model.fit.__doc__
     for kind in (Classifier, Regressor, LanguageModel, StepClassifier):
         assert {"cells", "dropout", "seed", "dtype", "random_inference"} <= inspect.signature(kind).parameters.keys()
     for method in ("evaluate", "predict", "predict_proba"):

@@ -149,7 +149,7 @@ def test_the_end_shows_the_model_with_its_best_weights():
     model, monitor = watched(dropout=0.0)
     x, y = sequences(60)
     history = model.fit(
-        x, y, epochs=40, validation=0.5, optimizer=Adam(0.1), callbacks=[EarlyStopping(patience=2), monitor]
+        x, y, epochs=40, validation_split=0.5, optimizer=Adam(0.1), callbacks=[EarlyStopping(patience=2), monitor]
     )
     assert history.stopped == "early"
     np.testing.assert_array_equal(monitor.trace, monitor.traces[history.best_epoch + 1])
@@ -163,8 +163,8 @@ def test_watching_changes_neither_model_nor_training(random_inference):
     plain = classifier(Engram(H, N), random_inference=random_inference)
     model, monitor = watched(Engram(H, N), random_inference=random_inference)
     assert same_to_the_bit(plain.params, model.params)
-    plain.fit(x, y, epochs=3, validation=0.25, batch_size=10)
-    model.fit(x, y, epochs=3, validation=0.25, batch_size=10, callbacks=[monitor])
+    plain.fit(x, y, epochs=3, validation_split=0.25, batch_size=10)
+    model.fit(x, y, epochs=3, validation_split=0.25, batch_size=10, callbacks=[monitor])
     assert same_to_the_bit(plain.params, model.params)
 
 

@@ -157,7 +157,7 @@ def test_training_is_as_published(monkeypatch):
     _, monitor = protocols.train(model, data, 7, protocols.training_settings("mnist", "paper", epochs=1), verbose=0)
     optimizer, (stop, plateau, watch) = seen["optimizer"], seen["callbacks"]
     assert (seen["seed"], seen["epochs"], seen["batch_size"]) == (7, 1, 128)
-    assert seen["validation"][0] is data.x_val and seen["validation"][1] is data.y_val
+    assert seen["validation_data"][0] is data.x_val and seen["validation_data"][1] is data.y_val
     assert vars(optimizer) | {"state": 0, "steps": 0} == vars(Adam(1e-3, clip_norm=1.0)) | {"state": 0}
     assert optimizer.epsilon == 1e-7 and optimizer.global_clip_norm is None
     assert (stop.monitor, stop.patience, stop.restore_best) == ("val_loss", 3, True)

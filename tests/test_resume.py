@@ -27,12 +27,13 @@ from enn_np import (
     ReduceOnPlateau,
     Regressor,
     fit,
+    fit_fresh,
     load,
     storage,
 )
 from enn_np import checkpoint as files
 from enn_np.monitor import HebbianTraceMonitor
-from enn_np.session import Diverged
+from enn_np.train import Diverged
 
 
 class Killed(Exception):
@@ -49,6 +50,8 @@ class Case:
         if self.kind in ("stream", "windows"):
             cells = [Engram(6, 5, trace="sample"), LSTM(4)]
             return LanguageModel(cells, 17, 5, head="adaptive", cutoffs=(4, 9), dropout=0.2)
+        if self.kind == "fresh":
+            return classifier([Engram(6, 5, trace="sample"), GRU(4)], dropout=0.3)
         if self.kind == "regressor":
             return Regressor(GRU(4), D, 2, pooling="mean", dropout=0.1)
         return classifier([Engram(6, 5), GRU(4)], pooling="attention", dropout=0.3)
@@ -82,22 +85,35 @@ class Case:
         if self.kind in ("stream", "windows"):
             text = np.random.default_rng(3).integers(0, 17, 200).astype(np.uint16)
             if self.kind == "stream":
-                return model, model.fit_stream(text, batch_size=3, steps=20, validation=text[:40], **settings), monitor
+                return (
+                    model,
+                    model.fit_stream(text, batch_size=3, steps=20, validation_data=text[:40], **settings),
+                    monitor,
+                )
             rows = text[:192].reshape(24, 8)
-            return model, model.fit(rows, (rows + 1) % 17, batch_size=6, validation=0.25, **settings), monitor
+            return model, model.fit(rows, (rows + 1) % 17, batch_size=6, validation_split=0.25, **settings), monitor
         x, y = sequences(40)
         mask = padding(40)
+        if self.kind == "fresh":
+
+            def draw(rng, step):
+                rows = rng.integers(0, 40, 6)
+                return x[rows], y[rows], mask[rows]
+
+            rngs = np.random.default_rng(7), np.random.default_rng(8)
+            steps, validate = [5, 4, 4, 5, 5][: settings.pop("epochs")], lambda done: model.evaluate(x, y)
+            return model, fit_fresh(model, draw, steps, validate=validate, rngs=rngs, **settings), monitor
         if self.kind == "regressor":
             y = x.mean(1)[:, :2]
         else:
             y[30:] = (y[30:] + 1) % C  # wrong in validation, so that the best epoch is an early one
             monitor = HebbianTraceMonitor(model, x[:5])
             settings["callbacks"].append(monitor)
-        return model, fit(model, x, y, mask=mask, batch_size=7, validation=0.25, **settings), monitor
+        return model, fit(model, x, y, mask=mask, batch_size=7, validation_split=0.25, **settings), monitor
 
 
-KINDS = ("classifier", "regressor", "windows", "stream")
-BATCHES = {"classifier": 20, "regressor": 20, "windows": 12, "stream": 16}  # in four epochs
+KINDS = ("classifier", "regressor", "windows", "stream", "fresh")
+BATCHES = {"classifier": 20, "regressor": 20, "windows": 12, "stream": 16, "fresh": 18}  # in four epochs
 pytestmark = pytest.mark.filterwarnings("ignore:cell 0. .*Hebbian trace:RuntimeWarning")  # five slots are few
 
 
@@ -344,7 +360,7 @@ def test_a_mistake_found_late_leaves_no_checkpoint_in_the_way(tmp_path):
         model = Classifier(GRU(6), D, C)
         model.evaluate = late
         with pytest.raises(ValueError, match=r"^mine"):
-            fit(model, x, y, epochs=3, validation=0.5, **settings)
+            fit(model, x, y, epochs=3, validation_split=0.5, **settings)
         assert not path.exists()
     with pytest.raises(ValueError, match=r"^mine"):
         fit(classifier(), x, y, epochs=3, checkpoint=path, callbacks=[Mistaken(2)])
@@ -424,7 +440,7 @@ def spoil_path(path, config=lambda config: None, arrays=lambda arrays: None):
         ({"seed": 1}, "seed was 0, is 1"),
         ({"optimizer": Adam(0.02, clip_norm=1.0)}, r"optimizer\.learning_rate was 0\.01, is 0\.02"),
         ({"callbacks": [EarlyStopping(patience=5)]}, r"callbacks\.0\.patience was 2, is 5"),
-        ({"validation": None, "callbacks": []}, r"data\.0\.2 was \d+, is \d+"),
+        ({"validation_split": 0, "callbacks": []}, r"data\.0\.2 was \d+, is \d+"),
     ],
 )
 def test_other_settings_are_named(settings, message, tmp_path):
@@ -432,7 +448,7 @@ def test_other_settings_are_named(settings, message, tmp_path):
     path, case = tmp_path / "run.npz", Case("classifier")
     model = case.model()
     x, y = sequences(40)
-    same = {"batch_size": 7, "validation": 0.25, "epochs": 1, "checkpoint": path, "verbose": 0}
+    same = {"batch_size": 7, "validation_split": 0.25, "epochs": 1, "checkpoint": path, "verbose": 0}
     callbacks = [EarlyStopping(patience=2)]
     fit(model, x, y, **same, optimizer=Adam(0.01, clip_norm=1.0), callbacks=callbacks)
     before = copied(model.params)

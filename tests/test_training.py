@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tqdm.auto
-from tiny import KINDS, C, classifier, copied, padding, same_to_the_bit, sequences
+from tiny import KINDS, C, D, T, classifier, copied, padding, same_to_the_bit, sequences
 
 from enn_np import (
     GRU,
@@ -29,11 +29,10 @@ from enn_np import (
     ReduceOnPlateau,
     Regressor,
     fit,
+    fit_fresh,
+    load,
 )
-from enn_np.callbacks import cost
-from enn_np.processes import BLAS_THREADS
-from enn_np.session import draws
-from enn_np.training import Bar
+from enn_np.train import BLAS_THREADS, Bar, cost, draws
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4)), "mixed": (LSTM(8), Engram(12, 4))}
@@ -42,7 +41,7 @@ WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4))
 class Scripted:
     """A model whose validation losses are given and whose only weight counts the epochs."""
 
-    metrics, cells, tapes, unit = ("accuracy",), (), (), " seq"
+    metrics, cells, tapes = ("accuracy",), (), ()
     counts, scores = Model.counts, Model.scores
 
     def __init__(self, val_losses, val_accuracies=None):
@@ -74,7 +73,7 @@ class Scripted:
             x,
             y,
             epochs=epochs or len(self.val_losses),
-            validation=(x, y) if validation else None,
+            validation_data=(x, y) if validation else None,
             optimizer=optimizer,
             callbacks=callbacks,
             verbose=0,
@@ -118,7 +117,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(kind, seed):
     """A draw that does not come from the given seeds, or a workspace that is read before it is written."""
     x, y = sequences()
     runs = [classifier(KINDS[kind], seed=seed) for _ in range(2)]
-    histories = [model.fit(x, y, epochs=3, batch_size=10, validation=0.25, seed=seed) for model in runs]
+    histories = [model.fit(x, y, epochs=3, batch_size=10, validation_split=0.25, seed=seed) for model in runs]
     assert same_to_the_bit(runs[0].params, runs[1].params)
     for history in histories:
         del history["seconds"]
@@ -191,7 +190,7 @@ def test_the_penalty_is_a_number_of_its_own_beside_the_loss(settings):
     """One definition of the loss, the data's, for training and validation: 7.55 stood against 0.96."""
     x, y = sequences()
     cell = Engram(4, 4, trace_noise=0, **settings)
-    still = {"epochs": 1, "batch_size": 16, "optimizer": SGD(1e-9), "validation": (x, y), "verbose": 0}
+    still = {"epochs": 1, "batch_size": 16, "optimizer": SGD(1e-9), "validation_data": (x, y), "verbose": 0}
     history = classifier((cell, GRU(4)), dropout=0.0).fit(x, y, **still)
     assert history["loss"][0] == pytest.approx(history["val_loss"][0], rel=0.05)  # but for the initial states drawn
     assert {*history} == {"loss", "penalty", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
@@ -215,7 +214,7 @@ def test_the_penalty_still_trains():
 
 def test_history_has_one_number_per_epoch():
     x, y = sequences()
-    history = classifier().fit(x, y, epochs=4, validation=0.25, batch_size=10)
+    history = classifier().fit(x, y, epochs=4, validation_split=0.25, batch_size=10)
     names = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
     assert history.keys() == names and {len(values) for values in history.values()} == {4}
     assert all(isinstance(value, float) for values in history.values() for value in values)
@@ -324,7 +323,7 @@ def test_validation_share_is_the_end_of_the_data_as_in_keras(monkeypatch):
     original = model.evaluate
     monkeypatch.setattr(model, "evaluate", lambda x, *rest: seen.append(x) or original(x, *rest))
     x, y = sequences(10)
-    model.fit(x, y, epochs=1, validation=0.25)
+    model.fit(x, y, epochs=1, validation_split=0.25)
     np.testing.assert_array_equal(seen[0], x[7:])
 
 
@@ -334,7 +333,7 @@ def test_validation_pair_is_what_evaluate_says(masked):
     x, y = sequences()
     held, mask = sequences(20, seed=5), (padding(20),) if masked else ()
     model = classifier(dropout=0.5)
-    history = model.fit(x, y, epochs=2, validation=(*held, *mask))
+    history = model.fit(x, y, epochs=2, validation_data=(*held, *mask))
     scores = model.evaluate(*held, mask=mask[0] if masked else None)
     assert (history["val_loss"][-1], history["val_accuracy"][-1]) == (scores["loss"], scores["accuracy"])
 
@@ -345,7 +344,7 @@ def test_validation_share_takes_its_mask_along(monkeypatch):
     monkeypatch.setattr(model, "evaluate", lambda x, y, size, mask: seen.append(mask) or original(x, y, size, mask))
     x, y = sequences(20)
     mask = padding(20)
-    model.fit(x, y, epochs=1, validation=0.5, mask=mask)
+    model.fit(x, y, epochs=1, validation_split=0.5, mask=mask)
     np.testing.assert_array_equal(seen[0], mask[10:])
 
 
@@ -354,7 +353,7 @@ def test_validation_does_not_change_training():
     x, y = sequences()
     runs = [classifier(KINDS["engram"], random_inference=True) for _ in range(2)]
     for model, validation in zip(runs, (None, sequences(9, seed=3)), strict=True):
-        model.fit(x, y, epochs=2, validation=validation)
+        model.fit(x, y, epochs=2, validation_data=validation)
     assert same_to_the_bit(runs[0].params, runs[1].params)
 
 
@@ -439,7 +438,7 @@ def test_early_stopping_restores_a_real_model():
             snapshots.append(copied(training.model.params))
 
     history = model.fit(
-        x, y, epochs=30, validation=0.5, optimizer=Adam(0.1), callbacks=[EarlyStopping(patience=2), Snapshot()]
+        x, y, epochs=30, validation_split=0.5, optimizer=Adam(0.1), callbacks=[EarlyStopping(patience=2), Snapshot()]
     )
     assert history.stopped == "early" and history.best_epoch == len(history["loss"]) - 3
     assert same_to_the_bit(model.params, snapshots[history.best_epoch])
@@ -591,7 +590,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch_keeps_the_epochs_before(monkeypatch):
         return original(*batch)
 
     monkeypatch.setattr(model, "loss_and_grads", interrupted)
-    history = model.fit(x, y, epochs=9, batch_size=16, validation=(x, y), optimizer=Adam(0.01))
+    history = model.fit(x, y, epochs=9, batch_size=16, validation_data=(x, y), optimizer=Adam(0.01))
     assert history.stopped == "interrupted" and {len(values) for values in history.values()} == {2}
     assert history.best_epoch == 1
     assert same_to_the_bit(model.params, batches[6]), "not the weights at the end of the second epoch"
@@ -625,7 +624,7 @@ def test_divergence_ends_with_a_clear_word_and_the_best_weights():
 # The data set
 
 
-@pytest.mark.parametrize("validation", (None, 0.25))
+@pytest.mark.parametrize("validation", (0, 0.25))
 def test_the_data_set_is_neither_changed_nor_copied(validation):
     """Shuffling or scaling in place would spoil the caller's arrays; a copy would double the memory."""
     x, y = sequences(20_000)
@@ -635,7 +634,7 @@ def test_the_data_set_is_neither_changed_nor_copied(validation):
         array.flags.writeable = False
     model = classifier(KINDS["rnn"])
     tracemalloc.start()
-    model.fit(x, y, epochs=1, batch_size=500, validation=validation, mask=mask)
+    model.fit(x, y, epochs=1, batch_size=500, validation_split=validation, mask=mask)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < x.nbytes, f"{peak} bytes for a data set of {x.nbytes}"
@@ -651,6 +650,75 @@ def test_lists_and_other_integers_serve_as_labels():
     assert same_to_the_bit(runs[0].params, runs[1].params) and same_to_the_bit(runs[0].params, runs[2].params)
 
 
+@pytest.mark.parametrize("dtype", (np.float64, np.float16, np.int64, list))
+def test_numbers_of_any_kind_are_made_the_models_dtype(dtype):
+    """NumPy makes float64 and int64; only the cells are strict."""
+    x, y = sequences()
+    x = np.round(4 * x)
+    given = x.tolist() if dtype is list else x.astype(dtype)
+    one, other = classifier(), classifier()
+    assert one.fit(x, y, epochs=1)["loss"] == other.fit(given, y, epochs=1)["loss"]
+    assert one.evaluate(x, y) == other.evaluate(given, y) and (one.predict(x) == other.predict(given)).all()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,)])
+def test_predictions_of_a_regressor_have_the_shape_of_its_targets(shape, tmp_path):
+    x, _ = sequences()
+    y = x.mean((1, 2)) if shape == () else x.mean(1)[:, : shape[0]]
+    model = Regressor(GRU(3), D, *shape)
+    assert model.predict(x).shape == (48, *(shape or (1,)))
+    model.fit(x, y.astype(np.float64), epochs=1, checkpoint=tmp_path / "run.npz")
+    assert model.predict(x).shape == y.shape
+    assert load(model.save(tmp_path / "model.npz")).predict(x).shape == y.shape
+    assert load(tmp_path / "run.npz").predict(x).shape == y.shape
+    assert Regressor(GRU(3), D, None).predict(x).shape == (48,)
+
+
+def test_validation_data_is_stronger_than_the_split_as_in_keras():
+    x, y = sequences()
+    one, other = classifier(), classifier()
+    given = {"epochs": 1, "validation_data": (x[:9], y[:9])}
+    assert one.fit(x, y, **given)["val_loss"] == other.fit(x, y, validation_split=0.5, **given)["val_loss"]
+
+
+# Fresh samples
+
+
+def drawn(rng, step):
+    """Eight sequences, and a few more at every other step."""
+    y = rng.integers(0, C, 8 + step % 2)
+    return rng.standard_normal((len(y), T, D), np.float32) + np.eye(C, D, dtype=np.float32)[y][:, None], y
+
+
+def test_fresh_samples_are_trained_on_as_by_hand():
+    """The order of draws: samples, then states, noise and dropout, from generators of their own."""
+    model, hand = (classifier(Engram(6, 4, trace="sample"), dropout=0.2) for _ in range(2))
+    done, optimizer, rngs = [], Adam(0.01), [np.random.default_rng(seed) for seed in (5, 6)]
+
+    def validate(steps):
+        done.append(steps)
+        return {"loss": 1 / steps, "accuracy": 0.5}
+
+    means = []
+    for steps in (range(3), range(3, 5)):
+        losses, sizes = [], []
+        for step in steps:
+            x, y = drawn(rngs[0], step)
+            numbers, grads = hand.loss_and_grads(hand.time_major(x), y, rngs[1])
+            optimizer.update(hand.params, grads)
+            losses.append(numbers["loss"])
+            sizes.append(len(x))
+        means.append(np.average(losses, weights=sizes))
+    rngs = tuple(np.random.default_rng(seed) for seed in (5, 6))
+    history = fit_fresh(model, drawn, [3, 2], validate=validate, rngs=rngs, optimizer=Adam(0.01), verbose=0)
+    assert same_to_the_bit(model.params, hand.params) and history["loss"] == pytest.approx(means, rel=1e-6)
+    assert done == [3, 5] and history["val_loss"] == [1 / 3, 1 / 5] and history.best_epoch == 1
+    with pytest.raises(TypeError, match=r"^steps: expected the number of batches of each epoch, .* got 250"):
+        fit_fresh(model, drawn, 250)
+    with pytest.raises(TypeError, match=r"^x: expected float32 or float64, got uint8"):
+        fit_fresh(model, lambda rng, step: (np.zeros((2, T, D), np.uint8), np.zeros(2, int)), [1])
+
+
 # What it shows
 
 
@@ -662,11 +730,11 @@ class Stream(io.StringIO):
         self.isatty = lambda: terminal
 
 
-def run_shown(monkeypatch, stream, validation=0.25, **settings):
+def run_shown(monkeypatch, stream, **settings):
     """Two epochs of six batches with `stream` as the error stream: the lines of what they wrote."""
     monkeypatch.setattr(sys, "stderr", stream)
     x, y = sequences(64)
-    settings = {"epochs": 2, "batch_size": 8, "validation": validation, **settings}
+    settings = {"epochs": 2, "batch_size": 8, "validation_split": 0.25, **settings}
     history = classifier(KINDS["rnn"]).fit(x, y, **settings)
     return history, stream.getvalue().replace("\r", "\n").split("\n") if isinstance(stream, Stream) else None
 
@@ -688,7 +756,7 @@ def test_a_bar_with_loss_and_accuracy_on_a_terminal(monkeypatch):
     monkeypatch.setattr("tqdm.auto.tqdm", partial(tqdm.auto.tqdm, mininterval=0))  # draw every change
     history, lines = run_shown(monkeypatch, Stream(terminal=True))
     text = "\n".join(lines)
-    assert "epoch 1/2" in text and "epoch 2/2" in text and "loss=" in text and "accuracy=" in text and "48/48" in text
+    assert "epoch 1/2" in text and "epoch 2/2" in text and "loss=" in text and "accuracy=" in text and "6/6" in text
     assert all(len(line) <= 60 for line in lines), "wider than a small window"
     stays = [line.strip() for line in text.split("\n") if "val_loss" in line]
     assert stays[-1].startswith(f"epoch 2/2 loss {history['loss'][1]:.4g} val_loss {history['val_loss'][1]:.4g}")
@@ -762,7 +830,7 @@ def test_a_real_terminal_shows_the_bar_and_keeps_the_line(rows):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 4 * rows, 0, 0))
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from tiny import *; x, y = sequences(); "
-    code += "classifier().fit(x, y, epochs=2, batch_size=8, validation=0.25)"
+    code += "classifier().fit(x, y, epochs=2, batch_size=8, validation_split=0.25)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs) as child:
         os.close(theirs)
         text = b""
@@ -774,7 +842,7 @@ def test_a_real_terminal_shows_the_bar_and_keeps_the_line(rows):
     assert child.returncode == 0 and rest == "" and len(lines) == 2, text
     for i, line in enumerate(lines):
         *drawn, stays = line.split("\r")
-        assert any("/36 " in each for each in drawn) and stays.startswith(f"epoch {i + 1}/2 loss ")
+        assert any("/5 " in each for each in drawn) and stays.startswith(f"epoch {i + 1}/2 loss ")
         assert max(map(len, (*drawn, stays.rstrip()))) <= 60
 
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import checks
-from ..answers import StepClassifier
 from ..binding import Binding
 from ..cells import GRU, LSTM, RNN
 from ..engram import Engram
 from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
 from ..learned import LearnedEngram
-from ..models import Classifier, Regressor
+from ..models import Classifier, Regressor, StepClassifier
 from ..window import Window
 
 # Reported in arXiv 2507.21474 and its notebooks: one run per model.
