@@ -21,9 +21,9 @@ import numpy as np
 
 from . import attribution, explained
 from .checkpoint import read_arrays
-from .models import Classifier, load
 from .lab.results import read_json
 from .lab.table import PAPER, TITLES
+from .models import Classifier, load
 from .storage import write_text
 
 WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from enn_np.protocols import read_json
+from enn_np.report import load_results
 
 from enn_np import benchmark, cli, language, protocols, run, storage, variants, wikitext
 from enn_np.models import Classifier
-from enn_np.protocols import read_json
-from enn_np.report import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"epochs": 1, "limit": 64}

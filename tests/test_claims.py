@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from enn_np.report import figures, fill, load_results
 
 from enn_np import claims, protocols
-from enn_np.report import figures, fill, load_results
 
 K, N, H = 4, 6, 9
 

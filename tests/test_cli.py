@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from enn_np.cli import main
 from test_datasets import write_mnist
 from tiny import digits, same_to_the_bit
 
 from enn_np import RNN, Classifier, __version__, cli, datasets, download, explained, load, protocols
-from enn_np.cli import main
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 COMMANDS = ("demo", "train", "benchmark", "recall", "memory", "report", "tables", "gradcheck", "data")

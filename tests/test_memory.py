@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from enn_np.report import table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import cli, experiments, memory, protocols
 from enn_np.datasets import Dataset
 from enn_np.models import build
-from enn_np.report import table
 from enn_np.tasks import few_shot
 
 SIZE = 600, 200  # images to train on and to test on, 240 of the first held out

@@ -6,10 +6,10 @@ from itertools import product
 
 import numpy as np
 import pytest
+from enn_np.demo import demo
 from tiny import digits, same_to_the_bit
 
 from enn_np import GRU, Adam, Binding, Classifier, Engram, datasets, explained, fit, load, protocols, variants
-from enn_np.demo import demo
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FIGURES = ("learning_curves.png", "trace.png", "trace_evolution.png", "retrieval.png")

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from enn_np.report import MARKS, table
 
 from enn_np import claims, cli
-from enn_np.report import MARKS, table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pytest
+from enn_np.recall import Recall
+from enn_np.report import table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +14,6 @@ from enn_np import Adam, Binding, Classifier, cli, experiments, load, protocols,
 from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.models import build
-from enn_np.recall import Recall
-from enn_np.report import table
 from enn_np.tasks import associative_recall
 
 

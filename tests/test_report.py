@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from enn_np.report import figures, fill, load_results, table
 
 from enn_np import report, variants
-from enn_np.report import figures, fill, load_results, table
 
 MACHINE = {"processor": "abacus", "cores": 1, "numpy": "2", "python": "3", "blas_threads": "1"}
 ACCURACY = {"engram": (0.96, 0.97, 0.965), "rnn": (0.98, 0.981, 0.982), "gru": (0.989,)}

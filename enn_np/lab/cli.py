@@ -111,7 +111,9 @@ def _parser():
     add("--train-file", metavar="NAME", help="text to train on (wiki.train.tokens)")
     add("--device", **device)
 
-    add = command("list", "show every experiment: networks, seeds, learning rates, and how many results are stored", _list)
+    add = command(
+        "list", "show every experiment: networks, seeds, learning rates, and how many results are stored", _list
+    )
     add("--results", **results)
 
     add = command("tables", "write the pages' result tables, and the figures, from the stored results", _tables)

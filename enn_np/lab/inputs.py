@@ -169,7 +169,7 @@ def split(experiment, seed):
 
 
 def permuted(experiment, seed):
-    """As `split`, all digits in every task, each with another order of the pixels (Goodfellow et al., arXiv 1312.6211)."""
+    """As `split`, all digits in every task, each with another order of pixels (Goodfellow et al., arXiv 1312.6211)."""
     data, rng = digits(seed), np.random.default_rng([seed, 4])
     orders = [tasks.pixel_permutation(rng) for _ in range(experiment.size)]
 

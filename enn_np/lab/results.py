@@ -92,9 +92,7 @@ def read_result(path):
     """
     found = read_json(path)
     wrong = {
-        name: "a word"
-        for name in ("benchmark", "protocol", "model", "stopped")
-        if not isinstance(found.get(name), str)
+        name: "a word" for name in ("benchmark", "protocol", "model", "stopped") if not isinstance(found.get(name), str)
     }
     if not wrong and found["stopped"] == "diverged":
         return found

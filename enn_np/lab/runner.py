@@ -108,9 +108,7 @@ def result_run(experiment, model, seed, training, results):
     return Run(experiment, model, seed, training, Path(results) / name)
 
 
-def run_all(
-    experiments, models=None, seeds=None, rates=None, results=RESULTS, jobs=1, device="cpu", say=tell, **asked
-):
+def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, jobs=1, device="cpu", say=tell, **asked):
     """Run what is missing of some experiments. Returns the results, those found included; None in the place of what
     failed or what another process has.
 
@@ -134,8 +132,12 @@ def run_all(
     for experiment, model, grid in plan:
         if experiment.source == "fresh":
             table.network(experiment, model)  # whether it can be
-        changed = {name for rate in grid for name, value in settings_of(experiment, model, asked, rate).items()
-                   if name in asked and value != experiment.training[name]}
+        changed = {
+            name
+            for rate in grid
+            for name, value in settings_of(experiment, model, asked, rate).items()
+            if name in asked and value != experiment.training[name]
+        }
         if changed and Path(results).resolve() == Path(RESULTS).resolve():
             raise ValueError(f"{', '.join(asked)}: {RESULTS} is for whole runs, got {asked}; name another --results")
     results = folder(results)

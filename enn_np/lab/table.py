@@ -196,9 +196,7 @@ def _arrays(name, inputs, outputs, epochs, trial, **more):
 def _ablation(name, inputs, sizes, **training):
     """One change a network; ablations are many, so that each is short."""
     training = {"batch_size": 64, "learning_rate": 1e-3, "limit": None, **training}
-    return Experiment(
-        name, "ablation", "arrays", tuple(ABLATIONS), training, inputs, outputs=10, seeds=3, sizes=sizes
-    )
+    return Experiment(name, "ablation", "arrays", tuple(ABLATIONS), training, inputs, outputs=10, seeds=3, sizes=sizes)
 
 
 def _text(name):
@@ -253,15 +251,16 @@ def _few_shot(n):
     return {"inputs": SIDE**2 + WAYS, "outputs": WAYS, "answers": 5, "columns": columns}
 
 
-def _continual(n):
+def _continual(n, kind="permuted"):
     """n tasks of digits one after the other, see `inputs.split` and `inputs.permuted`."""
     columns = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
-    return {"inputs": 28, "outputs": 10, "phases": checks.count("size of a continual task", n, 2), "columns": columns}
+    return {"inputs": 28, "outputs": 10, "phases": checks.count(kind, n, low=2), "columns": columns}
 
 
 def _split(n):
     """Split MNIST: two digits a task, 0 and 1 first (Zenke, Poole and Ganguli, arXiv 1703.04200), one head for all."""
-    return _continual(checks.number("split", n, high=5))
+    checks.number("split", n, high=5)
+    return _continual(n, "split")
 
 
 def _copy(n):
@@ -362,8 +361,8 @@ def network(experiment, name, seed=0, pooling="last", vocabulary=None):
         cells, dropout = _published(experiment, name)
     kind = Regressor if experiment.name == "regression" else Classifier
     model = kind(cells, experiment.inputs, experiment.outputs, dropout=dropout, **settings)
-    for name in frozen(experiment, name):
-        model.params[name][...] = 0
+    for zero in frozen(experiment, name):
+        model.params[zero][...] = 0
     return model
 
 

@@ -41,8 +41,8 @@ def watched(model, x):
 
 
 def on_split(model, data, seed, training, frozen=()):
-    """Training on a `Split` by the paper's settings, made ready: Adam with clip_norm 1, early stopping (patience 3, best
-    weights), halving of the learning rate on a plateau.
+    """Training on a `Split` by the paper's settings, made ready: Adam with clip_norm 1, early stopping (patience 3,
+    best weights), halving of the learning rate on a plateau.
 
     training: epochs, batch_size, learning_rate. frozen: see `Optimizer`.
     """
@@ -282,5 +282,3 @@ def recalled(model, x):
 
 
 SOURCES = {"arrays": arrays, "stream": stream, "windows": windows, "fresh": fresh}
-
-

@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from enn_np.protocols import processor
+
 from enn_np import checks, plots
 from enn_np.device import device_module
-from enn_np.protocols import processor
 
 from .process import Worker, WorkerError
 from .works import Side, all_works
