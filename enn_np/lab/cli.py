@@ -18,7 +18,7 @@ from ..storage import spelled_out
 from ..window import Window
 from . import demo, table
 from .results import mute, tell
-from .runner import RESULTS, result_run, run_all, run_in, settings_of
+from .runner import RESULTS, run_all, run_one
 
 PAGES = ("README.md", "data/results/README.md")
 MOVED = {
@@ -165,15 +165,12 @@ def _experiments(settings):
 def _one_run(settings, asked):
     if len(settings.experiment) != 1 or len(settings.models or ()) != 1:
         raise ValueError("out: a folder holds one run; name one experiment and one network in --models")
-    experiment, (model,), out = table.find(settings.experiment[0]), settings.models, settings.out
-    table.check("models", experiment, model)
+    (key,), (model,), out = settings.experiment, settings.models, settings.out
     rate = settings.rates[0] if settings.rates else None
-    training = settings_of(experiment, model, asked, rate)
     if settings.resume and not any((out / name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
-    run = result_run(experiment, model, settings.seed, training, out)
-    summary = run_in(out, run, settings.resume, settings.device)
-    paper = table.PAPER.get(experiment.name, {}).get(model, {})
+    summary = run_one(key, model, settings.seed, out, rate, settings.resume, settings.device, **asked)
+    paper = table.PAPER.get(summary["benchmark"], {}).get(model, {})
     print(f"{'':<16}{'this run':>12}{'paper':>12}")
     for key in ("test_accuracy", "test_loss", "test_perplexity", "parameters", "seconds"):
         if key in summary:

@@ -82,7 +82,6 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
 
     Returns the summary. While it lasts, `out`/checkpoint.npz holds it; resume: go on from there.
     """
-    checks.count("seed", run.seed, low=0)
     with run_folder(out, run.what, resume) as (out, checkpoint, done):
         if done:
             return done
@@ -100,6 +99,16 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
         if not run.short:
             pages.draw(out, {table.TITLES.get(run.model, run.model): summary}, images)
         return summary
+
+
+def run_one(key, model, seed, out, rate=None, resume=False, device="cpu", verbose="auto", **asked):
+    """`run_in` of an experiment and a network by name. rate, asked: what is other than the experiment's own."""
+    experiment = table.find(key)
+    table.check("model", experiment, model)
+    device_module(device)
+    training = settings_of(experiment, model, asked, rate)
+    run = result_run(experiment, model, checks.count("seed", seed, low=0), training, out)
+    return run_in(out, run, resume, device, verbose)
 
 
 def result_run(experiment, model, seed, training, results):

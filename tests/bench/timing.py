@@ -19,10 +19,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from enn_np.protocols import processor
-
 from enn_np import checks, plots
 from enn_np.device import device_module
+from enn_np.lab.results import processor
 
 from .process import Worker, WorkerError
 from .works import Side, all_works
