@@ -143,7 +143,7 @@ def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
         (
             {"experiments": ["recall4000"], "models": ["lstm"]},
             ValueError,
-            "recall4000: lstm cannot be within 5% of 70,",
+            "recall4000: lstm cannot be within 5%",
         ),
     ],
 )
