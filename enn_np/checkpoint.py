@@ -1,54 +1,129 @@
-"""Configuration and arrays as one file: an .npz without pickle, whole or not at all.
+"""Files that survive their writer, models and training runs in them, and the classes that they name.
 
-A model is its configuration, as JSON in the array "config", and its parameters by name. A training run adds, in the
-same file, its own state: plain values as config["training"], arrays under names with a slash, such as "m/head.W".
-`enn_np.load` reads both, so that a run that was killed is a usable model too.
+A file is written beside its place, brought to the disk, and then given its name, which replaces the one before in one
+step: a killed process, a full disk or a power cut leaves the old file or the new one, never half of either.
+
+A model is one .npz without pickle: its configuration, as JSON in the array "config", and its parameters by name. A
+training run adds, in the same file, its own state: plain values as config["training"], arrays under names with a slash,
+such as "m/head.W". `enn_np.load` reads both, so that a run that was killed is a usable model too.
 """
 
 import dataclasses
+import errno
+import glob
 import json
 import math
 import os
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
-from . import checks, storage
+from . import checks
 from .device import to_numpy
 
 FORMAT = 1
-BLOCK = 1 << 24  # bytes read at a time
+
+
+def spelled_out(path):
+    """`path` with a leading ~ as the user's home folder. Raises OSError where no home folder is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise OSError(f"{path}: no home folder is known; set HOME, or ENN_DATA or the path to a full path") from None
+
+
+@contextmanager
+def whole(path):
+    """A binary file to write, which becomes `path` at the end of the `with` block unless that raises."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file, in it or elsewhere")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # of its own: two writers may meet
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    if os.name != "nt":  # the new name too must reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems cannot
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_text(path, text):
+    """Write `text` as UTF-8 to `path`, whole or not at all. Returns the path."""
+    with whole(path) as file:
+        file.write(text.encode())
+    return Path(path)
+
+
+def sweep(path):
+    """Remove what killed writers of the file `path` left beside it. Only for who holds its lock."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.????????.part"):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path, refuse=None):
+    """Hold the file `path` as a lock of the operating system, which ends with its process: a killed one leaves none.
+
+    Waits where another process (or thread) holds it; with `refuse`, what it guards, raises ValueError in its name.
+    """
+    with open(path, "ab") as file:
+        try:
+            _take(file, wait=not refuse)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f"{refuse} is in use by another run; wait for its end, or choose another place") from None
+        except OSError as error:  # a network file system may have no locks: then nothing is guarded
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
+
+
+def _take(file, wait):
+    """Lock an open file. Raises an OSError where another has it and we are not to wait, or after long."""
+    if os.name == "nt":  # pragma: no cover
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def write(path, config, arrays):
     """Write `config` (JSON types) and `arrays` (name -> NumPy array) to the .npz file `path`. Returns the path."""
-    with storage.whole(path) as file:
+    with whole(path) as file:
         np.savez(file, config=np.array(json.dumps({"format": FORMAT, **config})), **arrays)
     return Path(path)
 
 
 def read(path):
     """(config, arrays) of a file that `write` wrote. FileNotFoundError, or ValueError naming file and fault."""
+    arrays = read_arrays(path)
     try:
-        arrays = read_arrays(path)
         config = json.loads(str(arrays.pop("config")))
-    except (FileNotFoundError, DamagedArchive):
-        raise
-    except Exception as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise DamagedArchive(path, error) from None
     found = config.pop("format", None) if isinstance(config, dict) else None
     if found != FORMAT:
-        newer = "; it was written by a newer enn_np: upgrade this one" if _newer(found) else ""
+        newer = isinstance(found, int) and found > FORMAT
+        newer = "; it was written by a newer enn_np: upgrade this one" if newer else ""
         raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}, got {found!r:.40}{newer}")
     return config, arrays
-
-
-def _newer(found):
-    return isinstance(found, int) and found > FORMAT
 
 
 class DamagedArchive(ValueError):
@@ -91,28 +166,20 @@ def _array(archive, member):
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran, dtype = header(stream)
+        shape, _, dtype = header(stream)
         if dtype.kind not in "biufU" or dtype.itemsize * math.prod(shape) != member.file_size - stream.tell():
             raise ValueError(f"{member.filename} announces {dtype} of shape {shape}, which its bytes are not")
-        array = np.empty(math.prod(shape), dtype)
-        room, at = array.view(np.uint8), 0
-        while data := stream.read(BLOCK):  # up to the end, where zipfile compares the checksum
-            room[at : at + len(data)] = np.frombuffer(data, np.uint8)
-            at += len(data)
-        return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+        stream.seek(0)
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def check_arrays(path, wanted, arrays, prefix=""):
     """Raise ValueError naming every array that is missing, not wanted, or of the wrong shape or dtype."""
-    wanted, arrays = ({f"{prefix}{name}": each for name, each in part.items()} for part in (wanted, arrays))
-    wrong = [f"{name} is missing" for name in wanted.keys() - arrays.keys()]
-    wrong += [f"{name} is not part of this model" for name in arrays.keys() - wanted.keys()]
+    wrong = [f"{prefix}{name} is missing" for name in wanted.keys() - arrays.keys()]
+    wrong += [f"{prefix}{name} is not part of this model" for name in arrays.keys() - wanted.keys()]
     for name in wanted.keys() & arrays.keys():
-        want, got = wanted[name], arrays[name]
-        if not isinstance(got, np.ndarray):
-            wrong.append(f"{name} should be an array")
-        elif (want.shape, want.dtype) != (got.shape, got.dtype):
-            wrong.append(f"{name} should be {want.dtype} {want.shape}, is {got.dtype} {got.shape}")
+        want, got = (f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in (wanted[name], arrays[name]))
+        wrong += [f"{prefix}{name} should be {want}, is {got}"] if want != got else []
     if wrong:
         raise ValueError(f"{path}: {'; '.join(sorted(wrong))}")
 
@@ -163,8 +230,8 @@ class Checkpoint:
     def held(self):
         """Keep other processes from the file. Raises ValueError where one has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with storage.lock(self.path.with_name(f".{self.path.name}.lock"), f"checkpoint: {self.path}"):
-            storage.sweep(self.path)
+        with lock(self.path.with_name(f".{self.path.name}.lock"), f"checkpoint: {self.path}"):
+            sweep(self.path)
             yield
 
     def due(self):
@@ -199,15 +266,10 @@ class Checkpoint:
 def differ(path, now, then):
     """Raise ValueError naming every setting that a stored run does not share with this one."""
     now, then = _leaves(now), _leaves(then)
-    wrong = [
-        f"{name} was {then.get(name)!r:.60}, is {now.get(name)!r:.60}"
-        for name in sorted({*now, *then})
-        if now.get(name) != then.get(name)
-    ]
-    if wrong:
-        raise ValueError(
-            f"{path}: the run there differs in {'; '.join(wrong)}; use its settings, or another checkpoint"
-        )
+    names = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+    if names:
+        wrong = "; ".join(f"{name} was {then.get(name)!r:.60}, is {now.get(name)!r:.60}" for name in names)
+        raise ValueError(f"{path}: the run there differs in {wrong}; use its settings, or another checkpoint")
 
 
 def _leaves(tree, path=""):
@@ -263,16 +325,11 @@ def build(config, room=math.inf):
 def _least_size(cells, config):
     """A lower bound of a model's parameters, from what is yet unchecked: no file may ask for memory that it is not."""
     size = {name: value for name, value in config.items() if isinstance(value, int)}
-    V, E = size.get("vocabulary_size", 0), size.get("embedding", 1)
+    embedding = size.get("embedding", 1)
+    widths = [size.get("inputs", embedding), *(cell.hidden for cell in cells)]
     inner = sum(cell.hidden * (cell.hidden + getattr(cell, "slots", 0)) for cell in cells)
-    below = [size.get("inputs", E), *(cell.hidden for cell in cells)]
-    links = sum(low * cell.hidden for low, cell in zip(below, cells, strict=False))
-    # An adaptive head is as wide as the last cell for its frequent words only; the rest is bounded by V and cutoffs.
-    cutoffs = [each for each in config.get("cutoffs") or () if isinstance(each, int)]
-    ends, words = [*cutoffs, V], (cutoffs[0] if cutoffs else V) * below[-1]
-    words += sum((high - low) * max(1, below[-1] // 4**i) for i, (low, high) in enumerate(pairwise(ends), 1))
-    table = 0 if config.get("tied") else V * E
-    return inner + links + table + words + size.get("classes", size.get("outputs", 0)) * below[-1]
+    outer = size.get("vocabulary_size", 0) * embedding + size.get("classes", size.get("outputs", 0)) * widths[-1]
+    return inner + outer + sum(low * high for low, high in pairwise(widths))
 
 
 def _construct(kind, settings):

@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from . import checks
+from . import checks, train
 from .backend import array_module
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
@@ -26,19 +26,6 @@ from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
 from .models import Model, cleared, plain
 from .optim import Adam, Optimizer
 from .text import integers, stream_batches, unigram_perplexity
-from .train import (
-    FIT_STREAM,
-    SAMPLE,
-    Checkpoint,
-    EarlyStopping,
-    History,
-    ReduceOnPlateau,
-    Training,
-    add,
-    draws,
-    fingerprint,
-    translated,
-)
 
 
 @register
@@ -84,10 +71,9 @@ class LanguageModel(Model):
     def _initial_params(self):
         rng, width, params = self._cell_params()
         if self.tied and (isinstance(self.head, AdaptiveSoftmaxHead) or self.embedding != width):
-            raise ValueError(
-                f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width, got '
-                f"{type(self.head).__name__} and embedding = {self.embedding}; change these or use tied=False"
-            )
+            wanted = f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width'
+            got = f"{type(self.head).__name__} and embedding = {self.embedding}"
+            raise ValueError(f"{wanted}, got {got}; change these or use tied=False")
         head = self.head.init(rng, width, self.vocabulary_size, self.dtype)
         params |= {f"head.{name}": value for name, value in head.items()}
         if self.embedding is not None:
@@ -97,16 +83,11 @@ class LanguageModel(Model):
 
     def config(self):
         """Everything needed to build this model again, as plain JSON types."""
-        adaptive, settings = isinstance(self.head, AdaptiveSoftmaxHead), super().config()
-        for name in ("inputs", "outputs", "pooling"):
-            settings.pop(name)
-        return settings | {
-            "vocabulary_size": self.vocabulary_size,
-            "embedding": self.embedding,
-            "head": "adaptive" if adaptive else "softmax",
-            "cutoffs": list(self.head.cutoffs) if adaptive else None,
-            "tied": self.tied,
-        }
+        settings, cutoffs = super().config(), getattr(self.head, "cutoffs", None)
+        settings = {name: settings[name] for name in settings.keys() - {"inputs", "outputs", "pooling"}}
+        words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
+        head = {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs and list(cutoffs)}
+        return settings | words | head
 
     def layers(self):
         """As `Model.layers`; a tied embedding is the head's W, and counted there."""
@@ -175,10 +156,8 @@ class LanguageModel(Model):
         """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
         value, V = integers(name, plain(name, value), shape), self.vocabulary_size
         if value.min() < 0 or value.max() >= V:
-            raise ValueError(
-                f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; "
-                f"encode the text with the vocabulary that the model was built for"
-            )
+            remedy = "encode the text with the vocabulary that the model was built for"
+            raise ValueError(f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; {remedy}")
         return value
 
     def counts(self, x, mask=None, name="mask"):
@@ -196,8 +175,10 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), "accuracy": right}
 
     def scores(self, totals, count):
-        """The function `scores` of the totals, and the mean penalty where there is one."""
-        return scores(totals["loss"], totals["accuracy"], count) | super().scores(totals, count)
+        """ "loss" in nats, "perplexity", "bits" and "accuracy" from sums over `count` tokens, and the mean penalty."""
+        found = super().scores(totals, count)
+        perplexity = math.exp(min(found["loss"], 700.0))  # exp(710) is not a float any more
+        return found | {"perplexity": perplexity, "bits": found["loss"] / math.log(2)}
 
     def evaluate_stream(self, tokens, batch_size=1, steps=256):
         """`scores` of a text (N,), read `steps` tokens at a time with the state carried on; no noise, no dropout.
@@ -209,11 +190,11 @@ class LanguageModel(Model):
         tokens, totals, seen, states = self._ids("tokens", tokens, ("N",)), {}, 0, None
         for ids, targets in stream_batches(tokens, batch_size, checks.count("steps", steps)):
             h, states, _ = self.hidden(self.time_major(ids), states=states)
-            add(totals, self._measure(h, self.time_major(targets)), ids.size)
+            train.add(totals, self._measure(h, self.time_major(targets)), ids.size)
             seen += ids.size
         return self.scores(totals, seen)
 
-    @translated
+    @train.translated
     def fit_stream(
         self,
         tokens,
@@ -226,10 +207,10 @@ class LanguageModel(Model):
         callbacks: list | tuple = (),
         seed: int = 0,
         verbose: int | str = "auto",
-        checkpoint: Checkpoint | str | os.PathLike | None = None,
+        checkpoint: train.Checkpoint | str | os.PathLike | None = None,
         resume: bool = False,
         non_finite: str = "stop",
-    ) -> History:
+    ) -> train.History:
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 
         The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation_data:
@@ -248,11 +229,11 @@ class LanguageModel(Model):
                 raise ValueError(f"{name}: expected over {rows}, got {len(ids)}; use a smaller batch_size")
         seed, settings = checks.count("seed", seed, low=0), {"batch_size": rows, "steps": steps}
         if checkpoint is not None:
-            settings |= {"seed": seed, "data": fingerprint(tokens, held)}
+            settings |= {"seed": seed, "data": train.fingerprint(tokens, held)}
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
-        work, rngs = Pieces(self, tokens, rows, steps), {"rng": draws(seed, FIT_STREAM)}
+        work, rngs = Pieces(self, tokens, rows, steps), {"rng": train.draws(seed, train.FIT_STREAM)}
         how = (optimizer, callbacks, verbose, checkpoint, resume, non_finite)
-        return Training(self, work, epochs, rngs, settings, validate, *how).run()
+        return train.Training(self, work, epochs, rngs, settings, validate, *how).run()
 
     def sample(self, prompt_ids, length, temperature=1.0, rng=None):
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
@@ -262,7 +243,7 @@ class LanguageModel(Model):
         """
         ids = self._ids("prompt_ids", prompt_ids, ("P",))[:, None]  # (P, 1) time by batch
         length, temperature = checks.count("length", length), checks.number("temperature", temperature, low=0)
-        states, drawn, rng = None, [], draws(self.seed, SAMPLE) if rng is None else rng
+        states, drawn, rng = None, [], train.draws(self.seed, train.SAMPLE) if rng is None else rng
         rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(checks.count("rng", rng, low=0))
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
@@ -299,7 +280,7 @@ class Pieces:
         kinds = [type(cell.initial_state(1)) for cell in self.model.cells]
         states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
         numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
-        return ids.size, add({}, numbers, ids.size), grads, _carry(states)
+        return ids.size, train.add({}, numbers, ids.size), grads, _carry(states)
 
 
 def _carry(states):
@@ -307,23 +288,13 @@ def _carry(states):
     return {str(i): state._asdict() for i, state in enumerate(states)}
 
 
-def scores(nats, right, tokens):
-    """{"loss", "perplexity", "bits", "accuracy"} from sums over tokens of -log p and of right answers."""
-    nats, right, tokens = float(nats), float(right), int(tokens)
-    loss = nats / tokens
-    perplexity = math.exp(min(loss, 700.0))  # exp(710) is not a float any more
-    return {"loss": loss, "perplexity": perplexity, "bits": loss / math.log(2), "accuracy": right / tokens}
-
-
 def score_text(model, text, batch_size=1, steps=256):
     """`evaluate_stream` of the valid and test parts of a `text.Text`, with the floor of ignorance beside:
     {"valid": {..., "unigram_perplexity"}, "test": {...}}, the perplexity of the train part's word frequencies.
     """
-    found, counts = {}, text.vocabulary.counts
-    for part, tokens in (("valid", text.valid), ("test", text.test)):
-        found[part] = model.evaluate_stream(tokens, batch_size, steps)
-        found[part]["unigram_perplexity"] = unigram_perplexity(counts, tokens)
-    return found
+    floor = {part: unigram_perplexity(text.vocabulary.counts, getattr(text, part)) for part in ("valid", "test")}
+    scores = {part: model.evaluate_stream(getattr(text, part), batch_size, steps) for part in floor}
+    return {part: scores[part] | {"unigram_perplexity": floor[part]} for part in floor}
 
 
 # Cell and learning rate for WikiText-2. One trace per sample: rows depend on no other row. Widths: within 2.6% of
@@ -356,6 +327,6 @@ def wikitext2_recipe(model_name):
         "steps": 35,  # as Merity et al. (2016)
         "optimizer": Adam(rate, global_clip_norm=1.0),
         # Halve the rate after an epoch that gained under 2.5% in perplexity.
-        "callbacks": [ReduceOnPlateau(factor=0.5, patience=1, min_delta=0.025), EarlyStopping(patience=2)],
+        "callbacks": [train.ReduceOnPlateau(factor=0.5, patience=1, min_delta=0.025), train.EarlyStopping(patience=2)],
     }
     return model, fit

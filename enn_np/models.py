@@ -54,7 +54,8 @@ class Model:
         self.pooling = checks.choice("pooling", pooling, ("last", "mean", "attention"))
         self.dropout = checks.number("dropout", dropout, low=0, high=0.99)
         self.seed = checks.count("seed", seed, low=0)
-        self.dtype = _float_type(dtype)
+        dtype = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        self.dtype = np.dtype(checks.choice("dtype", dtype, ("float32", "float64")))
         self.random_inference = checks.switch("random_inference", random_inference)
         self.params = self._initial_params()
         self._workspaces = [Workspace() for _ in self.cells]
@@ -91,20 +92,12 @@ class Model:
 
     def config(self):
         """Everything needed to build this model again, as plain JSON types."""
+        names = ("inputs", "outputs", "pooling", "dropout", "seed", "random_inference")
+        settings = {name: getattr(self, name) for name in names}
         cells = [{"kind": type(cell).__name__.lower()} for cell in self.cells]
-        for settings, cell in zip(cells, self.cells, strict=True):
-            settings |= {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.init}
-        return {
-            "model": self.kind,
-            "cells": cells,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "pooling": self.pooling,
-            "dropout": self.dropout,
-            "seed": self.seed,
-            "dtype": str(self.dtype),
-            "random_inference": self.random_inference,
-        }
+        for fields, cell in zip(cells, self.cells, strict=True):
+            fields |= {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.init}
+        return {"model": self.kind, "cells": cells, **settings, "dtype": str(self.dtype)}
 
     def __getstate__(self):
         """For `pickle` and `copy`: without the last batch's tapes, which are many times the model."""
@@ -239,27 +232,25 @@ class Model:
         xp = array_module(h)
         if self.pooling == "mean":
             live = xp.ones(h.shape[:2], h.dtype) if mask is None else mask.astype(h.dtype)
-            weights = (live / xp.maximum(live.sum(0), 1))[..., None]
+            weights = live / xp.maximum(live.sum(0), 1)
         else:
             scores = xp.tanh(h @ self.params["pool.w"] + self.params["pool.b"])[..., 0]  # (T, B)
-            if mask is not None:
-                scores = xp.where(mask, scores, -1e9).astype(h.dtype)
-            weights = softmax(scores.T).T[..., None]
-        return (weights * h).sum(0), weights
+            scores = scores if mask is None else xp.where(mask, scores, -1e9).astype(h.dtype)
+            weights = softmax(scores.T).T
+        return (weights[..., None] * h).sum(0), weights[..., None]
 
     def _pool_back(self, d, h, weights):
         """dh (T, B, H) or None, gradient at the last state or None, and gradients of the attention."""
         if self.pooling == "last":
             return None, d, {}
-        dh = weights * d
-        if self.pooling == "mean":
-            return dh, None, {}
-        dscores = softmax_back(dot_rows(h, d[None])[..., 0].T, weights[..., 0].T).T[..., None]  # (T, B, 1)
-        scores = array_module(h).tanh(h @ self.params["pool.w"] + self.params["pool.b"])
-        ds = dscores * (1 - scores * scores)
-        dh += ds @ self.params["pool.w"].T
-        rows = ds.reshape(-1, 1)
-        return dh, None, {"pool.w": h.reshape(len(rows), -1).T @ rows, "pool.b": rows.sum(0)}
+        dh, grads = weights * d, {}
+        if self.pooling == "attention":
+            dscores = softmax_back(dot_rows(h, d[None])[..., 0].T, weights[..., 0].T).T[..., None]  # (T, B, 1)
+            scores = array_module(h).tanh(h @ self.params["pool.w"] + self.params["pool.b"])
+            ds = dscores * (1 - scores * scores)
+            dh += ds @ self.params["pool.w"].T
+            grads = {"pool.w": flat(h).T @ flat(ds), "pool.b": flat(ds).sum(0)}
+        return dh, None, grads
 
     # --------------------------------------------------------------------------------------------------- data sets
 
@@ -293,9 +284,8 @@ class Model:
         """The head's outputs (n, O), on the host."""
         x, _, mask = self.check_data(x, None, mask)
         rng = self._inference_rng()
-        parts = [
-            self.forward(part, rng, self._mask(mask, rows))[0] for rows, part in self._batches(x, batch_size, mask)
-        ]
+        batches = self._batches(x, batch_size, mask)
+        parts = [self.forward(part, rng, self._mask(mask, rows))[0] for rows, part in batches]
         return np.concatenate([to_device(part, "cpu") for part in parts])
 
     def _inference_rng(self):
@@ -320,10 +310,8 @@ class Model:
         x = self.check_inputs(names[0], cleared(plain(names[0], x), mask))
         if mask is not None and (mask.dtype != bool or mask.shape != x.shape[:2]):
             remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
-            raise ValueError(
-                f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps, "
-                f"got {mask.dtype} of shape {mask.shape}{remedy}"
-            )
+            wanted = f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps"
+            raise ValueError(f"{wanted}, got {mask.dtype} of shape {mask.shape}{remedy}")
         if y is not None:
             y = self.check_targets(names[1], plain(names[1], y), len(x))
         return x, y, mask
@@ -352,10 +340,8 @@ class Classifier(Model):
 
     def check_targets(self, name, y, rows):
         if y.ndim == 2 and y.shape[1] == self.outputs:
-            raise ValueError(
-                f"{name}: expected labels of shape ({rows},), got shape {y.shape}; one-hot rows become labels by "
-                f"{name}.argmax(-1)"
-            )
+            remedy = f"one-hot rows become labels by {name}.argmax(-1)"
+            raise ValueError(f"{name}: expected labels of shape ({rows},), got shape {y.shape}; {remedy}")
         return checks.class_labels(name, y, (rows,), self.outputs)
 
     def predict_proba(self, x, batch_size=128, mask=None):
@@ -432,18 +418,13 @@ class StepClassifier(Classifier):
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
         x, y, mask = super().check_data(x, y, mask, names)
-        self._check_steps(x.shape[1], mask, names)
+        if mask is not None or x.shape[1] < self.answers:
+            name, got = (names[0], x.shape[1]) if mask is None else (names[2], f"{x.shape[1]} and a mask")
+            wanted = f"expected {self.answers} steps or more and no mask"
+            raise ValueError(f"{name}: {wanted}, got {got}; cut sequences to one length")
         return x, y, mask
 
-    def _check_steps(self, steps, mask, names=("x", "y", "mask")):
-        if mask is not None or steps < self.answers:
-            name, got = (names[0], steps) if mask is None else (names[2], f"{steps} and a mask")
-            raise ValueError(
-                f"{name}: expected {self.answers} steps or more and no mask, got {got}; cut sequences to one length"
-            )
-
     def _pool(self, h, last, mask):
-        self._check_steps(len(h), mask)
         return flat(h[-self.answers :].swapaxes(0, 1)), None  # (B K, H)
 
     def _pool_back(self, d, h, weights):
@@ -507,9 +488,8 @@ def plain(name, value):
     try:
         return np.asarray(value)
     except ValueError:  # NumPy's own message names nothing
-        raise ValueError(
-            f"{name}: expected an array, got rows of different lengths; pad them to one length and pass a mask"
-        ) from None
+        remedy = "pad them to one length and pass a mask"
+        raise ValueError(f"{name}: expected an array, got rows of different lengths; {remedy}") from None
 
 
 def as_floats(x, dtype):
@@ -529,11 +509,3 @@ def cleared(x, mask):
         x = x.copy()
         x[padded] = 0
     return x
-
-
-def _float_type(dtype):
-    try:
-        name = str(np.dtype(dtype))
-    except TypeError:  # an unknown name
-        name = dtype
-    return np.dtype(checks.choice("dtype", name, ("float32", "float64")))

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from . import checks, storage
+from . import checkpoint as storage
+from . import checks
 from .backend import array_module
 from .device import to_numpy
 from .engram import Engram

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from enn_np import checkpoint as storage
 from enn_np import download as web
-from enn_np import storage
 from enn_np.checks import choice, count, number, unmasked
 from enn_np.words import CHUNK, TextFile, blocks, encode, numbering
 

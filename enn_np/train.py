@@ -2,9 +2,9 @@
 
     for every epoch:  for every batch: loss, gradients, update;  validate;  ask the callbacks
 
-What an epoch's batches are is the business of a small class (`Shuffled`, `Fresh`, language.Pieces); the loop, with its
-callbacks, bar, watchdogs and checkpoints, is `Training`. All that a run is made of can be saved between two batches, so
-that a run that was killed goes on from its checkpoint as if nothing had happened, to the bit.
+A small class (`Shuffled`, `Fresh`, language.Pieces) says what an epoch's batches are; the loop, with its callbacks, its
+bar, watchdogs and checkpoints, is `Training`. All of a run can be saved between two batches: one that was killed goes on
+from its checkpoint to the same end, to the bit.
 """
 
 import functools
@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 import zlib
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -40,10 +40,9 @@ SATURATED = 0.5  # share of the trace on the clip
 DEAD = 0.01  # of an even share 1 / N, which no retrieval weight of the slot reaches
 
 # What Keras, PyTorch or scikit-learn > this library call an argument.
-OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs input_dim>inputs
-num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding lr>learning_rate
-progress>verbose validation>validation_data random_state>seed restore_best_weights>restore_best
-min_lr>min_learning_rate"""
+OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs lr>learning_rate
+num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding random_state>seed
+validation>validation_data progress>verbose restore_best_weights>restore_best min_lr>min_learning_rate"""
 OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())
 
 
@@ -60,8 +59,7 @@ def translated(function):
     def called(*arguments, **settings):
         for name in settings.keys() - ours.keys():
             if (own := OTHER_NAMES.get(name)) in ours:
-                got = " ".join(repr(settings[name])[:40].split())
-                raise TypeError(f"{name}: it is called {own} here, got {name}={got}; write {own}=")
+                raise TypeError(f"{name}: it is called {own} here, got {name}=; write {own}=")
         return function(*arguments, **settings)
 
     return called
@@ -431,8 +429,6 @@ class Training:
     restore: bool = False
     interrupted: bool = False
     best_score: float = math.inf
-    best_params: dict | None = None
-    first_params: dict | None = None  # where this run began
     last_params: dict | None = None  # where it ended, if it gave others back: what a resumed one goes on with
     part: Pass | None = None
     drawn: dict | None = None  # states of the generators before the batch that is under way
@@ -458,6 +454,7 @@ class Training:
         self.names = ("loss", *self.model.metrics)
         self.names += tuple(f"val_{name}" for name in self.names) if self.validate else ()
         self.monitor = "val_loss" if self.validate else "loss"
+        self.best_params = _copied(self.model.params)  # at first, those before training
 
     @property
     def epoch(self):
@@ -487,10 +484,8 @@ class Training:
         self._began = time.perf_counter()
         for callback in self.callbacks:
             callback.on_start(self)
-        self.first_params = _copied(self.model.params)
         callbacks = [each.settings() for each in self.callbacks]
-        settings = {"optimizer": self.optimizer.settings(), "callbacks": callbacks, "non_finite": self.non_finite}
-        self.settings |= settings
+        self.settings |= {"optimizer": self.optimizer.settings(), "callbacks": callbacks, "non_finite": self.non_finite}
         if self.checkpoint is None or not self.checkpoint.path.exists():
             return
         if not self.resume:
@@ -512,13 +507,14 @@ class Training:
             self.history.stopped, self.restore = "interrupted", True
         self.history.duration = self.clock()
         with self.undivided():
-            self._hand_back(self.best_params if self.restore else None, self.callbacks)
+            best = self.restore and self.history.best_epoch is not None
+            self._hand_back(self.best_params if best else {}, self.callbacks)
 
     def _epoch(self):
         """One epoch with its validation, or the rest of one that a checkpoint brought back."""
         self.part = part = self.part or Pass(self.work.begin(self.rngs["rng"], self.epoch), self.clock())
         title = f"{getattr(self.model, 'title', 'epoch')} {self.epoch + 1}/{self.epochs}"
-        with Bar(self.work.length(self.epoch), title, self.verbose, part.batches) as bar:
+        with closing(Bar(self.work.length(self.epoch), title, self.verbose, part.batches)) as bar:
             self._batches(part, bar)
             logs = self.model.scores(part.totals, part.seen)
             if self.validate:
@@ -582,8 +578,9 @@ class Training:
 
     def _diverged(self, what):
         """The error for a run that has left the finite numbers for good; the best weights are back, or the first."""
-        self._hand_back(self.best_params or self.first_params)
-        best = "before training" if self.best_params is None else f"after epoch {self.history.best_epoch + 1}"
+        self._hand_back(self.best_params)
+        best = self.history.best_epoch
+        best = "before training" if best is None else f"after epoch {best + 1}"
         where = "" if self.checkpoint is None else f", as in enn_np.load('{self.checkpoint.path}')"
         return Diverged(
             f"learning_rate: at {self.optimizer.learning_rate:g} {what} epoch {self.epoch + 1}; lower it, or shorten "
@@ -601,9 +598,9 @@ class Training:
         self.history.skipped += 1
 
     def _hand_back(self, params, callbacks=()):
-        """End with `params`, None for those that are there, tell the callbacks, and save what was handed back."""
+        """End with `params`, none for those that are there, tell the callbacks, and save what was handed back."""
         last = _copied(self.model.params)
-        for name, value in (params or {}).items():
+        for name, value in params.items():
             self.model.params[name][...] = value
         for callback in callbacks:
             callback.on_end(self)
@@ -639,7 +636,7 @@ class Training:
             "seconds": self.clock(),
             "stop": self.stop,
             "best_score": self.best_score,
-            "best": self.best_params or {},
+            "best": self.best_params,
             "last": self.last_params or {},
             "callbacks": {str(i): callback.state() for i, callback in enumerate(self.callbacks)},
             "pass": {} if part is None else vars(part),
@@ -651,14 +648,12 @@ class Training:
         state, mine = self.checkpoint.load(self.model.config(), params)
         differ(path, self.settings, state.get("settings"))
         try:
-            best, moments, part, last = state["best"], state["moments"], state["pass"], state.get("last", {})
-            for name, arrays in {**{m: moments[m] for m in self.optimizer.state}, "best": best, "last": last}.items():
+            moments, part, last = state["moments"], state["pass"], state["last"]
+            for name, arrays in {**{m: moments[m] for m in self.optimizer.state}, "last": last}.items():
                 check_arrays(path, params if arrays else {}, arrays, f"{name}/")
+            check_arrays(path, params, state["best"], "best/")
             if part:
                 self._check_carry(path, part["carry"], len(state["history"].get("loss", ())))
-            stored = flatten({"best": best, "moments": moments, "pass": part, "last": last})[1] | mine
-            for name in [name for name, array in stored.items() if not np.isfinite(array).all()]:
-                raise ValueError(f"{path}: {name} holds what is not finite; use another copy, or start anew")
             self._take(state, last or mine)
         except ValueError as error:
             raise error if str(error).startswith(f"{path}: ") else DamagedArchive(path, error) from None
@@ -669,39 +664,36 @@ class Training:
 
     def _check_carry(self, path, carry, epoch):
         """Raise ValueError unless `carry`, from the file `path`, can be that of this work's epoch."""
-        wanted = flatten(self.work.begin(np.random.default_rng(), epoch))[1]
-        found = flatten(carry)[1]
+        wanted, found = (flatten(tree)[1] for tree in (self.work.begin(np.random.default_rng(), epoch), carry))
         check_arrays(path, wanted, found, "pass/carry/")
         if "order" in wanted and (np.sort(found["order"]) != np.sort(wanted["order"])).any():
             raise ValueError(f"{path}: pass/carry/order does not name every sequence once; use another copy")
 
     def _take(self, state, params):
         """A stored `state` in place of the fresh one, and stored parameters, into the arrays that layers may hold."""
-        xp, part = array_module(self.model.params["head.W"]), state["pass"]
+        for callback, i in zip(self.callbacks, map(str, range(len(self.callbacks))), strict=True):
+            callback.load_state(state["callbacks"][i])
+        state = _on(array_module(self.model.params["head.W"]), state | {"params": params})
+        optimizer, history, part = self.optimizer, self.history, state["pass"]
         for name, rng in self.rngs.items():
             rng.bit_generator.state = state[name]
-        self.optimizer.steps = checks.count("steps", state["optimizer"]["steps"], low=0)
-        self.optimizer.learning_rate = checks.number("learning_rate", state["optimizer"]["learning_rate"], above=0)
-        for name in self.optimizer.state:
-            self.optimizer.state[name] = {key: xp.asarray(value) for key, value in state["moments"][name].items()}
-        self.history.update({name: [float(value) for value in values] for name, values in state["history"].items()})
-        if len({len(values) for values in self.history.values()}) > 1:
+        optimizer.steps = checks.count("steps", state["optimizer"]["steps"], low=0)
+        optimizer.learning_rate = checks.number("learning_rate", state["optimizer"]["learning_rate"], above=0)
+        optimizer.state = {name: state["moments"][name] for name in optimizer.state}
+        history.update({name: [float(value) for value in values] for name, values in state["history"].items()})
+        if len({len(values) for values in history.values()}) > 1:
             raise ValueError("its history has lists of different lengths")
-        self.history.best_epoch = state["best_epoch"]
-        self.history.skipped = checks.count("skipped", state["skipped"], low=0)
+        history.best_epoch, history.skipped = state["best_epoch"], checks.count("skipped", state["skipped"], low=0)
         self.stop, self.best_score = checks.switch("stop", state["stop"]), float(state["best_score"])
-        self.best_params = {name: xp.asarray(value) for name, value in state["best"].items()} or None
-        self.earlier = checks.number("seconds", state["seconds"], low=0)
-        for i, callback in enumerate(self.callbacks):
-            callback.load_state(state["callbacks"][str(i)])
+        self.best_params, self.earlier = state["best"], checks.number("seconds", state["seconds"], low=0)
         if part:
-            totals = {name: xp.asarray(value)[()] for name, value in part["totals"].items()}
+            totals = {name: value[()] for name, value in part["totals"].items()}
             if any(value.ndim or value.dtype.kind not in "iuf" for value in totals.values()):
                 raise ValueError("its totals are no numbers")
             done, seen = checks.count("batches", part["batches"], 0), checks.count("seen", part["seen"], 0)
-            self.part = Pass(_on(xp, part["carry"]), float(part["started"]), done, seen, totals)
-        for name, value in params.items():
-            self.model.params[name][...] = xp.asarray(value)
+            self.part = Pass(part["carry"], float(part["started"]), done, seen, totals)
+        for name, value in state["params"].items():
+            self.model.params[name][...] = value
 
 
 def _copied(params):
@@ -709,8 +701,10 @@ def _copied(params):
 
 
 def _on(xp, tree):
-    """Nested dicts of arrays on the device of `xp`."""
-    return {key: _on(xp, value) if isinstance(value, dict) else xp.asarray(value) for key, value in tree.items()}
+    """Nested dicts with their arrays on the device of `xp`."""
+    if isinstance(tree, dict):
+        return {key: _on(xp, value) for key, value in tree.items()}
+    return xp.asarray(tree) if isinstance(tree, np.ndarray) else tree
 
 
 # ------------------------------------------------------------------------- watchdogs: what goes wrong without any error
@@ -750,22 +744,16 @@ def watch_memory(model, warned, read):
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
         if not hasattr(cell, "trace_clip"):
             continue
-        clip = None if tape.states.A is None else cell.trace_clip  # what is kept as a list has met no clip
-        share = 0.0 if clip is None else float((abs(tape.states.A[-1]) >= clip).mean())
-        dead = int((read[i] < DEAD / cell.slots).sum()) if i in read else 0
-        found = {}
-        if share > SATURATED:
-            remedy = f"lower hebbian_rate = {cell.hebbian_rate:g} or raise trace_clip"
+        faults, clip = {}, None if tape.states.A is None else cell.trace_clip  # a list has met no clip
+        if clip is not None and (share := float((abs(tape.states.A[-1]) >= clip).mean())) > SATURATED:
             what = f"{share:.0%} of its Hebbian trace lies on the clip {clip:g} and keeps little but signs"
-            found["saturated"] = f"{what}; {remedy}"
-        if dead:
-            never = f"never read: no weight in an epoch reached {DEAD} / slots"
-            remedy = "use fewer slots, or a retrieval that spreads more"
-            found["dead"] = f"{dead} of its {cell.slots} memory slots are {never}; {remedy}"
-        for fault, what in found.items():
-            if (fault, i) not in warned:
-                warned.add((fault, i))
-                warnings.warn(f"cell {i}: {what}", RuntimeWarning, stacklevel=2)
+            faults["saturated"] = f"{what}; lower hebbian_rate = {cell.hebbian_rate:g} or raise trace_clip"
+        if i in read and (dead := int((read[i] < DEAD / cell.slots).sum())):
+            what = f"{dead} of its {cell.slots} memory slots are never read: no weight in an epoch reached {DEAD} / N"
+            faults["dead"] = f"{what}; use fewer slots, or a retrieval that spreads more"
+        for fault in [fault for fault in faults if (fault, i) not in warned]:
+            warned.add((fault, i))
+            warnings.warn(f"cell {i}: {faults[fault]}", RuntimeWarning, stacklevel=2)
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
@@ -799,9 +787,6 @@ class Bar:
             with LOST:
                 self.tqdm = tqdm(total=length, initial=done, desc=title, bar_format=BAR, **size)
 
-    def __enter__(self):
-        return self
-
     def advance(self, totals, seen):
         """One more batch is done; totals: sums over the `seen`."""
         with LOST:
@@ -821,6 +806,6 @@ class Bar:
         elif self.tqdm is not None:
             self.tqdm.bar_format, self.tqdm.desc = "{desc}", line
 
-    def __exit__(self, *exception):
+    def close(self):
         with LOST:
             self.tqdm.close()

@@ -20,11 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from . import attribution, explained
-from .checkpoint import read_arrays
+from .checkpoint import read_arrays, write_text
 from .lab.results import read_json
 from .lab.table import PAPER, TITLES
 from .models import Classifier, load
-from .storage import write_text
 
 WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read

@@ -672,7 +672,7 @@ def test_other_models():
         ({"A": np.full((6, 4, 6), np.nan)}, ValueError, "^A: .*finite"),
         ({"tolerance": 0}, ValueError, "^tolerance: "),
         ({"nodes": 0}, ValueError, "^nodes: "),
-        ({"x": np.zeros((6, T, D), np.float32)}, TypeError, "^x: .*float64"),
+        ({"x": np.zeros((6, T, D), np.uint8)}, TypeError, "^x: .*uint8"),
     ],
 )
 def test_bad_input(arguments, error, message):

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enn_np import language, run, storage
+from enn_np import checkpoint as storage
+from enn_np import language, run
 from enn_np.lab import cli, inputs, pages, runner, table, work
 from enn_np.lab.pages import load_results
 from enn_np.lab.results import folder, read_json, read_result

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from enn_np import GRU, LSTM, RNN, SGD, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, load, run
 from enn_np.gradcheck import Kink, _pattern, compare
-from enn_np.language import LanguageModel, score_text, scores, wikitext2_recipe
+from enn_np.language import LanguageModel, score_text, wikitext2_recipe
 from enn_np.text import Text, Vocabulary, stream_batches, unigram_perplexity
 
 V, T, B = 7, 4, 3
@@ -374,9 +374,11 @@ def test_files_of_other_models_are_refused(tmp_path):
 
 
 def test_scores_are_in_nats_bits_and_words():
-    found = scores(2 * math.log(8), 1, 2)
-    assert np.isclose(list(found.values()), [math.log(8), 8, 3, 0.5]).all()
-    assert scores(1e6, 0, 1)["perplexity"] > 1e300  # and no OverflowError
+    model = build("one cell")
+    found = model.scores({"loss": 2 * math.log(8), "accuracy": 1}, 2)
+    wanted = {"loss": math.log(8), "perplexity": 8, "bits": 3, "accuracy": 0.5}
+    assert found == pytest.approx(wanted)
+    assert model.scores({"loss": 1e6, "accuracy": 0}, 1)["perplexity"] > 1e300  # and no OverflowError
 
 
 def test_a_text_is_scored_beside_the_unigram_model():

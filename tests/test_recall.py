@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import Adam, Binding, Classifier, load, run, storage
+from enn_np import Adam, Binding, Classifier, load, run
+from enn_np import checkpoint as storage
 from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.lab import cli, inputs, pages, runner, table, work

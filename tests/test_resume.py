@@ -29,7 +29,6 @@ from enn_np import (
     fit,
     fit_fresh,
     load,
-    storage,
 )
 from enn_np import checkpoint as files
 from enn_np.monitor import HebbianTraceMonitor
@@ -532,7 +531,6 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 import warnings; warnings.simplefilter("ignore")
 from test_resume import Case
-from enn_np import storage
 import numpy as np
 case, saves = Case({kind!r}), 0
 os_replace, savez = os.replace, np.savez
@@ -664,7 +662,7 @@ def test_a_healthy_memory_says_nothing():
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
-    with pytest.raises(KeyboardInterrupt), storage.whole(tmp_path / "a") as file:
+    with pytest.raises(KeyboardInterrupt), files.whole(tmp_path / "a") as file:
         file.write(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -672,11 +670,11 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 def test_a_lock_is_for_one(tmp_path):
     def take():
-        with storage.lock(tmp_path / "lock", "out: here"):
+        with files.lock(tmp_path / "lock", "out: here"):
             return True
 
     with (
-        storage.lock(tmp_path / "lock", "out: here"),
+        files.lock(tmp_path / "lock", "out: here"),
         pytest.raises(ValueError, match=r"^out: here is in use by another run; wait"),
     ):
         take()
@@ -706,7 +704,7 @@ def test_a_file_system_without_locks_does_not_end_training(fault, refuse, tmp_pa
         raise OSError(fault, os.strerror(fault))
 
     monkeypatch.setattr(fcntl, "flock", answer)
-    with storage.lock(tmp_path / "lock", refuse):
+    with files.lock(tmp_path / "lock", refuse):
         pass
     x, y = sequences(20)
     assert fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz").stopped == "finished"

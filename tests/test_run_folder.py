@@ -11,7 +11,8 @@ import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, Classifier, LanguageModel, datasets, load, storage
+from enn_np import Checkpoint, Classifier, LanguageModel, datasets, load
+from enn_np import checkpoint as storage
 from enn_np.lab import cli, inputs, pages, runner, table, work
 
 TESTS = str(Path(__file__).parent)

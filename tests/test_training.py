@@ -275,7 +275,7 @@ def test_no_two_draws_of_a_seed_share_their_numbers(monkeypatch):
         first["fit_stream", seed] = caught.value.args[0].random(4)
         first["inference", seed] = model._inference_rng().random(4)
         with monkeypatch.context() as patch, pytest.raises(Drawn) as caught:
-            patch.setattr("enn_np.language.draws", lambda *given: Asked(draws(*given).bit_generator))
+            patch.setattr("enn_np.train.draws", lambda *given: Asked(draws(*given).bit_generator))
             model.sample(ids[:2], 1)
         first["sample", seed] = caught.value.args[0].random(4)
     numbers = np.concatenate([*first.values()])

@@ -10,11 +10,11 @@ import numpy as np
 from .. import __version__, checks, gradcheck
 from ..binding import Binding
 from ..cells import GRU, LSTM, RNN
+from ..checkpoint import spelled_out
 from ..device import device_module
 from ..download import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
 from ..learned import LearnedEngram
-from ..storage import spelled_out
 from ..window import Window
 from . import demo, table
 from .results import mute, tell

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import arcs, claims, plots
-from ..checkpoint import read_arrays
-from ..storage import write_text
+from ..checkpoint import read_arrays, write_text
 from .results import read_json, read_result, write_json
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import storage
-from ..checkpoint import differ
+from ..checkpoint import differ, lock, write_text
 from ..device import card_name
 
 
@@ -35,7 +34,7 @@ def own_folder(out, resume=None):
     Raises ValueError where another run has it, or had: only by `resume` (None where there is none) may it be taken up.
     """
     made, out = not Path(out).exists(), folder(out)
-    with storage.lock(out / ".lock", f"out: {out}"):
+    with lock(out / ".lock", f"out: {out}"):
         try:
             held = [name for name in RUN if (out / name).exists()]
             if held and not (resume and held[0] in RUN[:2]):
@@ -81,7 +80,7 @@ def read_json(path):
 
 def write_json(path, value):
     """Write `value` as JSON to `path`, whole or not at all."""
-    return storage.write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_result(path):

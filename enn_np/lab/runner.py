@@ -20,7 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import checks, storage
+from .. import checks
+from ..checkpoint import lock, whole, write_text
 from ..device import device_module
 from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged
@@ -215,7 +216,7 @@ def choose(experiment, model, grid, asked, results):
     run = trial_run(experiment, model, best, asked, results)
     first = result_run(experiment, model, 0, run.training, results).path
     if not run.short and not first.exists():
-        storage.write_text(first, run.path.read_text(encoding="utf-8"))
+        write_text(first, run.path.read_text(encoding="utf-8"))
     return best
 
 
@@ -261,7 +262,7 @@ def _one(run, device, verbose):
     place = folder(results / "runs" / ("trial-" * trial + run.path.stem))
     with ExitStack() as held:
         try:
-            held.enter_context(storage.lock(place / ".result.lock", run.path.stem))
+            held.enter_context(lock(place / ".result.lock", run.path.stem))
         except ValueError:
             return "another process has it"
         if run.path.exists():
@@ -277,7 +278,7 @@ def _one(run, device, verbose):
             raise KeyboardInterrupt
         kept = run.seed == 0 and run.model == "engram" and run.experiment.name in table.PAPER and not run.short
         if kept and (place / "trace.npz").exists():
-            with storage.whole(run.path.with_suffix(".npz")) as file:
+            with whole(run.path.with_suffix(".npz")) as file:
                 file.write((place / "trace.npz").read_bytes())
         write_json(run.path, summary)
     score = run.experiment.score
