@@ -153,7 +153,8 @@ def nearest(experiment, x):
 
 
 def split(experiment, seed):
-    """`size` tasks of two digits, one after the other with equal numbers of steps, and one head of 10 classes.
+    """`size` tasks of two digits, 0 and 1 first, one after the other with equal numbers of steps, and one head of 10
+    classes (Zenke, Poole and Ganguli, arXiv 1703.04200).
 
     Nothing tells which task an image is from, and nothing of an earlier task is seen again. The optimizer goes on as
     it is. After each task all test images of every task so far are tested (`forgetting`). Of several learning rates

@@ -90,17 +90,17 @@ def read_result(path):
     Raises ValueError naming the file, the field and what is there.
     """
     found = read_json(path)
-    wrong = {
-        name: "a word" for name in ("benchmark", "protocol", "model", "stopped") if not isinstance(found.get(name), str)
-    }
+    words = ("benchmark", "protocol", "model", "stopped")
+    wrong = {name: "a word" for name in words if not isinstance(found.get(name), str)}
     if not wrong and found["stopped"] == "diverged":
         return found
     numbers = {"parameters", "seconds", "test_loss", "test_mae" if "test_mae" in found else "test_accuracy"}
     numbers |= {name for name in found if name.startswith(("test_", "valid"))}
     wrong |= {name: "a finite number" for name in numbers if not _finite(found.get(name))}
-    for name, kinds in (("seed", (int,)), ("best_epoch", (int, type(None)))):
-        if type(found.get(name, "")) not in kinds:
-            wrong[name] = "a whole number"
+    if type(found.get("seed")) is not int:
+        wrong["seed"] = "a whole number"
+    if type(found.get("best_epoch", "")) not in (int, type(None)):
+        wrong["best_epoch"] = "a whole number"
     history, where = found.get("history"), found.get("machine")
     lists = history.values() if isinstance(history, dict) and "loss" in history else [None]
     if not all(isinstance(each, list) and all(map(_finite, each)) for each in lists):
@@ -108,9 +108,8 @@ def read_result(path):
     if not isinstance(where, dict) or not where.keys() >= {"processor", "cores", "python", "numpy", "blas_threads"}:
         wrong["machine"] = "what the run was measured on"
     for name, wanted in sorted(wrong.items()):
-        raise ValueError(
-            f"{path}: {name}: expected {wanted}, got {found.get(name)!r:.60}; run again, or remove the file"
-        )
+        got = f"expected {wanted}, got {found.get(name)!r:.60}"
+        raise ValueError(f"{path}: {name}: {got}; run again, or remove the file")
     return found
 
 

@@ -72,19 +72,15 @@ CELLS = {
 # sample (137 and 173 ms of one core for a batch of 128, AMD EPYC, NumPy 2.4.6; elsewhere it may balance otherwise).
 WIDTHS = {
     "mnist": {
-        "rnn": {"parameters": 338, "time": 560},
-        "gru": {"parameters": 192, "time": 286},
-        "lstm": {"parameters": 164, "time": 248},
-        "binding": {"parameters": 75},
+        "parameters": {"rnn": 338, "gru": 192, "lstm": 164, "binding": 75},
+        "time": {"rnn": 560, "gru": 286, "lstm": 248},
     },
     "cifar10": {
-        "rnn": {"parameters": 326, "time": 570},
-        "gru": {"parameters": 178, "time": 288},
-        "lstm": {"parameters": 152, "time": 246},
-        "binding": {"parameters": 75},
+        "parameters": {"rnn": 326, "gru": 178, "lstm": 152, "binding": 75},
+        "time": {"rnn": 570, "gru": 288, "lstm": 246},
     },
 }
-MATCHED = tuple(f"{kind}-{what}" for what in ("parameters", "time") for kind, H in WIDTHS["mnist"].items() if what in H)
+MATCHED = tuple(f"{kind}-{what}" for what, widths in WIDTHS["mnist"].items() for kind in widths)
 # Networks of equal size with one thing changed, to tell what Binding's lead is due to: the rivals with its dropout,
 # and Binding that writes nothing.
 CONTROLS = {
@@ -123,8 +119,8 @@ ABLATIONS = {
     "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
 TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
-TITLES |= {f"{kind}-parameters": f"{TITLES[kind]} of Engram's size" for kind in WIDTHS["mnist"]}
-TITLES |= {f"{kind}-time": f"{TITLES[kind]} of Engram's time" for kind in ("rnn", "gru", "lstm")}
+TITLES |= {f"{kind}-parameters": f"{TITLES[kind]} of Engram's size" for kind in WIDTHS["mnist"]["parameters"]}
+TITLES |= {f"{kind}-time": f"{TITLES[kind]} of Engram's time" for kind in WIDTHS["mnist"]["time"]}
 TITLES |= {
     "binding-no-trace": "Binding without trace",
     "gru-dropout": "GRU with dropout",
@@ -139,6 +135,7 @@ TITLES |= {
 PARAMETERS = 70_000  # of every network of an experiment with fresh samples
 TOLERANCE = 0.05  # of their number
 SLOTS, SIDE, WAYS = 64, 14, 5  # of a memory; of an image of few-shot tasks, and its classes
+CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
 
 
 @dataclass(frozen=True)
@@ -234,75 +231,57 @@ FIXED = {
 NAMES = tuple(dict.fromkeys(each.name for each in FIXED.values()))
 
 
-def _recall(n):
-    """Associative recall of n pairs. Keys: 26 as letters (Ba et al. 2016), and twice the pairs if too few; a memory
-    has two slots or more for every key."""
-    keys = 26 if n <= 26 else 2 * n
-    return {"inputs": keys + 11, "outputs": 10, "slots": SLOTS if n <= 26 else 2 * keys, "models": tuple(CELLS)}
-
-
-def _few_shot(n):
-    """Few-shot classification of digits by n examples, see `inputs.few_shot`."""
-    columns = (
-        ("new digits", "test_accuracy", ".1%"),
-        ("seen digits", "test_seen_accuracy", ".1%"),
-        ("nearest in pixels", "test_nearest_accuracy", ".1%"),
-    )
-    return {"inputs": SIDE**2 + WAYS, "outputs": WAYS, "answers": 5, "columns": columns}
-
-
-def _continual(n, kind="permuted"):
-    """n tasks of digits one after the other, see `inputs.split` and `inputs.permuted`."""
-    columns = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
-    return {"inputs": 28, "outputs": 10, "phases": checks.count(kind, n, low=2), "columns": columns}
-
-
-def _split(n):
-    """Split MNIST: two digits a task, 0 and 1 first (Zenke, Poole and Ganguli, arXiv 1703.04200), one head for all."""
-    checks.number("split", n, high=5)
-    return _continual(n, "split")
-
-
-def _copy(n):
-    """`tasks.copy_task` with a delay of n steps: ten symbols of eight, asked for at the last ten steps alone.
-
-    So the loss is theirs alone: what is published is the mean over all steps, 10 / (n + 20) of it where blanks cost
-    nothing. Chance is 12.5%, a loss of ln 8 = 2.08.
-    """
-    columns = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
-    return {"inputs": 10, "outputs": 8, "answers": 10, "columns": columns, "family": "long"}
-
-
-def _adding(n):
-    """`tasks.adding_task` of n steps: a mean squared error of 0.167 says that nothing was learned."""
-    columns = (("squared error", "test_loss", ".6f"),)
-    return {"inputs": 2, "outputs": 1, "score": "test_loss", "columns": columns, "family": "long"}
-
-
-def _pixels(n):
-    """`tasks.pixel_mnist`, images of n x n in one random order of their pixels, which the seed decides."""
-    checks.choice("pixels", n, (2, 4, 7, 14, 28))
-    return {"inputs": 1, "outputs": 10, "family": "long"}
-
-
+# Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. Which
+# sizes there are, and what is asked: `inputs`. The loss of "copy" is of the last ten steps alone: what is published is
+# the mean over all steps, 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A
+# squared error of 0.167 says that nothing was learned of "adding".
 TASKS = {
-    "recall": _recall,
-    "fewshot": _few_shot,
-    "split": _split,
-    "permuted": _continual,
-    "copy": _copy,
-    "adding": _adding,
-    "pixels": _pixels,
+    "recall": {"outputs": 10, "models": tuple(CELLS)},
+    "fewshot": {
+        "outputs": WAYS,
+        "answers": 5,
+        "columns": (
+            ("new digits", "test_accuracy", ".1%"),
+            ("seen digits", "test_seen_accuracy", ".1%"),
+            ("nearest in pixels", "test_nearest_accuracy", ".1%"),
+        ),
+    },
+    "split": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
+    "permuted": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
+    "copy": {
+        "inputs": 10,
+        "outputs": 8,
+        "answers": 10,
+        "columns": (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f")),
+        "family": "long",
+    },
+    "adding": {
+        "inputs": 2,
+        "score": "test_loss",
+        "columns": (("squared error", "test_loss", ".6f"),),
+        "family": "long",
+    },
+    "pixels": {"outputs": 10, "family": "long"},
 }
 
 
 def task(name):
-    """The experiment of a name such as "fewshot5", None for a name that is none."""
+    """The experiment of a name such as "fewshot5", None for a name that is none. ValueError for a size that is none."""
     found = re.fullmatch(r"([a-z]+)([1-9]\d{0,8})", name)
     if name in NAMES or not found or found[1] not in TASKS:
         return None
     kind, size = found[1], int(found[2])
-    own = {"models": ("lstm", "gru", "engram-sample", "binding"), "slots": SLOTS, "family": kind, **TASKS[kind](size)}
+    own = {"models": ("lstm", "gru", "engram-sample", "binding"), "slots": SLOTS, "family": kind, **TASKS[kind]}
+    if kind == "recall":  # 26 letters as keys (Ba et al. 2016), or twice the pairs; two slots or more for every key
+        keys = 26 if size <= 26 else 2 * size
+        own |= {"inputs": keys + 11, "slots": SLOTS if size <= 26 else 2 * keys}
+    elif kind == "fewshot":
+        own["inputs"] = SIDE**2 + WAYS
+    elif kind in ("split", "permuted"):
+        own["phases"] = checks.count(kind, size, low=2)
+        checks.number(kind, size, high=5 if kind == "split" else None)
+    elif kind == "pixels":
+        checks.choice(kind, size, (2, 4, 7, 14, 28))
     training = {"learning_rate": 2e-3, "steps": 2_500, "batch_size": 128}
     return Experiment(name, "sound", "fresh", training=training, rates=(2e-3,), seeds=1, task=kind, size=size, **own)
 
@@ -374,7 +353,7 @@ def frozen(experiment, name):
 def _published(experiment, name):
     """Cells and dropout: the paper's networks, and those of the same size or time."""
     kind, _, matched = CONTROLS.get(name, name).partition("-")
-    width = WIDTHS[experiment.name][kind][matched] if matched else 128
+    width = WIDTHS[experiment.name][matched][kind] if matched else 128
     dropout = 0.3 if kind in ("engram", "binding") or name in CONTROLS else 0.0
     if kind == "engram":
         return cell("engram" if experiment.protocol == "paper" else "engram-sample", width, 64), dropout
