@@ -93,15 +93,19 @@ def lock(path, refuse=None):
 
 
 def _take(file, wait):
-    """Lock an open file. Raises an OSError where another has it and we are not to wait, or after long."""
+    """Lock an open file. Raises an OSError where another has it and we are not to wait."""
     if os.name == "nt":  # pragma: no cover
         import msvcrt
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
+        while True:
+            try:
+                return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError as error:
+                if not wait or error.errno != errno.EDEADLK:  # that one only says: still taken after ten seconds
+                    raise
+    import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def write(path, config, arrays):

@@ -47,7 +47,9 @@ class Engram(Traced):
 
     hidden H and slots N; hebbian_rate eta, 0 freezes the trace; trace_scale alpha, 0 hides it; temperature tau and
     sparsity sigma, which only divides it; trace_noise, sd of eps_t; trace_clip c, or None; layer_norm on or off.
-    trace: "batch", shared by the batch as published, so that a sample's output depends on its batch mates, or "sample".
+    trace: "batch", shared by the batch, so that a sample's output depends on its batch mates, or "sample". The default
+    is the published "batch": the stored results and the paper's numbers are its; with "sample" a prediction is the
+    sample's own, which is what most uses outside the paper want. See `published`.
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
@@ -88,6 +90,13 @@ class Engram(Traced):
         check.choice("store", STORES)
         if self.retrieval == "top_k" and self.top_k > self.slots:
             raise ValueError(f"top_k: expected at most slots = {self.slots}, got {self.top_k}")
+
+    @classmethod
+    def published(cls, hidden=128, slots=64, **settings):
+        """The cell of the published code: one trace for the batch, and h_0, A_0 and trace noise that are drawn. For its
+        inference, where they are drawn too, build the model with random_inference=True; by default it draws nothing
+        there, so that the same input gives the same answer."""
+        return cls(hidden, slots, trace="batch", trace_noise=0.001, initial_scale=0.01, **settings)
 
     @property
     def shared(self):

@@ -85,13 +85,13 @@ def _score_back(W, h, e, picked, total, scale, grads):
 class Head:
     """What the two heads share. A head holds settings only; `_score_all` is the work."""
 
-    def loss(self, params, h, targets, weights=None):
+    def loss(self, params: dict, h, targets, weights=None) -> tuple:
         """The loss and the number of right answers of `loss_and_grads`, without gradients: a third of the work."""
         rows, targets, scale = self._check(params, h, targets, weights)
         log_p, right, _ = self._score_all(params, rows, targets, None)
         return -(scale * log_p).sum(), (right & (scale > 0)).sum()
 
-    def loss_and_grads(self, params, h, targets, weights=None):
+    def loss_and_grads(self, params: dict, h, targets, weights=None) -> tuple:
         """Cross-entropy of h (..., H) with targets (...), integers below V.
 
         weights (...): how much each token counts, such as a mask, not all 0; None counts all alike. Returns the loss,
@@ -108,10 +108,8 @@ class Head:
         xp = array_module(h)
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if targets.shape != h.shape[:-1] or targets.dtype.kind not in "iu":
-            raise ValueError(
-                f"targets: expected integers of shape {h.shape[:-1]}, one a token, "
-                f"got {targets.dtype} of shape {targets.shape}"
-            )
+            wanted = f"targets: expected integers of shape {h.shape[:-1]}, one a token"
+            raise ValueError(f"{wanted}, got {targets.dtype} of shape {targets.shape}")
         targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around
         if xp is np:  # asking on a GPU would stall the stream; there data were asked about on the host
             checks.class_labels("targets", targets, targets.shape, self.vocabulary(params))
@@ -126,16 +124,16 @@ class Head:
 class SoftmaxHead(Head):
     """Softmax over the whole vocabulary. Parameters: W (V, H), b (V,)."""
 
-    def init(self, rng, hidden, vocabulary, dtype=np.float32):
+    def init(self, rng, hidden: int, vocabulary: int, dtype=np.float32) -> dict:
         """Glorot uniform W, zero b. rng: a NumPy Generator; hidden H; vocabulary V."""
         H, V = checks.count("hidden", hidden), checks.count("vocabulary", vocabulary, low=2)
         return {"W": glorot_uniform(rng, (V, H)).astype(dtype), "b": np.zeros(V, dtype)}
 
-    def vocabulary(self, params):
+    def vocabulary(self, params: dict) -> int:
         """V, the number of words."""
         return len(params["W"])
 
-    def log_probabilities(self, params, h):
+    def log_probabilities(self, params: dict, h):
         """log p of every word: (..., V) for h (..., H). For a few rows: this does hold all logits."""
         return _log_softmax(h @ params["W"].T + params["b"])
 
@@ -168,7 +166,7 @@ class AdaptiveSoftmaxHead(Head):
         object.__setattr__(self, "cutoffs", cutoffs)
         object.__setattr__(self, "factor", checks.count("factor", self.factor))
 
-    def init(self, rng, hidden, vocabulary, dtype=np.float32):
+    def init(self, rng, hidden: int, vocabulary: int, dtype=np.float32) -> dict:
         """Glorot uniform matrices, zero biases. rng: a NumPy Generator; hidden H; vocabulary V."""
         H, V = checks.count("hidden", hidden), checks.count("vocabulary", vocabulary, low=2)
         if self.cutoffs[-1] >= V:
@@ -181,11 +179,11 @@ class AdaptiveSoftmaxHead(Head):
             params |= {f"W{i}": glorot_uniform(rng, (high - low, width)), f"b{i}": np.zeros(high - low)}
         return {name: value.astype(dtype) for name, value in params.items()}
 
-    def vocabulary(self, params):
+    def vocabulary(self, params: dict) -> int:
         """V, the number of words."""
         return self.cutoffs[-1] + len(params[f"b{len(self.cutoffs)}"])
 
-    def log_probabilities(self, params, h):
+    def log_probabilities(self, params: dict, h):
         """log p of every word: (..., V) for h (..., H). For a few rows: this does hold all logits."""
         xp, first = array_module(h), self.cutoffs[0]
         head = _log_softmax(h @ params["W"].T + params["b"])  # (..., c_1 + K)

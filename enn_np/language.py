@@ -81,10 +81,10 @@ class LanguageModel(Model):
             params[self._table] = table.astype(self.dtype)
         return params
 
-    def config(self):
+    def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
         settings, cutoffs = super().config(), getattr(self.head, "cutoffs", None)
-        settings = {name: settings[name] for name in settings.keys() - {"inputs", "outputs", "pooling"}}
+        settings = {name: value for name, value in settings.items() if name not in ("inputs", "outputs", "pooling")}
         words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
         head = {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs and list(cutoffs)}
         return settings | words | head
@@ -175,12 +175,12 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), "accuracy": right}
 
     def scores(self, totals, count):
-        """ "loss" in nats, "perplexity", "bits" and "accuracy" from sums over `count` tokens, and the mean penalty."""
+        """As `Model.scores`, from sums over `count` tokens; the loss, in nats, also as "perplexity" and "bits"."""
         found = super().scores(totals, count)
         perplexity = math.exp(min(found["loss"], 700.0))  # exp(710) is not a float any more
         return found | {"perplexity": perplexity, "bits": found["loss"] / math.log(2)}
 
-    def evaluate_stream(self, tokens, batch_size=1, steps=256):
+    def evaluate_stream(self, tokens, batch_size: int = 1, steps: int = 256) -> dict:
         """`scores` of a text (N,), read `steps` tokens at a time with the state carried on; no noise, no dropout.
 
         batch_size 1 scores each of the N - 1 next words with all that came before. More rows are faster; each starts
@@ -235,7 +235,7 @@ class LanguageModel(Model):
         how = (optimizer, callbacks, verbose, checkpoint, resume, non_finite)
         return train.Training(self, work, epochs, rngs, settings, validate, *how).run()
 
-    def sample(self, prompt_ids, length, temperature=1.0, rng=None):
+    def sample(self, prompt_ids, length: int, temperature: float = 1.0, rng=None) -> np.ndarray:
         """Read prompt_ids (P,), then draw `length` words one by one, each read in its turn: ids (length,) int64.
 
         temperature: 1 draws from the model's own probabilities, less from their peaks, 0 takes the most probable.
@@ -269,9 +269,6 @@ class Pieces:
         model, xp = self.model, array_module(self.model.params["head.W"])
         return _carry(cell.initial_state(self.batch_size, model.dtype, xp=xp) for cell in model.cells)
 
-    def length(self, epoch):
-        return math.ceil((len(self.tokens) - 1) // self.batch_size / self.steps)
-
     def batches(self, carry):
         return stream_batches(self.tokens, self.batch_size, self.steps)
 
@@ -288,7 +285,7 @@ def _carry(states):
     return {str(i): state._asdict() for i, state in enumerate(states)}
 
 
-def score_text(model, text, batch_size=1, steps=256):
+def score_text(model, text, batch_size: int = 1, steps: int = 256) -> dict:
     """`evaluate_stream` of the valid and test parts of a `text.Text`, with the floor of ignorance beside:
     {"valid": {..., "unigram_perplexity"}, "test": {...}}, the perplexity of the train part's word frequencies.
     """
@@ -312,7 +309,7 @@ WIKITEXT2 = {
 }
 
 
-def wikitext2_recipe(model_name):
+def wikitext2_recipe(model_name: str) -> tuple[dict, dict]:
     """How to reach a fair comparison on WikiText-2 within an hour on two cores, for a key of `WIKITEXT2`.
 
     Two dicts: settings of `LanguageModel(vocabulary_size=33_278, ...)`, and of its `fit_stream(text.train,

@@ -7,6 +7,7 @@ The same class trains, evaluates and predicts; `fit`, `evaluate` and `predict` w
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -76,21 +77,21 @@ class Model:
         return {name: value.astype(self.dtype) for name, value in params.items()}
 
     @property
-    def size(self):
+    def size(self) -> int:
         """How many numbers are trained."""
         return sum(value.size for value in self.params.values())
 
-    def to_device(self, device):
+    def to_device(self, device: str):
         """Move the parameters to "cpu" or "cuda"; returns the model."""
         self.params = to_device(self.params, device)
         return self
 
-    def save(self, path):
+    def save(self, path) -> Path:
         """Write an .npz file, without pickle, for `enn_np.load`; TypeError where that would find another model."""
         self.check_saving()
         return checkpoint.write(path, self.config(), to_device(self.params, "cpu"))
 
-    def config(self):
+    def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
         names = ("inputs", "outputs", "pooling", "dropout", "seed", "random_inference")
         settings = {name: getattr(self, name) for name in names}
@@ -115,7 +116,7 @@ class Model:
         pooled = (f"pooling: {self.pooling}", f"({self.rows}, {self.cells[-1].hidden})", "pool.")
         return [*cells, pooled, ("head", f"({self.rows}, {self.outputs})", "head.")]
 
-    def summary(self):
+    def summary(self) -> str:
         """A table of the layers, the shapes of their outputs and their parameters, as text: it shows itself where it
         stands last in a notebook's cell, elsewhere `print` it."""
         table = [("layer", "output", "parameters")]
@@ -256,7 +257,7 @@ class Model:
 
     fit = fit  # as a method: model.fit(x, y, ...)
 
-    def evaluate(self, x, y, batch_size=128, mask=None):
+    def evaluate(self, x, y, batch_size: int = 128, mask=None) -> dict:
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
         x, y, mask = self.check_data(x, y, mask)
         counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
@@ -280,7 +281,7 @@ class Model:
         """The numbers of an epoch or a data set, from sums over `count` sequences: training and validation alike."""
         return {name: float(value) / int(count) for name, value in totals.items()}
 
-    def predict_outputs(self, x, batch_size=128, mask=None):
+    def predict_outputs(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """The head's outputs (n, O), on the host."""
         x, _, mask = self.check_data(x, None, mask)
         rng = self._inference_rng()
@@ -344,11 +345,11 @@ class Classifier(Model):
             raise ValueError(f"{name}: expected labels of shape ({rows},), got shape {y.shape}; {remedy}")
         return checks.class_labels(name, y, (rows,), self.outputs)
 
-    def predict_proba(self, x, batch_size=128, mask=None):
+    def predict_proba(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """Class probabilities (n, classes)."""
         return softmax(self.predict_outputs(x, batch_size, mask))
 
-    def predict(self, x, batch_size=128, mask=None):
+    def predict(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """The most probable label of every sequence (n,)."""
         return self.predict_outputs(x, batch_size, mask).argmax(-1)
 
@@ -370,7 +371,7 @@ class Regressor(Model):
         outputs = 1 if outputs is None else outputs
         super().__init__(cells, inputs, outputs, pooling, dropout, seed, dtype, random_inference)
 
-    def config(self):
+    def config(self) -> dict:
         return super().config() | {"outputs": self.outputs if self.target_shape else None}
 
     def loss(self, out, y):
@@ -382,7 +383,7 @@ class Regressor(Model):
         y = as_floats(y[:, None] if y.ndim == 1 else y, self.dtype)
         return checks.float_array(name, y, (rows, self.outputs), self.dtype)
 
-    def predict(self, x, batch_size=128, mask=None):
+    def predict(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """Predictions (n, outputs), or (n,), see above."""
         return self.predict_outputs(x, batch_size, mask).reshape(-1, *self.target_shape)
 
@@ -413,7 +414,7 @@ class StepClassifier(Classifier):
         super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
         checks.choice("pooling", self.pooling, ("last",))
 
-    def config(self):
+    def config(self) -> dict:
         return super().config() | {"answers": self.answers}
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
@@ -440,7 +441,7 @@ class StepClassifier(Classifier):
     def check_targets(self, name, y, rows):
         return checks.class_labels(name, y, (rows, self.answers), self.outputs)
 
-    def predict_outputs(self, x, batch_size=128, mask=None):
+    def predict_outputs(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """The head's outputs (n, K, C), on the host."""
         return super().predict_outputs(x, batch_size, mask).reshape(len(x), self.answers, -1)
 
@@ -449,7 +450,7 @@ for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram
     register(each)
 
 
-def load(path):
+def load(path) -> Model:
     """The model that `Model.save` wrote to `path`, or that a training run's checkpoint there holds.
 
     Raises FileNotFoundError, or ValueError naming what does not fit.

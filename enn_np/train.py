@@ -3,8 +3,8 @@
     for every epoch:  for every batch: loss, gradients, update;  validate;  ask the callbacks
 
 A small class (`Shuffled`, `Fresh`, language.Pieces) says what an epoch's batches are; the loop, with its callbacks, its
-bar, watchdogs and checkpoints, is `Training`. All of a run can be saved between two batches: one that was killed goes on
-from its checkpoint to the same end, to the bit.
+bar, watchdogs and checkpoints, is `Training`. All of a run can be saved between two batches: a killed one goes on from
+its checkpoint to the same end, to the bit.
 """
 
 import functools
@@ -19,7 +19,6 @@ import warnings
 import zlib
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from .device import to_numpy
 from .optim import Adam, Optimizer
 
 # What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.
-INFERENCE, FIT, FIT_STREAM, SAMPLE, FIT_FRESH = 1, 2, 3, 4, 5
+INFERENCE, FIT, FIT_STREAM, SAMPLE, FRESH, FRESH_NOISE = range(1, 7)
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 WIDTH = 60  # columns of a bar or a line
 BAR = "{desc} {bar} {n_fmt}/{total_fmt} {remaining}{postfix}"
@@ -214,8 +213,8 @@ class ReduceOnPlateau(Patience):
 
 # ---------------------------------------------------------------------------------------- what an epoch is made of
 #
-# begin(rng, epoch) -> carry, arrays in nested dicts that go from batch to batch;  length(epoch), how many batches;
-# batches(carry);  learn(batch, carry, rng) -> how many it saw, sums over them, gradients, carry.
+# begin(rng, epoch) -> carry, arrays in nested dicts that go from batch to batch;  batches(carry), all of them;
+# learn(batch, carry, rng) -> how many it saw, sums over them, gradients, carry.
 
 
 class Shuffled:
@@ -229,12 +228,8 @@ class Shuffled:
     def begin(self, rng, epoch):
         return {"order": rng.permutation(self.rows)}
 
-    def length(self, epoch):
-        return math.ceil(len(self.rows) / self.batch_size)
-
     def batches(self, carry):
-        for i in range(0, len(self.rows), self.batch_size):
-            yield carry["order"][i : i + self.batch_size]
+        return [carry["order"][i : i + self.batch_size] for i in range(0, len(self.rows), self.batch_size)]
 
     def learn(self, rows, carry, rng):
         mask = None if self.mask is None else self.mask[rows]
@@ -249,9 +244,6 @@ class Fresh:
 
     def begin(self, rng, epoch):
         return {"order": sum(self.steps[:epoch]) + np.arange(self.steps[epoch])}
-
-    def length(self, epoch):
-        return self.steps[epoch]
 
     def batches(self, carry):
         return carry["order"].tolist()
@@ -312,8 +304,7 @@ def fit(
     Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
     stops for what is not finite, with the best weights so far given back.
     """
-    target_shape = np.shape(y)[1:]
-    x, y, mask = model.check_data(x, y, mask)
+    targets, (x, y, mask) = y, model.check_data(x, y, mask)
     batch_size, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
     x, y, mask, held = _hold_out(model, x, y, mask, validation_data, validation_split)
     work, settings, validate = Shuffled(model, x, y, mask, batch_size), {"batch_size": batch_size, "seed": seed}, None
@@ -325,7 +316,7 @@ def fit(
 
     if checkpoint is not None:
         settings["data"] = fingerprint(x, y, mask, *(held or ()))
-    model.target_shape = target_shape
+    model.target_shape = np.shape(targets)[1:]
     rngs, how = {"rng": draws(seed, FIT)}, (optimizer, callbacks, verbose, checkpoint, resume, non_finite)
     return Training(model, work, epochs, rngs, settings, validate, *how).run()
 
@@ -354,7 +345,7 @@ def fit_fresh(
     if not isinstance(steps, list | tuple) or not steps:
         raise TypeError(f"steps: expected the number of batches of each epoch, such as [250] * 4, got {steps!r}")
     steps = [checks.count("steps", each) for each in steps]
-    data, noise = draws(model.seed, FIT_FRESH).spawn(2) if rngs is None else rngs
+    data, noise = (draws(model.seed, use) for use in (FRESH, FRESH_NOISE)) if rngs is None else rngs
     rngs = {"rng": noise, "data": data}
     settings = {"drawn by": {name: rng.bit_generator.state for name, rng in rngs.items()}}
     validated = None if validate is None else lambda: validate(sum(steps[: training.epoch + 1]))
@@ -514,8 +505,9 @@ class Training:
         """One epoch with its validation, or the rest of one that a checkpoint brought back."""
         self.part = part = self.part or Pass(self.work.begin(self.rngs["rng"], self.epoch), self.clock())
         title = f"{getattr(self.model, 'title', 'epoch')} {self.epoch + 1}/{self.epochs}"
-        with closing(Bar(self.work.length(self.epoch), title, self.verbose, part.batches)) as bar:
-            self._batches(part, bar)
+        batches = list(self.work.batches(part.carry))
+        with closing(Bar(len(batches), title, self.verbose, part.batches)) as bar:
+            self._learn(batches[part.batches :], part, bar)
             logs = self.model.scores(part.totals, part.seen)
             if self.validate:
                 logs |= {f"val_{name}": value for name, value in self.validate().items()}
@@ -537,10 +529,10 @@ class Training:
             except KeyboardInterrupt:  # the others see this epoch too, so that a resumed run has all of it
                 self.interrupted = True
 
-    def _batches(self, part, bar):
-        """All batches that are left of an epoch. Ctrl-C leaves off between two of them."""
+    def _learn(self, batches, part, bar):
+        """What is left of an epoch's batches. Ctrl-C leaves off between two of them."""
         read, whole = {}, not part.batches  # of an epoch's beginning before a resume, nothing is known
-        for batch in islice(self.work.batches(part.carry), part.batches, None):
+        for batch in batches:
             self.drawn = self._generators()
             count, sums, grads, carry = self.work.learn(batch, part.carry, self.rngs["rng"])
             fault = not_finite(sums["loss"], grads)
