@@ -38,19 +38,10 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, verbose="auto", say=print, devi
                 model.save(out / "model.npz")
                 monitor.save(out / "trace.npz", data.y_val[: work.PROBE])
             interrupted = numbers["stopped"] == "interrupted"
-            ended = (
-                ("", "interrupted") if interrupted else (f"{paper['test_accuracy']:.2%}", f"{paper['parameters']:,}")
-            )
             scores = f"{numbers['test_accuracy']:.1%}", f"{numbers['test_loss']:.3f}"
-            say(
-                row(
-                    title,
-                    *scores,
-                    f"{numbers['parameters']:,}",
-                    f"{numbers['seconds']:.1f}",
-                    *(("", "interrupted") if interrupted else published),
-                )
-            )
+            sizes = f"{numbers['parameters']:,}", f"{numbers['seconds']:.1f}"
+            published = f"{paper['test_accuracy']:.2%}", f"{paper['parameters']:,}"
+            say(row(title, *scores, *sizes, *(("", "interrupted") if interrupted else published)))
             if interrupted:
                 break
         summary = {
