@@ -127,6 +127,13 @@ def test_a_run_goes_on_from_its_checkpoint(small, tmp_path, monkeypatch):
     assert alike([resumed], [whole]) and resumed["history"]["val_loss"] == whole["history"]["val_loss"]
 
 
+def test_fresh_sequences_train_on_a_card(small, tmp_path, card):
+    """Catches a task whose model, validation or picture stays on the host."""
+    before = card.fetched
+    (found,) = recall(["binding"], steps=3, results=tmp_path, device="cuda", say=print)
+    assert card.fetched > before and found["recalled"]["lengths"] and found["machine"]["card"]
+
+
 def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
     monkeypatch.setattr(work, "ENOUGH", -1)
     (found,) = recall(["rnn"], steps=9, results=tmp_path)

@@ -276,6 +276,7 @@ def recalled(model, x):
     pairs = (len(x) - 3) // 2
     asked = np.repeat(x[None], pairs, axis=0)  # (pairs, T, D)
     asked[:, -1] = x[0 : 2 * pairs : 2]
+    model.to_device("cpu")  # where attribution works
     tape = model.run_cells(model.time_major(asked))[2][0]
     lengths = written_lengths(model.cells[0], tape, len(x) - 1)
     return {"symbols": x.argmax(-1).tolist(), "lengths": np.round(lengths, 4).tolist()}
