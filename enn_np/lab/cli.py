@@ -101,7 +101,7 @@ def _parser():
     add("--rates", type=float, nargs="+", help="learning rate, or several to choose from (the experiment's own)")
     add("--jobs", type=int, default=1, help="processes at a time, one BLAS thread each (%(default)s)")
     add("--results", **results)
-    add("--seed", type=int, default=0, help="with --out: seed of everything random (%(default)s)")
+    add("--seed", type=int, help="with --out: seed of everything random (0)")
     add("--out", metavar="DIR", help="one run, its model, traces and figures in this folder, and no stored result")
     add("--resume", action="store_true", help="with --out: continue the run in that folder, killed or interrupted")
     add("--epochs", type=int, help="epochs at most, for a trial (the experiment's own)")
@@ -148,6 +148,8 @@ def _experiments(settings):
     asked = {name: value for name, value in asked.items() if value is not None}
     if settings.out is not None:
         return _one_run(settings, asked)
+    if settings.resume or settings.seed is not None:
+        raise ValueError("resume, seed: they are of one run in a folder; name it by --out, or use --seeds")
     what = settings.models, settings.seeds, settings.rates, settings.results, settings.jobs, settings.device
     found = run_all(settings.experiment, *what, **asked)
     for run in filter(None, found):
@@ -163,13 +165,14 @@ def _experiments(settings):
 
 
 def _one_run(settings, asked):
-    if len(settings.experiment) != 1 or len(settings.models or ()) != 1:
-        raise ValueError("out: a folder holds one run; name one experiment and one network in --models")
+    one = len(settings.experiment) == len(settings.models or ()) == len(settings.rates or (0,)) == 1
+    if not one or settings.seeds is not None:
+        raise ValueError("out: a folder holds one run; name one experiment, network and rate, and its --seed")
     (key,), (model,), out = settings.experiment, settings.models, settings.out
     rate = settings.rates[0] if settings.rates else None
     if settings.resume and not any((out / name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
-    summary = run_one(key, model, settings.seed, out, rate, settings.resume, settings.device, **asked)
+    summary = run_one(key, model, settings.seed or 0, out, rate, settings.resume, settings.device, **asked)
     paper = table.PAPER.get(summary["benchmark"], {}).get(model, {})
     print(f"{'':<16}{'this run':>12}{'paper':>12}")
     for key in ("test_accuracy", "test_loss", "test_perplexity", "parameters", "seconds"):

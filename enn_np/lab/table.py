@@ -231,8 +231,8 @@ FIXED = {
 NAMES = tuple(dict.fromkeys(each.name for each in FIXED.values()))
 
 
-# Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. Which
-# sizes there are, and what is asked: `inputs`. The loss of "copy" is of the last ten steps alone: what is published is
+# Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. What is
+# asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is
 # the mean over all steps, 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A
 # squared error of 0.167 says that nothing was learned of "adding".
 TASKS = {
