@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 
 from . import checks
-from .backend import array_module
+from .backend import array_module, to_numpy
 from .checkpoint import Checkpoint, DamagedArchive, check_arrays, differ, flatten
-from .device import to_numpy
 from .optim import Adam, Optimizer
 
 # What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.

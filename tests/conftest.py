@@ -32,10 +32,10 @@ def card(monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Networks and data of `experiments` that take no time."""
-    from enn_np import experiments
+    """Networks and data of tasks with fresh sequences that take no time."""
+    from enn_np.lab import table, work
 
-    sizes = {"PARAMETERS": 1_500, "TOLERANCE": 0.5, "VALIDATION": 20, "TEST": 30, "EVERY": 2}
-    for name, value in sizes.items():
-        monkeypatch.setattr(experiments, name, value)
-    monkeypatch.setattr(experiments.Task, "slots", 4)
+    for name, value in {"PARAMETERS": 1_500, "TOLERANCE": 0.5, "SLOTS": 4}.items():
+        monkeypatch.setattr(table, name, value)
+    for name, value in {"VALIDATION": 20, "TEST": 30, "EVERY": 2}.items():
+        monkeypatch.setattr(work, name, value)

@@ -46,9 +46,9 @@ from enn_np import (
     LanguageModel,
     fit,
     load,
-    report,
 )
 from enn_np.data import fetch, images, text
+from enn_np.lab import pages
 from enn_np.look.monitor import HebbianTraceMonitor
 from enn_np.look.report import write_report
 
@@ -357,7 +357,7 @@ def targets():
         "checkpoint": Target({"a.npz": saved(killed(train))}, lambda folder: train(folder / "a.npz")),
         "checkpoint of a text": Target({"a.npz": saved(killed(stream))}, lambda folder: stream(folder / "a.npz")),
         "checkpoint as a model": Target({"a.npz": saved(train)}, lambda folder: load(folder / "a.npz")),
-        "results": Target({"a.json": summary}, lambda folder: report.results_table(folder, "mnist", "paper")),
+        "results": Target({"a.json": summary}, lambda folder: pages.results_table(folder, "mnist", "paper")),
         "run directory": Target({"summary.json": summary, "trace.npz": trace}, read_run),
         "run directory with a model": Target(
             {"summary.json": summary, "trace.npz": trace, "model.npz": engram}, read_run

@@ -20,9 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+
 from enn_np import Adam, Checkpoint, Classifier, Engram, LanguageModel, fit, load
 from enn_np.data.images import image_rows, load_digits
-from enn_np.protocols import machine, write_json
+from enn_np.lab.results import machine, write_json
 
 EVERY = 10  # seconds between two samples
 AFTER = 60  # seconds: what is asked for once, such as workspaces, is there by then

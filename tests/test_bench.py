@@ -16,7 +16,7 @@ from bench.problem import Problem, difference
 from bench.process import Worker, WorkerError, environment
 from bench.timing import all_works, bench, chart, table
 
-from enn_np import cli
+from enn_np.lab import cli
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = {"torch": "/no/such/python", "jax": "/no/such/python", "tensorflow": "/no/such/python"}

@@ -11,33 +11,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enn_np import benchmark, cli, language, protocols, run, variants, wikitext
 from enn_np import checkpoint as storage
+from enn_np import language, run
+from enn_np.lab import cli, inputs, pages, runner, table, work
+from enn_np.lab.pages import load_results
+from enn_np.lab.results import folder, read_json, read_result
 from enn_np.models import Classifier
-from enn_np.protocols import read_json
-from enn_np.report import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"epochs": 1, "limit": 64}
 KEYS = {"benchmark", "protocol", "model", "seed", "training", "parameters", "seconds", "test_loss", "history"}
 
 
-def run_one(results, model="rnn", seed=0, name="regression", protocol="paper", **shorter):
-    return benchmark.run_one(name, protocol, model, seed, results, "cpu", {**TINY, **shorter})
+def one(results, model="rnn", key="regression/paper", **shorter):
+    experiment = table.find(key)
+    training = runner.settings_of(experiment, model, {**TINY, **shorter})
+    return runner.one(runner.result_run(experiment, model, 0, training, results))
+
+
+def all_of(results, model="rnn", **settings):
+    """What is missing of the sound protocol, and what was said."""
+    said = []
+    return runner.run_all(["regression/sound"], [model], results=results, say=said.append, **{**TINY, **settings}), said
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Few examples, and no figures."""
-    monkeypatch.setattr(protocols, "GENERATED", {"regression": (200, 50, 50), "recall": (200, 50, 50)})
-    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(inputs, "GENERATED", {"regression": (200, 50, 50), "recall": (200, 50, 50)})
+    monkeypatch.setattr(pages, "draw", lambda out, results, monitor: [])
 
 
 # One run, in this process
 
 
 def test_a_run_becomes_a_result_file(tmp_path):
-    said = run_one(tmp_path)
+    said = one(tmp_path)
     result = read_json(tmp_path / "regression-paper-rnn-0.json")
     assert said.startswith("test loss") and result.keys() >= KEYS | {"test_linear_loss", "machine", "config"}
     assert result["training"] == {"epochs": 1, "batch_size": 128, "learning_rate": 1e-3, "limit": 64}
@@ -45,121 +54,130 @@ def test_a_run_becomes_a_result_file(tmp_path):
 
 
 def test_a_result_is_never_made_twice_or_overwritten(tmp_path):
-    run_one(tmp_path)
+    one(tmp_path)
     path = tmp_path / "regression-paper-rnn-0.json"
     path.write_text("{}")
-    assert run_one(tmp_path) == "another process did it" and path.read_text() == "{}"
+    assert one(tmp_path) == "another process did it" and path.read_text() == "{}"
 
 
 def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
-    work = protocols.folder(tmp_path / "runs" / "regression-paper-rnn-0")
-    with storage.lock(work / ".result.lock"):
-        assert run_one(tmp_path) == "another process has it"
+    place = folder(tmp_path / "runs" / "regression-paper-rnn-0")
+    with storage.lock(place / ".result.lock"):
+        assert one(tmp_path) == "another process has it"
     assert not (tmp_path / "regression-paper-rnn-0.json").exists()
 
 
 def test_a_finished_run_whose_result_is_lost_is_not_trained_again(tmp_path, monkeypatch):
     """The result file is written from the run's folder, unless that has other settings."""
-    run_one(tmp_path)
+    one(tmp_path)
     path = tmp_path / "regression-paper-rnn-0.json"
     first = path.read_text()
     path.unlink()
-    monkeypatch.setattr(protocols, "fit", None)
-    run_one(tmp_path)
+    monkeypatch.setattr(work, "fit", None)
+    one(tmp_path)
     assert path.read_text() == first
     path.unlink()
-    with pytest.raises(ValueError, match=r"training\.limit was 64, is 100"):
-        run_one(tmp_path, limit=100)
+    assert "training.limit was 64, is 100" in one(tmp_path, limit=100)
 
 
 # The learning rate
 
 
 def test_the_rate_is_chosen_on_validation_and_used(tmp_path, monkeypatch):
-    def never(*arguments):
-        raise AssertionError("the test part was looked at")
+    """Each is tried for so long as the experiment says; the test part is looked at by none of them."""
+    ready = work.arrays
+
+    def unseen(*run):
+        return ready(*run)._replace(test=lambda: pytest.fail("the test part was looked at"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(protocols, "train", never)  # which tests; `learn` does not
-        said = benchmark.search("regression", "sound", "gru", tmp_path, "cpu", TINY)
-    found = read_json(tmp_path / "rates" / "regression-sound-gru.json")
-    losses = found["validation_loss"]
-    assert set(losses) == {"0.0003", "0.001", "0.003"} and found["training"]["limit"] == 64
-    assert found["learning_rate"] == float(min(losses, key=losses.get)) and str(found["learning_rate"]) in said
-    run_one(tmp_path, "gru", protocol="sound")
-    used = read_json(tmp_path / "regression-sound-gru-0.json")["training"]["learning_rate"]
-    assert used == found["learning_rate"]
+        patch.setitem(work.SOURCES, "arrays", unseen)
+        found, said = all_of(tmp_path, "gru", seeds=0, epochs=None)
+    assert found == [] and said[0] == "3 trials of learning rates to do first" and said[-1] == "0 of 0 runs to do"
+    tried = {path.stem: read_json(path) for path in (tmp_path / "rates").glob("*.json")}
+    assert set(tried) == {f"regression-sound-gru-{rate}" for rate in ("0.0003", "0.001", "0.003")}
+    assert all(each["training"]["epochs"] == 5 and each["training"]["limit"] == 64 for each in tried.values())
+    best = min(tried.values(), key=lambda each: min(each["history"]["val_loss"]))
+    (result, *_), _ = all_of(tmp_path, "gru", epochs=None, seeds=1)
+    assert result["training"] == best["training"] | {"epochs": 20} and "test_loss" in result
 
 
 def test_a_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    tried, real = [], benchmark._validation_loss
+    """Ctrl-C in the third trial: two are there, the third goes on; a trial that another process has is waited for."""
+    fit, tried = work.fit, []
 
-    def killed(what, device, verbose):
-        if len(tried) == 2:
+    def killed(model, *data, **settings):
+        tried.append(settings["optimizer"].learning_rate)
+        if len(tried) == 3:
             raise KeyboardInterrupt
-        tried.append(what["training"]["learning_rate"])
-        return real(what, device, verbose)
+        return fit(model, *data, **settings)
 
-    monkeypatch.setattr(benchmark, "_validation_loss", killed)
+    monkeypatch.setattr(work, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY)
-    with pytest.raises(ValueError, match="search for rnn has not ended"):
-        run_one(tmp_path, protocol="sound")
-    monkeypatch.setattr(benchmark, "_validation_loss", lambda what, device, verbose: tried.append("last") or 9.0)
-    benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY)
-    assert tried == [3e-4, 1e-3, "last"]
-    assert benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", TINY) == "another process chose it"
+        all_of(tmp_path, seeds=1)
+    place = folder(tmp_path / "runs" / "trial-regression-sound-rnn-0.003")
+    with storage.lock(place / ".result.lock"):
+        found, said = all_of(tmp_path, seeds=1)
+    assert found == [None] and "the search for rnn has not ended" in " ".join(said)
+    found, _ = all_of(tmp_path, seeds=1)
+    assert tried[:4] == [3e-4, 1e-3, 3e-3, 3e-3] and len(tried) == 5 and found[0]["test_loss"] > 0
+
+
+def test_a_search_of_the_first_kind_stays_valid(tmp_path, monkeypatch):
+    """One file with all losses; what it has is not tried again, unless it was trained otherwise."""
+    path = folder(tmp_path / "rates") / "regression-sound-rnn.json"
+    training = {"epochs": 1, "batch_size": 128, "learning_rate": None, "limit": 64}
+    held = {"validation_loss": {"0.0003": 0.1, "0.001": None}, "learning_rate": None, "training": training}
+    path.write_text(json.dumps(held))
+    (found,), said = all_of(tmp_path, seeds=1)
+    assert said[0].startswith("1 trials") and found["training"]["learning_rate"] == 3e-4
+    path.write_text(json.dumps(held | {"training": training | {"limit": 63}}))
+    assert all_of(tmp_path, seeds=0)[1][0].startswith("2 trials")
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_rates_that_diverge_are_not_chosen(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "GRID", {"regression": (1e-3, 1e38)})
-    benchmark.search("regression", "sound", "rnn", tmp_path, "cpu", {**TINY, "limit": 200, "epochs": 2})
-    found = read_json(tmp_path / "rates" / "regression-sound-rnn.json")
-    assert found["learning_rate"] == 1e-3 and found["validation_loss"]["1e+38"] is None
+def test_rates_that_diverge_are_not_chosen(tmp_path):
+    (found,), _ = all_of(tmp_path, rates=(1e-3, 1e38), limit=200, epochs=2, seeds=1)
+    assert found["training"]["learning_rate"] == 1e-3
+    assert read_json(tmp_path / "rates" / "regression-sound-rnn-1e+38.json")["stopped"] == "diverged"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("protocol", ["sound", "paper"])
-def test_runs_that_diverge_are_recorded_and_not_tried_again(tmp_path, monkeypatch, protocol):
+@pytest.mark.parametrize("rates", [(1e38, 1e37), (1e38,)])
+def test_runs_that_diverge_are_recorded_and_not_tried_again(tmp_path, rates):
     """Where every rate diverges, the lowest is run, and its end is the result; the others go on; no rerun for ever."""
-    monkeypatch.setattr(benchmark, "GRID", {"regression": (1e38, 1e37)})
-    if protocol == "paper":
-        wild = {"epochs": 20, "batch_size": 128, "learning_rate": 1e38, "limit": None}
-        monkeypatch.setattr(protocols, "training_settings", lambda *_, **given: {**wild, **given})
-    here = lambda work, tasks, jobs, say: sum(say(work(*of)) is not None for of in tasks.values())  # noqa: E731
-    monkeypatch.setattr(benchmark, "in_processes", here)
-    ask = {"name": "regression", "protocol": protocol, "models": ["lstm", "rnn"], "seeds": 2, "results": tmp_path}
     said = []
-    assert benchmark.benchmark(**ask, epochs=2, say=said.append) == 0
-    assert sum("diverged, and is not tried again: learning_rate: at 1e+3" in line for line in said) == 4
+    ask = {"models": ["lstm", "rnn"], "seeds": 2, "rates": rates, "results": tmp_path, "epochs": 2, "say": said.append}
+    found = runner.run_all(["regression/sound"], **ask)
+    again = [line for line in said if "diverged, and is not tried again: learning_rate: at 1e+3" in line]
+    assert len(again) == {1: 4, 2: 8}[len(rates)]
     for path in tmp_path.glob("*.json"):
-        found = protocols.read_result(path)
-        assert found["stopped"] == "diverged" and found["training"]["learning_rate"] >= 1e37 and found["why"]
-    assert len(list(tmp_path.glob("*.json"))) == 4 and not list(tmp_path.rglob("checkpoint.npz"))
-    assert benchmark.benchmark(**ask, epochs=2, say=said.append) == 0 and said[-1].startswith("0 of 4 runs to do, 0")
-    assert load_results(tmp_path, "regression", protocol) == {}
+        result = read_result(path)
+        assert result["stopped"] == "diverged" and result["training"]["learning_rate"] == min(rates) and result["why"]
+    assert len(list(tmp_path.glob("*.json"))) == len(found) == 4 and not list(tmp_path.rglob("checkpoint.npz"))
+    assert runner.run_all(["regression/sound"], **ask) == found and said[-1] == "0 of 4 runs to do"
+    assert load_results(tmp_path, "regression", "sound") == {}
 
 
-@pytest.mark.parametrize(
-    "held", ["{}", '{"validation_loss": 3, "learning_rate": 1}', '{"validation_loss": {}}', "[]", "{"]
-)
+@pytest.mark.parametrize("held", ["{}", '{"validation_loss": 3, "training": {}}', '{"validation_loss": {}}', "[]", "{"])
 def test_a_file_that_is_no_search_is_named(tmp_path, held):
-    path = protocols.folder(tmp_path / "rates") / "regression-sound-rnn.json"
-    path.write_text(held)
-    for function in (benchmark.search, benchmark._rate):
-        with pytest.raises(ValueError, match=r"regression-sound-rnn\.json: (holds no search|not readable|expected)"):
-            given = ("cpu", TINY) if function is benchmark.search else ()
-            where = (tmp_path, *given)
-            function("regression", "sound", "rnn", *where)
+    (folder(tmp_path / "rates") / "regression-sound-rnn.json").write_text(held)
+    with pytest.raises(ValueError, match=r"regression-sound-rnn\.json: (holds no search|not readable|expected)"):
+        all_of(tmp_path)
 
 
-def test_committed_rates_are_those_of_the_recipes():
-    """WikiText-2's learning rates stand in the code, so that `train` needs no results; they are the searches'."""
-    for path in (ROOT / "data" / "results" / "rates").glob("wikitext2-*.json"):
-        model = read_json(path)["model"]
-        chosen = benchmark._rate("wikitext2", "sound", model, path.parents[1])
-        assert chosen in (None, language.WIKITEXT2[model][1]), path.name
+def test_stored_results_are_those_of_the_table():
+    """Every stored run has the training settings and the learning rate that the same command would give it today."""
+    results, seen = ROOT / "data" / "results", 0
+    for each in table.FIXED.values():
+        for model in each.models:
+            losses, missing = runner.tried(each, model, each.rates, {}, results)
+            rate = each.rates[0] if len(each.rates) == 1 else None if missing else min(losses, key=losses.get)
+            for path in results.glob(f"{each.name}-{each.protocol}-{model}-?.json"):
+                training = runner.settings_of(each, model, {}, rate)
+                assert runner.Run(each, model, 0, training, path).stored()
+                seen += 1
+    assert seen > 290
 
 
 # All of them, in processes
@@ -170,7 +188,7 @@ def test_the_command_runs_what_is_missing_in_processes(tmp_path, capsys):
     work = tmp_path / "runs" / "regression-paper-rnn-0"
     work.parent.mkdir()
     work.write_text("a file where a folder should be")
-    command = ["benchmark", "regression", "--seeds", "2", "--models", "rnn", "--jobs", "2", "--epochs", "1"]
+    command = ["run", "regression", "--seeds", "2", "--models", "rnn", "--jobs", "2", "--epochs", "1"]
     command += ["--limit", "64", "--results", str(tmp_path)]
     assert cli.main(command) == 1
     out = capsys.readouterr().out
@@ -187,7 +205,7 @@ def test_the_command_runs_what_is_missing_in_processes(tmp_path, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_killed_command_leaves_nothing_running_and_goes_on(tmp_path):
     """SIGKILL of the parent ends its child; the same run then goes on from the checkpoint and becomes a result."""
-    command = [sys.executable, "-m", "enn_np", "benchmark", "regression", "--seeds", "1", "--models", "gru"]
+    command = [sys.executable, "-m", "enn_np", "run", "regression/paper", "--seeds", "1", "--models", "gru"]
     command += ["--results", str(tmp_path), "--limit", "1000", "--epochs", "9"]
     process = subprocess.Popen(command, cwd=ROOT)
     work = tmp_path / "runs" / "regression-paper-gru-0"
@@ -206,40 +224,43 @@ def test_a_killed_command_leaves_nothing_running_and_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "names"),
     [
-        ({"name": "imagenet"}, "benchmark: .*imagenet"),
-        ({"protocol": "ablation"}, "protocol: .*ablation"),
+        ({"experiments": ["imagenet"]}, "experiment: .*imagenet"),
+        ({"experiments": []}, "experiments, models, rates: expected at least one"),
+        ({"experiments": ["regression/ablation"]}, "protocol: .*ablation"),
         ({"models": ["rnn-parameters"]}, "models: .*rnn-parameters"),
         ({"seeds": -1}, "seeds: .*-1"),
         ({"jobs": 0}, "jobs: .*0"),
+        ({"rates": [0]}, "rates: .*0"),
         ({"limit": 0}, "limit: .*0"),
-        ({"results": benchmark.RESULTS, "epochs": 1}, "epochs: data/results is for whole runs"),
+        ({"steps": 5}, "steps: regression/sound has none"),
+        ({"results": runner.RESULTS, "epochs": 1}, "epochs: data/results is for whole runs"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(tmp_path, monkeypatch, wrong, names):
     monkeypatch.chdir(tmp_path)
-    right = {"name": "regression", "protocol": "sound", "results": tmp_path / "results"}
+    right = {"experiments": ["regression/sound"], "results": tmp_path / "results"}
     with pytest.raises(ValueError, match=names):
-        benchmark.benchmark(**{**right, **wrong})
+        runner.run_all(**{**right, **wrong})
     assert not list(tmp_path.iterdir())
 
 
 # Networks by name
 
 
-def size(name, benchmark="mnist", protocol="sound"):
-    return variants.network(benchmark, protocol, name, 0)[0].size
+def size(name, benchmark="mnist"):
+    return table.network(f"{benchmark}/sound", name).size
 
 
-@pytest.mark.parametrize("benchmark", variants.WIDTHS)
-@pytest.mark.parametrize("kind", (*variants.KINDS, "binding"))
+@pytest.mark.parametrize("benchmark", table.WIDTHS)
+@pytest.mark.parametrize("kind", ("rnn", "gru", "lstm", "binding"))
 def test_rivals_as_large_as_engram(benchmark, kind):
     assert size(f"{kind}-parameters", benchmark) == pytest.approx(size("engram", benchmark), rel=0.02)
 
 
-@pytest.mark.parametrize("name", variants.CONTROLS)
+@pytest.mark.parametrize("name", table.CONTROLS)
 def test_a_control_is_one_change(name):
     """Catches a control that keeps what it should be without, or that is of another size than what it controls."""
-    control, model = (variants.network("cifar10", "sound", each, 0)[0] for each in (name, variants.CONTROLS[name]))
+    control, model = (table.network("cifar10/sound", each) for each in (name, table.CONTROLS[name]))
     assert control.size == pytest.approx(model.size, rel=0.02)
     ours, theirs = ({str(cell) for cell in each.cells} for each in (control, model))
     if name == "binding-no-trace":
@@ -254,25 +275,26 @@ def test_a_control_is_one_change(name):
 def test_language_models_are_of_one_size():
     """Without building a vocabulary of 33,278: all but the cell and what hangs on its width is the same."""
     sizes = []
-    for name in variants.MODELS:
+    for name in table.MODELS:
         settings, _ = language.wikitext2_recipe(name)
         sizes.append(language.LanguageModel(vocabulary_size=33_278, **settings).size)
     assert max(sizes) / min(sizes) < 1.05
 
 
-@pytest.mark.parametrize("name", variants.ABLATIONS)
-@pytest.mark.parametrize("task", variants.ABLATED)
+@pytest.mark.parametrize("name", table.ABLATIONS)
+@pytest.mark.parametrize("task", ["mnist", "recall"])
 def test_every_ablation_is_one_change_and_runs(task, name):
-    model, frozen = variants.network(task, "ablation", name, seed=0)
-    x = np.random.default_rng(0).random((3, 2, variants.SHAPES[task][0]), np.float32)
+    experiment = table.find(f"{task}/ablation")
+    model, frozen = table.network(experiment, name), table.frozen(experiment, name)
+    x = np.random.default_rng(0).random((3, 2, experiment.inputs), np.float32)
     assert np.isfinite(model.loss_and_grads(x, np.array([1, 2]), np.random.default_rng(0))[0]["loss"])
     assert isinstance(model, Classifier) and not model.random_inference and set(frozen) <= set(model.params)
 
 
 def test_no_bank_stays_without_one(tmp_path):
     """M is zero after training too, is not counted, and what is left is the trace."""
-    run_one(tmp_path, "no-bank", name="recall", protocol="ablation")
-    run_one(tmp_path, "full", name="recall", protocol="ablation")
+    one(tmp_path, "no-bank", "recall/ablation")
+    one(tmp_path, "full", "recall/ablation")
     with np.load(tmp_path / "runs" / "recall-ablation-no-bank-0" / "model.npz") as model:
         assert not model["0.M"].any() and model["0.W_z"].any()
     found = [read_json(tmp_path / f"recall-ablation-{name}-0.json")["parameters"] for name in ("full", "no-bank")]
@@ -283,7 +305,7 @@ def test_text_runs_note_the_trace(tmp_path, monkeypatch):
     """Trace statistics per epoch of a language model, untrained first."""
     rng = np.random.default_rng(0)
     model = language.LanguageModel(language.Engram(8, 4), 20, embedding=8)
-    monitor = wikitext._monitor(model, rng.integers(20, size=(3, 5)))
+    monitor = work.watched(model, rng.integers(20, size=(3, 5)))
     model.fit_stream(rng.integers(20, size=200), epochs=2, batch_size=4, steps=5, callbacks=[monitor], verbose=0)
     assert len(monitor.statistics) == 3 and monitor.statistics[1]["drift"] > 0
     assert json.dumps(monitor.statistics)

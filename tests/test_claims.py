@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from enn_np import claims, protocols
-from enn_np.report import figures, fill, load_results
+from enn_np import claims
+from enn_np.lab.pages import figures, fill, load_results
+from enn_np.lab.results import machine
 
 K, N, H = 4, 6, 9
 
@@ -97,7 +98,7 @@ def test_a_stored_run_becomes_figures_numbers_and_a_table(tmp_path):
     traces, statistics = some()
     fixed = {"benchmark": "mnist", "protocol": "paper", "model": "engram", "seed": 0, "trace": statistics}
     fixed |= {"parameters": 9, "seconds": 1.5, "test_loss": 0.4, "test_accuracy": 0.9, "stopped": "finished"}
-    fixed |= {"best_epoch": 2, "machine": protocols.machine()}
+    fixed |= {"best_epoch": 2, "machine": machine()}
     history = {"loss": [0.5, 0.4], "val_loss": [0.5, 0.4], "accuracy": [0.7, 0.8], "val_accuracy": [0.8, 0.9]}
     (tmp_path / "mnist-engram-0.json").write_text(json.dumps({**fixed, "history": history}))
     a, x = np.full((1, 5, N), 1 / N, np.float32), np.zeros((1, 5, 4), np.float32)

@@ -16,14 +16,16 @@ import pytest
 from test_datasets import write_mnist
 from tiny import digits, same_to_the_bit
 
-from enn_np import RNN, Classifier, __version__, cli, load, protocols
-from enn_np.cli import main
+from enn_np import RNN, Classifier, __version__, load
 from enn_np.data import fetch as download
 from enn_np.data import images as datasets
+from enn_np.lab import cli, inputs, pages
+from enn_np.lab import table as experiments
+from enn_np.lab.cli import main
 from enn_np.look import report as page
 
-ROOT = Path(cli.__file__).resolve().parents[1]
-COMMANDS = ("demo", "train", "benchmark", "recall", "memory", "report", "tables", "gradcheck", "data")
+ROOT = Path(cli.__file__).resolve().parents[2]
+COMMANDS = ("demo", "run", "list", "report", "tables", "gradcheck", "data")
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def mnist_folder(tmp_path, monkeypatch):
     write_mnist(folder, train=60, test=20)
     monkeypatch.setenv("ENN_DATA", str(folder))
     monkeypatch.setattr(datasets, "load_mnist", partial(datasets.load_mnist, verify=False))
-    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 12)
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 12)
     return folder
 
 
@@ -122,35 +124,42 @@ BAD_COMMANDS = (
     (["demo", "--epochs", "0"], "epochs: .*0"),
     (["demo", "--seed", "-1"], "seed: .*-1"),
     (["demo", "--out", __file__], "out: .*test_cli.py"),
-    (["train"], "benchmark"),
-    (["train", "imagenet"], "imagenet"),
-    (["train", "mnist", "--model", "transformer"], "model: .*transformer"),
-    (["train", "mnist", "--protocol", "fair"], "--protocol"),
-    (["train", "mnist", "--model", "binding"], "model: expected .*got 'binding', a network of --protocol sound$"),
-    (["train", "MNIST", "--model", "top-8"], "model: expected .*got 'top-8', a network of --protocol ablation$"),
+    (["run"], "experiment"),
+    (["run", "imagenet"], "experiment: .*imagenet"),
+    (["run", "mnist", "--models", "transformer"], "models: .*transformer"),
+    (["run", "mnist/fair"], "protocol: .*fair"),
+    (["run", "mnist", "--models", "rnn", "binding"], "models: expected .*got 'binding', a network of mnist/sound$"),
+    (["run", "MNIST", "--models", "top-8"], "models: expected .*got 'top-8', a network of mnist/ablation$"),
+    (["run", "cifar-10", "--models", "lstm-time"], "models: expected .*got 'lstm-time', a network of cifar10/sound$"),
+    (["run", "wikitext-2", "--models", "binding"], "models: expected .*got 'binding', a network of wikitext2/sound$"),
     (
-        ["train", "cifar-10", "--model", "lstm-time"],
-        "model: expected .*got 'lstm-time', a network of --protocol sound$",
+        ["run", "mnist", "--models", "binding", "--out", "x"],
+        "model: expected .*got 'binding', a network of mnist/sound$",
     ),
-    (["train", "wikitext-2", "--model", "binding"], "model: expected .*got 'binding', a network of --protocol sound$"),
-    (
-        ["benchmark", "mnist", "--models", "rnn", "binding"],
-        "models: expected .*got 'binding', a network of --protocol sound$",
-    ),
-    (["train", "cifar10", "--protocol", "ablation", "--model", "rnn"], "protocol: expected .*got 'ablation'$"),
-    (["train", "recall"], "protocol: expected one of 'ablation', got 'paper'$"),
+    (["run", "cifar10/ablation"], "protocol: expected .*got 'ablation'$"),
+    (["run", "recall/paper"], "protocol: expected one of 'ablation', got 'paper'$"),
+    (["run", "mnist", "--out", "x"], "out: a folder holds one run; name one experiment, network"),
+    (["run", "mnist", "recall8", "--models", "rnn", "--out", "x"], "out: a folder holds one run"),
+    (["run", "mnist", "--models", "rnn", "--seeds", "2", "--out", "x"], "out: a folder holds one run"),
+    (["run", "mnist", "--models", "rnn", "--seed", "2"], "resume, seed: they are of one run in a folder"),
+    (["run", "mnist", "--steps", "9", "--results", "x"], "steps: mnist/paper has none"),
+    (["run", "recall8", "--steps", "9"], "steps: data/results is for whole runs"),
+    (["train", "mnist", "--model", "gru"], "train is no command any more; .*run mnist/paper --models engram --seed 0"),
+    (["benchmark", "mnist"], "benchmark is no command any more; .*run mnist/sound"),
+    (["recall", "--pairs", "8"], "recall is no command any more; it is `python -m enn_np run recall8`"),
+    (["memory", "split5"], "memory is no command any more; it is `python -m enn_np run fewshot5 split5`"),
     (["tables", "--page", "/"], "page: /: not readable as text .*name a Markdown file"),
     (["tables", "--page", "none.md"], "page: none.md: not readable as text .*name a Markdown file"),
     (["tables", "--page", str(ROOT / "data" / "mnist_5k.npz")], "page: .*mnist_5k.npz: not readable as text"),
-    (["memory", "copy" + "1" * 5000], "tasks: expected names of"),
-    (["recall", "--pairs", "100000000"], "recall100000000: rnn cannot be within 5% of 70,000 parameters"),
+    (["run", "copy" + "1" * 5000], "experiment: expected one of"),
+    (["run", "recall100000000", "--results", "x"], "recall100000000: rnn cannot be within 5% of 70,000 parameters"),
     (["data", "list", "--folder", "~no-such-user/x"], "~no-such-user/x: no home folder is known"),
     (["demo", "--out", "~no-such-user/x"], "~no-such-user/x: no home folder is known"),
-    (["train", "mnist", "--epochs", "2.5"], "--epochs"),
-    (["train", "mnist", "--epochs", "0"], "epochs: .*0"),
-    (["train", "mnist", "--limit", "0"], "limit: .*0"),
-    (["train", "mnist", "--seed", "-3"], "seed: .*-3"),
-    (["train", "mnist", "--out", __file__], "out: .*test_cli.py"),
+    (["run", "mnist", "--epochs", "2.5"], "--epochs"),
+    (["run", "mnist", "--epochs", "0"], "epochs: .*0"),
+    (["run", "mnist", "--limit", "0"], "limit: .*0"),
+    (["run", "mnist", "--models", "gru", "--seed", "-3", "--out", "x"], "seed: .*-3"),
+    (["run", "mnist", "--models", "gru", "--out", __file__], "out: .*test_cli.py"),
     (["gradcheck", "--seeds", "0"], "seeds: .*0"),
     (["gradcheck", "--seeds", "few"], "--seeds"),
     (["data"], "action"),
@@ -183,7 +192,7 @@ def test_missing_data_are_told_with_a_remedy(run, monkeypatch, tmp_path):
 
     monkeypatch.setenv("ENN_DATA", str(tmp_path))
     monkeypatch.setattr(download, "fetch", refuse)
-    status, out, err = run("train", "mnist", "--out", tmp_path / "out")
+    status, out, err = run("run", "mnist", "--models", "rnn", "--out", tmp_path / "out")
     assert status == 2 and out == "" and "Traceback" not in err
     assert err.startswith("enn_np: mnist: no good copy of train-images-idx3-ubyte") and "remedy:" in err
 
@@ -215,11 +224,8 @@ def test_what_users_cause_ends_without_a_traceback(run, monkeypatch, error, stat
         (["gradcheck", "--seeds", "1", "--all"], (141,)),
         (["--help"], (0, 141)),
         (["data", "list"], (0, 141)),
-        (["recall", "--pairs", "2", "--models", "rnn", "--steps", "2", "--results", "results"], (0, 141)),
-        (
-            ["recall", "--pairs", "2", "--models", "rnn", "--steps", "2", "--results", "results", "--jobs", "2"],
-            (0, 141),
-        ),
+        (["run", "recall2", "--models", "rnn", "--steps", "2", "--results", "results"], (0, 141)),
+        (["run", "recall2", "--models", "rnn", "--steps", "2", "--results", "results", "--jobs", "2"], (0, 141)),
     ],
 )
 def test_output_into_head_is_quiet_and_work_goes_on(tmp_path, command, status):
@@ -231,16 +237,16 @@ def test_output_into_head_is_quiet_and_work_goes_on(tmp_path, command, status):
         process.stdout.close()
         err = process.stderr.read()
     assert err == b"" and process.returncode in status
-    if "recall" in command:
+    if "recall2" in command:
         assert (tmp_path / "results" / "recall2-sound-rnn-0.json").exists()
 
 
 def test_names_of_data_sets_are_read_in_every_spelling():
     parse = cli._parser().parse_args
     for text in ("wikitext2", "wikitext-2", "WikiText-2"):
-        assert parse(["train", text]).benchmark == parse(["benchmark", text]).name == "wikitext2"
+        assert experiments.find(f"{text}/sound").key == "wikitext2/sound"
         assert parse(["data", "fetch", text]).name == "wikitext-2"
-    assert parse(["train", "CIFAR-10"]).benchmark == parse(["data", "fetch", "cifar-10"]).name == "cifar10"
+    assert experiments.find("CIFAR-10").name == parse(["data", "fetch", "cifar-10"]).name == "cifar10"
 
 
 def test_a_tilde_in_an_option_is_the_users_home(run, monkeypatch, tmp_path):
@@ -250,9 +256,9 @@ def test_a_tilde_in_an_option_is_the_users_home(run, monkeypatch, tmp_path):
     (tmp_path / "x").mkdir()
     status, out, _ = run("data", "list", "--folder=~/x")
     assert status == 0 and out.startswith(f"in {tmp_path / 'x'}\n")
-    for options in (["demo", "--out=~/x"], ["train", "mnist", "--out=~/x"], ["report", "~/x", "--out=~/x"]):
+    for options in (["demo", "--out=~/x"], ["run", "mnist", "--out=~/x"], ["report", "~/x", "--out=~/x"]):
         assert cli._settings(options).out == tmp_path / "x"
-    for options in (["tables"], ["recall"], ["benchmark", "mnist"], ["memory", "copy2"]):
+    for options in (["tables"], ["list"], ["run", "mnist"]):
         assert cli._settings([*options, "--results=~/x"]).results == tmp_path / "x"
 
 
@@ -263,7 +269,7 @@ def test_train_writes_its_result_and_prints_it_beside_the_papers(run, mnist_fold
     """From official files to a result."""
     out_folder = tmp_path / "run"
     status, out, err = run(
-        "train", "mnist", "--model", "rnn", "--seed", 5, "--limit", 40, "--epochs", 1, "--out", out_folder
+        "run", "mnist", "--models", "rnn", "--seed", 5, "--limit", 40, "--epochs", 1, "--out", out_folder
     )
     summary = json.loads((out_folder / "summary.json").read_text())
     assert status == 0 and err == ""
@@ -275,22 +281,32 @@ def test_train_writes_its_result_and_prints_it_beside_the_papers(run, mnist_fold
 
 
 def test_train_repeats_to_the_bit(run, mnist_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(pages, "draw", lambda out, results, monitor: [])
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert run("train", "mnist", "--seed", seed, "--limit", 32, "--epochs", 1, "--out", tmp_path / name)[0] == 0
+        assert one(run, tmp_path / name, "--seed", seed)[0] == 0
     params = [load(tmp_path / name / "model.npz").params for name in "abc"]
     assert same_to_the_bit(params[0], params[1])
     assert not any((params[0][name] == params[2][name]).all() for name in params[0])
 
 
-def test_train_without_a_published_number_shows_a_dash(run, monkeypatch, tmp_path):
+def one(run, out, *options, model="engram"):
+    """One short run in a folder."""
+    return run("run", "mnist", "--models", model, "--limit", 32, "--epochs", 1, "--out", out, *options)
+
+
+def test_a_run_without_a_published_number_shows_a_dash(run, monkeypatch, tmp_path):
     """The paper has no baselines on CIFAR-10."""
     numbers = {"test_accuracy": 0.5, "test_loss": 1.5, "parameters": 10, "seconds": 1.0, "stopped": "finished"}
-    monkeypatch.setattr(protocols, "run_benchmark", lambda *_, **__: numbers)
-    monkeypatch.chdir(tmp_path)
-    status, out, _ = run("train", "cifar10", "--model", "gru", "--protocol", "sound", "--seed", 2)
-    assert status == 0 and ["test_accuracy", "0.5", "-"] in table(out)
-    assert "runs/cifar10-gru-sound-2" in out
+    monkeypatch.setattr(cli, "run_one", lambda *_, **__: numbers | {"benchmark": "cifar10"})
+    status, out, _ = run("run", "cifar10/sound", "--models", "gru", "--seed", 2, "--out", tmp_path / "run")
+    assert status == 0 and ["test_accuracy", "0.5", "-"] in table(out) and f"wrote {tmp_path / 'run'}" in out
+
+
+def test_list_shows_every_experiment_and_what_is_stored(run):
+    status, out, err = run("list", "--results", ROOT / "data" / "results")
+    rows = {row[0]: row[1:] for row in table(out)[1:]}
+    assert status == 0 and err == "" and rows.keys() > set(experiments.FIXED)
+    assert rows["mnist/paper"][:4] == ["20", "5", "0.001", "engram"] and "fewshot5/sound" in rows
 
 
 # demo
@@ -298,7 +314,7 @@ def test_train_without_a_published_number_shows_a_dash(run, monkeypatch, tmp_pat
 
 def test_demo_runs_from_the_command_line(run, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
-    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(pages, "draw", lambda out, results, monitor: [])
     small_report(monkeypatch)
     status, out, err = run("demo", "--out", tmp_path / "demo", "--epochs", 1, "--seed", 4)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
@@ -312,13 +328,13 @@ def test_demo_runs_from_the_command_line(run, monkeypatch, tmp_path):
 # Ctrl-C
 
 
-@pytest.mark.parametrize("command", ("demo", "train"))
+@pytest.mark.parametrize("command", ("demo", "run"))
 def test_ctrl_c_in_training_keeps_the_result_and_ends_with_130(run, monkeypatch, mnist_folder, tmp_path, command):
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
-    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(pages, "draw", lambda out, results, monitor: [])
     small_report(monkeypatch)
     monkeypatch.setattr(Classifier, "loss_and_grads", interrupt)
-    benchmark = ["mnist", "--limit", 32] if command == "train" else []
+    benchmark = ["mnist", "--models", "engram", "--limit", 32] if command == "run" else []
     status, _, err = run(command, *benchmark, "--out", tmp_path / "out")
     assert status == 130 and "Traceback" not in err
     assert (tmp_path / "out" / "summary.json").exists()
@@ -329,7 +345,7 @@ def test_report_writes_a_page_about_a_run(run, mnist_folder, tmp_path, out, monk
     """What `train` wrote is enough; a folder without a run ends with 2 and its name."""
     small_report(monkeypatch)
     folder = tmp_path / "run"
-    run("train", "mnist", "--limit", 32, "--epochs", 1, "--out", folder)
+    one(run, folder)
     page = folder / "report.html" if out is None else tmp_path / out
     assert run("report", folder, *([] if out is None else ["--out", page])) == (0, f"wrote {page}\n", "")
     assert "No trace" not in page.read_text(encoding="utf-8") and page.stat().st_size > 50_000
@@ -382,7 +398,7 @@ def test_gradcheck_shows_a_line_for_every_cell(run, monkeypatch):
 @pytest.mark.parametrize("flags", [[], ["--all"]])
 def test_gradcheck_fails_on_what_is_not_finite(run, monkeypatch, errors, flags):
     """NaN is not above the tolerance, and the maximum of 0 and NaN is 0."""
-    monkeypatch.setattr("enn_np.gradcheck.check", lambda cell, seed, **_: {"W": errors[seed]})
+    monkeypatch.setattr(cli.gradcheck, "check", lambda cell, seed, **_: {"W": errors[seed]})
     status, out, _ = run("gradcheck", "--seeds", 2, *flags)
     failed = [row for row in table(out) if row[-1:] == ["FAILED"]]
     assert status == 1 and len(failed) > 40 and {row[-2] for row in failed} <= {"nan", "inf"}
@@ -452,7 +468,7 @@ def test_data_fetch_prints_where_the_data_are(run, monkeypatch, tmp_path):
 def test_tables_fills_a_page_from_stored_results(run, mnist_folder, tmp_path):
     """A result of `train`, as it was written, becomes a row."""
     results, page = tmp_path / "results", tmp_path / "page.md"
-    run("train", "mnist", "--model", "rnn", "--limit", 32, "--epochs", 1, "--out", tmp_path / "run")
+    one(run, tmp_path / "run", model="rnn")
     results.mkdir()
     (tmp_path / "run" / "summary.json").rename(results / "mnist-rnn.json")
     page.write_text("# T\n\n<!-- results:mnist:paper -->\n<!-- /results:mnist:paper -->\n")
@@ -479,7 +495,7 @@ def test_import_loads_numpy_alone():
         "tensorflow",
         "jax",
     ]
-    out = python(f"import sys, enn_np, enn_np.cli; print(*[name for name in {foreign} if name in sys.modules])")
+    out = python(f"import sys, enn_np, enn_np.lab.cli; print(*[name for name in {foreign} if name in sys.modules])")
     assert out.split() == []
 
 
@@ -493,7 +509,8 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Blocked())
 import numpy as np, enn_np
-from enn_np import cli, gradcheck
+from enn_np.lab import cli
+from enn_np import gradcheck
 from enn_np.look import monitor
 from enn_np.data import images as datasets
 model = enn_np.Classifier(enn_np.Engram(4, 3), 2, 2)
@@ -520,7 +537,7 @@ def test_a_missing_package_is_named(run, monkeypatch, tmp_path):
 def test_console_script_and_module_call_the_same_function():
     """pyproject's entry point must exist."""
     text = (ROOT / "pyproject.toml").read_text()
-    assert 'enn_np = "enn_np.cli:main"' in text and callable(main)
+    assert 'enn_np = "enn_np.lab.cli:main"' in text and callable(main)
 
 
 def test_a_wheel_states_the_licence_of_the_digits():
@@ -534,6 +551,6 @@ def test_a_wheel_states_the_licence_of_the_digits():
 
 def test_results_are_plain_json_numbers(run, mnist_folder, tmp_path):
     """NumPy scalars would have failed to be written; history must be lists of floats."""
-    run("train", "mnist", "--model", "gru", "--limit", 32, "--epochs", 1, "--out", tmp_path / "run")
+    one(run, tmp_path / "run", model="gru")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert all(np.isfinite(values).all() for values in summary["history"].values())

@@ -33,7 +33,6 @@ from enn_np import (
     Window,
     bptt,
     cells,
-    cli,
     engram,
     gradcheck,
     heads,
@@ -42,11 +41,11 @@ from enn_np import (
     models,
     ops,
     optim,
-    protocols,
     trace,
 )
 from enn_np.backend import Workspace, card_name, to_device, to_numpy
 from enn_np.data import images as datasets
+from enn_np.lab import cli, inputs, pages
 from enn_np.language import LanguageModel
 from enn_np.look import attribution, monitor
 from enn_np.ops import RETRIEVALS
@@ -445,13 +444,13 @@ def test_commands_compute_where_they_are_told(card, monkeypatch, tmp_path, capsy
     real = models.Model.to_device
     monkeypatch.setattr(models.Model, "to_device", lambda self, device: moves.append(device) or real(self, device))
     monkeypatch.setattr(cli, "ENGRAM_SWITCHES", ({},))
-    monkeypatch.setattr(protocols, "draw", lambda *_: [])  # figures and pages are not what computes
-    monkeypatch.setattr("enn_np.demo.write_report", lambda *_: "no report")
+    monkeypatch.setattr(pages, "draw", lambda *_: [])  # figures and pages are not what computes
+    monkeypatch.setattr("enn_np.lab.demo.write_report", lambda *_: "no report")
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 8))
     monkeypatch.setattr(datasets, "load_mnist", lambda: digits(40, 8))
-    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 8)
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 8)
     assert cli.main(["demo", "--device", "cuda", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
-    train = ["train", "mnist", "--model", "gru", "--epochs", "1", "--limit", "16", "--out", str(tmp_path / "run")]
+    train = ["run", "mnist", "--models", "gru", "--epochs", "1", "--limit", "16", "--out", str(tmp_path / "run")]
     assert cli.main([*train, "--device", "cuda"]) == 0
     assert moves == ["cuda"] * 5
     for run in ("demo", "run"):
@@ -461,7 +460,7 @@ def test_commands_compute_where_they_are_told(card, monkeypatch, tmp_path, capsy
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("command", ["demo", "train mnist", "train wikitext2", "gradcheck"])
+@pytest.mark.parametrize("command", ["demo", "run mnist --models gru", "run wikitext2 --models gru", "gradcheck"])
 def test_commands_say_what_is_missing(monkeypatch, tmp_path, capsys, command):
     monkeypatch.setitem(sys.modules, "cupy", None)
     out = [] if command == "gradcheck" else ["--out", str(tmp_path / "out")]

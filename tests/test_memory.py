@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from enn_np.report import table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import cli, experiments, memory, protocols
+from enn_np import experiments
 from enn_np.data.images import Dataset
 from enn_np.data.tasks import few_shot
+from enn_np.lab import cli, inputs, runner, work
+from enn_np.lab import table as experiments
+from enn_np.lab.pages import table
 from enn_np.models import build
-from enn_np.report import table
 
 SIZE = 600, 200  # images to train on and to test on, 240 of the first held out
 QUIET = {"say": lambda line: None}
@@ -24,14 +27,14 @@ def generator(seed=0):
 @pytest.fixture
 def digits(small, monkeypatch):
     """Even grey pictures that tell their digit, 25 grey values each, and in it whether they are of the test set."""
-    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 240)
-    monkeypatch.setattr(memory.FewShot, "side", 2)
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 240)
+    monkeypatch.setattr(experiments, "SIDE", 2)
     parts = []
     for part, n in enumerate(SIZE):
         y = np.arange(n) % 10
         grey = 25 * y + 12 * part + np.arange(n) // 10 % 12
         parts += [np.ascontiguousarray(np.broadcast_to(grey[:, None, None], (n, 28, 28))).astype(np.uint8), y]
-    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: Dataset(*parts))
+    monkeypatch.setattr(inputs.datasets, "load_mnist", lambda: Dataset(*parts))
     return Dataset(*parts)
 
 
@@ -98,8 +101,8 @@ def test_what_no_episode_can_be_made_of_is_told():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_digits_that_are_tested_were_never_trained_on(digits, seed):
     """Five digits for the test, images of the test set only there, and another five for another seed."""
-    task = memory.known("fewshot1")
-    pools, draw, seen = task.pools(seed), task.source(seed), {}
+    task = experiments.find("fewshot1")
+    pools, draw, seen = inputs.pools(task, seed), inputs.source(task, seed), {}
     mean, sd = pools["train"][0].mean(), pools["train"][0].std()
     for part in ("train", "validation", "seen", "test"):
         which, tested = told(pools[part][0])
@@ -110,31 +113,31 @@ def test_digits_that_are_tested_were_never_trained_on(digits, seed):
         assert set(told(mean + 2 * sd * x)[0].ravel()) == seen[part]  # length 1: each of four pixels sd / 2
     assert abs((draw(generator(), 500, "train", 0)[0][:, 0] ** 2).sum(1).mean() - 1) < 0.1
     assert seen["train"] == seen["validation"] == seen["seen"] == set(range(10)) - seen["test"]
-    assert len(seen["test"]) == 5 and set(task.pools(seed + 1)["test"][1]) != seen["test"]
+    assert len(seen["test"]) == 5 and set(inputs.pools(task, seed + 1)["test"][1]) != seen["test"]
 
 
 def test_training_and_validation_share_no_image(digits, monkeypatch):
     numbered = np.zeros((600, 28, 28), np.uint8)
     numbered[:, 0, 0], numbered[:, 0, 1] = np.divmod(np.arange(600), 256)
-    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_train=numbered))
-    parts, rows = memory.mnist(0, 28), []
+    monkeypatch.setattr(inputs.datasets, "load_mnist", lambda: digits._replace(x_train=numbered))
+    parts, rows = inputs.digits(0, 28), []
     for name, n in (("train", 360), ("validation", 240)):
         images, labels = parts[name]
         rows += list(np.rint(255 * images[:, 0, :2] @ [256, 1]).astype(int))
         assert len(images) == n and (digits.y_train[rows[-n:]] == labels).all()
     assert sorted(rows) == list(range(600))
     noise = generator().integers(0, 256, (200, 28, 28), np.uint8)
-    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_test=noise))
-    small, labels = memory.mnist(0, 14)["test"]
+    monkeypatch.setattr(inputs.datasets, "load_mnist", lambda: digits._replace(x_test=noise))
+    small, labels = inputs.digits(0, 14)["test"]
     np.testing.assert_allclose(small[3, 1, 2], noise[3, 2:4, 4:6].mean() / 255, rtol=1e-6)
     assert (labels == digits.y_test).all()
 
 
 def test_the_nearest_example_gives_the_label(digits):
-    task, x = memory.known("fewshot1"), np.zeros((1, 15, 9), np.float32)
+    task, x = experiments.find("fewshot1"), np.zeros((1, 15, 9), np.float32)
     x[0, :10:2, 0], x[0, range(1, 10, 2), 4 + np.array([3, 0, 4, 1, 2])] = (0.1, 0.3, 0.5, 0.7, 0.9), 1
     x[0, 10:, 0] = 0.88, 0.12, 0.31, 0.45, 0.75
-    assert task.nearest(x).tolist() == [[2, 3, 0, 4, 1]]
+    assert inputs.nearest(task, x).tolist() == [[2, 3, 0, 4, 1]]
 
 
 # All tasks
@@ -143,7 +146,7 @@ def test_the_nearest_example_gives_the_label(digits):
 def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
     """A finished run that is run again, and a table without what the task is about."""
     ask = {"models": ["gru", "binding"], "steps": 3, "results": tmp_path, **QUIET}
-    found = memory.memory(["fewshot1"], **ask)
+    found = runner.run_all(["fewshot1"], **ask)
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [
         f"fewshot1-sound-{name}-0.json" for name in ("binding", "gru")
     ]
@@ -151,36 +154,37 @@ def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
         path = tmp_path / "{benchmark}-{protocol}-{model}-{seed}.json".format(**result)
         assert json.loads(path.read_text()) == result and build(result["config"]).size == result["parameters"]
         assert result["test_nearest_accuracy"] > 0.9 and 0 <= result["test_seen_accuracy"] <= 1
-    assert memory.memory(["fewshot1"], **ask) == found
+    assert runner.run_all(["fewshot1"], **ask) == found
     with pytest.raises(ValueError, match=r"fewshot1-sound-gru-0.json: holds a run with .*'batch_size': 128.*asked"):
-        memory.memory(["fewshot1"], **ask, batch_size=64)
+        runner.run_all(["fewshot1"], **ask, batch_size=64)
     shown = table("results", "fewshot1", "sound", tmp_path)
     assert "| model | seeds | new digits | seen digits | nearest in pixels | steps |" in shown
     assert f"| GRU | 0 | **{found[0]['test_accuracy']:.1%}** | **{found[0]['test_seen_accuracy']:.1%}** |" in shown
-    command = ["memory", "fewshot1", "--models", "gru", "--steps", "3", "--results", str(tmp_path)]
+    command = ["run", "fewshot1", "--models", "gru", "--steps", "3", "--results", str(tmp_path)]
     assert cli.main(command) == 0 and "nearest in pixels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("ask", "error", "words"),
+    ("ask", "words"),
     [
-        ({"tasks": ["fewshot"]}, ValueError, "tasks: expected names of recallN, fewshotN.*pixelsN.*got 'fewshot'"),
-        ({"tasks": ["fewshot0"]}, ValueError, "got 'fewshot0'"),
-        ({"tasks": ["poem3"]}, ValueError, "got 'poem3'"),
-        ({"tasks": ["split6"]}, ValueError, "split: expected a finite number at most 5, got 6"),
-        ({"tasks": ["pixels9"]}, ValueError, "pixels: expected one of 2, 4, 7, 14, 28, got 9"),
-        ({"tasks": ["permuted1"]}, ValueError, "permuted: expected at least 2, got 1"),
-        ({"tasks": ["split5"], "steps": 4}, ValueError, "steps: expected at least 5, got 4"),
-        ({"tasks": []}, ValueError, "tasks, models, rates: expected at least one"),
-        ({"models": ["transformer"]}, ValueError, "models: expected one of .*got 'transformer'"),
-        ({"models": []}, ValueError, "tasks, models, rates: expected at least one"),
-        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1"),
+        ({"experiments": ["fewshot"]}, "experiment: expected one of mnist.*fewshotN.*pixelsN.*got 'fewshot'"),
+        ({"experiments": ["fewshot0"]}, "got 'fewshot0'"),
+        ({"experiments": ["poem3"]}, "got 'poem3'"),
+        ({"experiments": ["split6"]}, "split: expected a finite number at most 5, got 6"),
+        ({"experiments": ["pixels9"]}, "pixels: expected one of 2, 4, 7, 14, 28, got 9"),
+        ({"experiments": ["permuted1"]}, "permuted: expected at least 2, got 1"),
+        ({"experiments": ["split5"], "steps": 4}, "steps: expected at least 5, got 4"),
+        ({"experiments": []}, "experiments, models, rates: expected at least one"),
+        ({"models": ["transformer"]}, "models: expected one of .*got 'transformer'"),
+        ({"models": []}, "experiments, models, rates: expected at least one"),
+        ({"batch_size": 0}, "batch_size: expected at least 1"),
+        ({"epochs": 1}, "epochs: fewshot1/sound has none"),
     ],
 )
-def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "train", None)
-    with pytest.raises(error, match=words):
-        memory.memory(**{"tasks": ["fewshot1"], "results": tmp_path / "new", **ask})
+def test_bad_settings_are_told_before_any_work(ask, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "run_in", None)
+    with pytest.raises(ValueError, match=words):
+        runner.run_all(**{"experiments": ["fewshot1"], "results": tmp_path / "new", **ask})
     assert not (tmp_path / "new").exists()
 
 
@@ -189,16 +193,16 @@ def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monk
 
 def test_forgetting_by_hand():
     """The first accuracy in the place of the best, the last task counted as forgotten, a sum in place of a mean."""
-    assert experiments.forgetting([[0.9], [0.95, 0.8], [0.5, 0.7, 0.99]]) == pytest.approx((0.45 + 0.1) / 2)
-    assert experiments.forgetting([[0.5], [0.7, 0.9]]) == pytest.approx(-0.2)
+    assert work.forgetting([[0.9], [0.95, 0.8], [0.5, 0.7, 0.99]]) == pytest.approx((0.45 + 0.1) / 2)
+    assert work.forgetting([[0.5], [0.7, 0.9]]) == pytest.approx(-0.2)
     for wrong in ([[0.9]], [], [[0.9], [0.9]], [[0.9, 0.8], [0.9, 0.8]]):
         with pytest.raises(ValueError, match="accuracies: expected rows of 1, 2"):
-            experiments.forgetting(wrong)
+            work.forgetting(wrong)
 
 
 def test_split_tasks_have_two_digits_each(digits):
-    task = memory.known("split3")
-    draw = task.source(0)
+    task = experiments.find("split3")
+    draw = inputs.source(task, 0)
     for phase in range(3):
         for part, n in (("train", 90), ("validation", 90), ("test", 40)):
             x, y = draw(generator(), 90, part, phase)
@@ -209,10 +213,10 @@ def test_split_tasks_have_two_digits_each(digits):
 
 def test_permuted_tasks_are_all_digits_in_an_order_each(digits, monkeypatch):
     noise = generator().integers(0, 256, (200, 28, 28), np.uint8)
-    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_test=noise))
-    task, seen = memory.known("permuted2"), []
+    monkeypatch.setattr(inputs.datasets, "load_mnist", lambda: digits._replace(x_test=noise))
+    task, seen = experiments.find("permuted2"), []
     for seed in (0, 0, 1):
-        draw = task.source(seed)
+        draw = inputs.source(task, seed)
         seen += [draw(generator(), 20, "test", phase)[0] for phase in (0, 1)]
         assert set(draw(generator(), 200, "train", 0)[1]) == set(range(10))
     plain = noise.reshape(200, -1) / np.float32(255)
@@ -227,10 +231,10 @@ def test_permuted_tasks_are_all_digits_in_an_order_each(digits, monkeypatch):
 def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch):
     """A network that is trained on another task than it is tested on, or tested on what it has not seen."""
     asked = []
-    source = memory.Split.source
+    source = inputs.split
 
-    def spied(self, seed):
-        draw = source(self, seed)
+    def spied(experiment, seed):
+        draw = source(experiment, seed)
 
         def watched(rng, n, part, phase):
             asked.append((part, phase))
@@ -238,14 +242,14 @@ def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch
 
         return watched
 
-    monkeypatch.setattr(memory.Split, "source", spied)
-    (found,) = memory.memory(["split3"], ["rnn"], steps=8, results=tmp_path, **QUIET)
+    monkeypatch.setitem(inputs.DRAWS, "split", spied)
+    (found,) = runner.run_all(["split3"], ["rnn"], seeds=1, steps=8, results=tmp_path, **QUIET)
     assert [phase for part, phase in asked if part == "train"] == [0, 0, 0, 1, 1, 1, 2, 2]
     assert found["history"]["step"] == [2, 3, 4, 6, 8] and [len(row) for row in found["accuracies"]] == [1, 2, 3]
     assert found["test_accuracy"] == pytest.approx(np.mean(found["accuracies"][-1]), abs=1e-6)
-    assert found["test_forgetting"] == pytest.approx(experiments.forgetting(found["accuracies"]), abs=1e-6)
+    assert found["test_forgetting"] == pytest.approx(work.forgetting(found["accuracies"]), abs=1e-6)
     assert "| average accuracy | forgetting | steps |" in table("results", "split3", "sound", tmp_path)
-    (again,) = memory.memory(["permuted2"], ["rnn"], steps=4, results=tmp_path, **QUIET)
+    (again,) = runner.run_all(["permuted2"], ["rnn"], seeds=1, steps=4, results=tmp_path, **QUIET)
     assert [len(row) for row in again["accuracies"]] == [1, 2]
 
 
@@ -253,19 +257,19 @@ def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch
 
 
 def test_long_tasks_ask_what_their_generators_do(digits):
-    x, y = memory.known("copy7").source(0)(generator(), 5, "train", 0)
+    x, y = inputs.source(experiments.find("copy7"), 0)(generator(), 5, "train", 0)
     assert x.shape == (5, 27, 10) and (x[:, :10].argmax(-1) == y).all() and (x.sum(-1) == 1).all()
-    x, y = memory.known("adding9").source(0)(generator(), 5, "train", 0)
+    x, y = inputs.source(experiments.find("adding9"), 0)(generator(), 5, "train", 0)
     np.testing.assert_allclose((x[..., 0] * x[..., 1]).sum(1), y[:, 0], rtol=1e-6)
     assert x.shape == (5, 9, 2)
 
 
 def test_pixels_come_in_one_order(digits, monkeypatch):
     noise = generator().integers(0, 256, (200, 28, 28), np.uint8)
-    monkeypatch.setattr(memory.datasets, "load_mnist", lambda: digits._replace(x_test=noise, x_train=noise))
-    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 50)
-    x, y = memory.known("pixels7").source(3)(generator(), 5, "test", 0)
-    plain = memory.mnist(3, 7)["test"][0].reshape(200, 49)
+    monkeypatch.setattr(inputs.datasets, "load_mnist", lambda: digits._replace(x_test=noise, x_train=noise))
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 50)
+    x, y = inputs.source(experiments.find("pixels7"), 3)(generator(), 5, "test", 0)
+    plain = inputs.digits(3, 7)["test"][0].reshape(200, 49)
     assert x.shape == (200, 49, 1) and (y == digits.y_test).all() and (x[..., 0] != plain).any()
     order = [int(np.flatnonzero((plain == pixel[:, None]).all(0))[0]) for pixel in x[..., 0].T]
     assert sorted(order) == list(range(49))
@@ -277,7 +281,7 @@ def test_long_tasks_are_run_and_shown(digits, tmp_path):
         ("adding4", "squared error", "test_loss"),
         ("pixels2", "test accuracy", "test_accuracy"),
     ):
-        (found,) = memory.memory([name], ["binding"], rates=(1e-3, 1e-2), steps=2, results=tmp_path, **QUIET)
+        (found,) = runner.run_all([name], ["binding"], seeds=1, rates=(1e-3, 1e-2), steps=2, results=tmp_path, **QUIET)
         assert np.isfinite(found[score]) and build(found["config"]).size == found["parameters"]
         assert title in table("results", name, "sound", tmp_path)
     for seed in (1, 2):

@@ -34,13 +34,12 @@ from enn_np import (
     Window,
     checkpoint,
     load,
-    protocols,
     register,
     run,
     run_back,
-    variants,
 )
 from enn_np.gradcheck import TOLERANCE, Kink, compare
+from enn_np.lab import table
 from enn_np.models import build
 
 POOLINGS = ("last", "mean", "attention")
@@ -186,16 +185,16 @@ def test_gradients_do_not_depend_on_what_ran_before():
 # Sizes
 
 
-@pytest.mark.parametrize("name", variants.MODELS)
+@pytest.mark.parametrize("name", table.MODELS)
 def test_parameter_counts_of_the_paper_on_mnist(name):
     """A missing bias or gate shows in the published number of trained parameters."""
-    model = variants.network("mnist", "paper", name, seed=0)[0]
-    assert model.size == protocols.PAPER["mnist"][name]["parameters"]
+    model = table.network("mnist/paper", name)
+    assert model.size == table.PAPER["mnist"][name]["parameters"]
 
 
 def test_parameter_counts_of_the_paper_on_cifar():
     """There the published count includes the 64 x 128 numbers of an initial trace that is never used."""
-    assert variants.network("cifar10", "paper", "engram", seed=0)[0].size + 64 * 128 == 227_722
+    assert table.network("cifar10/paper", "engram").size + 64 * 128 == 227_722
 
 
 def test_attention_pooling_adds_one_weight_per_unit_and_a_bias():
@@ -502,11 +501,11 @@ def test_a_file_brings_the_model_back_to_the_bit(model, tmp_path):
 @pytest.fixture
 def registry():
     """What a test registers is forgotten after it."""
-    before = [(table, dict(table)) for table in (checkpoint.CELLS, checkpoint.KINDS)]
+    before = [(names, dict(names)) for names in (checkpoint.CELLS, checkpoint.KINDS)]
     yield
-    for table, entries in before:
-        table.clear()
-        table.update(entries)
+    for names, entries in before:
+        names.clear()
+        names.update(entries)
 
 
 class Loud(GRU):
@@ -971,7 +970,7 @@ def test_data_that_were_checked_are_used_as_they_are():
 
 def test_predictions_of_digits_have_the_published_shapes():
     images = digits(7, 1).x_train
-    model = variants.network("mnist", "sound", "engram", seed=0)[0]
+    model = table.network("mnist/sound", "engram")
     assert model.predict_proba((images / 255).astype(np.float32)).shape == (7, 10)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from enn_np import Engram
-from enn_np.report import table
+from enn_np.lab.pages import table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from tiny import digits, same_to_the_bit
 
-from enn_np import GRU, Adam, Binding, Classifier, Engram, fit, load, protocols, variants
+from enn_np import GRU, Adam, Binding, Classifier, Engram, fit, load
 from enn_np.data import images as datasets
-from enn_np.demo import demo
+from enn_np.lab import inputs, pages, results, runner, table, work
+from enn_np.lab.demo import demo
 from enn_np.look import report as page
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -23,13 +24,13 @@ RESULT |= {"training", "stopped", "best_epoch", "history", "sequences", "config"
 def small_mnist(monkeypatch):
     """MNIST with 100 and 30 random pictures, 20 of them held out."""
     monkeypatch.setattr(datasets, "load_mnist", lambda: digits(100, 30))
-    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 20)
 
 
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes longer than everything else at this size."""
-    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(pages, "draw", lambda out, results, monitor: [])
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def rows_of(x):
 def test_mnist_is_split_without_overlap_and_scaled_on_the_training_part():
     """Validation images among the training images, or a scale fitted on what is tested."""
     images = digits(100, 30)
-    split = protocols.mnist_split(images, 20, seed=0)
+    split = inputs.mnist_split(images, 20, seed=0)
     assert split.x.shape == (80, 28, 28) and split.x_val.shape == (20, 28, 28) and split.x_test.shape == (30, 28, 28)
     assert {part.dtype for part in (split.x, split.x_val, split.x_test)} == {np.dtype("float32")}
     assert not rows_of(split.x) & rows_of(split.x_val)
@@ -81,13 +82,13 @@ def test_labels_stay_with_their_images():
     """One permutation for both."""
     images = digits(100, 30)
     grey = images._replace(x_train=(20 * images.y_train).astype(np.uint8)[:, None, None] + np.zeros((28, 28), np.uint8))
-    split = protocols.mnist_split(grey, 20, seed=3)
+    split = inputs.mnist_split(grey, 20, seed=3)
     for x, y in ((split.x, split.y), (split.x_val, split.y_val)):
         np.testing.assert_allclose(9 * x[:, 5, 5], y, atol=1e-5)  # the greys of the labels 0 to 9 become 0 to 1
 
 
 def test_the_seed_decides_what_is_held_out():
-    one, same, other = (protocols.mnist_split(digits(100, 30), 20, seed) for seed in (0, 0, 1))
+    one, same, other = (inputs.mnist_split(digits(100, 30), 20, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.x_val, same.x_val)
     assert rows_of(one.y_val) and not (one.y_val == other.y_val).all()
 
@@ -95,7 +96,7 @@ def test_the_seed_decides_what_is_held_out():
 def test_cifar_as_published_validates_on_the_test_set():
     """The flaw is part of the paper's protocol; rows are H W C, divided by 255 and nothing else."""
     images = photographs(40, 12)
-    split = protocols.cifar10_split(images, "paper", seed=0)
+    split = inputs.cifar10_split(images, "paper", seed=0)
     assert split.x.shape == (40, 32, 96) and split.x.dtype == np.float32
     assert split.x_val is split.x_test and split.y_val is split.y_test
     np.testing.assert_allclose(split.x, images.x_train.reshape(40, 32, 96) / 255, rtol=1e-6)
@@ -104,8 +105,8 @@ def test_cifar_as_published_validates_on_the_test_set():
 
 def test_cifar_soundly_never_sees_the_test_set(monkeypatch):
     """Held out from the training images, each channel standardised on the rest."""
-    monkeypatch.setattr(protocols, "CIFAR10_HELD_OUT", 10)
-    split = protocols.cifar10_split(photographs(40, 12), "sound", seed=0)
+    monkeypatch.setattr(inputs, "CIFAR10_HELD_OUT", 10)
+    split = inputs.cifar10_split(photographs(40, 12), "sound", seed=0)
     assert (
         (len(split.x), len(split.x_val), len(split.x_test))
         == (30, 10, 12)
@@ -122,29 +123,29 @@ def test_cifar_soundly_never_sees_the_test_set(monkeypatch):
 
 def test_the_published_networks():
     """SPEC section 3: Engram(128, 64) with dropout 0.3; baselines 128 -> 64 without."""
-    model = variants.network("mnist", "paper", "engram", seed=5)[0]
+    model = table.network("mnist/paper", "engram", seed=5)
     assert model.cells == (Engram(128, 64, trace="batch"),) and model.dropout == 0.3
     assert model.random_inference and model.seed == 5 and model.pooling == "last"
-    model = variants.network("mnist", "paper", "gru", seed=0)[0]
+    model = table.network("mnist/paper", "gru", seed=0)
     assert model.cells == (GRU(128), GRU(64)) and model.dropout == 0
 
 
 def test_the_sound_protocol_keeps_samples_apart():
-    model = variants.network("mnist", "sound", "engram", seed=0)[0]
+    model = table.network("mnist/sound", "engram", seed=0)
     assert model.cells[0].trace == "sample" and not model.random_inference
 
 
 def test_the_binding_cell_is_beyond_the_paper():
-    model = variants.network("mnist", "sound", "binding", seed=0)[0]
+    model = table.network("mnist/sound", "binding", seed=0)
     assert model.cells == (Binding(128, 64),) and model.dropout == 0.3
     with pytest.raises(ValueError, match=r"^model: expected one of .*got 'binding'"):
-        variants.network("mnist", "paper", "binding", seed=0)
+        table.network("mnist/paper", "binding", seed=0)
 
 
 @pytest.mark.parametrize(("name", "protocol"), (("ngram", "paper"), ("engram", "published")))
 def test_unknown_names_are_told(name, protocol):
     with pytest.raises(ValueError, match=r"^(model|protocol): expected one of .*got '(ngram|published)'"):
-        variants.network("mnist", protocol, name, seed=0)
+        table.network(f"mnist/{protocol}", name, seed=0)
 
 
 # A benchmark run
@@ -153,10 +154,10 @@ def test_unknown_names_are_told(name, protocol):
 def test_training_is_as_published(monkeypatch):
     """SPEC section 3, setting by setting; and the seed of the run is that of the shuffling too."""
     seen = {}
-    monkeypatch.setattr(protocols, "fit", lambda *data, **settings: seen.update(settings) or fit(*data, **settings))
-    data = protocols.mnist_split(digits(60, 20), 20, seed=0)
-    model = variants.network("mnist", "paper", "engram", seed=0)[0]
-    _, monitor = protocols.train(model, data, 7, protocols.training_settings("mnist", "paper", epochs=1), verbose=0)
+    monkeypatch.setattr(work, "fit", lambda *data, **settings: seen.update(settings) or fit(*data, **settings))
+    data = inputs.mnist_split(digits(60, 20), 20, seed=0)
+    model = table.network("mnist/paper", "engram", seed=0)
+    _, monitor = work.train(model, data, 7, table.find("mnist/paper").training | {"epochs": 1}, verbose=0)
     optimizer, (stop, plateau, watch) = seen["optimizer"], seen["callbacks"]
     assert (seen["seed"], seen["epochs"], seen["batch_size"]) == (7, 1, 128)
     assert seen["validation_data"][0] is data.x_val and seen["validation_data"][1] is data.y_val
@@ -168,22 +169,20 @@ def test_training_is_as_published(monkeypatch):
     assert watch is monitor and len(monitor.x) == 20
 
 
-@pytest.mark.parametrize(
-    ("name", "protocol"), [*product(variants.MODELS, variants.PROTOCOLS[:2]), ("binding", "sound")]
-)
+@pytest.mark.parametrize(("name", "protocol"), [*product(table.MODELS, ("paper", "sound")), ("binding", "sound")])
 def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protocol):
     """All that a table needs, and numbers that the saved model reproduces."""
-    summary = protocols.run_benchmark("mnist", name, protocol, 3, tmp_path, epochs=1, limit=48, verbose=0)
+    summary = runner.run_one(f"mnist/{protocol}", name, 3, tmp_path, epochs=1, limit=48, verbose=0)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert summary.keys() == RESULT | ({"trace"} if name == "engram" else set())
     told = [summary[key] for key in ("benchmark", "protocol", "model", "seed", "stopped", "best_epoch")]
     assert told == ["mnist", protocol, name, 3, "finished", 1]
     assert summary["sequences"] == {"train": 48, "validation": 20, "test": 30}
-    assert summary["parameters"] == protocols.PAPER["mnist"].get(name, {"parameters": 263_975})["parameters"]
+    assert summary["parameters"] == table.PAPER["mnist"].get(name, {"parameters": 263_975})["parameters"]
     assert {len(values) for values in summary["history"].values()} == {1}
     model = load(tmp_path / "model.npz")
     assert model.config() == summary["config"]
-    split = protocols.mnist_split(digits(100, 30), 20, 3)
+    split = inputs.mnist_split(digits(100, 30), 20, 3)
     scores = model.evaluate(split.x_test, split.y_test)
     got = {name: summary[f"test_{name}"] for name in scores}
     assert got == pytest.approx(scores, abs=1e-6)
@@ -191,23 +190,23 @@ def test_a_run_writes_its_result(small_mnist, no_figures, tmp_path, name, protoc
 
 def test_a_run_of_a_baseline_draws_its_curves(small_mnist, tmp_path):
     """It has no trace to draw."""
-    protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=2, limit=32, verbose=0)
+    runner.run_one("mnist/paper", "rnn", 0, tmp_path, epochs=2, limit=32, verbose=0)
     assert {path.name for path in tmp_path.glob("*.png")} == {"learning_curves.png"}
     assert_figures(tmp_path, FIGURES[:1])
 
 
 def test_a_run_is_not_lost_with_its_figures(small_mnist, monkeypatch, tmp_path):
     """matplotlib is missing or breaks: the result of the training is on disk all the same."""
-    monkeypatch.setattr(protocols, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(pages, "draw", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        protocols.run_benchmark("mnist", "rnn", "paper", 0, tmp_path, epochs=1, limit=32, verbose=0)
+        runner.run_one("mnist/paper", "rnn", 0, tmp_path, epochs=1, limit=32, verbose=0)
     assert json.loads((tmp_path / "summary.json").read_text())["model"] == "rnn"
 
 
 def test_a_run_of_engram_keeps_its_traces(small_mnist, no_figures, tmp_path):
     """The probe is the first of the validation sequences, all of it, with their labels."""
-    summary = protocols.run_benchmark("mnist", "engram", "paper", 0, tmp_path, epochs=2, limit=32, verbose=0)
-    split = protocols.mnist_split(digits(100, 30), 20, 0)
+    summary = runner.run_one("mnist/paper", "engram", 0, tmp_path, epochs=2, limit=32, verbose=0)
+    split = inputs.mnist_split(digits(100, 30), 20, 0)
     with np.load(tmp_path / "trace.npz") as stored:
         assert stored["traces"].shape == (3, 64, 128) and stored["usage"].shape == (3, 64)
         assert stored["retrieval"].shape == (20, 28, 64)
@@ -223,7 +222,7 @@ def test_a_run_of_engram_keeps_its_traces(small_mnist, no_figures, tmp_path):
 def test_seeds_repeat_to_the_bit_and_differ(small_mnist, no_figures, tmp_path):
     """The README's numbers are labelled with a seed: it must mean something."""
     runs = [
-        protocols.run_benchmark("mnist", "engram", "paper", seed, tmp_path / name, epochs=1, limit=32, verbose=0)
+        runner.run_one("mnist/paper", "engram", seed, tmp_path / name, epochs=1, limit=32, verbose=0)
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     params = [load(tmp_path / name / "model.npz").params for name in "abc"]
@@ -236,17 +235,18 @@ def test_seeds_repeat_to_the_bit_and_differ(small_mnist, no_figures, tmp_path):
 
 def test_cifar_runs_too(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_cifar10", lambda: photographs(40, 12))
-    summary = protocols.run_benchmark("cifar10", "engram", "paper", 0, tmp_path, epochs=1, verbose=0)
+    summary = runner.run_one("cifar10/paper", "engram", 0, tmp_path, epochs=1, verbose=0)
     assert summary["sequences"] == {"train": 40, "validation": 12, "test": 12}
     assert_figures(tmp_path)  # the digit's place is taken by colours
 
 
 BAD_RUNS = (
-    ({"benchmark": "imagenet"}, "benchmark: .*'imagenet'"),
-    ({"name": "transformer"}, "model: .*'transformer'"),
-    ({"protocol": "fair"}, "protocol: .*'fair'"),
+    ({"key": "imagenet"}, "experiment: .*'imagenet'"),
+    ({"model": "transformer"}, "model: .*'transformer'"),
+    ({"key": "mnist/fair"}, "protocol: .*'fair'"),
     ({"seed": -1}, "seed: .*-1"),
     ({"epochs": 0}, "epochs: .*0"),
+    ({"steps": 9}, "steps: mnist/paper has none, it has epochs"),
     ({"epochs": 2.5}, "epochs: .*2.5"),
     ({"limit": 0}, "limit: .*0"),
     ({"limit": "all"}, "limit: .*'all'"),
@@ -256,9 +256,9 @@ BAD_RUNS = (
 @pytest.mark.parametrize(("settings", "message"), BAD_RUNS)
 def test_bad_arguments_are_found_before_data_are_loaded(no_data, tmp_path, settings, message):
     """Not after a download, still less after an hour of training."""
-    good = {"benchmark": "mnist", "name": "gru", "protocol": "paper", "seed": 0, "out": tmp_path}
+    good = {"key": "mnist/paper", "model": "gru", "seed": 0, "out": tmp_path}
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
-        protocols.run_benchmark(**good | settings)
+        runner.run_one(**good | settings)
 
 
 @pytest.mark.parametrize("settings", ({"epochs": 0}, {"seed": -1}, {"seed": 1.5}, {"out": __file__}))
@@ -271,7 +271,7 @@ def test_bad_arguments_of_the_demo_are_found_first(no_data, tmp_path, settings):
 def test_a_folder_that_cannot_be_made_is_found_before_training(no_data):
     """An hour of training for nothing, because --out names a file."""
     with pytest.raises(ValueError, match=r"^out: cannot make the folder .*test_protocols\.py"):
-        protocols.run_benchmark("mnist", "gru", "paper", 0, __file__)
+        runner.run_one("mnist/paper", "gru", 0, __file__)
 
 
 # The demo
@@ -320,7 +320,7 @@ def test_the_demo_ends_with_a_report_of_single_digits(demonstrated):
     assert all("changes" in example and example["truth"] for example in data["examples"])
     with np.load(out / "trace.npz") as stored:
         x, y = stored["probe"], stored["labels"]
-    assert len(x) == len(y) == protocols.PROBE
+    assert len(x) == len(y) == work.PROBE
     model = load(out / "model.npz")
     model.random_inference = False
     assert data["slots"]["ablations"]["intact"] == pytest.approx(model.evaluate(x[:8], y[:8]))
@@ -336,7 +336,7 @@ def test_the_demo_shows_a_table_with_the_papers_numbers(demonstrated):
     }
     assert rows.keys() == summary["models"].keys()
     for name, row in rows.items():
-        run, paper = summary["models"][name], protocols.PAPER["mnist"][name.lower()]
+        run, paper = summary["models"][name], table.PAPER["mnist"][name.lower()]
         assert f"{run['test_accuracy']:.1%}" in row and f"{run['parameters']:,}" in row
         assert f"{paper['test_accuracy']:.2%}" in row and f"{paper['parameters']:,}" in row
     assert "not for comparison" in said and str(out / "summary.json") in said
@@ -347,7 +347,7 @@ def test_the_demo_shows_a_table_with_the_papers_numbers(demonstrated):
 def test_ctrl_c_in_the_demo_keeps_what_there_is(monkeypatch, tmp_path, epochs_before):
     """Even in the first epoch of the first model, when there is no curve to draw yet."""
     if epochs_before:
-        monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+        monkeypatch.setattr(pages, "draw", lambda out, results, monitor: [])
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 20))
     small_report(monkeypatch)
     original, batches = Classifier.loss_and_grads, []
@@ -376,21 +376,21 @@ def test_ctrl_c_in_the_demo_keeps_what_there_is(monkeypatch, tmp_path, epochs_be
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     """NaN is no JSON, and half a file is no result: the older one must stay."""
     path = tmp_path / "new" / "summary.json"
-    protocols.write_json(path, {"loss": 1})
+    results.write_json(path, {"loss": 1})
     with pytest.raises(ValueError):
-        protocols.write_json(path, {"loss": float("nan")})
+        results.write_json(path, {"loss": float("nan")})
     assert json.loads(path.read_text()) == {"loss": 1}
     assert [file.name for file in path.parent.iterdir()] == ["summary.json"]
 
 
 def test_the_machine_is_named_even_where_linux_does_not_tell(monkeypatch):
     """macOS and Windows have no /proc."""
-    machine = protocols.machine()
+    machine = results.machine()
 
     def missing(path, encoding):
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(protocols.Path, "read_text", missing)
-    other = protocols.machine()
+    monkeypatch.setattr(results.Path, "read_text", missing)
+    other = results.machine()
     assert machine.keys() == other.keys() >= {"processor", "cores", "python", "numpy", "enn_np", "blas_threads"}
     assert all(isinstance(value, str | int) and value for value in other.values())

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from enn_np import claims, cli
-from enn_np.report import MARKS, table
+from enn_np import claims
+from enn_np.lab import cli
+from enn_np.lab.pages import MARKS, stored_traces, table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,18 +33,13 @@ def test_two_commands_each_on_one_line():
     "page, mark", [(page, mark) for page, text in PAGES.items() for mark in re.findall(MARKS, text)]
 )
 def test_tables_are_the_stored_results(page, mark):
-    name = ":".join(mark)
-    shown = PAGES[page].split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
-    assert shown == table(*mark, ROOT / "data" / "results")
+    shown = PAGES[page].split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0].strip()
+    assert shown == table(*mark.split(":"), ROOT / "data" / "results")
 
 
-@pytest.mark.parametrize("run", re.findall(r"<!-- claims:([\w-]+) -->", README))
-def test_tables_of_claims_are_the_stored_traces(run):
-    """And so are the numbers that lie beside the figures."""
-    shown = README.split(f"<!-- claims:{run} -->\n")[1].split(f"<!-- /claims:{run} -->")[0].strip()
-    numbers = claims.measure(*claims.stored(ROOT / "data" / "results", run))
-    assert shown == claims.table(numbers)
-    path = ROOT / "data" / "results" / "figures" / f"{run}-claims.json"
+@pytest.mark.parametrize("path", [*(ROOT / "data" / "results" / "figures").glob("*-claims.json")])
+def test_numbers_beside_the_figures_are_those_of_the_stored_traces(path):
+    numbers = claims.measure(*stored_traces(ROOT / "data" / "results", path.stem.removesuffix("-claims")))
     assert json.loads(path.read_text(encoding="utf-8")) == numbers
 
 

@@ -6,8 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from enn_np import report, variants
-from enn_np.report import figures, fill, load_results, table
+from enn_np.lab import pages
+from enn_np.lab.pages import figures, fill, load_results, table
+from enn_np.lab.table import CONTROLS, MATCHED, MODELS, TITLES
 
 MACHINE = {"processor": "abacus", "cores": 1, "numpy": "2", "python": "3", "blas_threads": "1"}
 ACCURACY = {"engram": (0.96, 0.97, 0.965), "rnn": (0.98, 0.981, 0.982), "gru": (0.989,)}
@@ -126,8 +127,8 @@ def test_no_run_counts_twice(folder):
         load_results(folder, "mnist", "paper")
 
 
-def test_figures_are_drawn_as_png_and_svg(folder, monkeypatch):
-    monkeypatch.setattr(report.claims, "write", lambda folder, run: [])  # they have their own tests
+def test_figures_are_drawn_as_png_and_svg(folder):
+    store(folder, "mnist", "paper", "engram", 0, 0.96, trace=[{"effective_slots": 3.0}] * 2)
     (folder / "mnist-ablation-full-0.json").unlink()
     np.savez(
         folder / "mnist-paper-engram-0.npz",
@@ -136,16 +137,18 @@ def test_figures_are_drawn_as_png_and_svg(folder, monkeypatch):
         probe=np.zeros((1, 5, 28), np.float32),
     )
     names = {path.name for path in figures(folder)}
-    stems = ("mnist-learning-curves", "mnist-paper-engram-0-retrieval", "mnist-paper-engram-0-trace")
-    assert names == {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
-    assert all((folder / "figures" / name).stat().st_size > 1000 for name in names)
+    kinds = ("retrieval", "trace", "structured", "sparse", "stable")
+    stems = ("mnist-learning-curves", *(f"mnist-paper-engram-0-{kind}" for kind in kinds))
+    drawn = {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
+    assert names == drawn | {"mnist-paper-engram-0-claims.json"}
+    assert all((folder / "figures" / name).stat().st_size > 1000 for name in drawn)
 
 
 def test_tasks_of_memory_are_drawn_with_several_seeds(tmp_path, monkeypatch):
     """All sizes of a task in one figure, and all long tasks; a network with one seed has no band, and is left out."""
     drawn = []
-    monkeypatch.setattr(report.plots, "task_curves", drawn.append)
-    monkeypatch.setattr(report.plots, "save", lambda figure, path: None)
+    monkeypatch.setattr(pages.plots, "task_curves", drawn.append)
+    monkeypatch.setattr(pages.plots, "save", lambda figure, path: None)
     for task, model, seeds in (
         ("recall16", "gru", 2),
         ("recall8", "gru", 2),
@@ -175,7 +178,7 @@ def test_pairs_are_those_that_are_asked_about(tmp_path):
     for name, score in (scores | {"gru-dropout": 0.97, "binding-no-trace": 0.98}).items():
         for seed in (0, 1, 2):
             store(tmp_path, "mnist", "sound", name, seed, score + seed / 1000)
-    rows = [line.split(" | ")[0].strip("| ") for line in report.table("tests", "mnist", "sound", tmp_path).splitlines()]
+    rows = [line.split(" | ")[0].strip("| ") for line in pages.table("tests", "mnist", "sound", tmp_path).splitlines()]
     assert rows[2:8] == [
         "Engram - GRU",
         "Engram - GRU of Engram's size",
@@ -188,8 +191,8 @@ def test_pairs_are_those_that_are_asked_about(tmp_path):
 
 
 def test_every_network_has_a_title():
-    for name in (*variants.MODELS, *variants.MATCHED, *variants.CONTROLS):
-        assert re.match("[A-Z]", report.TITLES[name])
+    for name in (*MODELS, *MATCHED, *CONTROLS):
+        assert re.match("[A-Z]", TITLES[name])
 
 
 def test_bench_table_shows_foreign_peers_and_says_what_is_missing(tmp_path):

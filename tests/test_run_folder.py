@@ -10,9 +10,10 @@ import pytest
 from test_wikitext import text  # noqa: F401  the fixture
 from tiny import digits, same_to_the_bit
 
-from enn_np import Checkpoint, Classifier, LanguageModel, cli, demo, load, protocols, wikitext
+from enn_np import Checkpoint, Classifier, LanguageModel, load
 from enn_np import checkpoint as storage
 from enn_np.data import images as datasets
+from enn_np.lab import cli, inputs, pages, runner, table, work
 
 TESTS = str(Path(__file__).parent)
 
@@ -24,8 +25,8 @@ class Killed(Exception):
 @pytest.fixture
 def small_mnist(monkeypatch):
     monkeypatch.setattr(datasets, "load_mnist", lambda: digits(150, 30))
-    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
-    monkeypatch.setattr(protocols, "draw", lambda out, results, monitor: [])
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 20)
+    monkeypatch.setattr(pages, "draw", lambda out, results, monitor: [])
 
 
 @pytest.fixture
@@ -53,23 +54,23 @@ def without_time(summary):
     return {**summary, "history": history, "seconds": None}
 
 
-MNIST = ("mnist", "engram", "paper", 0)
+MNIST = ("mnist/paper", "engram", 0)
 SMALL = {"epochs": 2, "verbose": 0}
 SETTINGS = (
-    (protocols.run_benchmark, MNIST, SMALL, (Classifier, "loss_and_grads", 3)),
+    (MNIST, SMALL, (Classifier, "loss_and_grads", 3)),
     (
-        wikitext.run_wikitext,
-        ("wikitext2", "lstm", "sound", 0),
+        ("wikitext2/sound", "lstm", 0),
         {**SMALL, "limit": 600},
         (LanguageModel, "learn", 20),
     ),
-    (wikitext.run_wikitext, ("wikitext2", "gru", "paper", 0), SMALL, (LanguageModel, "learn", 2)),
+    (("wikitext2/paper", "gru", 0), SMALL, (LanguageModel, "learn", 2)),
 )
 
 
-@pytest.mark.parametrize(("run", "what", "settings", "death"), SETTINGS, ids=("mnist", "sound text", "paper text"))
-def test_a_killed_command_goes_on_in_its_folder(run, what, settings, death, small_mnist, text, tmp_path, killed_at):  # noqa: F811
+@pytest.mark.parametrize(("what", "settings", "death"), SETTINGS, ids=("mnist", "sound text", "paper text"))
+def test_a_killed_command_goes_on_in_its_folder(what, settings, death, small_mnist, text, tmp_path, killed_at):  # noqa: F811
     """The same summary, model and traces as without the kill, and nothing left over."""
+    run = runner.run_one
     whole = run(*what, tmp_path / "whole", **settings)
     out = tmp_path / "killed"
     killed_at(*death)
@@ -87,24 +88,26 @@ def test_a_killed_command_goes_on_in_its_folder(run, what, settings, death, smal
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert run(*what, out, **settings, resume=True) == resumed, "a finished run was not simply read"
     with pytest.raises(ValueError, match=r"summary\.json: the run there differs in seed was 0, is 7"):
-        run(*what[:3], 7, out, **settings, resume=True)
+        run(*what[:2], 7, out, **settings, resume=True)
 
 
 def entries(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("other", ({"model": "rnn"}, {"seed": "1"}, {"limit": "5"}, {"protocol": "sound"}, {}))
+@pytest.mark.parametrize("other", ({"models": "rnn"}, {"seed": "1"}, {"limit": "5"}, {"experiment": "mnist/sound"}, {}))
 @pytest.mark.parametrize("resume", (False, True))
 def test_a_folder_belongs_to_one_run(other, resume, small_mnist, tmp_path, capsys, monkeypatch):
     """The old network's trace under the new one's name; a trial of five digits over the full run."""
-    settings = {"model": "engram", "seed": "0", "epochs": "1", "limit": "60", "out": str(tmp_path / "run")}
-    assert cli.main(["train", "mnist", *(f"--{name}={value}" for name, value in settings.items())]) == 0
+    settings = {"models": "engram", "seed": "0", "epochs": "1", "limit": "60", "out": str(tmp_path / "run")}
+    assert cli.main(["run", "mnist/paper", *(f"--{name}={value}" for name, value in settings.items())]) == 0
     before = entries(tmp_path / "run")
     monkeypatch.setattr(datasets, "load_mnist", lambda: pytest.fail("work before the folder was asked about"))
-    again = [f"--{name}={value}" for name, value in (settings | other).items()] + ["--resume"] * resume
+    settings = {"experiment": "mnist/paper", **settings, **other}
+    again = [settings.pop("experiment"), *(f"--{name}={value}" for name, value in settings.items())]
+    again += ["--resume"] * resume
     capsys.readouterr()
-    assert cli.main(["train", "mnist", *again]) == (0 if resume and not other else 2)
+    assert cli.main(["run", *again]) == (0 if resume and not other else 2)
     err = capsys.readouterr().err
     if not resume:
         assert f"out: {tmp_path / 'run'} holds a finished run; continue it by --resume, or delete the folder, or" in err
@@ -117,7 +120,7 @@ def test_a_folder_belongs_to_one_run(other, resume, small_mnist, tmp_path, capsy
 @pytest.mark.parametrize("start", ("mnist", "wikitext2", "demo"))
 def test_what_another_run_left_is_not_mixed_in(name, start, small_mnist, text, tmp_path, capsys):  # noqa: F811
     (tmp_path / name).write_bytes(b"left")
-    command = ["demo"] if start == "demo" else ["train", start, "--model", "rnn"]
+    command = ["demo"] if start == "demo" else ["run", start, "--models", "rnn"]
     for resume in ([], ["--resume"]) if start != "demo" and name in ("model.npz", "trace.npz") else ([],):
         assert cli.main([*command, *resume, "--out", str(tmp_path)]) == 2
         kind = "an unfinished" if name == "checkpoint.npz" else "a finished"
@@ -128,7 +131,7 @@ def test_what_another_run_left_is_not_mixed_in(name, start, small_mnist, text, t
 
 
 def test_a_second_demo_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "MODELS", ("rnn",))
+    monkeypatch.setattr(table, "MODELS", ("rnn",))
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(450, 30))
     assert cli.main(["demo", "--epochs=1", f"--out={tmp_path / 'demo'}"]) == 0
     before = entries(tmp_path / "demo")
@@ -145,8 +148,8 @@ def test_a_start_that_fails_leaves_no_folder(start, error, tmp_path, monkeypatch
 
     for name in ("load_mnist", "load_digits"):
         monkeypatch.setattr(datasets, name, fail)
-    monkeypatch.setattr(wikitext, "paper_windows", fail)
-    command = ["demo"] if start == "demo" else ["train", start, "--model", "rnn"]
+    monkeypatch.setattr(work, "paper_windows", fail)
+    command = ["demo"] if start == "demo" else ["run", start, "--models", "rnn"]
     (tmp_path / "there").mkdir()
     for out in (tmp_path / "new", tmp_path / "there"):
         assert cli.main([*command, "--out", str(out)]) != 0
@@ -154,20 +157,20 @@ def test_a_start_that_fails_leaves_no_folder(start, error, tmp_path, monkeypatch
 
 
 def test_a_kill_between_training_and_summary_costs_no_training(small_mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocols, "write_json", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(runner, "write_json", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
-        protocols.run_benchmark(*MNIST, tmp_path, **SMALL)
+        runner.run_one(*MNIST, tmp_path, **SMALL)
     monkeypatch.undo()
     monkeypatch.setattr(datasets, "load_mnist", lambda: digits(150, 30))
-    monkeypatch.setattr(protocols, "MNIST_HELD_OUT", 20)
-    monkeypatch.setattr(protocols, "draw", lambda *_: [])
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 20)
+    monkeypatch.setattr(pages, "draw", lambda *_: [])
     monkeypatch.setattr(Classifier, "loss_and_grads", lambda *_: 1 / 0)
-    assert protocols.run_benchmark(*MNIST, tmp_path, **SMALL, resume=True)["stopped"] == "finished"
+    assert runner.run_one(*MNIST, tmp_path, **SMALL, resume=True)["stopped"] == "finished"
 
 
 def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, capsys):
     """Ctrl-C writes down what there is, says how to go on, and keeps the checkpoint."""
-    command = ["train", "mnist", "--model", "rnn", "--epochs", "2", "--limit", "100", "--out"]
+    command = ["run", "mnist", "--models", "rnn", "--epochs", "2", "--limit", "100", "--out"]
     assert cli.main([*command, str(tmp_path / "whole")]) == 0
     learn, calls = Classifier.loss_and_grads, []
 
@@ -187,7 +190,7 @@ def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, c
 
 
 def test_the_command_says_when_there_is_nothing_to_resume(small_mnist, tmp_path, capsys):
-    command = ["train", "mnist", "--model", "rnn", "--epochs", "1", "--resume", "--out", str(tmp_path / "run")]
+    command = ["run", "mnist", "--models", "rnn", "--epochs", "1", "--resume", "--out", str(tmp_path / "run")]
     assert cli.main(command) == 0
     first = capsys.readouterr().out
     assert "nothing to resume there yet" in first
@@ -196,7 +199,7 @@ def test_the_command_says_when_there_is_nothing_to_resume(small_mnist, tmp_path,
 
 
 def test_a_damaged_checkpoint_or_summary_is_named(small_mnist, tmp_path, capsys):
-    command = ["train", "mnist", "--model", "rnn", "--epochs", "1", "--resume", "--out", str(tmp_path)]
+    command = ["run", "mnist", "--models", "rnn", "--epochs", "1", "--resume", "--out", str(tmp_path)]
     for name, says in (("checkpoint.npz", "not a whole enn_np file"), ("summary.json", "not readable as JSON")):
         (tmp_path / name).write_bytes(b"half")
         assert cli.main(command) == 2
@@ -213,14 +216,15 @@ from pathlib import Path
 from tiny import digits
 from enn_np import protocols
 from enn_np.data import images as datasets
+from enn_np.lab import inputs, pages, runner
 datasets.load_mnist = lambda: digits(150, 30)
-protocols.MNIST_HELD_OUT = 20
-protocols.draw = lambda *_: []
+inputs.MNIST_HELD_OUT = 20
+pages.draw = lambda *_: []
 Path({ready!r}).touch()
 while not Path({go!r}).exists():
     time.sleep(0.001)
 try:
-    protocols.run_benchmark("mnist", "rnn", "paper", {seed}, {out!r}, epochs=2, verbose=0)
+    runner.run_one("mnist/paper", "rnn", {seed}, {out!r}, epochs=2, verbose=0)
 except ValueError as error:
     print(error)
     sys.exit(2)
@@ -255,13 +259,13 @@ def test_two_runs_in_one_folder(tmp_path):
 WRITE = """
 import time
 from pathlib import Path
-from enn_np import protocols
+from enn_np.lab import results
 Path({ready!r}).touch()
 while not Path({go!r}).exists():
     time.sleep(0.001)
 for i in range(40):
-    protocols.write_json(Path({out!r}) / "shared.json", {{"who": {who}, "numbers": [i] * 5000}})
-    protocols.write_json(Path({out!r}) / f"own-{who}-{{i % 4}}.json", {{"numbers": [i] * 500}})
+    results.write_json(Path({out!r}) / "shared.json", {{"who": {who}, "numbers": [i] * 5000}})
+    results.write_json(Path({out!r}) / f"own-{who}-{{i % 4}}.json", {{"numbers": [i] * 500}})
 """
 
 
@@ -305,9 +309,9 @@ def test_folders_of_any_name(name, small_mnist, tmp_path, monkeypatch):
     """A Windows path, which here is one odd name; brackets that a glob would read; what looks like an option."""
     monkeypatch.chdir(tmp_path)
     run = {"epochs": 1, "verbose": 0, "limit": 40}
-    protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run)
+    runner.run_one("mnist/paper", "rnn", 0, name, **run)
     assert load(Path(name) / "model.npz").size > 0
-    assert protocols.run_benchmark("mnist", "rnn", "paper", 0, name, **run, resume=True)["stopped"] == "finished"
+    assert runner.run_one("mnist/paper", "rnn", 0, name, **run, resume=True)["stopped"] == "finished"
     (Path(name) / "checkpoint.npz.12345678.part").touch()
     storage.sweep(Path(name) / "checkpoint.npz")
     assert not list(Path(name).glob("*.part"))
@@ -323,7 +327,7 @@ def test_every_file_of_a_run_has_a_name_that_windows_takes(small_mnist, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage.os, "replace", watched)
-        protocols.run_benchmark(*MNIST, tmp_path / "run", epochs=1, verbose=0, limit=40)
+        runner.run_one(*MNIST, tmp_path / "run", epochs=1, verbose=0, limit=40)
     seen.update(path.name for path in (tmp_path / "run").iterdir())
     assert len(seen) > 6
     for name in seen:

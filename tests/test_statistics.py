@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from enn_np import statistics
-from enn_np.protocols import PAPER
-from enn_np.statistics import compare, false_alarms, hedges_g, holm, improvement, interquartile_mean, interval
+from enn_np.lab import stats as statistics
+from enn_np.lab.stats import compare, false_alarms, hedges_g, holm, improvement, interquartile_mean, interval
+from enn_np.lab.table import PAPER
 
 A, B = [0.96, 0.965, 0.97, 0.966, 0.961], [0.98, 0.981, 0.979, 0.982, 0.98]
 few = st.lists(st.floats(-10, 10), min_size=2, max_size=8)

@@ -6,8 +6,9 @@ import lzma
 import numpy as np
 import pytest
 
-from enn_np import cli, load, wikitext
+from enn_np import load
 from enn_np.data.text import load_wikitext, paper_windows
+from enn_np.lab import cli, runner, table, work
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "far", "away", "."]
 
@@ -22,21 +23,22 @@ def text(tmp_path, monkeypatch):
         rows = [" " + " ".join(rng.choice(WORDS, 40)) + " \n" for _ in range(lines)]
         (folder / f"wiki.{part}.tokens.xz").write_bytes(lzma.compress("".join(rows).encode()))
     monkeypatch.setenv("ENN_DATA", str(tmp_path))
-    monkeypatch.setattr(wikitext, "load_wikitext", lambda name, train: load_wikitext(name, train=train, verify=False))
-    monkeypatch.setattr(wikitext, "paper_windows", lambda name, train: paper_windows(name, train=train, verify=False))
-    recipe = wikitext.wikitext2_recipe
+    monkeypatch.setattr(work, "load_wikitext", lambda name, train: load_wikitext(name, train=train, verify=False))
+    monkeypatch.setattr(work, "paper_windows", lambda name, train: paper_windows(name, train=train, verify=False))
+    recipe = work.wikitext2_recipe
 
     def small(name):
         model, fit = recipe(name)
         return {**model, "embedding": 8, "cutoffs": (5, 9)}, {**fit, "batch_size": 4, "steps": 10}
 
-    monkeypatch.setattr(wikitext, "wikitext2_recipe", small)
+    for module in (table, work):
+        monkeypatch.setattr(module, "wikitext2_recipe", small)
     return tmp_path
 
 
 def test_a_sound_run_is_scored_beside_the_unigram_model(text, tmp_path):
     out = tmp_path / "run"
-    summary = wikitext.run_wikitext("wikitext2", "lstm", "sound", 0, out, epochs=1, limit=500, verbose=0)
+    summary = runner.run_one("wikitext2/sound", "lstm", 0, out, epochs=1, limit=500, verbose=0)
     assert summary == json.loads((out / "summary.json").read_text())
     assert {"benchmark", "protocol", "model", "seed", "parameters", "seconds", "test_loss"} <= summary.keys()
     assert summary["test_perplexity"] == pytest.approx(np.exp(summary["test_loss"]), rel=1e-4)
@@ -46,7 +48,7 @@ def test_a_sound_run_is_scored_beside_the_unigram_model(text, tmp_path):
 
 @pytest.mark.parametrize("model", ["engram", "gru"])
 def test_a_paper_run_takes_the_id_as_a_number(text, tmp_path, model):
-    summary = wikitext.run_wikitext("wikitext2", model, "paper", 0, tmp_path / "run", epochs=1, limit=20, verbose=0)
+    summary = runner.run_one("wikitext2/paper", model, 0, tmp_path / "run", epochs=1, limit=20, verbose=0)
     assert summary["config"]["embedding"] is None and summary["train_size"] == 20
     assert summary["history"]["val_perplexity"][0] > 1 and summary["test_accuracy"] <= 1
 
@@ -55,20 +57,18 @@ def test_a_paper_run_takes_the_id_as_a_number(text, tmp_path, model):
 def test_it_trains_on_a_card(text, tmp_path, card, protocol):
     """Catches a protocol that leaves its model on the host."""
     before = card.fetched
-    wikitext.run_wikitext(
-        "wikitext2", "lstm", protocol, 0, tmp_path / "run", epochs=1, limit=200, verbose=0, device="cuda"
-    )
+    runner.run_one(f"wikitext2/{protocol}", "lstm", 0, tmp_path / "run", epochs=1, limit=200, verbose=0, device="cuda")
     assert card.fetched > before
 
 
 def test_the_command_line_trains_it(text, tmp_path, capsys):
-    command = ["train", "wikitext2", "--model", "lstm", "--protocol", "sound", "--epochs", "1", "--limit", "300"]
+    command = ["run", "wikitext-2/sound", "--models", "lstm", "--epochs", "1", "--limit", "300"]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
     assert "test_perplexity" in capsys.readouterr().out
 
 
 def test_a_missing_text_is_named(text, tmp_path, capsys):
-    command = ["train", "wikitext2", "--model", "lstm", "--protocol", "sound", "--train-file", "wiki.train.part"]
+    command = ["run", "wikitext-2/sound", "--models", "lstm", "--train-file", "wiki.train.part"]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 2
     assert "wiki.train.part" in capsys.readouterr().err
 
@@ -76,16 +76,16 @@ def test_a_missing_text_is_named(text, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("benchmark", "wikitext"),
-        ("name", "transformer"),
-        ("protocol", "mine"),
+        ("key", "wikitext"),
+        ("model", "transformer"),
+        ("key", "wikitext2/mine"),
         ("seed", -1),
         ("epochs", 0),
         ("limit", 0),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(tmp_path, argument, value):
-    right = {"benchmark": "wikitext2", "name": "lstm", "protocol": "sound", "seed": 0, "out": tmp_path / "run"}
-    with pytest.raises((TypeError, ValueError), match=str(value)):
-        wikitext.run_wikitext(**{**right, argument: value})
+    right = {"key": "wikitext2/sound", "model": "lstm", "seed": 0, "out": tmp_path / "run"}
+    with pytest.raises((TypeError, ValueError), match=str(value).rpartition("/")[2]):
+        runner.run_one(**{**right, argument: value})
     assert not (tmp_path / "run").exists()

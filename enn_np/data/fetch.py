@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ..checks import choice
 from ..checkpoint import lock, spelled_out, whole
+from ..checks import choice
 
 AGENT = "enn_np/0.1"  # wikitext.smerity.com refuses the default name of Python's clients
 TIMEOUT = (10, 30)  # seconds to connect, seconds between two pieces of data

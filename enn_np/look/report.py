@@ -24,12 +24,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import read_arrays
-from ..claims import common_row
+from ..checkpoint import read_arrays, write_text
+from ..lab.results import read_json
+from ..lab.table import PAPER, TITLES
 from ..models import Classifier, load
-from ..protocols import PAPER, TITLES, read_json
-from ..storage import write_text
 from . import attribution
+from .claims import common_row
 from .monitor import slots_per_recall
 
 WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"

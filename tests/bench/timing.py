@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from enn_np import checks
 from enn_np.backend import device_module
+from enn_np.lab.results import processor
 from enn_np.look import plots
-from enn_np.protocols import processor
 
 from .process import Worker, WorkerError
 from .works import Side, all_works

@@ -1,10 +1,10 @@
-"""Tables and figures from stored results: what the README shows is what a command wrote under data/results/.
+"""Tables and figures from stored results: what the pages show is what a command wrote under data/results/.
 
 A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills:
 
     results:mnist:paper     a benchmark's models by a protocol, means over seeds beside the paper's numbers
     tests:mnist:paper       those models in pairs: differences, tests, effect sizes
-    ablation:mnist:recall   the settings of `variants.ABLATIONS` on two benchmarks
+    ablation:mnist:recall   the settings of `table.ABLATIONS` on two benchmarks
     replay:published:mnist  the paper's own tests, on its own numbers
     bench:cpu:2             times against other frameworks, of bench/cpu.json, on two threads
     claims:RUN              what the traces of a stored run say of the paper's claims
@@ -16,15 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import claims, variants
-from .checkpoint import read_arrays, write_text
-from .experiments import NETWORKS
-from .look import attribution, plots
-from .memory import TASKS, known
-from .protocols import PAPER, TITLES, curves, read_json, read_result
+from ..checkpoint import read_arrays, write_text
+from ..look import attribution, claims, plots
+from .results import read_json, read_result, write_json
+from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
 
 DASH = "-"
-MARKS = r"<!-- (results|tests|ablation|replay|bench):(\w+):(\w+) -->"
+MARKS = r"<!-- ((?:results|tests|ablation|replay|bench):\w+:\w+|claims:[\w-]+) -->"
 
 
 def load_results(folder, benchmark, protocol):
@@ -37,62 +35,62 @@ def load_results(folder, benchmark, protocol):
             if seed in found.setdefault(key[2], {}):
                 raise ValueError(f"{path}: a second result of {'-'.join(key)}-{seed}; remove one")
             found[key[2]][seed] = result
-    names = NETWORKS if known(benchmark) else variants.names(benchmark, protocol)
-    order = {name: i for i, name in enumerate(names)}
+    order = {name: i for i, name in enumerate(find(f"{benchmark}/{protocol}").known)}
     models = sorted(found, key=lambda model: order.get(model, len(order)))
     return {model: [runs[seed] for seed in sorted(runs)] for model, runs in ((m, found[m]) for m in models)}
 
 
-def table(kind, a, b, folder):
-    """The table of a mark, in Markdown."""
-    kinds = {"results": results_table, "tests": tests_table, "ablation": ablation_table, "bench": bench_table}
-    return replay_table() if kind == "replay" else kinds[kind](folder, a, b)
+def table(kind, *what):
+    """The table of a mark in Markdown, KIND:A:B, from the results in a folder: table("results", "mnist", "paper",
+    folder)."""
+    *names, folder = what
+    return KINDS[kind](folder, *names)
 
 
 def results_table(folder, benchmark, protocol):
     """A row per model: means over seeds with their intervals, beside the paper's numbers, and what they ran on."""
     results, published = load_results(folder, benchmark, protocol), PAPER.get(benchmark, {})
     columns = _columns(benchmark, protocol)
-    rows = [[TITLES.get(model, model), _seeds(runs)] for model, runs in results.items()]
-    for row, (model, runs) in zip(rows, results.items(), strict=True):
-        row += [column(runs, published.get(model, {})) for column in columns.values()]
+    rows = [
+        [TITLES.get(model, model), _seeds(runs), *(cell(runs, published.get(model, {})) for cell in columns.values())]
+        for model, runs in results.items()
+    ]
     several = max((len(runs) for runs in results.values()), default=0) > 1 and "95% interval" in columns
-    return (
-        _markdown(["model", "seeds", *columns], rows) + "\n\n" + _origin(results) + " Intervals: Student's t." * several
-    )
+    intervals = " Intervals: Student's t." if several else ""
+    return f"{_markdown(['model', 'seeds', *columns], rows)}\n\n{_origin(results)}{intervals}"
 
 
 def _columns(benchmark, protocol):
     """{title: function of a model's runs and the paper's numbers}."""
-    if task := known(benchmark):
-        scores = {
-            title: lambda runs, paper, key=key, form=form: f"**{_spread(runs, key, form)}**"
-            for title, key, form in task.columns
-        }
-        return scores | {
-            "steps": lambda runs, paper: f"{np.mean(_values(runs, 'steps')):,.0f}",
-            "learning rate": lambda runs, paper: f"{runs[0]['training']['learning_rate']:g}",
-            "parameters": lambda runs, paper: f"{runs[0]['parameters']:,}",
-        }
-    language, score = benchmark.startswith("wikitext"), _score(benchmark)
+
+    def spread(key, form, bold=False):
+        return lambda runs, paper: f"**{_spread(runs, key, form)}**" if bold else _spread(runs, key, form)
+
+    def published(key, form):
+        return lambda runs, paper: _number(paper.get(key), form)
+
+    parameters = {"parameters": lambda runs, paper: f"{runs[0]['parameters']:,}"}
+    if found := task(benchmark):
+        scores = {title: spread(key, form, bold=True) for title, key, form in found.columns}
+        rate = {"learning rate": lambda runs, paper: f"{runs[0]['training']['learning_rate']:g}"}
+        return {**scores, "steps": lambda runs, paper: f"{np.mean(_values(runs, 'steps')):,.0f}", **rate, **parameters}
+    language, score = benchmark.startswith("wikitext"), find(benchmark).score
+    own_text = language and protocol == "sound"  # whose numbers are no answer to the paper's
     form = {"test_accuracy": ".2%", "test_loss": ".4f", "test_perplexity": ".1f"}[score]
-    columns = {}
-    if language and protocol == "sound":
-        columns["valid perplexity"] = lambda runs, paper: _spread(runs, "valid_perplexity", ".1f")
-    columns[score.replace("_", " ")] = lambda runs, paper: f"**{_spread(runs, score, form)}**"
+    columns = {"valid perplexity": spread("valid_perplexity", ".1f")} if own_text else {}
+    columns[score.replace("_", " ")] = spread(score, form, bold=True)
     columns["95% interval"] = lambda runs, paper: _interval(_values(runs, score), form)
-    if benchmark in PAPER and not (language and protocol == "sound"):
-        columns["paper"] = lambda runs, paper: _number(paper.get(score), form)
-    if language and protocol == "sound":
-        columns["unigram, test"] = lambda runs, paper: _spread(runs, "test_unigram_perplexity", ".1f")
+    if benchmark in PAPER and not own_text:
+        columns["paper"] = published(score, form)
+    if own_text:
+        columns["unigram, test"] = spread("test_unigram_perplexity", ".1f")
     if language:
-        columns["accuracy"] = lambda runs, paper: _spread(runs, "test_accuracy", ".1%")
+        columns["accuracy"] = spread("test_accuracy", ".1%")
     elif benchmark == "regression":
-        columns["straight line"] = lambda runs, paper: _spread(runs, "test_linear_loss", ".4f")
+        columns["straight line"] = spread("test_linear_loss", ".4f")
     else:
-        columns["test loss"] = lambda runs, paper: _spread(runs, "test_loss", ".4f")
-        columns["paper: loss"] = lambda runs, paper: _number(paper.get("test_loss"), ".4f")
-    columns["parameters"] = lambda runs, paper: f"{runs[0]['parameters']:,}"
+        columns |= {"test loss": spread("test_loss", ".4f"), "paper: loss": published("test_loss", ".4f")}
+    columns |= parameters
     if protocol == "sound":
         columns["learning rate"] = lambda runs, paper: f"{runs[0]['history']['learning_rate'][0]:g}"
     columns["epochs"] = lambda runs, paper: f"{np.mean([len(run['history']['loss']) for run in runs]):.3g}"
@@ -102,9 +100,9 @@ def _columns(benchmark, protocol):
 
 def tests_table(folder, benchmark, protocol):
     """A row per pair that is asked about: what `statistics.compare` finds; losses and perplexities turned around."""
-    from .statistics import compare, interquartile_mean
+    from .stats import compare, interquartile_mean
 
-    results, score = load_results(folder, benchmark, protocol), _score(benchmark)
+    results, score = load_results(folder, benchmark, protocol), find(benchmark).score
     sign, form = (1, "+.2%") if score == "test_accuracy" else (-1, "+.4g")
     scores = {model: {run["seed"]: sign * run[score] for run in runs} for model, runs in results.items()}
     pairs = _comparable(scores, [pair for pair in combinations(scores, 2) if _asked(*pair)])
@@ -140,20 +138,20 @@ def tests_table(folder, benchmark, protocol):
 def ablation_table(folder, *benchmarks):
     """A row per setting: accuracy and its difference from "full" on every benchmark that has results, and how many
     slots take part."""
-    from .statistics import compare
+    from .stats import compare
 
     loaded = {benchmark: load_results(folder, benchmark, "ablation") for benchmark in benchmarks}
     loaded = {benchmark: results for benchmark, results in loaded.items() if results}
     head, columns = ["setting", "change"], []
     for benchmark, results in loaded.items():
-        head += [f"{benchmark}: accuracy", "from full", "p", f"slots of {variants.ABLATED[benchmark][1]}"]
+        head += [f"{benchmark}: accuracy", "from full", "p", f"slots of {find(f'{benchmark}/ablation').sizes[1]}"]
         scores = {name: {run["seed"]: run["test_accuracy"] for run in runs} for name, runs in results.items()}
         pairs = _comparable(scores, [(name, "full") for name in scores if name != "full" and "full" in scores])
         found = {each.a: each for each in compare(scores, pairs)}
         columns.append({name: _ablated(runs, found.get(name)) for name, runs in results.items()})
     rows = []
-    for name in (name for name in variants.ABLATIONS if any(name in column for column in columns)):
-        change = ", ".join(f"{key} = {value}" for key, value in variants.ABLATIONS[name].items()) or DASH
+    for name in (name for name in ABLATIONS if any(name in column for column in columns)):
+        change = ", ".join(f"{key} = {value}" for key, value in ABLATIONS[name].items()) or DASH
         rows.append([name, change, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
     origins = [f"{benchmark}: {_origin(results)}" for benchmark, results in loaded.items()]
     return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted.", *origins])
@@ -162,7 +160,7 @@ def ablation_table(folder, *benchmarks):
 def _asked(a, b):
     """Whether a pair is a question of this project: one has a memory, and the sizes are those of one comparison; or
     Binding and what controls for a part of it. Every pair more would raise the adjusted p values of all."""
-    if controls := {a, b} & variants.CONTROLS.keys():
+    if controls := {a, b} & CONTROLS.keys():
         return {a, b} - controls <= {"binding", "binding-parameters"} and len(controls) == 1
     kinds = {name.partition("-")[0] for name in (a, b)}
     return bool(kinds & {"engram", "binding"} and _sizes(a) & _sizes(b))
@@ -172,7 +170,7 @@ def _sizes(name):
     """The comparisons that a network is of: the paper's sizes, "", and those that are made to match Engram."""
     if name == "engram":
         return {"", "parameters", "time"}
-    return {name.partition("-")[2] if name in variants.MATCHED else ""}
+    return {name.partition("-")[2] if name in MATCHED else ""}
 
 
 def _comparable(scores, pairs):
@@ -188,9 +186,9 @@ def _ablated(runs, comparison):
     return [_spread(runs, "test_accuracy", ".2%"), *against, slots]
 
 
-def replay_table():
+def replay_table(*_):
     """The paper's tests on its eight numbers, what they can say at best, and how often such "samples" mislead."""
-    from .statistics import false_alarms, kruskal_limit, replay
+    from .stats import false_alarms, kruskal_limit, replay
 
     found, (H, p) = replay(), kruskal_limit()
     rows = [
@@ -224,17 +222,72 @@ def bench_table(folder, name, threads):
     return f"{_markdown(head, cells)}\n\nMedians of {header['repeats']} rounds; {where}, {product}; {versions}."
 
 
+def claims_table(folder, run):
+    """What `claims` says of the traces of a stored run."""
+    return claims.table(claims.measure(*stored_traces(folder, run)))
+
+
+def stored_traces(folder, run):
+    """Traces and their statistics of a stored run: RUN.npz and RUN.json in `folder`."""
+    path = Path(folder) / run
+    return read_arrays(f"{path}.npz")["traces"], read_json(f"{path}.json")["trace"]
+
+
+KINDS = {
+    "results": results_table,
+    "tests": tests_table,
+    "ablation": ablation_table,
+    "replay": replay_table,
+    "bench": bench_table,
+    "claims": claims_table,
+}
+
+
 def fill(page, folder):
     """Write every table between its marks in `page`, a Markdown file. Returns the names of the tables."""
     page, found = Path(page), []
 
     def fresh(match):
-        found.append(":".join(match.groups()))
-        return f"<!-- {found[-1]} -->\n{table(*match.groups(), folder)}\n<!-- /{found[-1]} -->"
+        found.append(match[1])
+        return f"<!-- {match[1]} -->\n{table(*match[1].split(':'), folder)}\n<!-- /{match[1]} -->"
 
-    text, of_claims = claims.fill(page.read_text(encoding="utf-8"), folder)
-    write_text(page, re.sub(MARKS + r".*?<!-- /\1:\2:\3 -->", fresh, text, flags=re.DOTALL))
-    return found + of_claims
+    text = page.read_text(encoding="utf-8")
+    write_text(page, re.sub(MARKS + r".*?<!-- /\1 -->", fresh, text, flags=re.DOTALL))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+def curves(history):
+    """Settings of `plots.learning_curves`: validation loss, its unit, and what the kind of task has beside it."""
+    beside = next(name for name in ("perplexity", "accuracy", "mae") if name in history)
+    return {"metrics": ("val_loss", f"val_{beside}"), "loss_unit": "squared error" if beside == "mae" else "nats"}
+
+
+def trace_figures(traces, retrieval, x):
+    """A trace on its way, and the retrieval weights of one image x (T, D), in colour where its rows can be."""
+    image = np.clip(x.reshape(len(x), -1, 3) if x.shape[-1] % 3 == 0 else x, 0, 1)
+    return {
+        "retrieval": plots.retrieval_over_time(retrieval, image=image),
+        "trace": plots.trace_evolution(traces, labels=range(len(traces))),
+    }
+
+
+def draw(out, results, monitor):
+    """Learning curves of `results` (title -> numbers of a run) and, with a monitor, the trace after training, its way
+    there, and one sequence's retrieval weights, as PNG files in `out`. Returns their paths."""
+    histories = {title: numbers["history"] for title, numbers in results.items() if numbers["history"]}
+    drawn = {}
+    if histories:  # none after an early Ctrl-C
+        drawn["learning_curves"] = plots.learning_curves(histories, **curves(next(iter(histories.values()))))
+    if monitor:
+        found = trace_figures(monitor.traces, monitor.retrieval[0], monitor.x[0])
+        drawn["trace"] = plots.trace_heatmap(monitor.trace, "Hebbian trace after training")
+        drawn |= {"trace_evolution": found["trace"], "retrieval": found["retrieval"]}
+    for name, figure in drawn.items():
+        plots.save(figure, out / f"{name}.png")
+    return [out / f"{name}.png" for name in drawn]
 
 
 def figures(folder):
@@ -242,25 +295,25 @@ def figures(folder):
 
     Learning curves of every benchmark and protocol, with bands from the lowest to the highest seed, and of tasks that
     ask for memory; of stored traces (the .npz beside an Engram result), retrieval weights, the trace over training, and
-    what `claims` says of them; what a binding memory recalls, as arcs.
+    what `claims` says of them, with its numbers as JSON; what a binding memory recalls, as arcs.
     """
     folder, drawn, written = Path(folder), {}, []
-    for benchmark in (*variants.SHAPES, "wikitext2", "wikitext103"):
-        for protocol in variants.PROTOCOLS[:2] if benchmark != "recall" else ():
-            results = load_results(folder, benchmark, protocol)
-            few = [model for model in (*variants.MODELS, "binding") if model in results]  # matched sizes: the table
-            histories = {TITLES[model]: [run["history"] for run in results[model]] for model in few}
-            if histories:
-                name = benchmark if protocol == "paper" else f"{benchmark}-{protocol}"
-                first = histories[TITLES[few[0]]][0]
-                drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **curves(first))
+    for each in FIXED.values():
+        results = load_results(folder, each.name, each.protocol) if each.protocol != "ablation" else {}
+        few = [model for model in (*MODELS, "binding") if model in results]  # matched sizes: the table
+        histories = {TITLES[model]: [run["history"] for run in results[model]] for model in few}
+        if histories:
+            name = each.name if each.protocol == "paper" else f"{each.name}-{each.protocol}"
+            settings = curves(histories[TITLES[few[0]]][0])
+            drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **settings)
     for path in sorted(folder.glob("*-engram-*.npz")):
-        stored = read_arrays(path)
-        traces, a, x = stored["traces"], stored["retrieval"][0], stored["probe"][0]
-        x = x.reshape(len(x), -1, 3) if x.shape[-1] % 3 == 0 else x
-        drawn[f"{path.stem}-retrieval"] = plots.retrieval_over_time(a, image=np.clip(x, 0, 1))
-        drawn[f"{path.stem}-trace"] = plots.trace_evolution(traces, labels=range(len(traces)))
-        written += claims.write(folder, path.stem)
+        stored, (traces, statistics) = read_arrays(path), stored_traces(folder, path.stem)
+        found = trace_figures(traces, stored["retrieval"][0], stored["probe"][0])
+        found |= {"structured": claims.structure(traces), "stable": claims.stability(traces)}
+        found["sparse"] = claims.sparsity(traces, statistics)
+        drawn |= {f"{path.stem}-{what}": figure for what, figure in found.items()}
+        numbers = claims.measure(traces, statistics)
+        written.append(write_json(folder / "figures" / f"{path.stem}-claims.json", numbers))
     for name, tasks in task_histories(folder).items():
         drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
@@ -274,25 +327,16 @@ def figures(folder):
 
 def task_histories(folder):
     """{family: {task: {network: histories}}} of the networks with several seeds: all sizes of a task in one."""
-    found, names = {}, {read_result(path)["benchmark"] for path in folder.glob("*-sound-*.json")}
-    for task in sorted(filter(None, map(known, names)), key=lambda task: ([*TASKS].index(task.kind), task.size)):
-        results = {model: runs for model, runs in load_results(folder, task.name, "sound").items() if len(runs) > 1}
+    found, names = {}, {read_result(path)["benchmark"] for path in Path(folder).glob("*-sound-*.json")}
+    for each in sorted(filter(None, map(task, names)), key=lambda each: ([*TASKS].index(each.task), each.size)):
+        results = {model: runs for model, runs in load_results(folder, each.name, "sound").items() if len(runs) > 1}
         histories = {TITLES.get(model, model): [run["history"] for run in runs] for model, runs in results.items()}
-        title = f"{task.size} pairs" if task.kind == "recall" else task.name
-        found.setdefault(task.family, {}).update({title: histories} if histories else {})
+        title = f"{each.size} pairs" if each.task == "recall" else each.name
+        found.setdefault(each.family, {}).update({title: histories} if histories else {})
     return {family: tasks for family, tasks in found.items() if tasks}
 
 
 # ------------------------------------------------------------------------------------------------------------- cells
-
-
-def _score(benchmark):
-    """What a benchmark is judged by."""
-    if benchmark.startswith("wikitext"):
-        return "test_perplexity"
-    if task := known(benchmark):
-        return task.columns[0][1]
-    return "test_loss" if benchmark == "regression" else "test_accuracy"
 
 
 def _values(runs, key):
@@ -307,7 +351,7 @@ def _spread(runs, key, form):
 
 
 def _interval(values, form):
-    from .statistics import interval
+    from .stats import interval
 
     found = interval(values)
     return DASH if found is None else " to ".join(format(end, form) for end in found)

@@ -9,26 +9,9 @@ mean square. The paper (arXiv 2507.21474) shows its traces without either. Funct
 0 to K - 1, untrained first, as `HebbianTraceMonitor` keeps them. Letters: K traces, N memory slots, H hidden units.
 """
 
-import json
-import re
-from pathlib import Path
-
 import numpy as np
 
-from .checkpoint import read_arrays
-from .look.plots import (
-    COLORS,
-    _axes,
-    _line,
-    _logarithmic,
-    _matplotlib,
-    _percent,
-    _signed,
-    _traces,
-    _whole_numbers,
-    save,
-)
-from .protocols import write_json
+from .plots import COLORS, _axes, _line, _logarithmic, _matplotlib, _percent, _signed, _traces, _whole_numbers
 
 NAMES = ("trained", "untrained", "random")
 SMALL = 0.01  # what the paper counts as small
@@ -179,35 +162,6 @@ def stability(traces, seed=0):
     lines.legend(frameon=False, handlelength=3, loc="lower left", bbox_to_anchor=(0, 0.12))
     _whole_numbers(image.xaxis, image.yaxis, lines.xaxis)
     return image.figure
-
-
-def stored(folder, run):
-    """Traces and their statistics of a stored run: RUN.npz and RUN.json in `folder`."""
-    path = Path(folder) / run
-    traces = read_arrays(path.with_name(f"{run}.npz"))["traces"]
-    return traces, json.loads(path.with_name(f"{run}.json").read_text(encoding="utf-8"))["trace"]
-
-
-def write(folder, run):
-    """Draw the figure of each claim into `folder`/figures, PNG and SVG, with all numbers as JSON; returns the paths."""
-    traces, statistics = stored(folder, run)
-    drawn = {"structured": structure(traces), "sparse": sparsity(traces, statistics), "stable": stability(traces)}
-    place, paths = Path(folder) / "figures", []
-    for claim, figure in drawn.items():
-        paths += [place / f"{run}-{claim}{suffix}" for suffix in (".png", ".svg")]
-        for path in paths[-2:]:
-            save(figure, path)
-    return [*paths, write_json(place / f"{run}-claims.json", measure(traces, statistics))]
-
-
-def fill(text, folder):
-    """`text` with the tables of stored runs between their marks <!-- claims:RUN --> and <!-- /claims:RUN -->, and the
-    names of these tables."""
-    names = re.findall(r"<!-- (claims:[\w-]+) -->", text)
-    for name in names:
-        found = table(measure(*stored(folder, name.removeprefix("claims:"))))
-        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{found}\n\2", text, flags=re.DOTALL)
-    return text, names
 
 
 def _digits(value):

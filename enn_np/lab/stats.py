@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from . import checks
+from .. import checks
 
 # Of each model's one run: last validation and test accuracy, last validation and test loss (MNIST, arXiv 2507.21474).
 PUBLISHED = {

@@ -1,0 +1,312 @@
+"""The commands: `python -m enn_np demo | run | list | tables | report | gradcheck | data`."""
+
+import argparse
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__, checks, gradcheck
+from ..backend import device_module
+from ..binding import Binding
+from ..cells import GRU, LSTM, RNN
+from ..checkpoint import spelled_out
+from ..data.fetch import SOURCES, data_folder, fetch, status, verify
+from ..engram import Engram
+from ..learned import LearnedEngram
+from ..window import Window
+from . import demo, table
+from .results import mute, tell
+from .runner import RESULTS, run_all, run_one
+
+PAGES = ("README.md", "data/results/README.md")
+MOVED = {
+    "bench": "in a clone it is `python -m tests.bench`",
+    "train": "one run is `python -m enn_np run mnist/paper --models engram --seed 0 --out DIR`",
+    "benchmark": "all runs of one are `python -m enn_np run mnist/sound`",
+    "recall": "it is `python -m enn_np run recall8`",
+    "memory": "it is `python -m enn_np run fewshot5 split5`",
+}
+
+
+def main(arguments=None):
+    """Run one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough: `| head`
+        mute()
+        return 141  # as a shell reports it
+
+
+def _run(arguments):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] and arguments[0] in MOVED:
+            raise ValueError(f"{arguments[0]} is no command any more; {MOVED[arguments[0]]}")
+        settings = _settings(arguments)
+        device_module(getattr(settings, "device", "cpu"))  # before any work
+        return settings.command(settings) or 0
+    except (BrokenPipeError, RecursionError):
+        raise
+    except MemoryError as error:
+        print(f"enn_np: not enough memory; ask for less, such as a smaller --limit. {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        print(f"enn_np: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nenn_np: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _settings(arguments):
+    """What was asked for; in folders, ~ is the user's home, which a shell leaves as it is in --out=~/x."""
+    settings = _parser().parse_args(arguments)
+    for name, value in vars(settings).items():
+        if name in ("out", "results", "folder", "run") and value is not None:
+            setattr(settings, name, spelled_out(value))
+    return settings
+
+
+def _parser():
+    about = "The Engram Neural Network in plain NumPy: a recurrent network with a Hebbian memory, its baselines, and "
+    start = "Start with `python -m enn_np demo`: four networks on real digits, in a minute or two, without a download."
+    parser = argparse.ArgumentParser("python -m enn_np", description=f"{about}gradients written by hand.", epilog=start)
+    parser.add_argument("-V", "--version", action="version", version=f"enn_np {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name, purpose, function):
+        """add(option, help, **settings) of a command, which tells its purpose here and in its own help."""
+        made = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+        made.set_defaults(command=function)
+        return lambda *names, **settings: made.add_argument(*names, **settings)
+
+    device = {"default": "cpu", "choices": ("cpu", "cuda"), "help": "where to compute; cuda needs CuPy (%(default)s)"}
+    results = {"default": RESULTS, "metavar": "DIR", "help": "folder of result files (%(default)s)"}
+
+    add = command("demo", "train all four networks on the bundled digits, and draw what they learned", _demo)
+    add("--out", default="runs/demo", metavar="DIR", help="folder for summary.json and figures (%(default)s)")
+    add("--epochs", type=int, default=demo.EPOCHS, help="epochs at most (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
+    add("--device", **device)
+
+    add = command("run", "train all that has no stored result yet, or one run in a folder", _experiments)
+    add("experiment", nargs="+", help="such as mnist/sound, wikitext2/sound or recall8, see `python -m enn_np list`")
+    add("--models", nargs="+", metavar="NAME", help="networks (all that the experiment has)")
+    add("--seeds", type=int, help="how many, 0 first, or 0 to choose learning rates only (the experiment's own)")
+    add("--rates", type=float, nargs="+", help="learning rate, or several to choose from (the experiment's own)")
+    add("--jobs", type=int, default=1, help="processes at a time, one BLAS thread each (%(default)s)")
+    add("--results", **results)
+    add("--seed", type=int, help="with --out: seed of everything random (0)")
+    add("--out", metavar="DIR", help="one run, its model, traces and figures in this folder, and no stored result")
+    add("--resume", action="store_true", help="with --out: continue the run in that folder, killed or interrupted")
+    add("--epochs", type=int, help="epochs at most, for a trial (the experiment's own)")
+    add("--limit", type=int, help="train on the first so many sequences or words only, for a trial")
+    add("--steps", type=int, help="batches at most of a task with fresh sequences (2500)")
+    add("--batch-size", type=int, help="sequences of a batch (the experiment's own)")
+    add("--train-file", metavar="NAME", help="text to train on (wiki.train.tokens)")
+    add("--device", **device)
+
+    add = command(
+        "list", "show every experiment: networks, seeds, learning rates, and how many results are stored", _list
+    )
+    add("--results", **results)
+
+    add = command("tables", "write the pages' result tables, and the figures, from the stored results", _tables)
+    add("--page", nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})")
+    add("--results", **results)
+
+    add = command("report", "write one HTML page about a run, to open from disk", _report)
+    add("run", metavar="DIR", help="folder that `run --out` or `demo` wrote, or a result's JSON file")
+    add("--out", metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
+
+    add = command("gradcheck", "compare every hand-written gradient with finite differences", _gradcheck)
+    add("--all", action="store_true", help="a line for every gradient, not for every cell")
+    add("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
+    add("--device", **device)
+
+    add = command("data", "list, download and verify data sets", _data)
+    what = "show which files are there, download those of one data set, or compare checksums"
+    add("action", choices=("list", "fetch", "verify"), help=what)
+    one = f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)"
+    add("name", type=_spelled, nargs="?", help=one)
+    add("--folder", metavar="DIR", help="where they are (the ENN_DATA variable, else data/, else a user cache)")
+    return parser
+
+
+def _demo(settings):
+    summary = demo.demo(settings.out, settings.epochs, settings.seed, say=tell, device=settings.device)
+    return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
+
+
+def _experiments(settings):
+    asked = {name: getattr(settings, name) for name in ("epochs", "limit", "steps", "batch_size", "train_file")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if settings.out is not None:
+        return _one_run(settings, asked)
+    if settings.resume or settings.seed is not None:
+        raise ValueError("resume, seed: they are of one run in a folder; name it by --out, or use --seeds")
+    what = settings.models, settings.seeds, settings.rates, settings.results, settings.jobs, settings.device
+    found = run_all(settings.experiment, *what, **asked)
+    for run in filter(None, found):
+        start = f"{run['benchmark']:<11} {run['model']:<20} seed {run['seed']}"
+        if run["stopped"] == "diverged":
+            tell(f"{start}  diverged at learning rate {run['training']['learning_rate']:g}")
+            continue
+        each = table.find(f"{run['benchmark']}/{run['protocol']}")
+        columns = each.columns if each.source == "fresh" else ((each.score.replace("_", " "), each.score, ".4f"),)
+        scores = "  ".join(f"{title} {run[key]:{form}}" for title, key, form in columns)
+        tell(f"{start}  {scores}  {run['parameters']:,} parameters  {run['seconds']:,.0f} s")
+    return 1 if None in found else 0
+
+
+def _one_run(settings, asked):
+    one = len(settings.experiment) == len(settings.models or ()) == len(settings.rates or (0,)) == 1
+    if not one or settings.seeds is not None:
+        raise ValueError("out: a folder holds one run; name one experiment, network and rate, and its --seed")
+    (key,), (model,), out = settings.experiment, settings.models, settings.out
+    rate = settings.rates[0] if settings.rates else None
+    if settings.resume and not any((out / name).exists() for name in ("checkpoint.npz", "summary.json")):
+        print(f"{out}: nothing to resume there yet; starting from the beginning")
+    summary = run_one(key, model, settings.seed or 0, out, rate, settings.resume, settings.device, **asked)
+    paper = table.PAPER.get(summary["benchmark"], {}).get(model, {})
+    print(f"{'':<16}{'this run':>12}{'paper':>12}")
+    for key in ("test_accuracy", "test_loss", "test_perplexity", "parameters", "seconds"):
+        if key in summary:
+            published = "-" if paper.get(key) is None else f"{paper[key]:,.6g}"
+            print(f"{key:<16}{summary[key]:>12,.6g}{published:>12}")
+    print(f"wrote {out}" + ("; continue it by --resume" if summary["stopped"] == "interrupted" else ""))
+    return 130 if summary["stopped"] == "interrupted" else 0
+
+
+def _list(settings):
+    """A row per experiment; of the tasks with fresh sequences, each with a size that is published."""
+    sizes = {"recall": 8, "fewshot": 5, "split": 5, "permuted": 5, "copy": 100, "adding": 100, "pixels": 14}
+    rows = [*table.FIXED.values(), *(table.task(f"{kind}{sizes[kind]}") for kind in table.TASKS)]
+    print(f"{'experiment':<19}{'stored':>6}{'seeds':>7}  {'learning rates':<26}networks")
+    for each in rows:
+        stored = len(list(Path(settings.results).glob(f"{each.name}-{each.protocol}-*.json")))
+        rates, models = " ".join(f"{rate:g}" for rate in each.rates), " ".join(each.models)
+        print(f"{each.key:<19}{stored:>6}{each.seeds:>7}  {rates:<26}{models}")
+
+
+def _report(settings):
+    from ..look.report import write_report
+
+    print(f"wrote {write_report(settings.run, settings.out)}")
+
+
+def _tables(settings):
+    from .pages import figures, fill
+
+    for page in settings.page:
+        try:
+            Path(page).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
+    for page in settings.page:
+        for name in fill(page, settings.results):
+            print(f"{page}: wrote table {name}")
+    for path in figures(settings.results):
+        print(f"wrote {path}")
+
+
+# ----------------------------------------------------------------------------------------------------------- gradcheck
+
+ENGRAM_SWITCHES = (
+    {},
+    {"trace_clip": None},
+    {"trace_clip": 0.05, "hebbian_rate": 0.5},
+    {"layer_norm": False},
+    {"hebbian_rate": 0.0},
+    {"retrieval": "top_k", "top_k": 3},
+    {"retrieval": "sparsemax", "temperature": 0.5},
+    {"l1": 0.1, "entropy": 0.2},
+)
+BINDING_SWITCHES = (
+    {"recurrent_cue": True},
+    {"write_at": "own", "decay": 0.1},
+    {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
+    {"plasticity": "fixed", "bank_read": False},
+    {"decay": 0.5, "slowest": 0.01, "learned_temperature": True},
+    {"recurrent_cue": True, "gated": False},
+    {"trace": "batch"},
+)
+
+
+def gradient_table(seeds, device="cpu"):
+    """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all cells."""
+    small = {"hidden": 4, "slots": 5, "trace_scale": 2.0}  # a trace that weighs as much as the bank
+    cells = [(kind(4), {}) for kind in (RNN, GRU, LSTM)]
+    for trace in ("batch", "sample"):
+        cells += [(Engram(**small, trace=trace, **more), {"trace": trace, **more}) for more in ENGRAM_SWITCHES]
+    cells += [(Binding(4, 5, temperature=0.3, **more), more) for more in BINDING_SWITCHES]
+    cells += [(LearnedEngram(4, 5), {}), (Window(4, 5, 3), {})]
+    for cell, switches in cells:
+        for masked in (False, True):
+            runs = [gradcheck.check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
+            words = [f"{name}={value}" for name, value in switches.items()] + ["masked"] * masked
+            for name in runs[0]:
+                error = np.max([run[name] for run in runs])  # NaN if one is
+                yield type(cell).__name__, ", ".join(words) or "-", name, error
+
+
+def _gradcheck(settings):
+    tolerance, errors = gradcheck.TOLERANCE, []
+    row = "{:<15}{:<60}{:<13}".format
+    checks.count("seeds", settings.seeds)
+    head = row("cell", "switches", "parameter") if settings.all else f"{'cell':<15}{'gradients':>10}  "
+    print(f"{head}largest relative error")
+    for cell, rows in groupby(gradient_table(settings.seeds, settings.device), key=lambda row: row[0]):
+        before = len(errors)
+        for *what, error in rows:
+            errors.append(error)
+            good = error <= tolerance  # not of NaN
+            if settings.all or not good:
+                print(f"{row(*what)}{error:>22.1e}{'' if good else '  FAILED'}")
+        if not settings.all:
+            print(f"{cell:<15}{len(errors) - before:>10}  {np.max(errors[before:]):>22.1e}", flush=True)
+    failed = sum(not error <= tolerance for error in errors)
+    verdict = f"{failed} of {len(errors)} gradients FAILED" if failed else f"all {len(errors)} gradients agree"
+    print(f"\n{verdict}: hand-written against central differences in float64, tolerance {tolerance:.0e}")
+    return 1 if failed else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+def _spelled(text):
+    """The name of a data set that others spell another way: wikitext2, WikiText-2, CIFAR-10."""
+    plain = {name.replace("-", ""): name for name in SOURCES}
+    return plain.get(text.lower().replace("-", ""), text)
+
+
+def _data(settings):
+    name, folder, action = settings.name, settings.folder, settings.action
+    if name is not None:
+        checks.choice("name", name, tuple(SOURCES))
+    if action == "fetch":
+        if name is None:
+            raise ValueError(f"name: data fetch expects one of {', '.join(SOURCES)}")
+        print(fetch(name, folder))
+        return 0
+    if action == "list":
+        rows = [row for row in status(folder) if name in (None, row.dataset)]
+    else:  # unless it was named, what nobody fetched is left out
+        names = SOURCES if name is None else (name,)
+        rows = [row for each in names for row in verify(each, folder) if name or row.path]
+    where, row = folder or data_folder(), "{:<14}{:<26}{:>14}  {}".format
+    if not rows:
+        print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")
+        return 0
+    print(f"in {where}\n\n{row('data set', 'file', 'bytes on disk', 'state')}")
+    states = {True: "verified", False: "DAMAGED", None: "here, no published checksum"}
+    for each in rows:
+        here = f"here, {each.path.name}" if each.path and action == "list" else states[each.verified]
+        size = f"{each.size:,}" if each.path else "-"
+        print(row(each.dataset, each.file, size, here if each.path else "missing"))
+    return 1 if action == "verify" and any(not each.path or each.verified is False for each in rows) else 0

@@ -1,0 +1,220 @@
+"""What experiments learn from: data sets split and scaled, and tasks that draw fresh sequences at every step.
+
+The digits are MNIST's; the seed decides which of its training images are held out to validate on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data import images as datasets
+from ..data import tasks
+from .table import WAYS
+
+GENERATED = {"regression": (14_000, 2_000, 4_000), "recall": (20_000, 2_000, 4_000)}  # train, validation, test
+MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
+CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sequences (n, T, D) float32 with labels (n,), to train on, to validate on, and to test on."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def held_out(images, n, seed):
+    """Rows of the training images to train on, and `n` others to validate on."""
+    return datasets.split(len(images.x_train), (len(images.x_train) - n, n), seed)
+
+
+def mnist_split(images, validation, seed):
+    """Digits as 28 steps of 28 pixels, scaled per pixel to 0..1 on the training part; `validation` images held out."""
+    train, held = held_out(images, validation, seed)
+    x, x_test = datasets.image_rows(images.x_train), datasets.image_rows(images.x_test)
+    scale = datasets.MinMax.fit(x[train]).transform
+    return Split(
+        scale(x[train]), images.y_train[train], scale(x[held]), images.y_train[held], scale(x_test), images.y_test
+    )
+
+
+def cifar10_split(images, protocol, seed):
+    """Photographs as 32 steps of 32 x 3 numbers.
+
+    paper: values / 255, and the test set serves as validation set, as published. sound: 5,000 training images held
+    out for validation, and each channel standardised on the rest.
+    """
+    if protocol == "paper":
+        scale = datasets.Scaling(np.float32(0), np.float32(1))  # to float32 in 0..1, no more
+        x, x_test = (datasets.image_rows(scale.transform(part)) for part in (images.x_train, images.x_test))
+        return Split(x, images.y_train, x_test, images.y_test, x_test, images.y_test)
+    train, held = held_out(images, CIFAR10_HELD_OUT, seed)
+    scale = datasets.Standardize.fit(images.x_train[train], per="channel")
+    parts = images.x_train[train], images.x_train[held], images.x_test
+    x, x_val, x_test = (datasets.image_rows(scale.transform(part)) for part in parts)
+    return Split(x, images.y_train[train], x_val, images.y_train[held], x_test, images.y_test)
+
+
+def load_split(experiment, seed, limit=None):
+    """The sequences of an experiment, `limit` of them to train on; downloads the data set if it is not there."""
+    name = experiment.name
+    if name == "cifar10":
+        data = cifar10_split(datasets.load_cifar10(), experiment.protocol, seed)
+    elif name == "mnist":
+        data = mnist_split(datasets.load_mnist(), MNIST_HELD_OUT, seed)
+    else:
+        draw = {"regression": tasks.one_feature, "recall": tasks.associative_recall}[name]
+        rng = np.random.default_rng([seed, 5])  # `seed` alone is where a model's first weights come from
+        data = Split(*(part for n in GENERATED[name] for part in draw(rng, n)))
+    return Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
+
+
+# ------------------------------------------------------------------------- fresh sequences, one function for every task
+
+
+def source(experiment, seed):
+    """draw(rng, n, part, phase) -> x (n, T, D), y of a task, with part "train", "validation" or "test"."""
+    return DRAWS[experiment.task](experiment, seed)
+
+
+def digits(seed, side=28):
+    """{part: (images, labels)}, for "train", "validation" and "test".
+
+    Images are (n, side, side) float32, means of blocks of pixels from 0 to 1; side divides 28.
+    """
+    data = datasets.load_mnist()
+    train, validation = held_out(data, MNIST_HELD_OUT, seed)
+
+    def small(images):
+        blocks = images.reshape(len(images), side, 28 // side, side, 28 // side)
+        return blocks.mean((2, 4), dtype=np.float32) / 255
+
+    return {
+        "train": (small(data.x_train[train]), data.y_train[train]),
+        "validation": (small(data.x_train[validation]), data.y_train[validation]),
+        "test": (small(data.x_test), data.y_test),
+    }
+
+
+def drawn(rng, n, part, images, labels, rows=None):
+    """n images drawn at random with their labels, or all to be tested on, of those at `rows`."""
+    rows = np.arange(len(images)) if rows is None else rows
+    rows = rows if part == "test" else rng.choice(rows, n)
+    return images[rows], labels[rows]
+
+
+def recall(experiment, seed):
+    """`tasks.associative_recall` of `size` pairs."""
+    values = experiment.outputs
+    keys = experiment.inputs - values - 1
+    return lambda rng, n, part, phase: tasks.associative_recall(rng, n, experiment.size, keys, values)
+
+
+def few_shot(experiment, seed):
+    """Few-shot classification, `size` examples of each of 5 digits, 5 questions, images of 14 x 14.
+
+    A label is a step of its own, after its image: `Binding` writes what it sees at the address of the step before.
+    Images are less the mean of those trained on, which else makes them all alike, and as long, on average, as a label.
+    The seed decides which five digits are trained and validated on; the other five, of MNIST's test images, are the
+    test. With five digits to learn from, every episode of training has all of them under new labels: what a network
+    cannot know before an episode is which label means which digit. Test images of the five digits trained on ("seen")
+    show whether it binds labels to digits that it knows; the five others, whether what it learned to look at serves
+    digits that it does not know, which five digits can hardly teach.
+    """
+    images = pools(experiment, seed)
+    mean = images["train"][0].mean(0)
+    length = np.sqrt(((images["train"][0] - mean) ** 2).sum(1).mean())
+    images = {part: ((x - mean) / length, labels) for part, (x, labels) in images.items()}
+    asked = experiment.answers
+    return lambda rng, n, part, phase: tasks.few_shot(rng, n, *images[part], WAYS, experiment.size, asked)
+
+
+def pools(experiment, seed):
+    """{part: (images (m, D), labels (m,))} of a few-shot task, sorted by label, "seen" among the parts."""
+    side, which = round((experiment.inputs - WAYS) ** 0.5), np.random.default_rng([seed, 4]).permutation(10)
+    data, found = digits(seed, side), {}
+    for name, (images, labels) in (data | {"seen": data["test"]}).items():
+        rows = np.flatnonzero(np.isin(labels, which[WAYS:] if name == "test" else which[:WAYS]))
+        rows = rows[np.argsort(labels[rows], kind="stable")]
+        found[name] = images[rows].reshape(len(rows), -1), labels[rows]
+    return found
+
+
+def nearest(experiment, x):
+    """The label of the nearest example in pixels, (n, answers), of few-shot episodes x: it needs no learning at all."""
+    S, D = WAYS * experiment.size, experiment.inputs - WAYS
+    told, asked, labels = x[:, 0 : 2 * S : 2, :D], x[:, 2 * S :, :D], x[:, 1 : 2 * S : 2, D:].argmax(-1)
+    far = (told**2).sum(-1)[:, None] - 2 * asked @ told.swapaxes(1, 2)  # (n, answers, S), but for |asked|^2
+    return np.take_along_axis(labels, far.argmin(-1), axis=1)
+
+
+def split(experiment, seed):
+    """`size` tasks of two digits, 0 and 1 first, one after the other with equal numbers of steps, and one head of 10
+    classes (Zenke, Poole and Ganguli, arXiv 1703.04200).
+
+    Nothing tells which task an image is from, and nothing of an earlier task is seen again. The optimizer goes on as
+    it is. After each task all test images of every task so far are tested (`forgetting`). Of several learning rates
+    the one is used that ends with the lowest mean validation loss over all tasks.
+    """
+    data = digits(seed)
+
+    def draw(rng, n, part, phase):
+        images, labels = data[part]
+        return drawn(rng, n, part, images, labels, np.flatnonzero(labels // 2 == phase))
+
+    return draw
+
+
+def permuted(experiment, seed):
+    """As `split`, all digits in every task, each with another order of pixels (Goodfellow et al., arXiv 1312.6211)."""
+    data, rng = digits(seed), np.random.default_rng([seed, 4])
+    orders = [tasks.pixel_permutation(rng) for _ in range(experiment.size)]
+
+    def draw(rng, n, part, phase):
+        images, labels = drawn(rng, n, part, *data[part])
+        return tasks.pixel_mnist(images, orders[phase]).reshape(images.shape), labels
+
+    return draw
+
+
+def copy(experiment, seed):
+    """`tasks.copy_task` with a delay of `size` steps."""
+
+    def draw(rng, n, part, phase):
+        x, y = tasks.copy_task(rng, n, experiment.size, experiment.answers, experiment.outputs)
+        return np.eye(experiment.inputs, dtype=np.float32)[x], y[:, -experiment.answers :]
+
+    return draw
+
+
+def adding(experiment, seed):
+    """`tasks.adding_task` of `size` steps."""
+    return lambda rng, n, part, phase: tasks.adding_task(rng, n, experiment.size)
+
+
+def pixels(experiment, seed):
+    """`tasks.pixel_mnist`, images of `size` x `size` in one random order of their pixels, which the seed decides."""
+    data = digits(seed, experiment.size)
+    order = tasks.pixel_permutation(np.random.default_rng([seed, 4]), experiment.size**2)
+
+    def draw(rng, n, part, phase):
+        images, labels = drawn(rng, n, part, *data[part])
+        return tasks.pixel_mnist(images, order), labels
+
+    return draw
+
+
+DRAWS = {
+    "recall": recall,
+    "fewshot": few_shot,
+    "split": split,
+    "permuted": permuted,
+    "copy": copy,
+    "adding": adding,
+    "pixels": pixels,
+}

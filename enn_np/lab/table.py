@@ -1,0 +1,399 @@
+"""Every experiment as plain data: what it learns from, which networks, of what size, how long, which learning rates.
+
+"paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace noise at test time
+too, and a trace that test samples share with their batch. "sound": one trace per sample and deterministic prediction,
+so that a sample's prediction is its own, and a learning rate chosen on validation. "ablation": as sound, shorter, one
+change of the Engram cell in each network.
+
+A name says what a stored result is of, so this is the only place where sizes and settings stand.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import checks
+from ..binding import Binding
+from ..cells import GRU, LSTM, RNN
+from ..engram import Engram
+from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
+from ..learned import LearnedEngram
+from ..models import Classifier, Regressor, StepClassifier
+from ..window import Window
+
+# Reported in arXiv 2507.21474 and its notebooks: one run per model.
+PAPER = {
+    "mnist": {
+        "engram": {"parameters": 210_826, "test_loss": 0.1287, "test_accuracy": 0.9682, "seconds": 557},
+        "rnn": {"parameters": 33_098, "test_loss": 0.0679, "test_accuracy": 0.9806, "seconds": 95},
+        "gru": {"parameters": 98_570, "test_loss": 0.0368, "test_accuracy": 0.9898, "seconds": 282},
+        "lstm": {"parameters": 130_442, "test_loss": 0.0385, "test_accuracy": 0.9890, "seconds": 288},
+    },
+    # Validated, stopped and restored on the test set; no baselines were published.
+    "cifar10": {"engram": {"parameters": 227_722, "test_loss": None, "test_accuracy": 0.468, "seconds": 1_737}},
+    "wikitext103": {  # its own cut of the text
+        "engram": {"test_loss": 7.0656, "test_accuracy": 0.0942, "test_perplexity": 1180.8, "seconds": 3_887},
+        "rnn": {"test_loss": 6.9440, "test_accuracy": 0.1053, "test_perplexity": 1047.0, "seconds": 3_675},
+        "gru": {"test_loss": 6.9520, "test_accuracy": 0.1033, "test_perplexity": 1055.2, "seconds": 10_886},
+        "lstm": {"test_loss": 6.8233, "test_accuracy": 0.1155, "test_perplexity": 929.5, "seconds": 10_892},
+    },
+}
+
+# ------------------------------------------------------------------------------------------------------------ networks
+
+MODELS = ("engram", "rnn", "gru", "lstm")  # the paper's
+# Cells by name, of one width: the paper's as published, with a trace per sample, and with that trace's numbers learned;
+# attention in the trace's place; the binding cell as it comes, then with one switch turned.
+CELLS = {
+    "rnn": (RNN, {}),
+    "gru": (GRU, {}),
+    "lstm": (LSTM, {}),
+    "engram": (Engram, {}),
+    "engram-sample": (Engram, {"trace": "sample"}),
+    "engram-learned": (LearnedEngram, {"trace": "sample"}),
+    "window": (Window, {"window": 64}),
+    "binding": (Binding, {}),
+    "binding-temperature": (Binding, {"learned_temperature": True}),
+    "binding-own": (Binding, {"write_at": "own"}),
+    "binding-recurrent": (Binding, {"recurrent_cue": True}),
+    "binding-fixed": (Binding, {"plasticity": "fixed"}),
+    "binding-learned": (Binding, {"plasticity": "learned"}),
+    "binding-scales": (Binding, {"decay": 0.2, "slowest": 0.002, "learned_decay": True}),
+    "binding-decay": (Binding, {"decay": 0.05, "learned_decay": True}),
+    "binding-ungated": (Binding, {"gated": False}),
+    "binding-batch": (Binding, {"trace": "batch"}),
+    "binding-no-bank": (Binding, {"bank_read": False}),
+    "binding-no-trace": (Binding, {"plasticity": "fixed", "rate": 0.0}),  # writes nothing
+}
+# The paper's baselines have two layers, 128 and 64 wide. Beside them, in the sound protocol, two layers H and H / 2, or
+# two Binding(H, 64) whose cue sees the state, chosen among nine settings by MNIST's validation loss of seed 0.
+# "parameters" has as many as Engram(128, 64), "time" takes as long for a training step as it does with a trace per
+# sample (137 and 173 ms of one core for a batch of 128, AMD EPYC, NumPy 2.4.6; elsewhere it may balance otherwise).
+WIDTHS = {
+    "mnist": {
+        "parameters": {"rnn": 338, "gru": 192, "lstm": 164, "binding": 75},
+        "time": {"rnn": 560, "gru": 286, "lstm": 248},
+    },
+    "cifar10": {
+        "parameters": {"rnn": 326, "gru": 178, "lstm": 152, "binding": 75},
+        "time": {"rnn": 570, "gru": 288, "lstm": 246},
+    },
+}
+MATCHED = tuple(f"{kind}-{what}" for what, widths in WIDTHS["mnist"].items() for kind in widths)
+# Networks of equal size with one thing changed, to tell what Binding's lead is due to: the rivals with its dropout,
+# and Binding that writes nothing.
+CONTROLS = {
+    name: f"{name.partition('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")
+}
+# One change each from "full": the published sizes and switches, but a trace of each sample's own.
+# tau_s = temperature / (1 + 10 sparsity) is 0.75 in "full".
+ABLATIONS = {
+    "full": {},
+    "no-trace": {"trace_scale": 0.0},
+    "trace-frozen": {"hebbian_rate": 0.0},
+    "stop-gradient": {"trace_gradient": False},
+    "batch-trace": {"trace": "batch"},
+    "no-bank": {"bank": False},
+    "no-bank-no-trace": {"bank": False, "trace_scale": 0.0},
+    "temperature-5": {"temperature": 5.0},
+    "temperature-0.5": {"temperature": 0.5},
+    "temperature-0.15": {"temperature": 0.15},
+    "temperature-0.05": {"temperature": 0.05},
+    "sparsity-0": {"sparsity": 0.0},
+    "sparsity-0.3": {"sparsity": 0.3},
+    "sparsity-1": {"sparsity": 1.0},
+    "l1-0.1": {"l1": 0.1},
+    "entropy-0.1": {"entropy": 0.1},
+    "top-1": {"retrieval": "top_k", "top_k": 1},
+    "top-8": {"retrieval": "top_k", "top_k": 8},
+    "sparsemax": {"retrieval": "sparsemax"},
+    "sparsemax-0.15": {"retrieval": "sparsemax", "temperature": 0.15},
+    "no-noise": {"trace_noise": 0.0},
+    "noise-0.1": {"trace_noise": 0.1},
+    "no-clip": {"trace_clip": None},
+    "clip-0.01": {"trace_clip": 0.01},
+    "attention": {"pooling": "attention"},
+    "no-layer-norm": {"layer_norm": False},
+    "lstm": {"cell": "LSTM"},  # how hard the task is
+    "binding": {"cell": "Binding"},  # what another memory of the same sizes does
+}
+TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
+TITLES |= {f"{kind}-parameters": f"{TITLES[kind]} of Engram's size" for kind in WIDTHS["mnist"]["parameters"]}
+TITLES |= {f"{kind}-time": f"{TITLES[kind]} of Engram's time" for kind in WIDTHS["mnist"]["time"]}
+TITLES |= {
+    "binding-no-trace": "Binding without trace",
+    "gru-dropout": "GRU with dropout",
+    "lstm-dropout": "LSTM with dropout",
+    "engram-sample": "Engram, own trace",
+    "engram-learned": "Engram, eta and sigma learned",
+    "window": "Window",
+}
+
+# --------------------------------------------------------------------------------------------------------- experiments
+
+PARAMETERS = 70_000  # of every network of an experiment with fresh samples
+TOLERANCE = 0.05  # of their number
+SLOTS, SIDE, WAYS = 64, 14, 5  # of a memory; of an image of few-shot tasks, and its classes
+CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment, stored as NAME-PROTOCOL-MODEL-SEED.json.
+
+    source: "arrays", "stream" or "windows" (of a text), or "fresh": new sequences at every step.
+    training: how a network is trained, as a result has it. rates: learning rates, one or several to choose from with
+    seed 0. trial: how much shorter such a choice trains, None for full runs. seeds: how many, 0 first. score: what
+    networks are judged by. sizes: hidden and slots of Engram.
+    Of fresh samples: task and its size (the pairs of recall8), slots of a memory, answers: how many steps at the end
+    have a label each (None for one label a sequence), phases: parts of the training that follow one another, columns:
+    of its table, (title, field of a result, format) each, family: whose curves share a figure.
+    """
+
+    name: str
+    protocol: str
+    source: str
+    models: tuple
+    training: dict
+    inputs: int = 1
+    outputs: int = 1
+    rates: tuple = (1e-3,)
+    trial: dict | None = None
+    seeds: int = 5
+    score: str = "test_accuracy"
+    sizes: tuple = (128, 64)
+    task: str | None = None
+    size: int = 0
+    slots: int = 0
+    answers: int | None = None
+    phases: int = 1
+    columns: tuple = (("test accuracy", "test_accuracy", ".1%"),)
+    family: str | None = None
+
+    @property
+    def key(self):
+        return f"{self.name}/{self.protocol}"
+
+    @property
+    def known(self):
+        """Every network that can be asked for; `models` are trained if none is."""
+        return tuple(CELLS) if self.source == "fresh" else self.models
+
+
+def _arrays(name, inputs, outputs, epochs, trial, **more):
+    """A benchmark of stored or generated sequences, by the protocols "paper" and "sound"."""
+    training = {"epochs": epochs, "batch_size": 128, "learning_rate": 1e-3, "limit": None}
+    what = {"name": name, "source": "arrays", "training": training, "inputs": inputs, "outputs": outputs, **more}
+    rivals = (*MATCHED, *CONTROLS) if name in WIDTHS else ()
+    sound = {"models": (*MODELS, "binding", *rivals), "rates": (3e-4, 1e-3, 3e-3), "trial": {"epochs": trial}}
+    return Experiment(protocol="paper", models=MODELS, **what), Experiment(protocol="sound", **sound, **what)
+
+
+def _ablation(name, inputs, sizes, **training):
+    """One change a network; ablations are many, so that each is short."""
+    training = {"batch_size": 64, "learning_rate": 1e-3, "limit": None, **training}
+    return Experiment(name, "ablation", "arrays", tuple(ABLATIONS), training, inputs, outputs=10, seeds=3, sizes=sizes)
+
+
+def _text(name):
+    """A language model. The trial's 672,001 words are 600 steps."""
+    training = {"epochs": 10, "learning_rate": 1e-3, "limit": None, "train_file": "wiki.train.tokens"}
+    trial = {"epochs": 1, "limit": 672_001}
+    what = {"name": name, "score": "test_perplexity"}
+    models = (*MODELS, *(each for each in WIKITEXT2 if each not in MODELS))
+    return (
+        Experiment(protocol="paper", source="windows", models=MODELS, training=training, **what),
+        Experiment(
+            protocol="sound",
+            source="stream",
+            models=models,
+            training={**training, "epochs": 7},
+            rates=(3e-4, 1e-3, 2e-3, 4e-3),
+            trial=trial,
+            **what,
+        ),
+    )
+
+
+FIXED = {
+    each.key: each
+    for each in (
+        *_arrays("mnist", 28, 10, 15, trial=2),
+        _ablation("mnist", 28, (128, 64), epochs=6, limit=12_000),
+        *_arrays("cifar10", 96, 10, 30, trial=3),
+        *_arrays("regression", 1, 1, 20, trial=5, score="test_loss"),
+        _ablation("recall", 37, (64, 16), epochs=20),
+        *_text("wikitext2"),
+        *_text("wikitext103"),
+    )
+}
+NAMES = tuple(dict.fromkeys(each.name for each in FIXED.values()))
+
+
+# Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. What is
+# asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is
+# the mean over all steps, 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A
+# squared error of 0.167 says that nothing was learned of "adding".
+TASKS = {
+    "recall": {"outputs": 10, "models": tuple(CELLS)},
+    "fewshot": {
+        "outputs": WAYS,
+        "answers": 5,
+        "columns": (
+            ("new digits", "test_accuracy", ".1%"),
+            ("seen digits", "test_seen_accuracy", ".1%"),
+            ("nearest in pixels", "test_nearest_accuracy", ".1%"),
+        ),
+    },
+    "split": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
+    "permuted": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
+    "copy": {
+        "inputs": 10,
+        "outputs": 8,
+        "answers": 10,
+        "columns": (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f")),
+        "family": "long",
+    },
+    "adding": {
+        "inputs": 2,
+        "score": "test_loss",
+        "columns": (("squared error", "test_loss", ".6f"),),
+        "family": "long",
+    },
+    "pixels": {"outputs": 10, "family": "long"},
+}
+
+
+def task(name):
+    """The experiment of a name such as "fewshot5", None for a name that is none. ValueError for a size that is none."""
+    found = re.fullmatch(r"([a-z]+)([1-9]\d{0,8})", name)
+    if name in NAMES or not found or found[1] not in TASKS:
+        return None
+    kind, size = found[1], int(found[2])
+    own = {"models": ("lstm", "gru", "engram-sample", "binding"), "slots": SLOTS, "family": kind, **TASKS[kind]}
+    if kind == "recall":  # 26 letters as keys (Ba et al. 2016), or twice the pairs; two slots or more for every key
+        keys = 26 if size <= 26 else 2 * size
+        own |= {"inputs": keys + 11, "slots": SLOTS if size <= 26 else 2 * keys}
+    elif kind == "fewshot":
+        own["inputs"] = SIDE**2 + WAYS
+    elif kind in ("split", "permuted"):
+        own["phases"] = checks.count(kind, size, low=2)
+        checks.number(kind, size, high=5 if kind == "split" else None)
+    elif kind == "pixels":
+        checks.choice(kind, size, (2, 4, 7, 14, 28))
+    training = {"learning_rate": 2e-3, "steps": 2_500, "batch_size": 128}
+    return Experiment(name, "sound", "fresh", training=training, rates=(2e-3,), seeds=1, task=kind, size=size, **own)
+
+
+def find(key):
+    """The experiment "mnist/sound", "recall8" or "recall8/sound"; of a bare "mnist", the first protocol.
+
+    Names of data sets are read as others spell them, too: WikiText-2, CIFAR-10. Raises ValueError for an unknown one.
+    """
+    name, _, protocol = key.partition("/")
+    plain = name.lower().replace("-", "")
+    if found := task(plain):
+        checks.choice("protocol", protocol or "sound", ("sound",))
+        return found
+    if plain not in NAMES:
+        kinds = ", ".join((*NAMES, *(f"{kind}N" for kind in TASKS)))
+        raise ValueError(f"experiment: expected one of {kinds}, with a number N, such as fewshot5, got {name!r:.40}")
+    own = tuple(each.protocol for each in FIXED.values() if each.name == plain)
+    return FIXED[f"{plain}/{checks.choice('protocol', protocol or own[0], own)}"]
+
+
+def check(argument, experiment, name):
+    """`name` if it is a network of the experiment. The ValueError names the protocol that has it."""
+    try:
+        return checks.choice(argument, name, experiment.known)
+    except ValueError as error:
+        others = [each.key for each in FIXED.values() if each.name == experiment.name and name in each.models]
+        raise ValueError(f"{error}, a network of {others[0]}" if others else str(error)) from None
+
+
+def cell(name, hidden, slots, **more):
+    """The cell of a name in `CELLS`."""
+    kind, settings = CELLS[name]
+    memory = () if kind in (RNN, GRU, LSTM) else (slots,)
+    return kind(hidden, *memory, **settings, **more)
+
+
+def network(experiment, name, seed=0, pooling="last", vocabulary=None):
+    """The untrained network `name` of an experiment, which may be given by its key.
+
+    vocabulary: how many words a language model knows. Raises ValueError for a name that the experiment has not.
+    """
+    experiment = find(experiment) if isinstance(experiment, str) else experiment
+    check("model", experiment, name)
+    if experiment.source == "fresh":
+        return _of_equal_size(experiment, name, seed)
+    if experiment.source == "stream":
+        return LanguageModel(vocabulary_size=vocabulary, seed=seed, **wikitext2_recipe(name)[0])
+    if experiment.source == "windows":
+        cells = Engram(128, 64, sparsity=0.3) if name == "engram" else [cell(name, 128, 0)] * 2
+        return LanguageModel(cells, vocabulary, embedding=None, seed=seed, random_inference=True)
+    settings = {"pooling": pooling, "seed": seed, "random_inference": experiment.protocol == "paper"}
+    if experiment.protocol == "ablation":
+        cells, dropout = _ablated(experiment, name, settings), 0.3
+    else:
+        cells, dropout = _published(experiment, name)
+    kind = Regressor if experiment.name == "regression" else Classifier
+    model = kind(cells, experiment.inputs, experiment.outputs, dropout=dropout, **settings)
+    for zero in frozen(experiment, name):
+        model.params[zero][...] = 0
+    return model
+
+
+def frozen(experiment, name):
+    """Names of the parameters that are zero and stay so."""
+    return ("0.M",) if experiment.protocol == "ablation" and ABLATIONS[name].get("bank") is False else ()
+
+
+def _published(experiment, name):
+    """Cells and dropout: the paper's networks, and those of the same size or time."""
+    kind, _, matched = CONTROLS.get(name, name).partition("-")
+    width = WIDTHS[experiment.name][matched][kind] if matched else 128
+    dropout = 0.3 if kind in ("engram", "binding") or name in CONTROLS else 0.0
+    if kind == "engram":
+        return cell("engram" if experiment.protocol == "paper" else "engram-sample", width, 64), dropout
+    if kind == "binding" and not matched:
+        return cell("binding", width, 64), dropout
+    if kind == "binding":
+        return [cell(name if name in CONTROLS else kind, width, 64, recurrent_cue=True)] * 2, dropout
+    return [cell(kind, width, 0), cell(kind, width // 2, 0)], dropout
+
+
+def _ablated(experiment, name, settings):
+    """The cell with one change; what is no setting of the cell goes to the model's `settings`."""
+    change = {key: value for key, value in ABLATIONS[name].items() if key != "bank"}
+    settings["pooling"] = change.pop("pooling", "last")
+    if other := change.pop("cell", None):
+        return cell(other.lower(), *experiment.sizes)
+    return Engram(*experiment.sizes, **{"trace": "sample", **change})
+
+
+def _of_equal_size(experiment, name, seed):
+    """A network as wide as brings it nearest to PARAMETERS. ValueError if it cannot be."""
+    inputs, outputs, slots = experiment.inputs, experiment.outputs, experiment.slots
+    too_far = ValueError(f"{experiment.name}: {name} cannot be within {TOLERANCE:.0%} of {PARAMETERS:,} parameters")
+    if inputs > 2 * PARAMETERS:  # before an array of that size is made
+        raise too_far
+
+    def size(H):
+        params = cell(name, H, slots).init(np.random.default_rng(0), inputs)
+        return sum(value.size for value in params.values()) + (H + 1) * outputs
+
+    low, high = 1, 512
+    while high - low > 1:  # size grows with H
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= PARAMETERS else (low, middle)
+    width = min((low, high), key=lambda H: abs(size(H) - PARAMETERS))
+    if abs(size(width) - PARAMETERS) > TOLERANCE * PARAMETERS:
+        raise too_far
+    cells = cell(name, width, slots)
+    if experiment.task == "adding":
+        return Regressor(cells, inputs, seed=seed)
+    if experiment.answers:
+        return StepClassifier(cells, inputs, outputs, experiment.answers, dropout=0.0, seed=seed)
+    return Classifier(cells, inputs, outputs, dropout=0.0, seed=seed)

@@ -1,0 +1,285 @@
+"""One run of each kind made ready: its network, how it learns, and how it is tested."""
+
+import math
+import time
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..binding import Binding
+from ..data.text import load_wikitext, paper_windows, stream_batches
+from ..engram import Engram
+from ..language import score_text, wikitext2_recipe
+from ..look.attribution import written_lengths
+from ..look.monitor import HebbianTraceMonitor
+from ..optim import Adam
+from ..train import Callback, Diverged, EarlyStopping, ReduceOnPlateau, fit, fit_fresh
+from . import inputs, table
+
+PROBE = 128  # of the validation sequences, to watch the trace with
+VALIDATION, TEST = 2_048, 8_192  # fresh sequences
+EVERY = 250  # steps between two validations
+ENOUGH = 0.999  # validation accuracy at which a run on fresh sequences is over
+CORPORA = {"wikitext2": "wikitext-2", "wikitext103": "wikitext-103"}
+
+
+class Work(NamedTuple):
+    """A run made ready. learn(**saving of `enn_np.fit`) -> history, test() -> numbers to write down."""
+
+    model: Any
+    learn: Callable
+    test: Callable
+    monitor: HebbianTraceMonitor | None = None
+    labels: np.ndarray | None = None  # of what the monitor probes
+
+
+def watched(model, x):
+    """What watches the trace that x leaves, None if there is none."""
+    return HebbianTraceMonitor(model, x) if isinstance(model.cells[0], Engram) else None
+
+
+def on_split(model, data, seed, training, frozen=()):
+    """Training on a `Split` by the paper's settings, made ready: Adam with clip_norm 1, early stopping (patience 3,
+    best weights), halving of the learning rate on a plateau.
+
+    training: epochs, batch_size, learning_rate. frozen: see `Optimizer`.
+    """
+    monitor = watched(model, data.x_val[:PROBE])
+
+    def learn(**saving):
+        return fit(
+            model,
+            data.x,
+            data.y,
+            epochs=training["epochs"],
+            batch_size=training["batch_size"],
+            validation_data=(data.x_val, data.y_val),
+            optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
+            callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
+            seed=seed,
+            **saving,
+        )
+
+    def test():
+        scores = model.evaluate(data.x_test, data.y_test, training["batch_size"])
+        size = model.size - sum(model.params[name].size for name in frozen)
+        return {"parameters": size} | {f"test_{name}": round(value, 6) for name, value in scores.items()}
+
+    return Work(model, learn, test, monitor, data.y_val[:PROBE])
+
+
+def train(model, data, seed, training, **saving):
+    """`on_split`, done. Returns the numbers to write down, and the trace monitor or None."""
+    work = on_split(model, data, seed, training)
+    history = work.learn(**saving)
+    return work.test() | outcome(history, work.monitor), work.monitor
+
+
+def outcome(history, monitor=None):
+    """What to write down of a training run: how long, to what end, and the numbers of every epoch."""
+    curves = {name: values for name, values in history.items() if not name.startswith("trace_")}
+    numbers = {
+        "seconds": round(history.duration, 2),
+        "stopped": history.stopped,
+        "best_epoch": None if history.best_epoch is None else history.best_epoch + 1,
+        "history": {name: [float(f"{value:.6g}") for value in values] for name, values in curves.items()},
+    }
+    # The trace of the untrained network comes first, which the history lacks.
+    return numbers | ({"trace": monitor.statistics} if monitor else {})
+
+
+def arrays(experiment, name, seed, training, device):
+    """Sequences that are there, or generated once."""
+    data = inputs.load_split(experiment, seed, training["limit"])
+    model = table.network(experiment, name, seed).to_device(device)
+    work = on_split(model, data, seed, training, table.frozen(experiment, name))
+
+    def test():
+        line = {"test_linear_loss": round(linear_loss(data), 6)} if experiment.name == "regression" else {}
+        sizes = {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)}
+        return {**work.test(), **line, "sequences": sizes}
+
+    return work._replace(test=test)
+
+
+def linear_loss(data):
+    """Mean squared error on the test part of the straight line that fits the training part best."""
+    x, x_test = (np.column_stack([part[:, 0], np.ones(len(part))]) for part in (data.x, data.x_test))
+    line = np.linalg.lstsq(x, data.y, rcond=None)[0]
+    return float(((x_test @ line - data.y_test) ** 2).mean())
+
+
+def stream(experiment, name, seed, training, device):
+    """Words are embedded, the vocabulary is that of the training part, the state is carried along the text, and valid
+    and test are scored word by word with no noise."""
+    fitting = wikitext2_recipe(name)[1]
+    text = load_wikitext(CORPORA[experiment.name], train=training["train_file"])
+    tokens = text.train[: training["limit"]]
+    model = table.network(experiment, name, seed, vocabulary=len(text.vocabulary)).to_device(device)
+    fitting["epochs"], fitting["optimizer"].learning_rate = training["epochs"], training["learning_rate"]
+    monitor = watched(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
+    fitting["callbacks"] += [monitor] if monitor else []
+
+    def learned(**saving):
+        return model.fit_stream(tokens, validation_data=text.valid, seed=seed, **saving, **fitting)
+
+    def test():
+        found = score_text(model, text)
+        scores = {f"{part}_{name}": value for part in ("valid", "test") for name, value in found[part].items()}
+        return text_numbers(model, scores, len(tokens), training)
+
+    return Work(model, learned, test, monitor)
+
+
+def windows(experiment, name, seed, training, device):
+    """32-word windows cut as published, the id as one float."""
+    text = paper_windows(CORPORA[experiment.name], train=training["train_file"])
+    model = table.network(experiment, name, seed, vocabulary=len(text.words)).to_device(device)
+    x, y = (part[: training["limit"]] for part in text[:2])
+    monitor = watched(model, x[:32])
+    callbacks = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity"), *([monitor] if monitor else [])]
+    optimizer = Adam(training["learning_rate"], clip_norm=1.0)
+    settings = {"epochs": training["epochs"], "validation_split": 0.2, "optimizer": optimizer, "callbacks": callbacks}
+
+    def test():
+        scores = model.evaluate(text.x_test, text.y_test)
+        return text_numbers(model, {f"test_{name}": value for name, value in scores.items()}, len(x), training)
+
+    return Work(model, lambda **saving: fit(model, x, y, seed=seed, **settings, **saving), test, monitor)
+
+
+def text_numbers(model, scores, size, training):
+    rounded = {name: float(f"{value:.6g}") for name, value in scores.items()}
+    return {"parameters": model.size, **rounded, "train_size": size, "train_file": training["train_file"]}
+
+
+def fresh(experiment, name, seed, training, device):
+    """New sequences at every step, and a rate that stays as it is. Validation and test sequences are drawn apart. A run
+    ends early where validation shows that nothing is left to learn."""
+    steps, rate, K = training["steps"], training["learning_rate"], experiment.phases
+    model, draw = table.network(experiment, name, seed).to_device(device), inputs.source(experiment, seed)
+    # Train, validation, test, initial states. Not 0: [seed, 0] is the stream that the model's first weights came from.
+    train_rng, held_rng, test_rng, noise = (np.random.default_rng([seed, part]) for part in (5, 1, 2, 3))
+    held = [draw(held_rng, VALIDATION, "validation", phase) for phase in range(K)]
+    tests = [draw(test_rng, TEST, "test", phase) for phase in range(K)]
+    ends = [step for step in range(1, steps + 1) if step % EVERY == 0 or step * K // steps > (step - 1) * K // steps]
+    turns, cpu = Turns(model, held, tests, ends), []
+
+    def learn(**saving):
+        began = time.process_time()
+        history = fit_fresh(
+            model,
+            lambda rng, step: draw(rng, training["batch_size"], "train", step * K // steps),
+            np.diff([0, *ends]).tolist(),
+            validate=turns.validate,
+            rngs=(train_rng, noise),
+            optimizer=Adam(rate),
+            callbacks=[turns],
+            **saving,
+        )
+        history["step"] = ends[: len(history["loss"])]
+        history["seconds"] = list(accumulate(history["seconds"]))
+        history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
+        cpu.append(round(time.process_time() - began, 2))
+        return history
+
+    def test():
+        scores = turns.scores or [turns.test(0)]  # none of a run that was interrupted
+        numbers = {f"test_{name}": round(value, 6) for name, value in mean(scores[-1]).items()}
+        done = {"parameters": model.size, "cpu_seconds": cpu[0], "steps": turns.done}
+        return {**extra(experiment, model, draw, test_rng, tests), **done, **numbers, **in_phases(scores)}
+
+    return Work(model, learn, test)
+
+
+class Turns(Callback):
+    """Validates fresh networks, tests them at the end of each phase on all phases so far, and ends a run that has
+    learned enough. held, tests: (x, y) of each phase; ends: of epochs, in steps."""
+
+    def __init__(self, model, held, tests, ends):
+        self.model, self.held, self.tests, self.ends = model, held, tests, ends
+        self.scores, self.done = [], 0
+
+    def phase(self, step):
+        return step * len(self.tests) // self.ends[-1]
+
+    def validate(self, done):
+        return mean(self.model.evaluate(*each) for each in self.held[: self.phase(done - 1) + 1])
+
+    def on_epoch_end(self, training, logs):
+        self.done = self.ends[training.epoch - 1]
+        phase = self.phase(self.done - 1)
+        enough = len(self.tests) == 1 and logs.get("val_accuracy", 0) > ENOUGH
+        training.stop = enough and self.done < self.ends[-1]
+        if enough or self.phase(self.done) > phase:
+            self.scores.append(self.test(phase))
+
+    def test(self, phase):
+        """Scores on all phases so far. Raises Diverged unless they are finite."""
+        found = [self.model.evaluate(*each) for each in self.tests[: phase + 1]]
+        for scores in found:
+            if not all(map(math.isfinite, scores.values())):
+                raise Diverged(f"learning_rate: the weights give {scores}; lower it")
+        return found
+
+    def state(self):
+        return {"scores": self.scores, "done": self.done}
+
+    def load_state(self, state):
+        self.scores, self.done = state["scores"], state["done"]
+
+
+def mean(scores):
+    """{name: mean} of dicts of scores."""
+    scores = list(scores)
+    return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
+
+
+def in_phases(scores):
+    """Of training in several phases: the accuracies on all phases so far after each, and how much was forgotten."""
+    if len(scores) == 1:
+        return {}
+    accuracies = [[round(each["accuracy"], 6) for each in row] for row in scores]
+    return {"test_forgetting": round(forgetting(accuracies), 6), "accuracies": accuracies}
+
+
+def forgetting(accuracies):
+    """Mean over the earlier tasks of the best accuracy so far minus the accuracy now; below 0 where they got better.
+
+    accuracies: after each task, a list of the accuracies on it and on those before, K >= 2 rows of 1 to K numbers.
+    Source: Chaudhry, Dokania, Ajanthan and Torr, "Riemannian Walk for Incremental Learning", arXiv 1801.10112, (3).
+    """
+    if len(accuracies) < 2 or [len(row) for row in accuracies] != list(range(1, len(accuracies) + 1)):
+        raise ValueError(f"accuracies: expected rows of 1, 2, ... numbers, 2 or more, got {accuracies}")
+    *before, now = accuracies
+    best = [max(row[task] for row in before[task:]) for task in range(len(before))]
+    return float(np.mean(np.subtract(best, now[:-1])))
+
+
+def extra(experiment, model, draw, rng, tests):
+    """What a result has beside the scores of its task. tests: (x, y) of each phase."""
+    x, y = tests[0]
+    if experiment.task == "fewshot":
+        seen = model.evaluate(*draw(rng, len(x), "seen", 0))["accuracy"]
+        nearest = float((inputs.nearest(experiment, x) == y).mean())
+        return {"test_seen_accuracy": round(seen, 6), "test_nearest_accuracy": round(nearest, 6)}
+    if experiment.task == "recall" and isinstance(model.cells[0], Binding):
+        return {"recalled": recalled(model, x[0])}
+    return {}
+
+
+def recalled(model, x):
+    """For the picture: the symbols (T,) of a recall sequence x (T, D), which is then asked for each of its keys in
+    turn, and how long the part of every recall is that each step wrote, (pairs, T - 1)."""
+    pairs = (len(x) - 3) // 2
+    asked = np.repeat(x[None], pairs, axis=0)  # (pairs, T, D)
+    asked[:, -1] = x[0 : 2 * pairs : 2]
+    model.to_device("cpu")  # where attribution works
+    tape = model.run_cells(model.time_major(asked))[2][0]
+    lengths = written_lengths(model.cells[0], tape, len(x) - 1)
+    return {"symbols": x.argmax(-1).tolist(), "lengths": np.round(lengths, 4).tolist()}
+
+
+SOURCES = {"arrays": arrays, "stream": stream, "windows": windows, "fresh": fresh}
