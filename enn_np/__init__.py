@@ -26,6 +26,11 @@ MOVED = {
     "look.monitor": ("monitor",),
     "look.attribution": ("attribution", "arcs"),
     "look.report": ("webreport", "explained"),
+    "look.claims": ("claims",),
+    "lab.pages": ("report",),
+    "lab.stats": ("statistics",),
+    "lab.cli": ("cli",),
+    "lab.demo": ("demo",),
 }
 MOVED = {old: new for new, names in MOVED.items() for old in names}
 

@@ -4,11 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from enn_np.report import table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import experiments
 from enn_np.data.images import Dataset
 from enn_np.data.tasks import few_shot
 from enn_np.lab import cli, inputs, runner, work

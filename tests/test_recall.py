@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from enn_np.report import table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -214,7 +214,6 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tiny import digits
-from enn_np import protocols
 from enn_np.data import images as datasets
 from enn_np.lab import inputs, pages, runner
 datasets.load_mnist = lambda: digits(150, 30)
