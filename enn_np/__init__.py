@@ -24,7 +24,7 @@ from .stream import Stream
 from .training import fit, translated
 from .window import Window
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
     _kind.__init__ = translated(_kind.__init__)
 _modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")}
