@@ -66,7 +66,7 @@ from .optim import SGD, Adam
 from .train import Callback, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
 from .window import Window
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
     _kind.__init__ = translated(_kind.__init__)
 _modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")} | MOVED.keys()

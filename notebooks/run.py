@@ -29,6 +29,7 @@ BLAS = (
     "VECLIB_MAXIMUM_THREADS",
 )
 SECONDS = 1800  # for one cell, at full size
+WIDGET = "application/vnd.jupyter.widget-view+json"
 MANAGED = ("badges", "install", "links")  # cells that this file writes, known by their id
 
 
@@ -116,17 +117,17 @@ def strip(nb):
     for i, cell in enumerate(nb.cells):
         cell.id = cell.id if cell.id in MANAGED else f"cell-{i:02}"
         cell.metadata = {}
-        for output in cell.get("outputs", ()):
-            if "data" in output:  # a slider lives in a running kernel only
-                output.data.pop("application/vnd.jupyter.widget-view+json", None)
-                output.metadata = {}
         if "outputs" in cell:
-            cell.outputs = _joined(each for each in cell.outputs if not _slider(each))
+            cell.outputs = _joined(each for each in cell.outputs if not _lives(each))
+            for output in cell.outputs:
+                if "data" in output:
+                    output.metadata = {}
 
 
-def _slider(output):
-    text = output.get("data", {}).get("text/plain", "")
-    return text.startswith(("interactive(", "<function"))
+def _lives(output):
+    """Whether it is a slider or a bar, which live in a running kernel only."""
+    data = output.get("data", {})
+    return WIDGET in data or data.get("text/plain", "").startswith("<function")
 
 
 def _joined(outputs):

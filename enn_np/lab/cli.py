@@ -20,7 +20,7 @@ from . import demo, table
 from .results import mute, tell
 from .runner import RESULTS, run_all, run_one
 
-PAGES = ("README.md", "data/results/README.md")
+PAGES = ("data/results/README.md",)
 MOVED = {
     "bench": "in a clone it is `python -m tests.bench`",
     "train": "one run is `python -m enn_np run mnist/paper --models engram --seed 0 --out DIR`",
