@@ -336,7 +336,7 @@ def _along(model, layer, target, start, way, trace, mask, p, back=False):
     (k, T, D) and at the initial trace (k, N, H), on the host. The k points are the batch."""
     p, W = p.astype(start.dtype)[:, None, None], model.params["head.W"]
     xp = array_module(W)
-    states = [cell.initial_state(len(p), start.dtype, xp=xp) for cell in model.cells]
+    states = [cell.initial_state(len(p), start.dtype, None, xp) for cell in model.cells]
     states[layer] = states[layer]._replace(A=xp.asarray(p * trace))
     mask = None if mask is None else xp.asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
     h, _, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back, states=states)

@@ -51,10 +51,12 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     x = check_run(cell, params, x, state, mask)
+    if record and not hasattr(cell, "record"):
+        raise TypeError(f"record: {type(cell).__name__} has no method `record`; derive it from enn_np.Cell")
     if record and not (keep and segments == 1):
         raise ValueError(f"record: it needs the whole tape, got keep={keep}, segments={segments}; leave these out")
     xp, (steps, batch, _) = array_module(x), x.shape
-    state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
+    state = cell.initial_state(batch, x.dtype, None, xp) if state is None else state
     x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
     if keep and count("segments", segments) > 1:
         return _run_pieces(cell, params, x, state, mask, workspace, segments, given)
@@ -131,8 +133,10 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         d, de = cell.leave(e, d, de)
     before = each(lambda part: part[:steps], states)
     dx, grads = cell.collect(params, x, e, before, kept, stack(de), *[input_gradient] * hasattr(cell, "shapes"))
-    if wrong := grads.keys() ^ param_shapes(cell, inputs).keys():
-        raise ValueError(f"collect: expected one gradient of each parameter, got {', '.join(grads)}: see {wrong}")
+    shapes = {name: getattr(g, "shape", None) for name, g in grads.items()}
+    if wrong := shapes.items() ^ param_shapes(cell, inputs).items():
+        wrong = ", ".join(sorted({name for name, _ in wrong}))
+        raise ValueError(f"collect: expected one gradient of the shape of each parameter, got {shapes}: see {wrong}")
     return dx if input_gradient else None, d, grads
 
 
@@ -173,8 +177,9 @@ def at(tree, t):
 
 def sliced(arrays, part, steps):
     """Piece `part` of all arrays, which must be `steps` long."""
-    if wrong := [name for name, value in arrays.items() if value is not None and len(value) != steps]:
-        raise ValueError(f"{wrong[0]}: expected {steps} steps, as many as x has, got {len(arrays[wrong[0]])}")
+    for name, value in arrays.items():
+        if value is not None and (shape := getattr(value, "shape", ()))[:1] != (steps,):
+            raise ValueError(f"{name}: expected {steps} steps, as many as x has, got shape {shape}")
     return {name: None if value is None else value[part] for name, value in arrays.items()}
 
 

@@ -99,7 +99,7 @@ def switch(name, value):
 
 @lru_cache(maxsize=64)
 def _drawn(cell, inputs):
-    return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs).items()}
+    return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs, np.float32).items()}
 
 
 def param_shapes(cell, inputs):
@@ -125,12 +125,12 @@ def check_run(cell, params, x, state=None, mask=None):
         dtype = float_array(f"params[{name!r}]", params[name], shape, dtype, finite=False).dtype
     float_array("x", x, x.shape, dtype, finite=False)
     if state is not None:
-        wanted = cell.initial_state(x.shape[1], x.dtype)
+        wanted = cell.initial_state(x.shape[1], x.dtype, None, np)
         if type(state) is not type(wanted):
             raise TypeError(f"state: expected {type(wanted).__name__}, got {type(state).__name__}")
         for name, part, want in zip(wanted._fields, state, wanted, strict=True):
             float_array(f"state.{name}", part, want.shape, x.dtype)
-    got = getattr(mask, "dtype", type(mask).__name__), getattr(mask, "shape", "none")
+    got = getattr(unmasked("mask", mask), "dtype", type(mask).__name__), getattr(mask, "shape", "none")
     if mask is not None and got != (bool, x.shape[:2]):
         kind = ValueError if isinstance(got[1], tuple) else TypeError
         raise kind(f"mask: expected a bool array of shape {x.shape[:2]}, got {got[0]} of shape {got[1]}")
@@ -144,7 +144,7 @@ def check_run_back(cell, tape, dh, dstate, upstream):
     if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[1])):
         got = type(getattr(tape, "kept", tape)).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
-    wanted, dtype = cell.initial_state(tape.x.shape[1]), tape.x.dtype
+    wanted, dtype = cell.initial_state(tape.x.shape[1], tape.x.dtype, None, np), tape.x.dtype
     if dh is not None:
         float_array("dh", dh, tape.kept.h.shape, dtype, finite=False)
     if dstate is not None:

@@ -291,7 +291,7 @@ class Stream:
 
     def begin(self, rng):
         model, xp = self.model, array_module(self.model.params["head.W"])
-        return _carry(cell.initial_state(self.batch_size, model.dtype, xp=xp) for cell in model.cells)
+        return _carry(cell.initial_state(self.batch_size, model.dtype, None, xp) for cell in model.cells)
 
     def check(self, path, carry):
         check_arrays(path, flatten(self.begin(None))[1], flatten(carry)[1], "pass/carry/")
@@ -302,7 +302,7 @@ class Stream:
     def learn(self, piece, carry, rng):
         model = self.model
         ids, targets = map(model.time_major, piece)
-        kinds = [type(cell.initial_state(1, model.dtype)) for cell in model.cells]
+        kinds = [type(cell.initial_state(1, model.dtype, None, np)) for cell in model.cells]
         states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
         metrics, grads, states = model.learn(ids, targets, rng, states=states)
         return ids.size, add({}, metrics, ids.size), grads, _carry(states)

@@ -23,11 +23,12 @@ class Stream:
         W, found = next(iter(params.values())), {name: getattr(value, "shape", ()) for name, value in params.items()}
         sizes = {n for shape in found.values() for n in shape if n}
         D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1)
-        cell = replace(cell, store="dense") if getattr(cell, "store", None) else cell  # nobody collects a list here
+        listed = hasattr(cell, "is_listed") and cell.is_listed()
+        cell = replace(cell, store="dense") if listed else cell  # nobody collects a list here
         self.cell, self.params, self.shape = cell, params, (count("batch", batch), D)
         check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
         self.arrays = cell.shapes(batch)[:2] if hasattr(cell, "shapes") else None
-        self.state = cell.initial_state(batch, W.dtype, xp=array_module(W)) if state is None else state
+        self.state = cell.initial_state(batch, W.dtype, None, array_module(W)) if state is None else state
 
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""

@@ -94,6 +94,9 @@ MASKED = {
     "x, to standardise": lambda: Standardize.fit(masked(x, 0, 0, 0)),
     "x, to transform": lambda: MinMax.fit(x).transform(masked(x, 0, 0, 0)),
     "x, to run": lambda: run(GRU(2), GRU(2).init(np.random.default_rng(0), D), masked(x, 0, 0, 0)),
+    "mask, to run": lambda: run(
+        GRU(2), GRU(2).init(np.random.default_rng(0), D), x, mask=masked(np.ones((N, T), bool), 2, 2)
+    ),
 }
 
 
