@@ -25,6 +25,8 @@ from .ops import dot_rows, softmax, softmax_back, sum_rows
 from .session import INFERENCE, draws
 from .window import Window
 
+PLAIN = int | float | str | tuple | dict | type(None)  # settings that can be compared
+
 
 class Model:
     """What classifier and regressor share. Use `Classifier` or `Regressor`.
@@ -145,9 +147,14 @@ class Model:
         for one, other in zip((*self.cells, self), (*again.cells, again), strict=True):
             for name, value in getattr(other, "__dict__", {}).items():
                 mine = getattr(one, name, None)
-                if name != "cells" and isinstance(value, int | float | str | tuple) and value != mine:
+                plain = isinstance(value, PLAIN) or isinstance(mine, PLAIN)
+                if name not in ("cells", "params") and plain and repr(value) != repr(mine) and value != mine:
                     what = f"{type(one).__name__}.{name} would come back as {value!r}, not {mine!r}"
                     raise TypeError(f"model: {what}; make it a field of the dataclass, or part of config()")
+        mine, other = ({k: (v.shape, v.dtype) for k, v in each.params.items()} for each in (self, again))
+        if wrong := {name for name, _ in mine.items() ^ other.items()}:
+            names = ", ".join(sorted(wrong))
+            raise TypeError(f"model: its parameters are not those that a new one has, see {names}; build a new model")
 
     # ------------------------------------------------------------------------------------------------- one batch
 

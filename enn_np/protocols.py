@@ -23,7 +23,7 @@ from .device import card_name, device_module
 from .engram import Engram
 from .monitor import HebbianTraceMonitor
 from .optim import Adam
-from .training import fit
+from .training import LOST, fit
 from .variants import MATCHED, network
 
 EPOCHS = {"mnist": 15, "cifar10": 30, "regression": 20, "recall": 20}
@@ -418,10 +418,11 @@ def processor():
 
 def tell(line=""):
     """Print a line at once. Where its reader is gone, as with `| head`, the work goes on, and no one is told."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        mute()
+    with LOST:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            mute()
 
 
 def mute():

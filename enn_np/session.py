@@ -116,8 +116,8 @@ class Training:
         self.names = ("loss", *self.model.metrics)
         self.names += tuple(f"val_{name}" for name in self.names) if self.monitor.startswith("val_") else ()
 
-    def start(self, callbacks, work):
-        """Tell the callbacks and go on from the checkpoint, if asked to and there is one: whether it did."""
+    def ready(self, callbacks):
+        """Tell the callbacks. Raises TypeError or ValueError for them and the optimizer, before a file is touched."""
         if not isinstance(self.optimizer, Optimizer):
             raise TypeError(f"optimizer: expected one such as Adam(1e-3), got {self.optimizer!r}")
         if not isinstance(callbacks, list | tuple) or not all(isinstance(each, Callback) for each in callbacks):
@@ -129,16 +129,20 @@ class Training:
         for callback in callbacks:
             callback.on_start(self)
         self.first_params = _copied(self.model.params)
+
+    def start(self, work):
+        """Go on from the checkpoint, if asked to and there is one: whether it did."""
         if self.checkpoint is None:
             return False
-        settings = {"optimizer": self.optimizer.settings(), "callbacks": [each.settings() for each in callbacks]}
+        settings = {"optimizer": self.optimizer.settings()}
+        settings["callbacks"] = [each.settings() for each in self.callbacks]
         self.settings |= settings | {"non_finite": self.non_finite}
         if not self.checkpoint.path.exists():
             return False
         if not self.resume:
             raise ValueError(
                 f"checkpoint: {self.checkpoint.path} holds a run already; resume=True (--resume) goes on with it, "
-                "to start anew delete it or name another"
+                "to start anew name another"
             )
         self._restore(work)
         return True

@@ -84,9 +84,8 @@ def lock(path, refuse=None):
                 fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refuse else 0))
             except BlockingIOError:
                 raise ValueError(_taken(refuse)) from None
-            except OSError as error:  # a network file system may have no locks: then nothing is guarded
-                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
+            except OSError:  # a network file system may have no locks: then nothing is guarded
+                pass
         yield
 
 

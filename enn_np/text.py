@@ -104,7 +104,7 @@ def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", v
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", 2016.
     """
     files = _locate(name, folder, download, train, verify)
-    place = Path(cache or _cache_folder(storage.spelled_out(folder or web.data_folder())))
+    place = storage.spelled_out(cache or _cache_folder(storage.spelled_out(folder or web.data_folder())))
     stem = place / (name if train == "wiki.train.tokens" else f"{name}.{train}")
     stats = [(file, file.path.stat()) for file in files]
     sources = [[f.path.name, f.inside, s.st_size, s.st_mtime_ns, *f.known, CACHE_FORMAT] for f, s in stats]
@@ -188,10 +188,11 @@ def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.
     `vocabulary.counts`; smoothing 1 is Laplace's rule, which leaves no word impossible.
     Raises ValueError for bad counts or ids, and where a word with probability 0 occurs.
     """
-    p = np.asarray(unmasked("train_counts", train_counts), np.float64) + number("smoothing", smoothing, low=0)
-    tokens = integers("tokens", tokens, ("N",))
-    if p.ndim != 1 or not len(p) or np.min(train_counts) < 0 or not len(tokens):
-        raise ValueError(f"train_counts: expected (V,), none negative, got {p.shape}; tokens: expected any")
+    tokens, smoothing, counts = integers("tokens", tokens, ("N",)), number("smoothing", smoothing, low=0), train_counts
+    p = np.asarray(unmasked("train_counts", counts))
+    if p.ndim != 1 or p.dtype.kind not in "iuf" or not len(p) or not ((p >= 0) & np.isfinite(p)).all():
+        raise ValueError(f"train_counts: expected (V,) numbers, none negative, got {p.dtype} {p.shape}: {counts!s:.60}")
+    p = p + smoothing
     tallies = _tally((tokens[i : i + CHUNK] for i in range(0, len(tokens), CHUNK)), len(p))
     seen = tallies > 0
     if np.any(p[seen] == 0):

@@ -28,7 +28,8 @@ LOST = suppress(OSError, ValueError, AttributeError)  # a stream that is closed,
 OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs input_dim>inputs
 num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding lr>learning_rate
 verbose>progress progress>verbose validation_split>validation validation_data>validation random_state>seed
-restore_best_weights>restore_best min_lr>min_learning_rate"""
+restore_best_weights>restore_best min_lr>min_learning_rate clipnorm>clip_norm global_clipnorm>global_clip_norm
+eps>epsilon"""
 OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())
 
 
@@ -149,14 +150,16 @@ def run_epochs(training, callbacks, work, validate=None, verbose="auto"):
     from .processes import one_thread  # it brings multiprocessing along
 
     checkpoint, _ = training.checkpoint, checks.choice("verbose", verbose, ("auto", 0, 1, 2))
+    training.ready(callbacks)
     with checkpoint.held() if checkpoint else nullcontext(), one_thread():
-        if training.start(callbacks, work) and verbose:
+        resumed = training.start(work)
+        if resumed and verbose:
             say(f"{checkpoint.path}: resumed after {training.place()}")
         try:
             return _run_epochs(training, work, validate, verbose)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             # A mistake found late: a checkpoint with no epoch in it would only stand in the way of the corrected call.
-            if checkpoint and not training.epoch and not isinstance(error, Diverged):
+            if checkpoint and not (resumed or training.epoch or isinstance(error, Diverged)):
                 checkpoint.path.unlink(missing_ok=True)
             raise
 

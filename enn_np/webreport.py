@@ -52,7 +52,8 @@ def write_report(run_dir, out=None):
         source, page_path = run_dir / "summary.json", run_dir / "report.html"
         trace, network = run_dir / "trace.npz", run_dir / "model.npz"
     if not source.exists():
-        raise ValueError(f"{source}: no such file; expected {WANTED}")
+        sought = run_dir if run_dir.suffix and not run_dir.exists() else source
+        raise ValueError(f"{sought}: no such file; expected {WANTED}")
     summary = read_json(source)
     runs = _runs(source, summary)
     stored = {} if alone and not trace.exists() else _read_trace(trace, notes)

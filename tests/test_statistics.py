@@ -70,6 +70,8 @@ def test_holm_by_hand():
     """0.01 x 3; 0.03 x 2; 0.04 x 1 would be less than the one before, so 0.06. Never above 1."""
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(holm([0.6, 0.9]), [1, 1])
+    with pytest.raises(ValueError, match=r"^p: expected probabilities from 0 to 1, got \[5"):
+        holm([5.0, 0.1])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
@@ -84,6 +86,7 @@ def test_effect_sizes_by_hand():
     assert hedges_g([1, 2, 3], [3, 4, 5]) == pytest.approx(-1.6)
     assert hedges_g([1, 1], [1, 1]) == 0 and hedges_g([2, 2], [1, 1]) == np.inf
     assert improvement([1, 2, 3], [2, 2, 0]) == pytest.approx((1 + (1 + 2 * 0.5) + 3) / 9)
+    assert improvement([0.1 + 0.2, 0.5], [0.3, 0.5]) == 0.5  # equal but for rounding is a tie
 
 
 @given(few, few)

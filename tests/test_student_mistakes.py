@@ -399,6 +399,9 @@ OTHERS = {
     "Keras' restore_best_weights": named(
         lambda: EarlyStopping(restore_best_weights=True), "restore_best_weights", "restore_best"
     ),
+    "Keras' clipnorm": named(lambda: Adam(clipnorm=1.0), "clipnorm", "clip_norm"),
+    "Keras' global_clipnorm": named(lambda: Adam(global_clipnorm=1.0), "global_clipnorm", "global_clip_norm"),
+    "PyTorch's eps": named(lambda: Adam(eps=1e-8), "eps", "epsilon"),
     "validation_data of a text": named(words(validation_data=ids), "validation_data", "validation"),
 }
 
