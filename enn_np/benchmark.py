@@ -54,6 +54,10 @@ def benchmark(name, protocol, seeds=None, models=None, results=RESULTS, jobs=1, 
     ]
     runs = [(*each, seed, results, device, shorter) for seed in range(seeds) for each in what]
     missing = [run for run in runs if not result_path(results, *run[:4]).exists()]
+    for each in (run[:4] for run in runs if run not in missing):  # a trial's result is not the whole run's
+        path = result_path(results, *each)
+        if found := read_json(path).get("training"):
+            differ(path, settings_of(*each[:3], shorter) | {"learning_rate": found.get("learning_rate")}, found)
     say(f"{len(missing)} of {len(runs)} runs to do, {len(searches)} learning rates to choose first")
     failed = 0
     for work, tasks in ((search, searches), (run_one, missing)):

@@ -229,6 +229,8 @@ def register(kind):
     Files name classes, they neither hold nor import them. A class defined again, as a notebook does, takes its own
     place. Raises TypeError for a cell that is no dataclass, ValueError for a name that is taken.
     """
+    if not isinstance(kind, type):
+        raise TypeError(f"register: expected a class, got {kind!r}; write it as a decorator above the class")
     table, name = (KINDS, vars(kind).get("kind")) if hasattr(kind, "check_data") else (CELLS, None)
     name = name or kind.__name__.lower()
     if table is CELLS and not dataclasses.is_dataclass(kind):

@@ -17,6 +17,13 @@ def unmasked(name, value):
     return value
 
 
+def given(name, value):
+    """`value`, unless it is None."""
+    if value is None:
+        raise TypeError(f"{name}: expected an array, got None; pass it, or use predict, which needs none")
+    return value
+
+
 def float_array(name, value, shape, dtype=None, finite=True):
     """`value` if it is a finite float array of `shape`, where a letter stands for a size that may be anything >= 1.
 

@@ -217,7 +217,7 @@ def _train(settings):
     size["device"] = settings.device
     if settings.resume and not any(Path(out, name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
-    if settings.benchmark.startswith("wikitext"):
+    if settings.benchmark.startswith("wikitext") or settings.train_file != TRAIN_FILE:
         size["train"] = settings.train_file
     summary = run(*what, **size)
     paper = PAPER.get(settings.benchmark, {}).get(settings.model, {})

@@ -272,7 +272,7 @@ class Model:
 
     def evaluate(self, x, y, batch_size=128, mask=None):
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
-        x, y, mask = self.check_data(x, y, mask)
+        x, y, mask = self.check_data(x, checks.given("y", y), mask)
         counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
         for rows, part in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):

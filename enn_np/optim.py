@@ -26,7 +26,8 @@ class Optimizer:
         self.learning_rate = number("learning_rate", learning_rate, above=0)
         for name, limit in (("clip_norm", clip_norm), ("global_clip_norm", global_clip_norm)):
             setattr(self, name, limit if limit is None else number(name, limit, above=0))
-        if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
+        several = not isinstance(frozen, str) and hasattr(frozen, "__iter__")
+        if not several or not all(isinstance(name, str) for name in frozen):
             raise TypeError(f"frozen: expected names of parameters such as ('0.M',), got {frozen!r}")
         self.frozen = list(frozen)
         self.steps = 0

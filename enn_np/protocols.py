@@ -176,11 +176,13 @@ def outcome(history, monitor):
     return numbers | ({"trace": monitor.statistics} if monitor else {})
 
 
-def training_settings(benchmark, protocol, epochs=None, limit=None, learning_rate=None):
+def training_settings(benchmark, protocol, epochs=None, limit=None, learning_rate=None, train=None):
     """{"epochs", "batch_size", "learning_rate", "limit"} of a benchmark, with what is not None in their place.
 
     limit: train on so many sequences only, or None for all.
     """
+    if train is not None:
+        raise ValueError(f"train: {benchmark} is no text with a file to train on, got {train!r}; leave it out")
     own = {"epochs": EPOCHS[benchmark], "batch_size": 128, "learning_rate": 1e-3, "limit": None}
     own |= ABLATION[benchmark] if protocol == "ablation" else {}
     given = {"epochs": epochs, "limit": limit}

@@ -82,7 +82,7 @@ def fit(
     Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
     stops for what is not finite, with the best weights so far given back.
     """
-    x, y, mask = model.check_data(x, y, mask)
+    x, y, mask = model.check_data(x, checks.given("y", y), mask)
     epochs, batch_size = checks.count("epochs", epochs), checks.count("batch_size", batch_size)
     x, y, mask, validation = _split_validation(model, x, y, mask, validation)
     optimizer = Adam() if optimizer is None else optimizer
@@ -239,6 +239,7 @@ def _split_validation(model, x, y, mask, validation):
         if len(validation) not in (2, 3):
             raise ValueError(f"validation: expected (x, y) or (x, y, mask), got {len(validation)} parts")
         names = ("validation x", "validation y", "validation mask")
+        checks.given(names[1], validation[1])
         return x, y, mask, model.check_data(*validation, names=names)
     share = checks.number("validation", validation, above=0, high=1)
     cut = int(len(x) * (1 - share))

@@ -50,6 +50,18 @@ def test_a_result_is_never_made_twice_or_overwritten(tmp_path):
     assert run_one(tmp_path) == "another process did it" and path.read_text() == "{}"
 
 
+@pytest.mark.parametrize(
+    ("asked", "differs"), [({}, "epochs was 1, is 20"), (TINY | {"limit": 9}, "limit was 64, is 9")]
+)
+def test_a_trial_does_not_stand_for_the_whole_run(tmp_path, asked, differs):
+    run_one(tmp_path)
+    ask = {"name": "regression", "protocol": "paper", "models": ["rnn"], "seeds": 1, "results": tmp_path}
+    with pytest.raises(ValueError, match=rf"regression-paper-rnn-0\.json: .*{differs}"):
+        benchmark.benchmark(**ask, **asked)
+    said = []
+    assert benchmark.benchmark(**ask, **TINY, say=said.append) == 0 and said[0].startswith("0 of 1 runs to do")
+
+
 def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
     work = protocols.folder(tmp_path / "runs" / "regression-paper-rnn-0")
     with storage.lock(work / ".result.lock"):
@@ -211,6 +223,7 @@ def test_a_killed_command_leaves_nothing_running_and_goes_on(tmp_path):
         ({"seeds": -1}, "seeds: .*-1"),
         ({"jobs": 0}, "jobs: .*0"),
         ({"limit": 0}, "limit: .*0"),
+        ({"train": "own.txt"}, "train: regression is no text .*own.txt"),
         ({"results": benchmark.RESULTS, "epochs": 1}, "epochs: data/results is for whole runs"),
     ],
 )

@@ -23,6 +23,7 @@ from enn_np import (
     Regressor,
     StepClassifier,
     load,
+    register,
     run,
 )
 from enn_np.datasets import MinMax, Standardize
@@ -117,6 +118,8 @@ def test_a_masked_array_with_nothing_masked_is_an_array():
 ragged = [np.zeros((length, D), np.float32) for length in (3, 5)]
 
 DATA = {
+    "no targets": (fit(y=None), TypeError, "y", "None", "predict"),
+    "no targets to evaluate": (lambda: classifier().evaluate(x, None), TypeError, "y", "None", "predict"),
     "one sequence, without the batch axis": (fit(x[0]), ValueError, "x", r"\(5, 3\)", r"expected shape \(n, T, 3\)"),
     "a table, without the time axis": (fit(x[:, 0]), ValueError, "x", r"\(24, 3\)", r"expected shape \(n, T, 3\)"),
     "another number of features": (fit(x[..., :2]), ValueError, "x", r"\(24, 5, 2\)", r"expected shape \(n, T, 3\)"),
@@ -154,6 +157,7 @@ DATA = {
 }
 
 SETTINGS = {
+    "no targets to validate on": (fit(validation=(x, None)), TypeError, "validation y", "None", "predict"),
     "validation share above 1": (fit(validation=1.5), ValueError, "validation", "1.5", "at most 1"),
     "all data to validate on": (fit(validation=1.0), ValueError, "validation", "0 of 24 sequences", "at least one"),
     "validation x without y": (fit(validation=(x,)), ValueError, "validation", "1 parts", r"\(x, y\)"),
@@ -238,6 +242,8 @@ SETTINGS = {
 }
 
 MODELS = {
+    "frozen, one of nothing": (lambda: Adam(frozen=None), TypeError, "frozen", "None", r"such as \('0\.M',\)"),
+    "a cell to register": (lambda: register(GRU(4)), TypeError, "register", r"GRU\(hidden=4\)", "above the class"),
     "a cell by name": (make("engram"), TypeError, "cells", "'engram'", r"Engram\(128, 64\)"),
     "a cell's class": (make(Engram), TypeError, "cells", "class .*Engram", r"such as Engram\(128, 64\)"),
     "a class among cells": (make([GRU(4), GRU]), TypeError, "cells", "class .*GRU", r"such as Engram\(128, 64\)"),
