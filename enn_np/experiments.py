@@ -26,7 +26,7 @@ from .engram import Engram
 from .learned import LearnedEngram
 from .models import Classifier
 from .optim import Adam
-from .processes import in_processes, mine
+from .processes import in_processes, mine, one_thread
 from .protocols import diverged, folder, machine, read_result, tell, write_json
 from .session import Diverged
 from .watch import not_finite
@@ -326,14 +326,15 @@ def _seconds(runs):
         x, y = task.source(0)(rng, size, "validation", 0)
         for _ in range(2):  # the first makes its arrays
             began = time.perf_counter()
-            model.loss_and_grads(model.time_major(x), y, rng)
+            with one_thread():
+                model.loss_and_grads(model.time_major(x), y, rng)
             steps[task, name] = time.perf_counter() - began
     return sum(run.steps * steps[run.task, run.name] for run in runs)
 
 
 def one(run, locks, say=tell):
     """Make the result of one run, unless another process does. Returns what became of it."""
-    with ExitStack() as stack:
+    with one_thread(), ExitStack() as stack:
         if not mine(stack, locks / f".{run.path.stem}.lock"):
             return "another process has it"
         if run.path.exists():

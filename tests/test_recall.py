@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import Adam, Binding, Classifier, cli, experiments, load, protocols, recall, run, storage
+from enn_np import Adam, Binding, Classifier, cli, experiments, load, processes, protocols, recall, run, storage
 from enn_np.arcs import written_lengths
 from enn_np.attribution import written_by
 from enn_np.models import build
@@ -67,6 +67,23 @@ def test_a_run_is_written_down_once(small, tmp_path):
         assert {key: one[key] for key in one.keys() - clocks} == {key: other[key] for key in one.keys() - clocks}
     with pytest.raises(ValueError, match=r"recall2-sound-gru-0.json: holds a run with .*'steps': 3.*asked"):
         recall.recall(**{**ask, "steps": 4})
+
+
+def test_training_keeps_to_one_blas_thread(small, tmp_path, monkeypatch):
+    """Catches a loop of its own beside `fit`, where a second thread spins and waits."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    for name in processes.BLAS_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    seen, right = set(), Adam.update
+
+    def update(self, params, grads):
+        seen.update(each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas")
+        right(self, params, grads)
+
+    monkeypatch.setattr(Adam, "update", update)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        recall.recall([2], ["gru"], steps=2, results=tmp_path, say=lambda line: None)
+    assert seen == {1}
 
 
 def test_the_best_of_several_rates_is_used_for_all_seeds(small, tmp_path):
