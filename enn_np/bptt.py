@@ -30,6 +30,12 @@ class Tape(NamedTuple):
     workspace: Any
     number: int
 
+    def fresh(self, use="look at it"):
+        """The tape. Raises RuntimeError if its workspace has served another run since."""
+        if self.workspace.runs != self.number:
+            raise RuntimeError(f"tape: its workspace has been used by a later run; {use} before running again")
+        return self
+
 
 class Pieces(NamedTuple):
     """The tape of a run in segments: for each piece, what `run` has to be called with again."""
@@ -106,9 +112,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     if isinstance(tape, Pieces):
         return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
-    x, e, states, kept, mask, workspace, number = tape
-    if workspace.runs != number:
-        raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
+    x, e, states, kept, mask, workspace, _ = tape.fresh("go back")
     xp, (steps, batch, inputs) = array_module(x), x.shape
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}

@@ -13,7 +13,6 @@ import time
 import zipfile
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +27,7 @@ def write(path, config, arrays):
     """Write `config` (JSON types) and `arrays` (name -> NumPy array) to the .npz file `path`. Returns the path."""
     with storage.whole(path) as file:
         np.savez(file, config=np.array(json.dumps({"format": FORMAT, **config})), **arrays)
-    return Path(path)
+    return storage.spelled_out(path)
 
 
 def read(path):
@@ -67,7 +66,7 @@ def read_arrays(path, names=None, most=math.inf):
     Raises FileNotFoundError, or DamagedArchive (a ValueError).
     """
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with open(storage.spelled_out(path), "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ValueError("its parts are compressed, which enn_np never does")
@@ -154,7 +153,7 @@ class Checkpoint:
     def __init__(self, path, seconds=60.0):
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"checkpoint: expected a path or Checkpoint(path), got {path!r}")
-        self.path, self.seconds = Path(path), checks.number("seconds", seconds, low=0)
+        self.path, self.seconds = storage.spelled_out(path), checks.number("seconds", seconds, low=0)
         if self.path.is_dir():
             raise ValueError(f"checkpoint: {path} is a folder; name a file, such as {self.path / 'run.npz'}")
         self.last, self._saved = None, -math.inf

@@ -274,7 +274,7 @@ def draw(out, results, monitor):
 
 def folder(out):
     """`out` as a Path to a folder that exists from now on: better found out before training than after it."""
-    out = Path(out)
+    out = storage.spelled_out(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -291,7 +291,7 @@ def own_folder(out, resume=None):
 
     Raises ValueError where another run has it, or had: only by `resume` (None where there is none) may it be taken up.
     """
-    made, out = not Path(out).exists(), folder(out)
+    made, out = not storage.spelled_out(out).exists(), folder(out)
     with storage.lock(out / ".lock", f"out: {out}"):
         try:
             held = [name for name in RUN if (out / name).exists()]

@@ -23,7 +23,7 @@ def spelled_out(path):
 @contextmanager
 def whole(path):
     """A binary file to write, which becomes `path` at the end of the `with` block unless that raises."""
-    path = Path(path)
+    path = spelled_out(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file, in it or elsewhere")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_text(path, text):
     """Write `text` as UTF-8 to `path`, whole or not at all. Returns the path."""
     with whole(path) as file:
         file.write(text.encode())
-    return Path(path)
+    return spelled_out(path)
 
 
 def sweep(path):

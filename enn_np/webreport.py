@@ -23,7 +23,7 @@ from . import attribution, explained
 from .checkpoint import read_arrays
 from .models import Classifier, load
 from .protocols import PAPER, TITLES, read_json
-from .storage import write_text
+from .storage import spelled_out, write_text
 
 WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read
@@ -41,7 +41,7 @@ def write_report(run_dir, out=None):
     """
     from jinja2 import Environment
 
-    run_dir, notes = Path(run_dir), []
+    run_dir, notes = spelled_out(run_dir), []
     run_dir = run_dir.parent if run_dir.name == "summary.json" else run_dir
     if run_dir.suffix != ".json" and run_dir.is_file():
         raise ValueError(f"run: {run_dir} is no run; expected {WANTED}")

@@ -993,6 +993,10 @@ def test_a_workspace_between_stacked_layers(what):
     assert_same_gradients(problem.backward(above), want)
     with pytest.raises(RuntimeError, match="tape"):
         first.backward(tape)
+    problem.forward(workspace=other)
+    for of, stale in ((first, tape), (problem, above)):
+        with pytest.raises(RuntimeError, match=r"^tape: .*look at it before running again"):
+            of.cell.record(of.params, stale)
 
 
 def test_one_workspace_for_two_layers_and_failed_runs():

@@ -711,6 +711,19 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_named_and_never_called_deletab
         classifier().save(tmp_path)
 
 
+def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
+    """A folder named ~ was made, where nobody looks for a model."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = classifier()
+    assert model.save("~/model.npz") == tmp_path / "home" / "model.npz"
+    assert same_to_the_bit(load("~/model.npz").params, model.params)
+    fit(model, *sequences(20), epochs=1, checkpoint="~/run.npz")
+    assert (tmp_path / "home" / "run.npz").exists() and [each.name for each in tmp_path.iterdir()] == ["home"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="flock is not of this system")
 @pytest.mark.parametrize("fault", (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL))
 @pytest.mark.parametrize("refuse", (None, "out: here"))
