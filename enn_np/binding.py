@@ -321,7 +321,7 @@ class Binding(Addressing, Traced):
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
         similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...)."""
-        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape.fresh()[1:4]
         bank = k.a @ params["M"] if self.bank_read else xp.zeros_like(e.v)
         recalled = xp.stack([read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)])
         seen = {"codes": k.zmh[..., :H], "values": e.v, "engram": k.zmh[..., H : 2 * H], "bank_part": bank}

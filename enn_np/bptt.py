@@ -15,10 +15,18 @@ from dataclasses import replace
 from .backend import Workspace, array_module, empty
 from .checks import check_run, check_run_back, count, float_array, param_shapes
 
+
 # What a run leaves behind: all that `run_back` needs, and all there is to see of the memory. x (T, B, D) inputs; e what
 # `encode` made of them; states, the cell's state with T + 1 entries per part; kept, what every step kept, T entries per
 # part; mask (T, B) or None; workspace, and which of its runs this was.
-Tape = namedtuple("Tape", "x e states kept mask workspace number")
+class Tape(namedtuple("Tape", "x e states kept mask workspace number")):
+    def fresh(self, use="look at it"):
+        """The tape. Raises RuntimeError if its workspace has served another run since."""
+        if self.workspace.runs != self.number:
+            raise RuntimeError(f"tape: its workspace has been used by a later run; {use} before running again")
+        return self
+
+
 # The tape of a run in segments: for each piece, what `run` has to be called with again.
 Pieces = namedtuple("Pieces", "pieces workspace")
 
@@ -36,10 +44,12 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segme
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     x = check_run(cell, params, x, state, mask)
+    if record and not hasattr(cell, "record"):
+        raise TypeError(f"record: {type(cell).__name__} has no method `record`; derive it from enn_np.Cell")
     if record and not (keep and segments == 1):
         raise ValueError(f"record: it needs the whole tape, got keep={keep}, segments={segments}; leave these out")
     xp, (steps, batch, _) = array_module(x), x.shape
-    state = cell.initial_state(batch, x.dtype, xp=xp) if state is None else state
+    state = cell.initial_state(batch, x.dtype, None, xp) if state is None else state
     x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
     if keep and count("segments", segments) > 1:
         return _run_pieces(cell, params, x, state, workspace, segments, {"mask": mask, **given})
@@ -93,9 +103,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     if isinstance(tape, Pieces):
         return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
-    x, e, states, kept, mask, workspace, number = tape
-    if workspace.runs != number:
-        raise RuntimeError("tape: its workspace has been used by a later run; go back before running again")
+    x, e, states, kept, mask, workspace, _ = tape.fresh("go back")
     xp, (steps, batch, inputs) = array_module(x), x.shape
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
@@ -123,8 +131,10 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         d, de = hooks.leave(e, d, de)
     before = each(lambda part: part[:steps], states)
     dx, grads = cell.collect(params, x, e, before, kept, de, *[input_gradient] * shaped)
-    if wrong := grads.keys() ^ param_shapes(cell, inputs).keys():
-        raise ValueError(f"collect: expected one gradient of each parameter, got {', '.join(grads)}: see {wrong}")
+    shapes = {name: getattr(g, "shape", None) for name, g in grads.items()}
+    if wrong := shapes.items() ^ param_shapes(cell, inputs).items():
+        wrong = ", ".join(sorted({name for name, _ in wrong}))
+        raise ValueError(f"collect: expected one gradient of the shape of each parameter, got {shapes}: see {wrong}")
     return dx if input_gradient else None, d, grads
 
 
@@ -214,10 +224,11 @@ class Stream:
         W, found = next(iter(params.values())), {name: getattr(value, "shape", ()) for name, value in params.items()}
         sizes = {n for shape in found.values() for n in shape if n}
         D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1)
-        cell = replace(cell, store="dense") if getattr(cell, "store", None) else cell  # nobody collects a list here
+        listed = getattr(cell, "store", None) == "list" and cell.hooks
+        cell = replace(cell, store="dense") if listed else cell  # nobody collects a list here
         self.cell, self.params, self.shape = cell, params, (count("batch", batch), D)
         check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
-        self.state = cell.initial_state(batch, W.dtype, xp=array_module(W)) if state is None else state
+        self.state = cell.initial_state(batch, W.dtype, None, array_module(W)) if state is None else state
 
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""

@@ -36,7 +36,7 @@ class Cell:
 
     def record(self, params, tape):
         """For run(..., record=True): states (T + 1, ...), entry t enters step t, and all kept (T, ...), as copies."""
-        parts = tape.kept._asdict() | tape.states._asdict()
+        parts = tape.fresh().kept._asdict() | tape.states._asdict()
         return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items() if part is not None}
 
 

@@ -40,9 +40,11 @@ def spelled_out(path):
 @contextmanager
 def whole(path):
     """A binary file to write, which becomes `path` at the end of the `with` block unless that raises."""
-    path = Path(path)
+    path = spelled_out(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file, in it or elsewhere")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file but a device or the like; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # of its own: two writers may meet
     try:
@@ -66,7 +68,7 @@ def write_text(path, text):
     """Write `text` as UTF-8 to `path`, whole or not at all. Returns the path."""
     with whole(path) as file:
         file.write(text.encode())
-    return Path(path)
+    return spelled_out(path)
 
 
 def sweep(path):
@@ -84,11 +86,10 @@ def lock(path, refuse=None):
     with open(path, "ab") as file:
         try:
             _take(file, wait=not refuse)
-        except (BlockingIOError, PermissionError):
+        except BlockingIOError:
             raise ValueError(f"{refuse} is in use by another run; wait for its end, or choose another place") from None
-        except OSError as error:  # a network file system may have no locks: then nothing is guarded
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
+        except OSError:  # a network file system may have no locks: then nothing is guarded
+            pass
         yield
 
 
@@ -112,7 +113,7 @@ def write(path, config, arrays):
     """Write `config` (JSON types) and `arrays` (name -> NumPy array) to the .npz file `path`. Returns the path."""
     with whole(path) as file:
         np.savez(file, config=np.array(json.dumps({"format": FORMAT, **config})), **arrays)
-    return Path(path)
+    return spelled_out(path)
 
 
 def read(path):
@@ -146,7 +147,7 @@ def read_arrays(path, names=None, most=math.inf):
     Raises FileNotFoundError, or DamagedArchive (a ValueError).
     """
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with open(spelled_out(path), "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ValueError("its parts are compressed, which enn_np never does")
@@ -225,7 +226,7 @@ class Checkpoint:
     def __init__(self, path, seconds=60.0):
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"checkpoint: expected a path or Checkpoint(path), got {path!r}")
-        self.path, self.seconds = Path(path), checks.number("seconds", seconds, low=0)
+        self.path, self.seconds = spelled_out(path), checks.number("seconds", seconds, low=0)
         if self.path.is_dir():
             raise ValueError(f"checkpoint: {path} is a folder; name a file, such as {self.path / 'run.npz'}")
         self.last, self._saved = None, -math.inf
@@ -295,6 +296,8 @@ def register(kind):
     Files name classes, they neither hold nor import them. A class defined again, as a notebook does, takes its own
     place. Raises TypeError for a cell that is no dataclass, ValueError for a name that is taken.
     """
+    if not isinstance(kind, type):
+        raise TypeError(f"register: expected a class, got {kind!r}; write it as a decorator above the class")
     table, name = (KINDS, vars(kind).get("kind")) if hasattr(kind, "check_data") else (CELLS, None)
     name = name or kind.__name__.lower()
     if table is CELLS and not dataclasses.is_dataclass(kind):

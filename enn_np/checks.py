@@ -18,6 +18,13 @@ def unmasked(name, value):
     return value
 
 
+def given(name, value):
+    """`value`, unless it is None."""
+    if value is None:
+        raise TypeError(f"{name}: expected an array, got None; pass it, or use predict, which needs none")
+    return value
+
+
 def float_array(name, value, shape, dtype=None, finite=True):
     """`value` if it is a finite float array of `shape`, where a letter stands for a size that may be anything >= 1.
 
@@ -104,7 +111,7 @@ def settings(owner, check, names, *options, **limits):
 
 @lru_cache(maxsize=64)
 def _drawn(cell, inputs):
-    return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs).items()}
+    return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs, np.float32).items()}
 
 
 def param_shapes(cell, inputs):
@@ -139,8 +146,8 @@ def check_run(cell, params, x, state=None, mask=None):
         dtype = float_array(f"params[{name!r}]", params[name], shape, dtype, finite=False).dtype
     float_array("x", x, x.shape, dtype, finite=False)
     if state is not None:
-        check_state("state", state, cell.initial_state(x.shape[1], x.dtype), x.dtype)
-    if mask is None:
+        check_state("state", state, cell.initial_state(x.shape[1], x.dtype, None, np), x.dtype)
+    if unmasked("mask", mask) is None:
         return x
     if not hasattr(mask, "shape"):
         raise TypeError(f"mask: expected a bool array of shape {x.shape[:2]}, got {type(mask).__name__}")
@@ -160,4 +167,5 @@ def check_run_back(cell, tape, dh, dstate, upstream):
         if value is not None and like is not None:
             float_array(name, value, like.shape, tape.x.dtype, finite=False)
     if dstate is not None:
-        check_state("dstate", dstate, cell.initial_state(tape.x.shape[1]), tape.x.dtype, computed=True)
+        wanted = cell.initial_state(tape.x.shape[1], tape.x.dtype, None, np)
+        check_state("dstate", dstate, wanted, tape.x.dtype, computed=True)

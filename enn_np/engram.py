@@ -222,7 +222,7 @@ class Engram(Traced):
     def record(self, params, tape):
         """What a run did, as copies: codes z, engram m and its parts bank_part a M, trace_part alpha a A (T, B, H);
         similarities s, retrieval a (T, B, N); trace A (T + 1, ...), hidden h (T + 1, B, H): entry t enters step t."""
-        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape.fresh()[1:4]
         recalled = [read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)]  # the last trace is read by nobody
         seen = {"codes": e.z, "similarities": k.s, "retrieval": k.a, "engram": k.zmh[..., H : 2 * H]}
         seen |= {"bank_part": k.a @ params["M"], "trace_part": self.trace_scale * xp.stack(recalled)}

@@ -266,14 +266,14 @@ class Pieces:
 
     def begin(self, rng, epoch):
         model, xp = self.model, array_module(self.model.params["head.W"])
-        return _carry(cell.initial_state(self.batch_size, model.dtype, xp=xp) for cell in model.cells)
+        return _carry(cell.initial_state(self.batch_size, model.dtype, None, xp) for cell in model.cells)
 
     def batches(self, carry):
         return stream_batches(self.tokens, self.batch_size, self.steps)
 
     def learn(self, piece, carry, rng):
         ids, targets = map(self.model.time_major, piece)
-        kinds = [type(cell.initial_state(1)) for cell in self.model.cells]
+        kinds = [type(cell.initial_state(1, self.model.dtype, None, np)) for cell in self.model.cells]
         states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
         numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
         return ids.size, train.add({}, numbers, ids.size), grads, _carry(states)

@@ -8,6 +8,7 @@ in both. Where the trace is not clipped, (9) says dA_t / d eta = D_t + eps_t - A
 other equation, its code too, is that of `Engram` with the two numbers of the moment, which `settled` hands out.
 """
 
+import copy
 import math
 from collections import namedtuple
 from dataclasses import dataclass, fields
@@ -45,18 +46,24 @@ class LearnedEngram(Engram):
 
     def settled(self, params):
         """The Engram cell with the numbers learned so far."""
+        now = self._now(params)
+        return Engram(**{field.name: getattr(now, field.name) for field in fields(Engram)})
+
+    def _now(self, params):
+        """This very cell, whatever a class of yours overrides, with the numbers learned so far."""
         r, q = (float(to_numpy(params[name])[0]) for name in ("hebbian_rate", "sparsity"))
-        settings = {field.name: getattr(self, field.name) for field in fields(Engram)}
-        return Engram(**settings | {"hebbian_rate": 1 / (1 + math.exp(-r)), "sparsity": math.exp(q)})
+        cell = copy.copy(self)
+        vars(cell).update(hebbian_rate=1 / (1 + math.exp(-r)), sparsity=math.exp(q))
+        return cell
 
     def step(self, params, e, state, k=None):
-        return self.settled(params).step(params, e, state, k)
+        return super(LearnedEngram, self._now(params)).step(params, e, state, k)
 
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Engram's, with the gradients at r, through (9), and at q, through (4)."""
-        cell = self.settled(params)
+        cell = self._now(params)
         de = de or empty(self.shapes(len(d.h))[2], d.h)
-        back, _ = cell.step_back(params, d, e, state, k, de, da)
+        back, _ = super(LearnedEngram, cell).step_back(params, d, e, state, k, de, da)
         dA, eta = cell._unclip(d.A, k.A), cell.hebbian_rate
         de.rate[...] = (1 - eta) * (dA * (k.A - state.A)).sum()  # eta (1 - eta) dA_t / d eta
         # d / dq of s_t (1 + 10 sigma) / tau, by way of the gradient at s_t

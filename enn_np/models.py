@@ -23,6 +23,8 @@ from .ops import cross_entropy, dot_rows, flat, glorot_uniform, mean_squared_err
 from .train import INFERENCE, add, draws, fit
 from .window import Window
 
+PLAIN = int | float | str | tuple | dict | type(None)  # settings that can be compared
+
 
 class Model:
     """What classifier and regressor share. Use `Classifier` or `Regressor`.
@@ -137,9 +139,14 @@ class Model:
         for one, other in zip((*self.cells, self), (*again.cells, again), strict=True):
             for name, value in getattr(other, "__dict__", {}).items():
                 mine = getattr(one, name, None)
-                if name != "cells" and isinstance(value, int | float | str | tuple) and value != mine:
+                plain = isinstance(value, PLAIN) or isinstance(mine, PLAIN)
+                if name not in ("cells", "params") and plain and repr(value) != repr(mine) and value != mine:
                     what = f"{type(one).__name__}.{name} would come back as {value!r}, not {mine!r}"
                     raise TypeError(f"model: {what}; make it a field of the dataclass, or part of config()")
+        mine, other = ({k: (v.shape, v.dtype) for k, v in each.params.items()} for each in (self, again))
+        if wrong := {name for name, _ in mine.items() ^ other.items()}:
+            names = ", ".join(sorted(wrong))
+            raise TypeError(f"model: its parameters are not those that a new one has, see {names}; build a new model")
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -216,7 +223,9 @@ class Model:
                 if da is not None:
                     penalties["penalty"], upstream = penalties.get("penalty", 0) + penalty, {"da": da}
             # The first part of every state is h; the others are not read by the head.
-            dstate = None if dlast is None else [dlast] + [None] * (len(cell.initial_state(1)) - 1)
+            dstate = (
+                None if dlast is None else [dlast] + [None] * (len(cell.initial_state(1, self.dtype, None, np)) - 1)
+            )
             upstream["input_gradient"] = input_gradient or i > 0
             dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
             dlast = None
@@ -256,7 +265,7 @@ class Model:
 
     def evaluate(self, x, y, batch_size: int = 128, mask=None) -> dict:
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
-        x, y, mask = self.check_data(x, y, mask)
+        x, y, mask = self.check_data(x, checks.given("y", y), mask)
         counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
         for rows, part in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):

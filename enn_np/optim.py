@@ -25,7 +25,8 @@ class Optimizer:
         self.learning_rate = number("learning_rate", learning_rate, above=0)
         for name, limit in (("clip_norm", clip_norm), ("global_clip_norm", global_clip_norm)):
             setattr(self, name, limit if limit is None else number(name, limit, above=0))
-        if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
+        several = not isinstance(frozen, str) and hasattr(frozen, "__iter__")
+        if not several or not all(isinstance(name, str) for name in frozen):
             raise TypeError(f"frozen: expected names of parameters such as ('0.M',), got {frozen!r}")
         self.frozen = list(frozen)
         self.steps = 0
@@ -42,6 +43,14 @@ class Optimizer:
         known = {name: array() for name, array in SERVED.get(self, {}).items()}
         if self.steps and known and (known.keys() != params.keys() or any(known[k] is not params[k] for k in known)):
             raise ValueError(f"optimizer: make a new one for each model, this made {self.steps} steps with another")
+        for moment in self.state.values():  # of one that was copied or unpickled, whose arrays nobody knows
+            for name, value in moment.items():
+                like = params.get(name)
+                if like is None or (like.shape, like.dtype) != (value.shape, value.dtype):
+                    what = (
+                        f"make a new one for each model, this has served another's {name} {value.dtype} {value.shape}"
+                    )
+                    raise ValueError(f"optimizer: {what}")
         SERVED[self] = {name: weakref.ref(array) for name, array in params.items()}
 
     def update(self, params, grads):
@@ -74,8 +83,8 @@ class SGD(Optimizer):
 
     moments = ("velocity",)
 
-    def __init__(self, learning_rate=0.01, momentum=0.0, **clipping):
-        super().__init__(learning_rate, **clipping)
+    def __init__(self, learning_rate=0.01, momentum=0.0, clip_norm=None, global_clip_norm=None, frozen=()):
+        super().__init__(learning_rate, clip_norm, global_clip_norm, frozen)
         self.momentum = number("momentum", momentum, low=0, high=1)
 
     def rule(self, p, g, u):
@@ -93,8 +102,17 @@ class Adam(Optimizer):
 
     moments = ("m", "v")
 
-    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **clipping):
-        super().__init__(learning_rate, **clipping)
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        clip_norm=None,
+        global_clip_norm=None,
+        frozen=(),
+    ):
+        super().__init__(learning_rate, clip_norm, global_clip_norm, frozen)
         below_1 = math.nextafter(1, 0)  # at 1 the moments stay zero, and their correction divides by zero
         self.beta_1 = number("beta_1", beta_1, low=0, high=below_1)
         self.beta_2 = number("beta_2", beta_2, low=0, high=below_1)

@@ -40,7 +40,8 @@ DEAD = 0.01  # of an even share 1 / N, which no retrieval weight of the slot rea
 # What Keras, PyTorch or scikit-learn > this library call an argument.
 OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs lr>learning_rate
 num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding random_state>seed
-validation>validation_data progress>verbose restore_best_weights>restore_best min_lr>min_learning_rate"""
+validation>validation_data progress>verbose restore_best_weights>restore_best min_lr>min_learning_rate
+clipnorm>clip_norm global_clipnorm>global_clip_norm eps>epsilon"""
 OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())
 
 
@@ -303,7 +304,7 @@ def fit(
     Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
     stops for what is not finite, with the best weights so far given back.
     """
-    targets, (x, y, mask) = y, model.check_data(x, y, mask)
+    targets, (x, y, mask) = y, model.check_data(x, checks.given("y", y), mask)
     batch_size, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
     x, y, mask, held = _hold_out(model, x, y, mask, validation_data, validation_split)
     work, settings, validate = Shuffled(model, x, y, mask, batch_size), {"batch_size": batch_size, "seed": seed}, None
@@ -359,6 +360,7 @@ def _hold_out(model, x, y, mask, data, share):
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             got = f"{len(data)} parts" if isinstance(data, tuple | list) else repr(data)
             raise ValueError(f"validation_data: expected (x, y) or (x, y, mask), got {got}; see validation_split")
+        checks.given("validation y", data[1])
         return x, y, mask, model.check_data(*data, names=("validation x", "validation y", "validation mask"))
     if not (share := checks.number("validation_split", share, low=0, high=1)):
         return x, y, mask, None
@@ -457,33 +459,38 @@ class Training:
 
     def run(self):
         """All epochs, or those left of a resumed run, and the history."""
+        self._ready()
         with self.checkpoint.held() if self.checkpoint else nullcontext(), one_thread():
-            self._start()
+            resumed = self._resumed()
             try:
                 self._train()
-            except (TypeError, ValueError) as error:
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
                 # A mistake found late: a checkpoint with no epoch in it only stands in the way of the corrected call.
-                if self.checkpoint and not self.epoch and not isinstance(error, Diverged):
+                if self.checkpoint and not (resumed or self.epoch or isinstance(error, Diverged)):
                     self.checkpoint.path.unlink(missing_ok=True)
                 raise
         return self.history
 
-    def _start(self):
-        """Tell the callbacks, and go on from the checkpoint, if asked to and there is one."""
+    def _ready(self):
+        """Ask the optimizer and tell the callbacks, before a file is touched."""
         self.optimizer.serve(self.model.params)
         self._began = time.perf_counter()
         for callback in self.callbacks:
             callback.on_start(self)
         callbacks = [each.settings() for each in self.callbacks]
         self.settings |= {"optimizer": self.optimizer.settings(), "callbacks": callbacks, "non_finite": self.non_finite}
+
+    def _resumed(self):
+        """Go on from the checkpoint, if asked to and there is one: whether it did."""
         if self.checkpoint is None or not self.checkpoint.path.exists():
-            return
+            return False
         if not self.resume:
             what = f"{self.checkpoint.path} holds a run already; resume=True (--resume) goes on with it"
-            raise ValueError(f"checkpoint: {what}, to start anew delete it or name another")
+            raise ValueError(f"checkpoint: {what}, to start anew name another")
         self._restore()
         if self.verbose:
             say(f"{self.checkpoint.path}: resumed after {self.place()}")
+        return True
 
     def _train(self):
         try:

@@ -110,7 +110,7 @@ class Window(Addressing):
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, window_part (T, B, H);
         retrieval a (T, B, N), attention p (T, B, K), of step t to steps t - K to t - 1; hidden h (T + 1, B, H)."""
-        H, (e, states, k) = self.hidden, tape[1:4]
+        H, (e, states, k) = self.hidden, tape.fresh()[1:4]
         engram = k.zmh[..., H : 2 * H]
         seen = {"codes": e.z, "values": e.v, "engram": engram, "bank_part": e.bank, "window_part": engram - e.bank}
         seen |= {"retrieval": e.a, "attention": k.p, "hidden": states.h}

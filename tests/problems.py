@@ -188,7 +188,7 @@ def draw(cell, steps=4, batch=3, inputs=2, seed=0, masked=False, dtype=np.float6
         """Keeps the loss near 1 whatever the sizes, so that its differences lose few digits."""
         return normal(shape, 1 / np.sqrt(np.prod(shape)))
 
-    start = cell.initial_state(batch, dtype)
+    start = cell.initial_state(batch, dtype, None, np)
     mask = rng.random((steps, batch)) < 0.6 if masked else None
     noise = cell.noise(rng, steps, np.float64) if isinstance(cell, Engram) else None
     upstream = {}

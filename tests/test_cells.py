@@ -773,10 +773,10 @@ class Documented:
     def __init__(self, hidden):
         self.hidden, self.own = hidden, Six(hidden)
 
-    def init(self, rng, inputs, dtype=np.float32):
+    def init(self, rng, inputs, dtype):
         return self.own.init(rng, inputs, dtype)
 
-    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+    def initial_state(self, batch, dtype, rng, xp):
         return self.own.initial_state(batch, dtype, rng, xp)
 
     def shapes(self, batch):
@@ -857,7 +857,9 @@ def test_a_cell_of_your_own(kind):
 
 
 def test_a_record_of_your_own_cell():
-    """Catches a default that asks for more than what the steps kept."""
+    """Catches a default that asks for more than what the steps kept, and a cell that has none."""
+    with pytest.raises(TypeError, match=r"^record: Documented has no method.*enn_np\.Cell"):
+        draw(Documented(3)).forward(record=True)
     problem = draw(Six(3))
     record = problem.forward(record=True)[3]
     assert record["hidden"].shape == (5, 3, 3) and record["was"].shape == (4, 3, 3)
@@ -991,6 +993,10 @@ def test_a_workspace_between_stacked_layers(what):
     assert_same_gradients(problem.backward(above), want)
     with pytest.raises(RuntimeError, match="tape"):
         first.backward(tape)
+    problem.forward(workspace=other)
+    for of, stale in ((first, tape), (problem, above)):
+        with pytest.raises(RuntimeError, match=r"^tape: .*look at it before running again"):
+            of.cell.record(of.params, stale)
 
 
 def test_one_workspace_for_two_layers_and_failed_runs():

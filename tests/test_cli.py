@@ -241,6 +241,23 @@ def test_output_into_head_is_quiet_and_work_goes_on(tmp_path, command, status):
         assert (tmp_path / "results" / "recall2-sound-rnn-0.json").exists()
 
 
+class Deaf:
+    """A stream that takes nothing and is no file."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", (BrokenPipeError(), OSError(28, "full"), ValueError("closed")))
+def test_work_goes_on_where_nobody_can_be_told(monkeypatch, error):
+    """A full disk behind `>`, a closed stream, a reader that is gone where standard output is no file."""
+    monkeypatch.setattr(sys, "stdout", Deaf(error))
+    cli.tell("a line")
+
+
 def test_names_of_data_sets_are_read_in_every_spelling():
     parse = cli._parser().parse_args
     for text in ("wikitext2", "wikitext-2", "WikiText-2"):
@@ -260,6 +277,8 @@ def test_a_tilde_in_an_option_is_the_users_home(run, monkeypatch, tmp_path):
         assert cli._settings(options).out == tmp_path / "x"
     for options in (["tables"], ["list"], ["run", "mnist"]):
         assert cli._settings([*options, "--results=~/x"]).results == tmp_path / "x"
+    (tmp_path / "page.md").write_text("no marks")
+    assert run("tables", "--page=~/page.md", "--results=~/x") == (0, "", "")
 
 
 # train

@@ -254,8 +254,13 @@ def test_gradients_and_parameters_have_the_same_names(cell, name):
             grads[name] = np.zeros(3)
         return result[0], grads
 
+    def summed(cell, result):  # NumPy would add one row to all of the parameter's
+        return result[0], {key: g.sum(0) if key == "W_h" else g for key, g in result[1].items()}
+
     with pytest.raises(ValueError, match=f"collect: .*{name}"):
         gradcheck.check(broken(cell, collect=spoil))
+    with pytest.raises(ValueError, match=r"collect: .*shape.*see W_h$"):
+        gradcheck.check(broken(cell, collect=summed))
     with pytest.raises(ValueError, match=r"grads\['v'\].*no|grads\['v'\].*value"):
         gradcheck.compare(lambda v: (0.0, None), {"w": np.ones(3)}, {"v": np.ones(3)}, np.random.default_rng(0))
 

@@ -74,3 +74,19 @@ def test_attribution_asks_for_the_numbers():
         attribution.written_by(problem.cell, tape, 2)
     parts = attribution.written_by(problem.cell.settled(problem.params), tape, 3)
     assert abs(parts["clipped"]).max() < 1e-12 < abs(parts["steps"]).max()
+
+
+def test_no_override_is_bypassed():
+    """Catches a step that is the library's `Engram`'s, where a class of the reader's has its own equations."""
+
+    class Seven(LearnedEngram):
+        _fade = staticmethod(lambda xp, A, written, noise, keep, eta, low, high, out: out.fill(7.0))
+
+    class Deaf(LearnedEngram):
+        def integrate(self, params, z, m, h, k):
+            super().integrate(params, z, 0 * m, h, k)
+
+    problem = draw(Seven(3, 4))
+    assert (problem.forward()[1].A == 7).all()
+    record = problem.but(cell=Deaf(3, 4)).forward(record=True)[3]
+    assert (record["engram"] == 0).all() and (record["trace_part"] != 0).any()

@@ -658,6 +658,16 @@ def test_what_a_file_would_lose_is_not_saved(tmp_path, registry):
     for odd in (lambda h: h, np.float32(1), 1j):
         refused(classifier(Leaky(3, limit=odd)), tmp_path, "^model: its configuration could not be read back")
     refused(classifier(Leaky(3, rates=((1, 2), (3, 4)))), tmp_path, r"Leaky\.rates would come back as \(\[1, 2\]")
+    refused(classifier(Leaky(3, rates={1: 2})), tmp_path, r"Leaky\.rates would come back as \{'1': 2\}, not \{1: 2\}")
+    classifier(Leaky(3, limit=np.nan)).check_saving()
+    hidden = Scaled(3, gain=None)
+    object.__setattr__(hidden, "gain", 2.0)
+    refused(classifier(hidden), tmp_path, r"Scaled\.gain would come back as 1\.0, not 2\.0")
+    for name, value in (("extra", np.zeros(2)), ("head.b", np.zeros(C)), ("head.W", np.zeros((3, 3), np.float32))):
+        model = classifier(GRU(4))
+        model.params[name] = value
+        with pytest.raises(TypeError, match=f"^model: its parameters are not those that a new one has, see {name}"):
+            model.save(tmp_path / "odd.npz")
 
 
 # Copies
@@ -722,7 +732,8 @@ def test_a_trained_language_model_is_copied_whole(words):
 
 def test_signatures_name_every_argument():
     """`**settings` tells Tab and help nothing."""
-    for function in (Classifier, Regressor, LanguageModel, StepClassifier, Classifier.fit, Classifier.evaluate):
+    methods = (Classifier.fit, Classifier.evaluate, enn_np.Adam, enn_np.SGD)
+    for function in (Classifier, Regressor, LanguageModel, StepClassifier, *methods):
         kinds = {each.kind for each in inspect.signature(function).parameters.values()}
         assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}, function
     model = classifier()

@@ -219,6 +219,11 @@ def test_another_model_is_refused_before_any_change(kind):
         with pytest.raises(ValueError, match=r"^optimizer: "):
             optimizer.update(other.params, {key: np.ones_like(value) for key, value in other.params.items()})
         assert same_to_the_bit(other.params, weights), name
+    unpickled = pickle.loads(pickle.dumps(optimizer))
+    for other in (classifier(GRU(5)), classifier(dtype="float64")):
+        with pytest.raises(ValueError, match=r"^optimizer: make a new one for each model, this has served another's"):
+            other.fit(x.astype(other.dtype), y, epochs=1, optimizer=unpickled, verbose=0)
+    assert unpickled.steps == 1
     assert optimizer.steps == before["steps"] and optimizer.learning_rate == before["learning_rate"]
     assert all(same_to_the_bit(optimizer.state[name], before["state"][name]) for name in optimizer.state)
     text = LanguageModel(GRU(4), 9, 4)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import Adam, Binding, Classifier, load, run
+from enn_np import Adam, Binding, Classifier, load, run, train
 from enn_np import checkpoint as storage
 from enn_np.data.tasks import associative_recall
 from enn_np.lab import cli, inputs, pages, runner, table, work
@@ -79,6 +79,23 @@ def test_a_run_is_written_down_once(small, tmp_path):
     assert alike(found, recall(["gru", "binding"], "recall2", "recall3", results=tmp_path / "b", **ask))
     with pytest.raises(ValueError, match=r"recall2-sound-gru-0.json: holds a run with .*'steps': 3.*asked"):
         recall(["gru"], results=tmp_path / "a", steps=4)
+
+
+def test_training_keeps_to_one_blas_thread(small, tmp_path, monkeypatch):
+    """Catches a loop of its own beside `fit`, where a second thread spins and waits."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    for name in train.BLAS_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    seen, right = set(), Adam.update
+
+    def update(self, params, grads):
+        seen.update(each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas")
+        right(self, params, grads)
+
+    monkeypatch.setattr(Adam, "update", update)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        recall(["gru"], steps=2, results=tmp_path)
+    assert seen == {1}
 
 
 def test_the_best_of_several_rates_is_used_for_all_seeds(small, tmp_path):

@@ -355,17 +355,49 @@ def test_a_mistake_found_late_leaves_no_checkpoint_in_the_way(tmp_path):
     def late(*given):
         raise ValueError("mine")
 
+    def lost(*given):
+        raise KeyError("mine")
+
     for settings in ({"checkpoint": path}, {"checkpoint": Checkpoint(path, 0)}):
-        model = Classifier(GRU(6), D, C)
-        model.evaluate = late
-        with pytest.raises(ValueError, match=r"^mine"):
-            fit(model, x, y, epochs=3, validation_split=0.5, **settings)
-        assert not path.exists()
+        for mistake in (late, lost):
+            model = Classifier(GRU(6), D, C)
+            model.evaluate = mistake
+            with pytest.raises((ValueError, KeyError), match="mine"):
+                fit(model, x, y, epochs=3, validation_split=0.5, **settings)
+            assert not path.exists()
     with pytest.raises(ValueError, match=r"^mine"):
         fit(classifier(), x, y, epochs=3, checkpoint=path, callbacks=[Mistaken(2)])
     assert len(files.read(path)[0]["training"]["history"]["loss"]) == 1
     path.unlink()
     assert len(fit(classifier(), x, y, epochs=3, checkpoint=path)["loss"]) == 3
+    used = Adam()
+    fit(classifier(), x, y, epochs=1, optimizer=used)
+    for wrong in ({"optimizer": used}, {"callbacks": [EarlyStopping("val_loss")]}, {"callbacks": 3}):
+        with pytest.raises((TypeError, ValueError)):
+            fit(classifier(), x, y, checkpoint=tmp_path / "new" / "run.npz", **wrong)
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_resumed_run_loses_nothing_by_a_mistake(tmp_path):
+    """Catches a checkpoint that is removed with what it held of an epoch that is not over."""
+    x, y = sequences(40)
+    path, model = tmp_path / "run.npz", classifier()
+    calls, learn = [], model.loss_and_grads
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return learn(*given)
+
+    model.loss_and_grads = interrupted
+    fit(model, x, y, epochs=2, batch_size=10, checkpoint=path)
+    assert files.read(path)[0]["training"]["pass"]["batches"] == 2
+    again = classifier()
+    again.loss_and_grads = lambda *given: {}["mine"]
+    with pytest.raises(KeyError, match="mine"):
+        fit(again, x, y, epochs=2, batch_size=10, checkpoint=path, resume=True)
+    assert files.read(path)[0]["training"]["pass"]["batches"] == 2
 
 
 # What does not fit
@@ -473,7 +505,7 @@ def test_other_data_are_noticed(tmp_path):
 def test_a_run_is_not_overwritten_by_another(tmp_path):
     x, y = sequences(40)
     fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz")
-    with pytest.raises(ValueError, match=r"^checkpoint: .*run\.npz holds a run already; resume=True"):
+    with pytest.raises(ValueError, match=r"^checkpoint: .*run\.npz holds a run already; resume=True((?!delete).)*$"):
         fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz")
 
 
@@ -693,8 +725,21 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_named_and_never_called_deletab
         classifier().save(tmp_path)
 
 
+def test_a_tilde_is_the_users_home(tmp_path, monkeypatch):
+    """A folder named ~ was made, where nobody looks for a model."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = classifier()
+    assert model.save("~/model.npz") == tmp_path / "home" / "model.npz"
+    assert same_to_the_bit(load("~/model.npz").params, model.params)
+    fit(model, *sequences(20), epochs=1, checkpoint="~/run.npz")
+    assert (tmp_path / "home" / "run.npz").exists() and [each.name for each in tmp_path.iterdir()] == ["home"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="flock is not of this system")
-@pytest.mark.parametrize("fault", (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP))
+@pytest.mark.parametrize("fault", (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL))
 @pytest.mark.parametrize("refuse", (None, "out: here"))
 def test_a_file_system_without_locks_does_not_end_training(fault, refuse, tmp_path, monkeypatch):
     """Network file systems: what guards nothing must not cost the run."""

@@ -89,6 +89,8 @@ def test_arrays_of_another_length_are_refused(longer):
     for wrong in ({"dh": other}, {"dh": upstream, "da": np.zeros((6 + longer, 2, 4))}):
         with pytest.raises(ValueError, match=f"^d[ha]: expected 6 steps.*{6 + longer}"):
             run_back(cell, params, tape, **wrong)
+    with pytest.raises(ValueError, match=r"^dh: expected 6 steps.*\(\)"):
+        run_back(cell, params, tape, np.array(1.0))
     with pytest.raises(ValueError, match=f"^noise: expected 6 steps.*{6 + longer}"):
         run(cell, params, x, segments=2, noise=np.zeros((6 + longer, 4, 3)))
     with pytest.raises(ValueError, match=r"^noise: "):

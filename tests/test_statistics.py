@@ -70,6 +70,8 @@ def test_holm_by_hand():
     """0.01 x 3; 0.03 x 2; 0.04 x 1 would be less than the one before, so 0.06. Never above 1."""
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(holm([0.6, 0.9]), [1, 1])
+    with pytest.raises(ValueError, match=r"^p: expected probabilities from 0 to 1, got \[5"):
+        holm([5.0, 0.1])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9))

@@ -23,6 +23,7 @@ from enn_np import (
     Regressor,
     StepClassifier,
     load,
+    register,
     run,
 )
 from enn_np.data.images import MinMax, Standardize
@@ -94,6 +95,9 @@ MASKED = {
     "x, to standardise": lambda: Standardize.fit(masked(x, 0, 0, 0)),
     "x, to transform": lambda: MinMax.fit(x).transform(masked(x, 0, 0, 0)),
     "x, to run": lambda: run(GRU(2), GRU(2).init(np.random.default_rng(0), D), masked(x, 0, 0, 0)),
+    "mask, to run": lambda: run(
+        GRU(2), GRU(2).init(np.random.default_rng(0), D), x, mask=masked(np.ones((N, T), bool), 2, 2)
+    ),
 }
 
 
@@ -114,6 +118,8 @@ def test_a_masked_array_with_nothing_masked_is_an_array():
 ragged = [np.zeros((length, D), np.float32) for length in (3, 5)]
 
 DATA = {
+    "no targets": (fit(y=None), TypeError, "y", "None", "predict"),
+    "no targets to evaluate": (lambda: classifier().evaluate(x, None), TypeError, "y", "None", "predict"),
     "one sequence, without the batch axis": (fit(x[0]), ValueError, "x", r"\(5, 3\)", r"expected shape \(n, T, 3\)"),
     "a table, without the time axis": (fit(x[:, 0]), ValueError, "x", r"\(24, 3\)", r"expected shape \(n, T, 3\)"),
     "another number of features": (fit(x[..., :2]), ValueError, "x", r"\(24, 5, 2\)", r"expected shape \(n, T, 3\)"),
@@ -157,6 +163,7 @@ DATA = {
 }
 
 SETTINGS = {
+    "no targets to validate on": (fit(validation_data=(x, None)), TypeError, "validation y", "None", "predict"),
     "validation share above 1": (fit(validation_split=1.5), ValueError, "validation_split", "1.5", "at most 1"),
     "all data to validate on": (
         fit(validation_split=1.0),
@@ -247,6 +254,8 @@ SETTINGS = {
 }
 
 MODELS = {
+    "frozen, one of nothing": (lambda: Adam(frozen=None), TypeError, "frozen", "None", r"such as \('0\.M',\)"),
+    "a cell to register": (lambda: register(GRU(4)), TypeError, "register", r"GRU\(hidden=4\)", "above the class"),
     "a cell by name": (make("engram"), TypeError, "cells", "'engram'", r"Engram\(128, 64\)"),
     "a cell's class": (make(Engram), TypeError, "cells", "class .*Engram", r"such as Engram\(128, 64\)"),
     "a class among cells": (make([GRU(4), GRU]), TypeError, "cells", "class .*GRU", r"such as Engram\(128, 64\)"),
@@ -407,6 +416,9 @@ OTHERS = {
     "Keras' restore_best_weights": named(
         lambda: EarlyStopping(restore_best_weights=True), "restore_best_weights", "restore_best"
     ),
+    "Keras' clipnorm": named(lambda: Adam(clipnorm=1.0), "clipnorm", "clip_norm"),
+    "Keras' global_clipnorm": named(lambda: Adam(global_clipnorm=1.0), "global_clipnorm", "global_clip_norm"),
+    "PyTorch's eps": named(lambda: Adam(eps=1e-8), "eps", "epsilon"),
     "the former validation of a text": named(words(validation=ids), "validation", "validation_data"),
 }
 

@@ -272,6 +272,8 @@ def test_unigram_perplexity_of_equal_words_is_their_number():
         ([1, 2], [2], 1, "tokens: expected ids 0 to 1"),
         ([1, 2], [], 1, "tokens"),
         ([-1, 2], [0], 1, "train_counts"),
+        ([np.nan, 2], [0], 1, "train_counts: .*nan"),
+        ("counts", [0], 1, "train_counts: .*counts"),
         ([1], [0], -1, "smoothing"),
     ],
 )

@@ -344,6 +344,8 @@ def test_a_file_that_is_no_run_is_named(tmp_path, name):
     (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=rf"^run: .*{name} is no run; expected a folder that .* or the JSON file of"):
         write_report(tmp_path / name)
+    with pytest.raises(ValueError, match=r"absent\.md: no such file; expected a folder"):
+        write_report(tmp_path / "absent.md")
     with pytest.raises(ValueError, match=r"absent.summary\.json: no such file; expected a folder"):
         write_report(tmp_path / "absent")
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -185,7 +185,7 @@ def _unit(x: Array, fitting: bool = False) -> int:
     """What to divide `x` by for pixels from 0 to 1; also refuses arrays that are no images or features."""
     if not isinstance(x, np.ndarray) or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
         kind = getattr(x, "dtype", type(x).__name__)
-        raise TypeError(f"x is {kind}, expected an array of uint8 pixels or of floats")
+        raise TypeError(f"x is {kind}, expected an array of uint8 pixels or of floats; np.asarray(x, float) makes one")
     unmasked("x", x)
     if fitting and (x.ndim < 2 or x.size == 0):
         raise ValueError(f"x has shape {x.shape}, expected (n, ...) with at least one sample and one feature")

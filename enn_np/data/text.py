@@ -180,10 +180,11 @@ def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.
     `vocabulary.counts`; smoothing 1 is Laplace's rule, which leaves no word impossible.
     Raises ValueError for bad counts or ids, and where a word with probability 0 occurs.
     """
-    p = np.asarray(unmasked("train_counts", train_counts), np.float64) + number("smoothing", smoothing, low=0)
-    tokens = integers("tokens", tokens, ("N",))
-    if p.ndim != 1 or not len(p) or np.min(train_counts) < 0 or not len(tokens):
-        raise ValueError(f"train_counts: expected (V,), none negative, got {p.shape}; tokens: expected any")
+    tokens, smoothing, counts = integers("tokens", tokens, ("N",)), number("smoothing", smoothing, low=0), train_counts
+    p = np.asarray(unmasked("train_counts", counts))
+    if p.ndim != 1 or p.dtype.kind not in "iuf" or not len(p) or not ((p >= 0) & np.isfinite(p)).all():
+        raise ValueError(f"train_counts: expected (V,) numbers, none negative, got {p.dtype} {p.shape}: {counts!s:.60}")
+    p = p + smoothing
     if tokens.min() < 0 or tokens.max() >= len(p):
         raise ValueError(f"tokens: expected ids 0 to {len(p) - 1}, got {tokens.min()} to {tokens.max()}")
     tallies = np.bincount(tokens, minlength=len(p))

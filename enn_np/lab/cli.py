@@ -203,12 +203,13 @@ def _report(settings):
 def _tables(settings):
     from .pages import figures, fill
 
-    for page in settings.page:
+    pages = [spelled_out(page) for page in settings.page]
+    for page in pages:
         try:
-            Path(page).read_text(encoding="utf-8")
+            page.read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
-    for page in settings.page:
+    for page in pages:
         for name in fill(page, settings.results):
             print(f"{page}: wrote table {name}")
     for path in figures(settings.results):

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ..backend import card_name
-from ..checkpoint import differ, lock, write_text
+from ..checkpoint import differ, lock, spelled_out, write_text
+from ..train import LOST
 
 
 def folder(out):
     """`out` as a Path to a folder that exists from now on: better found out before training than after it."""
-    out = Path(out)
+    out = spelled_out(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -33,7 +34,7 @@ def own_folder(out, resume=None):
 
     Raises ValueError where another run has it, or had: only by `resume` (None where there is none) may it be taken up.
     """
-    made, out = not Path(out).exists(), folder(out)
+    made, out = not spelled_out(out).exists(), folder(out)
     with lock(out / ".lock", f"out: {out}"):
         try:
             held = [name for name in RUN if (out / name).exists()]
@@ -157,10 +158,11 @@ def processor():
 
 def tell(line=""):
     """Print a line at once. Where its reader is gone, as with `| head`, the work goes on, and no one is told."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        mute()
+    with LOST:
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            mute()
 
 
 def mute():

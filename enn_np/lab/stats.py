@@ -110,6 +110,8 @@ def hedges_g(a, b):
 def holm(p):
     """p values adjusted for their number m (Holm 1979): the smallest times m, the next times m - 1, never falling."""
     p = sample("p", p, low=1)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p: expected probabilities from 0 to 1, got {p!s:.80}; divide percentages by 100")
     order = p.argsort()
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))

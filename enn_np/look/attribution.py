@@ -70,8 +70,7 @@ def written_by(cell, tape, t):
     if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
         got = f"{type(cell).__name__} and {type(tape).__name__}"
         raise TypeError(f"cell, tape: expected an Engram or Binding cell and the tape of one segment, got {got}")
-    if tape.workspace.runs != tape.number:
-        raise RuntimeError("tape: its workspace has been used by a later run; look at it before running again")
+    tape.fresh()
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
     if isinstance(cell, LearnedEngram):

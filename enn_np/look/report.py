@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import read_arrays, write_text
+from ..checkpoint import read_arrays, spelled_out, write_text
 from ..lab.results import read_json
 from ..lab.table import PAPER, TITLES
 from ..models import Classifier, load
@@ -53,7 +53,7 @@ def write_report(run_dir, out=None):
     """
     from jinja2 import Environment
 
-    source, notes = Path(run_dir), []
+    source, notes = spelled_out(run_dir), []
     if source.suffix != ".json":
         if source.is_file():
             raise ValueError(f"run: {source} is no run; expected {WANTED}")
