@@ -181,8 +181,8 @@ class Engram(Traced):
         dz, dm, dh = self.integrate_back(params, d.h, k, de)
         share, keep = self.hebbian_rate * self._share(e), 1 - self.hebbian_rate
         A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
-        dw, dv, _ = A.write_back(k.a * share, e.z, keep, self.trace_gradient)  # (9) to A_{t-1}, (8)
-        da = A.match(dm, ahead=False) + dw * share + (0 if da is None else da)  # (5) to a_t, (8), the loss' own
+        da_8, dv, _ = A.write_back(k.a, e.z, keep, share, self.trace_gradient)  # (9) to A_{t-1}, (8)
+        da = A.match(dm, ahead=False) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
         xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
         dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
         du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3), (2) to the bank and to A_{t-1}

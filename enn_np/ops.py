@@ -259,12 +259,13 @@ class Dense:
     def read(self, a):
         return read(a, self.M_eff)
 
-    def write_back(self, w, v, keep, taught=True):
-        """Gradients at w, v and, where it is an array, `keep`. taught: unless False, gradients go on to what was."""
-        dw, dv = match(v, self.dA), read(w, self.dA)
+    def write_back(self, a, v, keep, share=1.0, taught=True):
+        """Where share times a was written: gradients at a, v and, where it is an array, `keep`. taught: unless False,
+        gradients go on to what was before."""
+        da, dv = match(v, self.dA) * share, read(a, self.dA) * share
         dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
         self.dA *= keep if isinstance(keep, float) else keep[..., None]
-        return dw, dv, dkeep
+        return da, dv, dkeep
 
     def recall_back(self, a, dm, u=None, dp=None, along=None):
         """From the gradients at read(a), dm, and, where there was a match, at match(u), dp, with `along` of

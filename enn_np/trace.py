@@ -141,11 +141,11 @@ class Listed:
         self.dU.insert(0, dU)
         return dA
 
-    def write_back(self, w, v, keep, taught=True):
+    def write_back(self, a, v, keep, share=1.0, taught=True):
         """As of `Dense`; what later steps, which read v, send to it comes from `back`."""
         if self.piece.steps == 0 and self.left:
             self._enter(self._leave())
-        xp, dM = array_module(w), 0
+        xp, dM, w = array_module(a), 0, a * share
         if not taught:  # what was written stands there like a constant
             stays = xp.zeros_like(w[:, :1]) if self.live is None else (~self.live[self.t - 1]).astype(w.dtype)
             if self.M is not None:
@@ -155,7 +155,7 @@ class Listed:
         self.t -= 1
         w, keep = self._alive(w, keep)
         dw, dkeep = self.piece.write_back(keep)
-        dv = None
+        dv = 0.0
         if self.M is not None:
             (_, _, y, vM, _, G, noise), dx, dr = self.notes[self.t], self.dx, self.dr
             drw = 2 * dr * w
@@ -172,7 +172,7 @@ class Listed:
             self.dx, self.dr = keep * dx, keep**2 * dr
         if self.live is not None:
             dw, dkeep = dw * self.live[self.t], dkeep * self.live[self.t]
-        return dw, dv, dkeep
+        return dw * share, dv, dkeep
 
     def recall_back(self, a, dm, u=None, dp=None, along=None):
         """As of `Dense`, called after `match(dm)`."""
@@ -334,11 +334,11 @@ class Piece:
     def back(self):
         """After the way back: the gradients at A_0 and at the values, (n, B, H), the first step's first."""
         xp, n = array_module(self.rows), len(self.lists) - 1
-        if self.uses:
-            Q = xp.zeros((len(self.rows), len(self.uses), self.drows.shape[1]), self.rows.dtype)
-            for i, (q, _) in enumerate(self.uses):
+        if uses := self.uses[::-1]:
+            Q = xp.zeros((len(self.rows), len(uses), self.drows.shape[1]), self.rows.dtype)
+            for i, (q, _) in enumerate(uses):
                 Q[:, i, Q.shape[2] - q.shape[1] :] = q
-            self.drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in self.uses], axis=1)
+            self.drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in uses], axis=1)
         dV = self.dV[:n] + self.drows[:, PIECE - n : PIECE][:, ::-1].swapaxes(0, 1)
         if self.reads:
             Q = xp.zeros((len(self.rows), 2 * n, PIECE + self.L.shape[2]), self.rows.dtype)
