@@ -44,7 +44,8 @@ def float_array(name, value, shape, dtype=None, finite=True):
     sizes = zip(value.shape, shape, strict=False)
     if value.ndim != len(shape) or not all(n == want if isinstance(want, int) else n > 0 for n, want in sizes):
         hint = "; an empty array holds nothing to learn from" if 0 in value.shape else ""
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {value.shape}{hint}".replace("'", ""))
+        letters = str(tuple(shape)).replace("'", "")
+        raise ValueError(f"{name}: expected shape {letters}, got {value.shape}{hint}")
     # On a GPU the question would stall the stream; device data were asked about on the host.
     if finite and xp is np and not np.isfinite(value).all():
         place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())

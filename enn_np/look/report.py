@@ -32,7 +32,7 @@ from . import attribution
 from .claims import common_row
 from .monitor import slots_per_recall
 
-WANTED = "a folder that `python -m enn_np train` or `demo` wrote, or the JSON file of a stored result"
+WANTED = "a folder that `python -m enn_np run --out` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read
 MOST_MODELS, MOST_EPOCHS = 20, 500
 DRAWN = ("models", "history", "trace", "recalled")  # the rest of a summary is shown as it is
@@ -47,7 +47,7 @@ TOLERANCE = 0.05  # of the integrated gradients
 def write_report(run_dir, out=None):
     """Write the report of a run directory to `out`, or to report.html in it, and return the path.
 
-    run_dir: what `python -m enn_np train` or `demo` wrote, or the JSON file of one stored result, whose page lies
+    run_dir: what `python -m enn_np run --out` or `demo` wrote, or the JSON file of one stored result, whose page lies
     beside it. Explaining sequences of a stored Engram model takes some seconds. Raises ValueError, naming the file, if
     there is no summary.json or it does not describe a run.
     """
@@ -63,7 +63,8 @@ def write_report(run_dir, out=None):
     else:
         trace, network = source.with_name("trace.npz"), source.with_name("model.npz")
     if not source.exists():
-        raise ValueError(f"{source}: no such file; expected {WANTED}")
+        sought = source.parent if source.parent.suffix and not source.parent.exists() else source
+        raise ValueError(f"{sought}: no such file; expected {WANTED}")
     summary = read_json(source)
     runs = _runs(source, summary)
     stored = {} if alone and not trace.exists() else _read_trace(trace, notes)
