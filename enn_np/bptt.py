@@ -202,8 +202,9 @@ def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
 
 def _sliced(arrays, part, steps):
     """Piece `part` of all arrays, which must be `steps` long."""
-    if wrong := [name for name, value in arrays.items() if value is not None and len(value) != steps]:
-        raise ValueError(f"{wrong[0]}: expected {steps} steps, as many as x has, got {len(arrays[wrong[0]])}")
+    for name, value in arrays.items():
+        if value is not None and (shape := getattr(value, "shape", ()))[:1] != (steps,):
+            raise ValueError(f"{name}: expected {steps} steps, as many as x has, got shape {shape}")
     return {name: None if value is None else value[part] for name, value in arrays.items()}
 
 
