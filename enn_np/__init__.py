@@ -1,7 +1,7 @@
 """The Engram Neural Network in plain NumPy, with backpropagation through time written by hand (arXiv 2507.21474).
 
 Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the subject), bptt (the two time loops),
-gradcheck (why to believe them); then binding (a memory that binds), window (one that attends), models and training.
+gradcheck (why to believe them); then binding (a memory that binds), window (one that attends), models and train.
 Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
@@ -63,7 +63,7 @@ from .language import LanguageModel
 from .learned import LearnedEngram
 from .models import Classifier, Model, Regressor, StepClassifier, load
 from .optim import SGD, Adam
-from .train import Callback, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
+from .train import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
 from .window import Window
 
 __version__ = "0.2.0"
@@ -94,6 +94,7 @@ __all__ = [
     "Cell",
     "Checkpoint",
     "Classifier",
+    "Diverged",
     "EarlyStopping",
     "Engram",
     "EngramState",

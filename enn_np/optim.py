@@ -59,15 +59,19 @@ class Optimizer:
         self.steps += 1
         for name in self.frozen:
             grads[name][...] = 0  # and so are its moments, and then its steps
-        for g in grads.values() if self.clip_norm is not None else ():
-            _shorten([g], self.clip_norm)
-        if self.global_clip_norm is not None:
-            _shorten(list(grads.values()), self.global_clip_norm)
+        self.clip(grads)
         for key, g in grads.items():
             for moment in self.state.values():
                 if key not in moment:
                     moment[key] = array_module(g).zeros_like(g)
             self.rule(params[key], g, *(moment[key] for moment in self.state.values()))
+
+    def clip(self, grads):
+        """Shorten gradients in place: each to `clip_norm`, then all together to `global_clip_norm`."""
+        for g in grads.values() if self.clip_norm is not None else ():
+            _shorten([g], self.clip_norm)
+        if self.global_clip_norm is not None:
+            _shorten(list(grads.values()), self.global_clip_norm)
 
 
 def _shorten(arrays, limit):
