@@ -94,7 +94,7 @@ def lock(path, refuse=None):
 
 
 def _take(file, wait):
-    """Lock an open file. Raises an OSError where another has it and we are not to wait."""
+    """Lock an open file. Raises BlockingIOError where another has it and we are not to wait."""
     if os.name == "nt":  # pragma: no cover
         import msvcrt
 
@@ -102,6 +102,8 @@ def _take(file, wait):
             try:
                 return msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
             except OSError as error:
+                if not wait and error.errno == errno.EACCES:  # how Windows says: taken
+                    raise BlockingIOError(*error.args) from None
                 if not wait or error.errno != errno.EDEADLK:  # that one only says: still taken after ten seconds
                     raise
     import fcntl

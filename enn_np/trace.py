@@ -8,7 +8,8 @@
 The way back undoes steps in reverse order, `write_back` and then `recall_back`. Of a M~ u' = sum_n a_n <u, M~_n>, match
 is the derivative by a and read the derivative by u, so these two words serve the way back as well.
 
-`Dense` does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; unrolled from A_0,
+`Dense`, in ops.py, does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; unrolled
+from A_0,
 
     A_j = P_j A_0 + sum_{s<=j} W_js v_s'       W_jj = w_j,  W_js = keep_j W_{j-1,s},  P_j = keep_j P_{j-1},  P_0 = 1
 
@@ -48,8 +49,8 @@ class Listed:
         # Without A_0 a step has less to read, but a card would have to be asked, and waited for.
         self.pieces, self.notes, self.E = [Piece(A, not (xp is np and not A.any()), us)], [], [None]
         self.piece = self.pieces[0]
-        self.most = self.bound = abs(A).max(1)  # (B, H): no entry of the trace is larger, at any step and now
         if M is not None:
+            self.most = self.bound = abs(A).max(1)  # (B, H): no entry of the trace is larger, at any step and now
             self.A_0, self.M_2 = A.copy(), dot_rows(M, M)[:, 0]
             self.x, self.r = xp.einsum("bnh,nh->bn", A, M), dot_rows(A, A)[..., 0]
 
@@ -93,7 +94,9 @@ class Listed:
         E = noise if E is None else keep * E + (0 if noise is None else noise)
         if self.keep_all:
             self.notes.append(note)
-        self.E = [*self.E, E] if self.keep_all else [E]
+        else:
+            self.E.clear()
+        self.E.append(E)
         self.piece.write(w, keep, v, self.keep_all)
         self.t += 1
         if self.piece.steps == PIECE:

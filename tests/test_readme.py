@@ -23,6 +23,7 @@ MARKS = re.findall(r"<!-- (\w+:\w+:\w+) -->", TABLES)  # such as results:mnist:p
 LIMITS = {
     "core lines": 1_280,  # non-blank, of CORE and all that it imports, transitively
     "package lines": 8_330,  # non-blank, of every text file under enn_np/
+    "longest file": 664,  # non-blank; 400 is the aim: train.py and models.py (425) are over it
     "flat files": 19,  # Python files directly in enn_np/
     "README lines": 160,
     "README words": 2_000,
@@ -92,6 +93,7 @@ def test_the_house_stays_small():
     sizes = {
         "core lines": sum(map(_lines, _core())),
         "package lines": sum(map(_lines, files)),
+        "longest file": max(_lines(path) for path in files if path.suffix == ".py"),
         "flat files": len(list(PACKAGE.glob("*.py"))),
         "README lines": len(README.splitlines()),
         "README words": len(README.split()),
