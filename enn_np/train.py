@@ -84,6 +84,8 @@ class Diverged(ValueError):
 class History(dict):
     """Lists with one number per epoch: "loss", "accuracy", "val_loss", ..., "learning_rate", "seconds".
 
+    "gradient_norm" and "gradient_norm_99": median and 99th percentile, over an epoch's steps, of the length of all
+    gradients together, before clipping; "clipped": the share of steps that were shortened to `global_clip_norm`.
     best_epoch: index of the epoch with the best monitored value. stopped: "finished", "early" or "interrupted".
     skipped: batches left out by non_finite="skip". duration: seconds of training, those before a resume included.
     """
@@ -384,11 +386,13 @@ def fingerprint(*arrays):
 class Pass:
     """How far an epoch has come: what a checkpoint needs to go on in the middle of it.
 
-    carry: see above. started: on the run's clock. seen: sequences or tokens; totals: sums over them.
+    carry: see above. started: on the run's clock. norms: of the gradient, at every batch that was learned, else NaN.
+    seen: sequences or tokens; totals: sums over them.
     """
 
     carry: dict
     started: float
+    norms: Any
     batches: int = 0
     seen: int = 0
     totals: dict = field(default_factory=dict)
@@ -509,9 +513,11 @@ class Training:
 
     def _epoch(self):
         """One epoch with its validation, or the rest of one that a checkpoint brought back."""
-        self.part = part = self.part or Pass(self.work.begin(self.rngs["rng"], self.epoch), self.clock())
         title = f"{getattr(self.model, 'title', 'epoch')} {self.epoch + 1}/{self.epochs}"
-        batches = list(self.work.batches(part.carry))
+        carry = self.part.carry if self.part else self.work.begin(self.rngs["rng"], self.epoch)
+        batches = list(self.work.batches(carry))
+        xp = array_module(self.model.params["head.W"])
+        self.part = part = self.part or Pass(carry, self.clock(), xp.full(len(batches), np.nan))
         with closing(Bar(len(batches), title, self.verbose, part.batches)) as bar:
             self._learn(batches[part.batches :], part, bar)
             logs = self.model.scores(part.totals, part.seen)
@@ -522,7 +528,7 @@ class Training:
                     raise self._diverged(f"{name} became {value} in")
             logs["seconds"] = self.clock() - part.started
             bar.finish(logs)
-        logs["learning_rate"] = self.optimizer.learning_rate
+        logs |= self._norms(to_numpy(part.norms)) | {"learning_rate": self.optimizer.learning_rate}
         with self.undivided():
             self.history.add(logs)
             if (score := cost(self.monitor, logs, self.mode)) < self.best_score:
@@ -541,9 +547,10 @@ class Training:
         for batch in batches:
             self.drawn = self._generators()
             count, sums, grads, carry = self.work.learn(batch, part.carry, self.rngs["rng"])
-            fault = not_finite(sums["loss"], grads)
+            fault, norm = not_finite(sums["loss"], grads)
             with self.undivided():
                 if fault is None:
+                    part.norms[part.batches] = norm
                     self.optimizer.update(self.model.params, grads)
                     part.totals = {name: part.totals.get(name, 0.0) + value for name, value in sums.items()}
                     part.seen, part.carry = part.seen + count, carry
@@ -560,6 +567,12 @@ class Training:
         if not part.seen:
             raise self._diverged("no batch had a finite loss and gradient in")
         watch_memory(self.model, self.warned, read if whole else {})
+
+    def _norms(self, norms):
+        """What a history says of the gradient norms (steps,) of an epoch."""
+        median, high = np.nanpercentile(norms, (50, 99))
+        logs, limit = {"gradient_norm": float(median), "gradient_norm_99": float(high)}, self.optimizer.global_clip_norm
+        return logs if limit is None else logs | {"clipped": float((norms > limit).mean())}
 
     @contextmanager
     def undivided(self):
@@ -689,7 +702,7 @@ class Training:
             if any(value.ndim or value.dtype.kind not in "iuf" for value in totals.values()):
                 raise ValueError("its totals are no numbers")
             done, seen = checks.count("batches", part["batches"], 0), checks.count("seen", part["seen"], 0)
-            self.part = Pass(part["carry"], float(part["started"]), done, seen, totals)
+            self.part = Pass(part["carry"], float(part["started"]), part["norms"], done, seen, totals)
         for name, value in state["params"].items():
             self.model.params[name][...] = value
 
@@ -709,22 +722,27 @@ def _on(xp, tree):
 
 
 def not_finite(loss, grads):
-    """None, or in words which of `loss` and the gradients by name is not finite.
+    """None, or in words which of `loss` and the gradients by name is not finite; and the length of all together.
 
     Asked at every batch, so by one product per gradient: NaN or infinity anywhere shows in g . g. On a GPU the question
     would stall the stream; there the numbers of an epoch are looked at, at its end.
     """
-    if array_module(next(iter(grads.values()), np.ones(1))) is not np:
-        return None
-    if not math.isfinite(loss):
-        return f"loss became {float(loss)}"
+    xp = array_module(next(iter(grads.values()), np.ones(1)))
     with np.errstate(over="ignore", invalid="ignore"):
-        for name, g in grads.items():
-            if not math.isfinite(np.vdot(g, g)):
-                bad = g[~np.isfinite(g)]
-                what = f"{float(bad.flat[0])} in {bad.size} of {g.size} entries" if bad.size else "too large to square"
-                return f"the gradient of {name} became {what}"
-    return None
+        squares = {name: xp.vdot(g, g) for name, g in grads.items()}
+        norm = xp.sqrt(sum(squares.values()))
+        if xp is not np or math.isfinite(norm + loss):
+            return None, norm
+        if not math.isfinite(loss):
+            return f"loss became {float(loss)}", norm
+        name = next(
+            (name for name, square in squares.items() if not math.isfinite(square)), max(squares, key=squares.get)
+        )
+        bad = grads[name][~np.isfinite(grads[name])]
+        what = (
+            f"{float(bad.flat[0])} in {bad.size} of {grads[name].size} entries" if bad.size else "too large to square"
+        )
+        return f"the gradient of {name} became {what}", norm
 
 
 def note_reads(model, read):

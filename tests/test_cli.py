@@ -26,6 +26,7 @@ from enn_np.look import report as page
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 COMMANDS = ("demo", "run", "list", "report", "tables", "gradcheck", "data")
+ONE_RUN = "--models rnn --steps 2 --seeds 1 --rates 0.002 --results results".split()
 
 
 @pytest.fixture
@@ -224,8 +225,8 @@ def test_what_users_cause_ends_without_a_traceback(run, monkeypatch, error, stat
         (["gradcheck", "--seeds", "1", "--all"], (141,)),
         (["--help"], (0, 141)),
         (["data", "list"], (0, 141)),
-        (["run", "recall2", "--models", "rnn", "--steps", "2", "--results", "results"], (0, 141)),
-        (["run", "recall2", "--models", "rnn", "--steps", "2", "--results", "results", "--jobs", "2"], (0, 141)),
+        (["run", "recall2", *ONE_RUN], (0, 141)),
+        (["run", "recall2", *ONE_RUN, "--jobs", "2"], (0, 141)),
     ],
 )
 def test_output_into_head_is_quiet_and_work_goes_on(tmp_path, command, status):

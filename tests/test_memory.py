@@ -143,7 +143,7 @@ def test_the_nearest_example_gives_the_label(digits):
 
 def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
     """A finished run that is run again, and a table without what the task is about."""
-    ask = {"models": ["gru", "binding"], "steps": 3, "results": tmp_path, **QUIET}
+    ask = {"models": ["gru", "binding"], "steps": 3, "results": tmp_path, "seeds": 1, "rates": (2e-3,), **QUIET}
     found = runner.run_all(["fewshot1"], **ask)
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [
         f"fewshot1-sound-{name}-0.json" for name in ("binding", "gru")
@@ -159,6 +159,7 @@ def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
     assert "| model | seeds | new digits | seen digits | nearest in pixels | steps |" in shown
     assert f"| GRU | 0 | **{found[0]['test_accuracy']:.1%}** | **{found[0]['test_seen_accuracy']:.1%}** |" in shown
     command = ["run", "fewshot1", "--models", "gru", "--steps", "3", "--results", str(tmp_path)]
+    command += ["--seeds", "1", "--rates", "0.002"]
     assert cli.main(command) == 0 and "nearest in pixels" in capsys.readouterr().out
 
 
@@ -241,13 +242,13 @@ def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch
         return watched
 
     monkeypatch.setitem(inputs.DRAWS, "split", spied)
-    (found,) = runner.run_all(["split3"], ["rnn"], seeds=1, steps=8, results=tmp_path, **QUIET)
+    (found,) = runner.run_all(["split3"], ["rnn"], seeds=1, rates=(2e-3,), steps=8, results=tmp_path, **QUIET)
     assert [phase for part, phase in asked if part == "train"] == [0, 0, 0, 1, 1, 1, 2, 2]
     assert found["history"]["step"] == [2, 3, 4, 6, 8] and [len(row) for row in found["accuracies"]] == [1, 2, 3]
     assert found["test_accuracy"] == pytest.approx(np.mean(found["accuracies"][-1]), abs=1e-6)
     assert found["test_forgetting"] == pytest.approx(work.forgetting(found["accuracies"]), abs=1e-6)
     assert "| average accuracy | forgetting | steps |" in table("results", "split3", "sound", tmp_path)
-    (again,) = runner.run_all(["permuted2"], ["rnn"], seeds=1, steps=4, results=tmp_path, **QUIET)
+    (again,) = runner.run_all(["permuted2"], ["rnn"], seeds=1, rates=(2e-3,), steps=4, results=tmp_path, **QUIET)
     assert [len(row) for row in again["accuracies"]] == [1, 2]
 
 

@@ -1,6 +1,7 @@
 """Associative recall as a benchmark: equal sizes, files that are not made twice, and a cell that binds."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -41,9 +42,22 @@ def test_every_network_differs_in_what_its_name_says():
         assert {key for key in full if cell[key] != full[key]} - {"hidden"} == {switch}
 
 
+@pytest.mark.parametrize(
+    ("name", "gate"), [("gru", ("0.b_x", 0, 1)), ("lstm", ("0.b", 1, 1)), ("lstm", ("0.b", 0, -1))]
+)
+def test_chrono_biases_keep_for_one_to_two_hundred_steps(name, gate):
+    """Only they differ, and spread as published: e^b is even between 1 and 199."""
+    plain, model = (table.network("copy9", each, 3) for each in (name, f"{name}-chrono"))
+    where, row, sign = gate
+    kept = np.exp(sign * model.params[where][row])
+    assert 1 <= kept.min() < 10 and 190 < kept.max() <= 199.01 and abs(kept.mean() - 100) < 20
+    model.params[where][...] = plain.params[where]
+    assert all((model.params[each] == value).all() for each, value in plain.params.items())
+
+
 def recall(models, *keys, results, **settings):
-    """`run_all` of networks on recall2, or what `keys` say, with one seed, and without a word."""
-    settings = {"seeds": 1, "say": lambda line: None, **settings}
+    """`run_all` of networks on recall2, or what `keys` say, with one seed and rate, and without a word."""
+    settings = {"seeds": 1, "rates": (2e-3,), "say": lambda line: None, **settings}
     return runner.run_all(keys or ["recall2"], models, results=results, **settings)
 
 
@@ -150,6 +164,14 @@ def test_fresh_sequences_train_on_a_card(small, tmp_path, card):
     assert card.fetched > before and found["recalled"]["lengths"] and found["machine"]["card"]
 
 
+def test_gradients_are_clipped_and_their_norms_written_down(small, tmp_path):
+    (found,) = recall(["gru"], steps=4, results=tmp_path)
+    lists = [found["history"][name] for name in ("gradient_norm", "gradient_norm_99", "clipped")]
+    assert len({len(values) for values in [found["history"]["loss"], *lists]}) == 1
+    for median, high, clipped in zip(*lists, strict=True):
+        assert 0 < median <= high and (clipped > 0) == (high > 1)
+
+
 def test_a_run_that_has_learned_enough_ends(small, tmp_path, monkeypatch):
     monkeypatch.setattr(work, "ENOUGH", -1)
     (found,) = recall(["rnn"], steps=9, results=tmp_path)
@@ -175,6 +197,21 @@ def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monk
     monkeypatch.setattr(runner, "run_in", None)
     with pytest.raises(error, match=words):
         runner.run_all(**{"experiments": ["recall2"], "results": tmp_path, **ask})
+
+
+@pytest.mark.parametrize(
+    ("best", "rates"), [(2e-2, (2e-2, 4e-2)), (2e-4, (2.5e-4, 1.25e-4)), (1e-3, ()), (math.inf, ())]
+)
+def test_a_best_rate_at_an_edge_widens_the_grid(monkeypatch, best, rates):
+    """The highest rate of a grid, taken for the best there is. Where all diverge there is no best."""
+    task = table.find("recall2")
+
+    def tried(experiment, model, grid, asked, results):
+        return {rate: abs(math.log(rate / best)) if best < 1 else math.inf for rate in grid}, []
+
+    monkeypatch.setattr(runner, "tried", tried)
+    assert runner.widened(task, "gru", task.rates, {}, None)[0].keys() == {*task.rates, *rates}
+    assert runner.widened(task, "gru", (1e-4, 2e-4), {}, None)[0].keys() == {1e-4, 2e-4}  # as asked for
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -237,6 +274,7 @@ def test_whatever_is_not_finite_is_a_run_that_diverged(small, tmp_path, monkeypa
 
 def test_the_command(small, tmp_path, capsys):
     command = ["run", "recall2", "--models", "lstm", "--steps", "2", "--results", str(tmp_path)]
+    command += ["--seeds", "1", "--rates", "0.002"]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     assert "recall2" in out and "lstm" in out and (tmp_path / "recall2-sound-lstm-0.json").exists()

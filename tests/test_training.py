@@ -134,6 +134,9 @@ def test_another_seed_of_fit_gives_other_weights(kind):
     assert not any((one.params[name] == other.params[name]).all() for name in one.params)
 
 
+NORMS = ("gradient_norm", "gradient_norm_99")
+
+
 def test_every_epoch_has_an_order_of_its_own(monkeypatch):
     """Shuffled once is not shuffled: the same batches every epoch."""
     seen, model = [], classifier()
@@ -182,7 +185,7 @@ def test_a_regressor_learns(outputs):
     history = model.fit(x, y[:, 0] if outputs == 1 else y, epochs=30, batch_size=16, optimizer=Adam(0.02))
     after = model.evaluate(x, y)
     assert after["loss"] < 0.3 * before["loss"] and after["mae"] < 0.6 * before["mae"]
-    assert history.keys() == {"loss", "mae", "learning_rate", "seconds"}
+    assert history.keys() == {"loss", "mae", "learning_rate", "seconds", *NORMS}
 
 
 @pytest.mark.parametrize("settings", ({"entropy": 5.0}, {"l1": 2.0}, {"entropy": 1.0, "l1": 0.5, "trace": "sample"}))
@@ -193,7 +196,8 @@ def test_the_penalty_is_a_number_of_its_own_beside_the_loss(settings):
     still = {"epochs": 1, "batch_size": 16, "optimizer": SGD(1e-9), "validation_data": (x, y), "verbose": 0}
     history = classifier((cell, GRU(4)), dropout=0.0).fit(x, y, **still)
     assert history["loss"][0] == pytest.approx(history["val_loss"][0], rel=0.05)  # but for the initial states drawn
-    assert {*history} == {"loss", "penalty", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
+    scores = {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert {*history} == {*scores, "penalty", "learning_rate", "seconds", *NORMS}
     high = settings.get("l1", 0) + settings.get("entropy", 0) * np.log(4)  # |a| sums to 1, the entropy is at most log N
     assert 0.5 * high < history["penalty"][0] < 1.01 * high
 
@@ -215,7 +219,7 @@ def test_the_penalty_still_trains():
 def test_history_has_one_number_per_epoch():
     x, y = sequences()
     history = classifier().fit(x, y, epochs=4, validation_split=0.25, batch_size=10)
-    names = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"}
+    names = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds", *NORMS}
     assert history.keys() == names and {len(values) for values in history.values()} == {4}
     assert all(isinstance(value, float) for values in history.values() for value in values)
     assert history.stopped == "finished" and history.best_epoch == int(np.argmin(history["val_loss"]))
@@ -224,8 +228,27 @@ def test_history_has_one_number_per_epoch():
 def test_history_without_validation_goes_by_the_training_loss():
     x, y = sequences()
     history = classifier().fit(x, y, epochs=3)
-    assert history.keys() == {"loss", "accuracy", "learning_rate", "seconds"}
+    assert history.keys() == {"loss", "accuracy", "learning_rate", "seconds", *NORMS}
     assert history.best_epoch == int(np.argmin(history["loss"]))
+
+
+@pytest.mark.parametrize("limit", [None, 1e-6, 1e6])
+def test_history_tells_how_long_the_gradients_were(limit):
+    """Memory tasks that were trained without clipping, and nobody saw it."""
+    x, y = sequences(40)
+    model, norms = classifier(dropout=0.0), []
+    optimizer = SGD(1e-3, global_clip_norm=limit)
+    clip = optimizer.clip
+
+    def noted(grads):
+        norms.append(np.sqrt(sum(float((g * g).sum()) for g in grads.values())))
+        clip(grads)
+
+    optimizer.clip = noted
+    history = model.fit(x, y, epochs=1, batch_size=4, optimizer=optimizer)
+    assert history["gradient_norm"][0] == pytest.approx(np.median(norms), rel=1e-5)
+    assert history["gradient_norm_99"][0] == pytest.approx(np.percentile(norms, 99), rel=1e-5)
+    assert history.get("clipped") == (None if limit is None else [1.0 if limit < 1 else 0.0])
 
 
 def test_training_numbers_are_means_over_all_sequences():

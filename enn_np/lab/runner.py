@@ -55,7 +55,8 @@ class Run(NamedTuple):
         if not self.path.exists():
             return None
         found = read_json(self.path) if self.short else read_result(self.path)
-        got = {name: (found.get("training") or {}).get(name, value) for name, value in self.training.items()}
+        unsaid = self.training | {"clip": None}  # of fresh samples was not clipped, at first
+        got = {name: (found.get("training") or {}).get(name, unsaid[name]) for name in self.training}
         if got != self.training:
             wanted = f"holds a run with {got}, asked for {self.training}"
             raise ValueError(f"{self.path}: {wanted}; delete it or name another folder")
@@ -151,10 +152,11 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
         if changed and Path(results).resolve() == Path(RESULTS).resolve():
             raise ValueError(f"{', '.join(asked)}: {RESULTS} is for whole runs, got {asked}; name another --results")
     results = folder(results)
-    trials = [trial for each in plan if len(each[2]) > 1 for trial in tried(*each, asked, results)[1]]
-    if trials:
+    done = set()
+    while trials := [run for each in plan for run in widened(*each, asked, results)[1] if run.path not in done]:
         say(f"{len(trials)} trials of learning rates to do first")
         do(trials, jobs, device, say)
+        done |= {run.path for run in trials}
     runs, unknown = [], []
     for experiment, model, grid in plan:
         rate = grid[0] if len(grid) == 1 else choose(experiment, model, grid, asked, results)
@@ -204,12 +206,25 @@ def tried(experiment, model, grid, asked, results):
     return losses, missing
 
 
+def widened(experiment, model, grid, asked, results):
+    """As `tried`, with further rates where the grid is that of fresh samples: half or twice the best, while that is the
+    lowest or highest."""
+    own = experiment.source == "fresh" and grid == experiment.rates
+    while True:
+        losses, missing = tried(experiment, model, grid, asked, results) if len(grid) > 1 else ({}, [])
+        best = min(losses, key=lambda rate: (losses[rate], rate), default=None)
+        beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(best)
+        if missing or not own or beyond is None or losses[best] == math.inf:
+            return losses, missing
+        grid = (*grid, beyond)
+
+
 def choose(experiment, model, grid, asked, results):
     """The rate of the lowest validation loss, the lowest rate where all diverged; None if a trial is missing.
 
     The result of a whole trial stands for seed 0.
     """
-    losses, missing = tried(experiment, model, grid, asked, results)
+    losses, missing = widened(experiment, model, grid, asked, results)
     if missing:
         return None
     best = min(losses, key=lambda rate: (losses[rate], rate))

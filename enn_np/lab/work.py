@@ -175,7 +175,7 @@ def fresh(experiment, name, seed, training, device):
             np.diff([0, *ends]).tolist(),
             validate=turns.validate,
             rngs=(train_rng, noise),
-            optimizer=Adam(rate),
+            optimizer=Adam(rate, global_clip_norm=training["clip"]),
             callbacks=[turns],
             **saving,
         )
