@@ -26,7 +26,7 @@ from enn_np.look import report as page
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 COMMANDS = ("demo", "run", "list", "report", "tables", "gradcheck", "data")
-ONE_RUN = "--models rnn --steps 2 --seeds 1 --rates 0.002 --results results".split()
+ONE_RUN = ["--models", "rnn", "--steps", "2", "--seeds", "1", "--rates", "0.002", "--results", "results"]
 
 
 @pytest.fixture
