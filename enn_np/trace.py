@@ -30,7 +30,7 @@ import numpy as np
 from .backend import array_module
 from .ops import STORES, dot_rows, flat, match, read, unit_back, write
 
-PIECE = 32  # steps between two cuts
+PIECE = 16  # steps between two cuts: more make the norms dear where there is noise, fewer make A often
 
 
 class Listed:
@@ -283,7 +283,7 @@ class Piece:
         """Begin the way back with the gradient at the trace that leaves, or None."""
         self.L = L = self.lists[-1]
         xp, n, (B, _, N), H = array_module(L), self.steps, L.shape, self.rows.shape[2]
-        self.dL, self.uses, self.reads = xp.zeros_like(L), [], []
+        self.dL, self.uses, self.reads, self.noises = xp.zeros_like(L), [], [], []
         self.drows, self.dV, self.dW = (
             xp.zeros((B, PIECE + N, H), L.dtype),
             xp.zeros_like(self.V),
@@ -298,7 +298,7 @@ class Piece:
 
     def close(self):
         """The way back is done, and what it needed is free."""
-        self.dL = self.drows = self.dV = self.dW = self.uses = self.reads = None
+        self.dL = self.drows = self.dV = self.dW = self.uses = self.reads = self.noises = None
 
     def forget(self, stays):
         """No gradient goes further back, but that at what a step reads itself; stays (B, 1): 1 where it does."""
@@ -306,7 +306,7 @@ class Piece:
         self.drows *= stays[:, None]
         self.dV *= stays
         self.dW *= stays
-        self.uses = [(stays * q, u) for q, u in self.uses]
+        self.uses, self.noises = ([(stays * q, u) for q, u in pairs] for pairs in (self.uses, self.noises))
 
     def write_back(self, keep):
         """Undo the last write: gradients at w and, where every slot has its own, at `keep`."""
@@ -332,7 +332,7 @@ class Piece:
         self.dW[:j] += G * d * (keep ** array_module(d).arange(j - 1, -1, -1)).astype(d.dtype)[:, None, None]
         faded *= d
         self.dV[:j] += (flat(faded) @ noise).reshape(j, *self.V.shape[1:])
-        self.drows[:, PIECE:] += (keep**j * d)[..., None] * noise
+        self.noises.append((keep**j * d, noise))  # to A_0: all steps' at once, in `back`
 
     def back(self):
         """After the way back: the gradients at A_0 and at the values, (n, B, H), the first step's first."""
@@ -342,6 +342,9 @@ class Piece:
             for i, (q, _) in enumerate(uses):
                 Q[:, i, Q.shape[2] - q.shape[1] :] = q
             self.drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in uses], axis=1)
+        if self.noises:
+            d, noise = map(xp.stack, zip(*self.noises, strict=True))  # (n, B, N), (n, N, H)
+            self.drows[:, PIECE:] += (d.transpose(2, 1, 0) @ noise.swapaxes(0, 1)).swapaxes(0, 1)
         dV = self.dV[:n] + self.drows[:, PIECE - n : PIECE][:, ::-1].swapaxes(0, 1)
         if self.reads:
             Q = xp.zeros((len(self.rows), 2 * n, PIECE + self.L.shape[2]), self.rows.dtype)
