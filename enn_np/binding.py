@@ -13,9 +13,15 @@
 The paper's cell (engram.py) writes each code at its own address, so that it can only recall what it is shown. Here a
 key that is followed by a value leaves the value at the key's address: (6), Hebb's rule with a delay of one step.
 
-Neighbours: Hebbian sequence memory (Sompolinsky & Kanter 1986), fast weights (Ba et al. 2016, arXiv 1610.06258),
-learned plasticity (Miconi et al. 2018, arXiv 1804.02464), erase and add (the DNC, Graves et al. 2016), linear attention
-by the delta rule (Schlag et al. 2021, arXiv 2102.11174).
+Other rules in the place of (7), and another address in that of (2), where the trace is a matrix from cues to values:
+
+    hebb   A_t = (1 - delta) A_{t-1} + w_t v_t'                         fast weights (Ba et al. 2016, arXiv 1610.06258)
+    delta  A_t = (1 - delta) A_{t-1} + w_t (v_t - a_{t-1} A_{t-1})'     only what the address does not recall already
+                                                                        (Schlag et al. 2021, arXiv 2102.11174)
+    key    a_t = z_t / |z_t|                                            the cue itself, no bank: N = H
+
+Neighbours: Hebbian sequence memory (Sompolinsky & Kanter 1986), learned plasticity (Miconi et al. 2018, arXiv
+1804.02464), erase and add (the DNC, Graves et al. 2016).
 
 Letters: T time, B batch, D inputs, H hidden, N memory slots.
 """
@@ -42,8 +48,9 @@ ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
-# weights w (B, N), and what the trace keeps, (1 - delta)(1 - w), (B, N) or (N,); what `_integrate` keeps.
-BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w keep zmh c q k q_hat q_inv u")
+# weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,); what
+# `_integrate` keeps.
+BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w v keep zmh c q k q_hat q_inv u")
 # Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
 # (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
 # no past, `step_back` leaves at z and s what comes from elsewhere, and from a: `collect` does the rest for all steps.
@@ -56,7 +63,7 @@ class Addressing(Cell):
     Encoded input: r z r_hat r_inv z_unit z_inv s a bank v; kept: h zmh c q k q_hat q_inv u; gradients: see above.
     """
 
-    recurrent_cue, bank_read, gated, learned_temperature = False, True, True, False
+    address, recurrent_cue, bank_read, gated, learned_temperature = "slots", False, True, True, False
 
     def init(self, rng, inputs, dtype=np.float32):
         """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u and the others; zero biases. rng: a NumPy Generator.
@@ -66,7 +73,7 @@ class Addressing(Cell):
         D, H = count("inputs", inputs), self.hidden
         params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
         params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
-        params |= {"M": glorot_uniform(rng, (self.slots, H))}
+        params |= {"M": glorot_uniform(rng, (self.slots, H))} if self.address == "slots" else {}
         params |= {"theta": np.full(1, math.log(self.temperature))} if self.learned_temperature else {}
         params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H), **self._more(rng, D)}
         params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
@@ -96,6 +103,9 @@ class Addressing(Cell):
         xp = array_module(c.r)
         relu_norm(params, "z", c.r, out=(c.z, c.r_hat, c.r_inv))  # (1) cue
         unit(c.z, out=(c.z_unit, c.z_inv))
+        if self.address == "key":
+            c.a[...] = c.z_unit  # (2) address
+            return
         xp.matmul(c.z_unit, unit(params["M"])[0].T, out=c.s)
         c.a[...] = softmax(c.s / self._tau(params))  # (2) address
         if self.bank_read:
@@ -103,11 +113,12 @@ class Addressing(Cell):
 
     def _address_back(self, params, c, de):
         """Undo the bank's part of (3), (2) and (1), in de: at a_t stands in s what the rest of the step sends there."""
-        xp = array_module(de.s)
+        xp, du = array_module(de.s), de.s
         if self.bank_read:
             xp.add(de.s, de.m @ params["M"].T, out=de.s)
-        xp.divide(softmax_back(de.s, c.a), self._tau(params), out=de.s)  # (2)
-        du = de.s @ unit(params["M"])[0]
+        if self.address == "slots":
+            xp.divide(softmax_back(de.s, c.a), self._tau(params), out=de.s)  # (2)
+            du = de.s @ unit(params["M"])[0]
         if hasattr(de, "z_unit"):  # more than the address looks at the cue's direction
             du += de.z_unit
         xp.add(de.z, unit_back(du, c.z_unit, c.z_inv), out=de.z)  # (2) to z_t
@@ -146,10 +157,10 @@ class Addressing(Cell):
         c = k if self.recurrent_cue else e
         if not self.recurrent_cue:
             self._address_back(params, e, de)
-        M_unit, M_inv = unit(params["M"])
-        dM = unit_back(flat(de.s).T @ flat(c.z_unit), M_unit, M_inv)  # (2)
-        dM += flat(c.a).T @ flat(de.m) if self.bank_read else 0  # (3)
-        grads = {"M": dM, "gamma_z": sum_rows(de.z * c.r_hat), "beta_z": sum_rows(de.z)}
+        grads = {"gamma_z": sum_rows(de.z * c.r_hat), "beta_z": sum_rows(de.z)}
+        if self.address == "slots":
+            grads["M"] = unit_back(flat(de.s).T @ flat(c.z_unit), *unit(params["M"]))  # (2)
+            grads["M"] += flat(c.a).T @ flat(de.m) if self.bank_read else 0  # (3)
         grads |= {"gamma_h": sum_rows(de.k * k.q_hat), "beta_h": sum_rows(de.k)}
         weights = [("c", de.c, k.zmh), ("h", de.q, k.c), *[("u", de.u, k.zmh)] * self.gated]
         for name, dy, into in [*weights, ("z", de.r, x), ("v", de.v, x)]:
@@ -161,21 +172,25 @@ class Addressing(Cell):
 class Binding(Addressing, Traced):
     """Hyper-parameters of the binding cell: sizes, and a switch for each idea in it.
 
-    hidden H, slots N. recurrent_cue: U_z in (1); off, for then a key has one address, whatever came before it.
-    write_at: the "previous" address, or its "own", a_t in (6). plasticity of (5): "gate"; "learned", one number g for
-    all steps; or "fixed", g = rate. rate: where g starts, or stays. decay delta of (7), 0 for none; learned_decay:
-    every slot learns its own from there. slowest: traces of several time scales, a bank of decays from `decay` at slot
-    0 to `slowest` at the last, even on a logarithmic scale; the address is their mix, which the cue and M learn.
-    temperature of (2), exp(theta); learned_temperature: from there. Fixed as it comes: a learned one sharpens before
-    all keys have slots of their own, and two that share a sharp one part late or never. 8 pairs of 26 keys, seed 0, are
-    recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned from there, not in 1,000 from 0.1.
-    bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are
-    means over the batch, as in the paper. store: where a trace per sample is kept, "list", or
-    "dense", as it always is for a subclass, which may write otherwise, and for a trace of the batch; see trace.py.
+    hidden H, slots N. rule: "replace", (7), "hebb" or "delta", see above. address: "slots", or the "key" itself, where
+    `slots` becomes H and there is no bank; it goes with the other two rules. recurrent_cue: U_z in (1); off, for then a
+    key has one address, whatever came before it. write_at: the "previous" address, or its "own", a_t in (6). plasticity
+    of (5): "gate"; "learned", one number g for all steps; or "fixed", g = rate. rate: where g starts, or stays. decay
+    delta of (7), 0 for none; learned_decay: every slot learns its own from there. slowest: traces of several time
+    scales, a bank of decays from `decay` at slot 0 to `slowest` at the last, even on a logarithmic scale; the address
+    is their mix, which the cue and M learn. temperature of (2), exp(theta); learned_temperature: from there. Fixed as
+    it comes: a learned one sharpens before all keys have slots of their own, and two that share a sharp one part late
+    or never. 8 pairs of 26 keys, seed 0, are recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned
+    from there, not in 1,000 from 0.1. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch",
+    where w_t v_t' and w_t in (7) are means over the batch, as in the paper. store: where a trace per sample is kept,
+    "list", or "dense", as it always is
+    by the delta rule, for a subclass, which may write otherwise, and for a trace of the batch; see trace.py.
     """
 
     hidden: int = 128
     slots: int = 64
+    rule: str = "replace"
+    address: str = "slots"
     recurrent_cue: bool = False
     write_at: str = "previous"
     plasticity: str = "gate"
@@ -197,6 +212,8 @@ class Binding(Addressing, Traced):
         settings(self, number, "rate decay" + " slowest" * (self.slowest is not None), low=0, high=1)
         settings(self, number, "temperature", above=0)
         settings(self, switch, "recurrent_cue learned_decay learned_temperature bank_read gated")
+        settings(self, choice, "rule", ("replace", "hebb", "delta"))
+        settings(self, choice, "address", ("slots", "key"))
         settings(self, choice, "write_at", ("previous", "own"))
         settings(self, choice, "plasticity", ("gate", "learned", "fixed"))
         settings(self, choice, "trace", ("sample", "batch"))
@@ -205,6 +222,16 @@ class Binding(Addressing, Traced):
         for name in ["rate"] * (self.plasticity != "fixed") + bank:
             if (start := getattr(self, name)) in (0, 1):
                 raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}")
+        if self.address == "key":
+            if self.rule == "replace" or self.learned_temperature:
+                got = f"rule={self.rule!r}, learned_temperature={self.learned_temperature}"
+                raise ValueError(f'address: a "key" needs rule="hebb" or "delta" and has no temperature, got {got}')
+            vars(self).update(slots=self.hidden, bank_read=False)
+
+    @property
+    def hooks(self):
+        """As of every trace; what the delta rule writes depends on the trace as it is."""
+        return None if self.rule == "delta" else super().hooks
 
     @property
     def loop_weights(self):
@@ -241,7 +268,8 @@ class Binding(Addressing, Traced):
             k.r[...] = e.r + state.h @ params["U_z"]
             self._address(params, k)
         k.a[...], k.zmh[:, :H] = c.a, c.z
-        m = (e.trace or Dense(state.A)).read(k.a)
+        A = e.trace or Dense(state.A)
+        m = A.read(k.a)
         k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         if self.plasticity == "fixed":
             k.g[...] = self.rate
@@ -249,7 +277,11 @@ class Binding(Addressing, Traced):
             sigmoid(e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
         at = state.a if self.write_at == "previous" else k.a
         xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
-        k.keep[...] = (1 - self._delta(params)) * (1 - (k.w.sum(0) if self.shared else k.w))
+        k.keep[...] = 1 - self._delta(params)
+        if self.rule == "replace":
+            k.keep[...] *= 1 - (k.w.sum(0) if self.shared else k.w)
+        if self.rule == "delta":
+            xp.subtract(e.v, A.read(at), out=k.v)
         self._write(e, state, k)  # (7)
         self._integrate(params, state.h, k)  # (8), (9)
         return BindingState(k.h, k.A, k.a), k
@@ -261,14 +293,14 @@ class Binding(Addressing, Traced):
             return
         xp = array_module(state.A)
         xp.multiply(state.A, k.keep[..., None], out=k.A)
-        xp.add(k.A, write(k.w, e.v, bool(self.shared)), out=k.A)
+        xp.add(k.A, write(k.w, e.v if k.v is None else k.v, bool(self.shared)), out=k.A)
 
     def _delta(self, params):
         """The decay of (7): of every slot (N,), or one number."""
-        M = params["M"]
+        W = params["W_v"]
         if self.learned_decay:
-            return 0.5 + 0.5 * array_module(M).tanh(0.5 * params["d"])
-        return self.decay if self.slowest is None else array_module(M).asarray(self._decays().astype(M.dtype))
+            return 0.5 + 0.5 * array_module(W).tanh(0.5 * params["d"])
+        return self.decay if self.slowest is None else array_module(W).asarray(self._decays().astype(W.dtype))
 
     def _decays(self):
         """Where the decay of every slot starts, or stays, (N,)."""
@@ -281,16 +313,20 @@ class Binding(Addressing, Traced):
 
         dz, dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
         A = e.trace or Dense(state.A, dA=d.A.copy())
-        dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v, k.keep)  # (7)
-        da = A.match(de.m, ahead=False)  # (3) to a_t
-        A.recall_back(k.a, de.m)  # (3) to A_{t-1}
-        dw -= (1 - self._delta(params)) * de.keep
-        dw *= self._share(e)
         at = state.a if self.write_at == "previous" else k.a
+        dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
+        da, dat = A.match(de.m, ahead=False), 0  # (3) to a_t
+        if self.rule == "delta":
+            dat = A.match(-de.v)  # (7) to the address that recalls, and to A_{t-1}
+            A.recall_back(at, -de.v)
+        A.recall_back(k.a, de.m)  # (3) to A_{t-1}
+        if self.rule == "replace":
+            dw -= (1 - self._delta(params)) * de.keep
+        dw *= self._share(e)
         xp.multiply(dot_rows(dw, at), k.g * (1 - k.g), out=de.g)  # (6) to g_t, through the sigmoid of (5)
         if self.plasticity == "gate":
             dh += de.g * params["u_g"].T  # (5) to h_{t-1}
-        dw *= k.g  # (6) to the address
+        dw = dw * k.g + dat  # (6) to the address
         da += d.a  # beside the next step's use
         if self.write_at == "own":
             da += dw
@@ -327,7 +363,7 @@ class Binding(Addressing, Traced):
         seen = {"codes": k.zmh[..., :H], "values": e.v, "engram": k.zmh[..., H : 2 * H], "bank_part": bank}
         seen |= {"similarities": (k if self.recurrent_cue else e).s, "retrieval": k.a, "trace_part": recalled}
         seen |= {"written": k.w, "plasticity": k.g, "trace": A, "hidden": states.h}
-        return {name: part.copy() for name, part in seen.items()}
+        return {name: part.copy() for name, part in seen.items() if part is not None}
 
     def shapes(self, batch, listed=None):
         """As of Engram."""
@@ -335,14 +371,16 @@ class Binding(Addressing, Traced):
         row, wide, one, slot = (batch, H), (batch, 3 * H), (batch, 1), (batch, N)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
         g, u = None if self.plasticity == "fixed" else one, row if self.gated else None
-        address = row, row, row, one, row, one, slot, slot, row if self.bank_read else None
+        s = slot if self.address == "slots" else None
+        address = row, row, row, one, row, one, s, slot, row if self.bank_read else None
         if self.recurrent_cue:
             early, late = (row, *[None] * 8), address
         else:
             early, late = address, (*[None] * 7, slot, None)  # a is part of the state
+        v = row if self.rule == "delta" else None
         cue = BindingInput(*early, row, g, None, None)
         A = None if (self.hooks if listed is None else listed) else memory
-        kept = BindingKept(row, A, *late, one, slot, memory[:-1], wide, wide, row, row, row, one, u)
+        kept = BindingKept(row, A, *late, one, slot, v, memory[:-1], wide, wide, row, row, row, one, u)
         return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
 
 

@@ -133,7 +133,9 @@ def binding(cell, p, x, state, mask):
         for b in alive:
             trace = old_A if cell.trace == "batch" else old_A[b]
             h[b], a[b], g, v = binding_sample(cell, p, rows[b], h[b], trace)
-            writes[b] = [g * address for address in (last[b] if cell.write_at == "previous" else a[b])], v
+            at = last[b] if cell.write_at == "previous" else a[b]
+            recalled = affine(at, trace) if cell.rule == "delta" else [0] * len(v)
+            writes[b] = [g * address for address in at], [new - old for new, old in zip(v, recalled, strict=True)]
         if cell.trace == "sample":
             A = [binding_trace(cell, p, old_A[b], [writes[b]]) if b in writes else old_A[b] for b in range(len(rows))]
         elif alive:
@@ -149,9 +151,12 @@ def binding_sample(cell, p, row, h, A):
     sums = total(sums, affine(h, p["U_z"])) if cell.recurrent_cue else sums
     z = layer_norm(relu(sums), p["gamma_z"], p["beta_z"])  # (1)
     tau = math.exp(p["theta"][0]) if cell.learned_temperature else cell.temperature
-    s = [sum(u * v for u, v in zip(unit(z), unit(slot), strict=True)) / tau for slot in p["M"]]
-    exps = [math.exp(value - max(s)) for value in s]
-    a = [value / sum(exps) for value in exps]  # (2)
+    if cell.address == "key":
+        a = unit(z)  # (2)
+    else:
+        s = [sum(u * v for u, v in zip(unit(z), unit(slot), strict=True)) / tau for slot in p["M"]]
+        exps = [math.exp(value - max(s)) for value in s]
+        a = [value / sum(exps) for value in exps]  # (2)
     m = total(affine(a, A), affine(a, p["M"])) if cell.bank_read else affine(a, A)  # (3)
     v = affine(row, p["W_v"], p["b_v"])  # (4)
     g = cell.rate
@@ -172,7 +177,7 @@ def binding_trace(cell, p, A, writes):
     new = []
     for n, row in enumerate(A):
         delta = sigmoid(p["d"][n]) if cell.learned_decay else binding_decay(cell, n)
-        keep = (1 - delta) * (1 - sum(w[n] for w, _ in writes) / len(writes))
+        keep = (1 - delta) * (1 - (cell.rule == "replace") * sum(w[n] for w, _ in writes) / len(writes))
         new.append([keep * old + sum(w[n] * v[i] for w, v in writes) / len(writes) for i, old in enumerate(row)])
     return new
 

@@ -38,6 +38,8 @@ ENGRAM_SWITCHES = {
 BINDING_SWITCHES = {
     "hidden": st.integers(1, 5),
     "slots": st.integers(1, 5),
+    "rule": st.sampled_from(("replace", "hebb", "delta")),
+    "address": st.sampled_from(("slots", "key")),
     "recurrent_cue": st.booleans(),
     "write_at": st.sampled_from(("previous", "own")),
     "plasticity": st.sampled_from(("gate", "learned", "fixed")),
@@ -74,11 +76,17 @@ def cells(kind, **fixed):
         return st.fixed_dictionaries(switches).map(lambda drawn: engram(drawn, kind))
     if kind is Binding:
         own = {name: st.just(value) for name, value in fixed.items() if name in BINDING_SWITCHES}
-        return st.fixed_dictionaries(BINDING_SWITCHES | own).map(lambda switches: Binding(**switches))
+        return st.fixed_dictionaries(BINDING_SWITCHES | own).map(binding)
     if kind is Window:
         own = {name: st.just(value) for name, value in fixed.items() if name in WINDOW_SWITCHES}
         return st.fixed_dictionaries(WINDOW_SWITCHES | own).map(lambda switches: Window(**switches))
     return st.builds(kind, sizes)
+
+
+def binding(switches):
+    """A Binding cell. An address that is the key itself has no temperature, and no slots to replace."""
+    key = {"learned_temperature": False, "rule": "hebb" if switches["rule"] == "replace" else switches["rule"]}
+    return Binding(**switches | (key if switches["address"] == "key" else {}))
 
 
 def engram(switches, kind=Engram):

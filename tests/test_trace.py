@@ -47,15 +47,23 @@ def test_the_list_is_the_trace_of_engram(data, piece, steps):
     assert_equal(data.draw(problems(Engram, masked=masked, steps=st.just(steps), **fixed)), piece)
 
 
-@given(problem=problems(Binding, steps=st.integers(1, 7), trace="sample"), piece=pieces)
-def test_the_list_is_the_trace_of_binding(problem, piece):
-    assert_equal(problem, piece)
+@given(data=st.data(), piece=pieces)
+def test_the_list_is_the_trace_of_binding(data, piece):
+    rule = data.draw(st.sampled_from(("replace", "hebb")))
+    assert_equal(data.draw(problems(Binding, steps=st.integers(1, 7), trace="sample", rule=rule)), piece)
+
+
+def test_what_the_delta_rule_writes_is_no_list():
+    """It depends on the trace as it is: kept as an array, whatever the store."""
+    tape = draw(Binding(5, 4, rule="delta", store="list")).forward()[2]
+    assert tape.e.trace is None and tape.states.A.shape[-2:] == (4, 5)
 
 
 @given(kind=st.sampled_from((Engram, Binding)), data=st.data(), piece=pieces)
 def test_from_an_empty_trace(kind, data, piece):
     """Catches rows that are forgotten: a trace that is not read must still pass a gradient on, and be kept apart."""
-    problem = data.draw(problems(kind, masked=False, steps=st.integers(1, 5), **LINEAR))
+    rule = {"rule": "hebb"} if kind is Binding else {}
+    problem = data.draw(problems(kind, masked=False, steps=st.integers(1, 5), **LINEAR, **rule))
     problem = problem.but(state=problem.state._replace(A=np.zeros_like(problem.state.A)))
     assert_equal(problem, piece)
     assert_equal(problem.but(dstate=problem.dstate._replace(A=np.zeros_like(problem.state.A))), piece)
