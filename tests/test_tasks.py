@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enn_np.data.tasks import adding_task, associative_recall, copy_task, pixel_mnist, pixel_permutation
+from enn_np.data.tasks import (
+    adding_task,
+    associative_recall,
+    copy_task,
+    multi_query_recall,
+    pixel_mnist,
+    pixel_permutation,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 12)
@@ -97,8 +104,42 @@ def test_associative_recall_has_the_papers_sizes():
     assert x.shape == (500, 11, 37) and set(y.tolist()) == set(range(10))
 
 
+@given(SEEDS, SIZES, st.integers(1, 6), st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_multi_query_recall_answers_what_was_told(seed, n, pairs, more, words, random_filler):
+    """Each key returns once, at an even step behind the pairs, and its value is asked there and nowhere else."""
+    steps, vocabulary = 4 * pairs + 2 * more, 2 * pairs + 2 + words
+    x, y = multi_query_recall(generator(seed), n, steps, pairs, vocabulary, random_filler)
+    assert x.shape == y.shape == (n, steps) and x.dtype == y.dtype == np.int64
+    for row, answer in zip(x.tolist(), y.tolist(), strict=True):
+        told = dict(zip(row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2], strict=True))
+        assert len(told) == len(set(told.values())) == pairs
+        assert all(1 <= key < vocabulary // 2 <= value < vocabulary for key, value in told.items())
+        asked = [t for t, value in enumerate(answer) if value != -1]
+        assert all(t % 2 == 0 and t >= 2 * pairs and answer[t] == told[row[t]] for t in asked)
+        assert {row[t] for t in asked} == told.keys() and len(asked) == pairs
+        rest = {row[t] for t in range(2 * pairs, steps) if t not in asked}
+        assert rest <= set(range(vocabulary)) if random_filler else rest <= {0}
+
+
+def test_multi_query_recall_draws_as_defined():
+    """Gaps by p(g) ~ g^-0.99; two of them one after the other, without the first; keys and values evenly."""
+    n, pairs = 40_000, 2
+    x, _ = multi_query_recall(generator(), n, 16, pairs, 20)
+    p = np.arange(1, 7) ** (0.01 - 1)
+    p /= p.sum()
+    first, second = ((x[:, 4:] == x[:, [2 * i]]).argmax(1) // 2 for i in range(2))
+    seen = np.bincount(first * 6 + second, minlength=36).reshape(6, 6) / n
+    want = p[:, None] * p / (1 - p[:, None]) * (1 - np.eye(6))
+    assert abs(seen - want).max() < 5 * np.sqrt(want.max() / n)
+    for words, low, many in ((x[:, 0:4:2], 1, 9), (x[:, 1:4:2], 10, 10)):
+        share = np.bincount(words.reshape(-1), minlength=20)[low : low + many] / words.size
+        assert abs(share - 1 / many).max() < 5 * np.sqrt(1 / many / words.size)
+    filler = multi_query_recall(generator(), 4_000, 16, 2, 20, random_filler=True)[0][:, 5::2]
+    assert abs(np.bincount(filler.reshape(-1), minlength=20) / filler.size - 1 / 20).max() < 0.01
+
+
 def test_a_seed_decides_all():
-    for task in (copy_task, adding_task, associative_recall):
+    for task in (copy_task, adding_task, associative_recall, multi_query_recall):
         first, again, other = (task(generator(seed), 5) for seed in (1, 1, 2))
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
         assert not np.array_equal(first[0], other[0])
@@ -127,6 +168,9 @@ def test_pixel_mnist_reads_row_by_row_or_permuted():
         (lambda: adding_task(generator(), 1, 1), "steps: expected at least 2, got 1"),
         (lambda: associative_recall(generator(), 1, pairs=27), "pairs: expected at most keys = 26.*27"),
         (lambda: associative_recall(generator(), 1, values=0), "values"),
+        (lambda: multi_query_recall(generator(), 1, 15, 4), "steps: expected at least 16, got 15"),
+        (lambda: multi_query_recall(generator(), 1, 17, 4), "steps: expected an even number, got 17"),
+        (lambda: multi_query_recall(generator(), 1, 64, 4, 9), "vocabulary: expected at least 10, got 9"),
         (lambda: pixel_permutation(generator(), 0), "pixels"),
         (lambda: pixel_mnist(np.zeros((2, 3, 4, 5), np.uint8)), r"images.*\(2, 3, 4, 5\)"),
         (lambda: pixel_mnist(np.zeros((2, 4), np.int64)), "images.*int64"),

@@ -159,3 +159,45 @@ def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
         pixels = pixels[:, permutation]
     scale = 255 if images.dtype == np.uint8 else 1
     return (pixels / np.float32(scale)).astype(np.float32)[:, :, None]
+
+
+def multi_query_recall(
+    rng, n: int, steps: int = 64, pairs: int = 4, vocabulary: int = 8_192, random_filler: bool = False
+):
+    """Read pairs of words, then meet each key again somewhere, and say there what belonged to it (MQAR).
+
+    x  (n, T) int64, T = steps: `pairs` keys, each with its value behind it; then every key once more, at an even
+       distance of 2 g behind the pairs, g drawn by a power law, so that most return soon; 0 everywhere else, or with
+       random_filler any word. Keys are 1 to vocabulary / 2 - 1, values vocabulary / 2 to vocabulary - 1; none twice in
+       an example
+    y  (n, T) int64: at the returning keys their values, at all other steps -1: nothing is asked there
+
+    Published sizes (steps, pairs): (64, 4), (128, 8), (256, 16), (512, 64). ValueError unless steps is even, at least
+    4 pairs, and there are words enough.
+    Source: Arora and others, "Zoology", arXiv 2312.04927, and its generator: gaps by p(g) ~ g^(0.01 - 1), g from 1.
+    """
+    n, pairs, steps = count("n", n), count("pairs", pairs), count("steps", steps, low=4 * pairs)
+    half = count("vocabulary", vocabulary, low=2 * pairs + 2) // 2
+    if steps % 2:
+        raise ValueError(f"steps: expected an even number, got {steps}; leave one out")
+    keys = 1 + _some(rng, n, pairs, np.ones(half - 1))
+    values = half + _some(rng, n, pairs, np.ones(vocabulary - half))
+    x, y = np.zeros((n, steps), np.int64), np.full((n, steps), -1, np.int64)
+    x[:, 0 : 2 * pairs : 2], x[:, 1 : 2 * pairs : 2] = keys, values
+    room = (steps - 2 * pairs) // 2
+    asked = 2 * (pairs + _some(rng, n, pairs, np.arange(1, room + 1) ** (0.01 - 1)))  # steps, (n, pairs)
+    np.put_along_axis(x, asked, keys, 1)
+    np.put_along_axis(y, asked, values, 1)
+    if random_filler:
+        x = np.where(x == 0, rng.integers(vocabulary, size=x.shape), x)
+    return x, y
+
+
+def _some(rng, n, k, weights):
+    """k of the places of `weights` in the order drawn, none twice, each draw by the weights that are left: (n, k).
+
+    The first k of exponential waiting times with these rates come in just that order.
+    """
+    waits = rng.exponential(size=(n, len(weights))) / weights
+    first = waits.argpartition(k - 1, axis=1)[:, :k]
+    return np.take_along_axis(first, np.take_along_axis(waits, first, 1).argsort(1), 1)
