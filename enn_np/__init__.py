@@ -13,7 +13,6 @@ import sys
 MOVED = {
     "backend": ("device",),
     "ops": ("losses", "initial", "retrieval"),
-    "bptt": ("stream",),
     "binding": ("integration",),
     "train": ("training", "session", "callbacks", "watch"),
     "models": ("answers",),
@@ -55,7 +54,7 @@ sys.meta_path.append(_Moved)
 
 from . import trace  # noqa: F401  it adds a store
 from .binding import Binding
-from .bptt import Stream, Tape, run, run_back
+from .bptt import Tape, run, run_back
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, register
 from .engram import Engram, EngramState
@@ -63,6 +62,7 @@ from .language import LanguageModel
 from .learned import LearnedEngram
 from .models import Classifier, Model, Regressor, StepClassifier, load
 from .optim import SGD, Adam
+from .stream import Stream, run_in_segments
 from .train import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
 from .window import Window
 
@@ -114,4 +114,5 @@ __all__ = [
     "register",
     "run",
     "run_back",
+    "run_in_segments",
 ]

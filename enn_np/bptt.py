@@ -10,10 +10,9 @@ Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes f
 """
 
 from collections import namedtuple
-from dataclasses import replace
 
-from .backend import Workspace, array_module, empty
-from .checks import check_run, check_run_back, count, float_array, param_shapes
+from .backend import Workspace, array_module
+from .checks import check_run, check_run_back, param_shapes
 
 
 # What a run leaves behind: all that `run_back` needs, and all there is to see of the memory. x (T, B, D) inputs; e what
@@ -27,32 +26,24 @@ class Tape(namedtuple("Tape", "x e states kept mask workspace number")):
         return self
 
 
-# The tape of a run in segments: for each piece, what `run` has to be called with again.
-Pieces = namedtuple("Pieces", "pieces workspace")
-
-
-def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, segments=1, record=False, **given):
+def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, record=False, **given):
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
     whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which the
-    next run with it overwrites. segments: cut time into so many pieces and keep only the state at each cut; `run_back`
-    then runs each piece again. About sqrt(T) pieces need the least memory. given: further arrays (T, ...) for `encode`,
-    such as the trace noise of Engram.
+    next run with it overwrites. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
     Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     x = check_run(cell, params, x, state, mask)
     if record and not hasattr(cell, "record"):
         raise TypeError(f"record: {type(cell).__name__} has no method `record`; derive it from enn_np.Cell")
-    if record and not (keep and segments == 1):
-        raise ValueError(f"record: it needs the whole tape, got keep={keep}, segments={segments}; leave these out")
+    if record and not keep:
+        raise ValueError("record: it needs the tape, got keep=False; leave that out")
     xp, (steps, batch, _) = array_module(x), x.shape
     state = cell.initial_state(batch, x.dtype, None, xp) if state is None else state
     x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
-    if keep and count("segments", segments) > 1:
-        return _run_pieces(cell, params, x, state, workspace, segments, {"mask": mask, **given})
     rows = steps if keep else 1  # without a tape one row of arrays serves all steps
     workspace = workspace if keep and workspace else Workspace()
     workspace.runs += 1  # before anything is overwritten
@@ -100,8 +91,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     Raises RuntimeError if the tape's workspace has served another run since.
     """
     upstream = {name: value for name, value in upstream.items() if value is not None}
-    if isinstance(tape, Pieces):
-        return _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream)
+    if hasattr(tape, "segments"):  # see stream.py
+        return tape.run_back(cell, params, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
     x, e, states, kept, mask, workspace, _ = tape.fresh("go back")
     xp, (steps, batch, inputs) = array_module(x), x.shape
@@ -174,70 +165,3 @@ def hold(cell, mask, t, new, old):
 
     parts = zip(new._fields, new, old, strict=True)
     return type(new)(*(None if one is None else held(name, one, other) for name, one, other in parts))
-
-
-def _run_pieces(cell, params, x, state, workspace, segments, given):
-    """`run` without a tape, piece by piece, noting the state that enters each."""
-    h, pieces, T = [], [], len(x)
-    for i in range(segments := min(segments, T)):
-        part = slice(T * i // segments, T * (i + 1) // segments)
-        state = each(lambda value: value.copy(), state)
-        pieces.append((part, {"x": x[part], "state": state, **_sliced(given, part, T)}))
-        rows, state, _ = run(cell, params, keep=False, **pieces[-1][1])
-        h.append(rows)
-    return array_module(x).concatenate(h), state, Pieces(pieces, workspace or Workspace())
-
-
-def _run_back_pieces(cell, params, tape, dh, dstate, input_gradient, upstream):
-    """`run_back` from the last piece to the first: each is run again, then undone, in the same workspace."""
-    dxs, total, steps = [], {}, tape.pieces[-1][0].stop
-    for part, again in reversed(tape.pieces):
-        cut = _sliced({"dh": dh, **upstream}, part, steps)
-        _, _, piece = run(cell, params, workspace=tape.workspace, **again)
-        dx, dstate, grads = run_back(cell, params, piece, dstate=dstate, input_gradient=input_gradient, **cut)
-        dxs.insert(0, dx)
-        total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
-    return array_module(again["x"]).concatenate(dxs) if input_gradient else None, dstate, total
-
-
-def _sliced(arrays, part, steps):
-    """Piece `part` of all arrays, which must be `steps` long."""
-    for name, value in arrays.items():
-        if value is not None and (shape := getattr(value, "shape", ()))[:1] != (steps,):
-            raise ValueError(f"{name}: expected {steps} steps, as many as x has, got shape {shape}")
-    return {name: None if value is None else value[part] for name, value in arrays.items()}
-
-
-class Stream:
-    """A cell at work on a signal as it comes.
-
-        stream = Stream(cell, params)
-        for x_t in signal:  h = stream(x_t)     # x_t (B, D), h (B, H)
-
-    batch: B, how many signals side by side. state: where to go on, as `run` returns it, or None for zeros;
-    `stream.state` is the state now. What it hands out is never overwritten. Raises TypeError or ValueError, naming the
-    argument, before any work.
-    """
-
-    def __init__(self, cell, params, batch=1, state=None):
-        if not isinstance(params, dict) or not params:
-            raise TypeError(f"params: expected a dict of arrays as `init` returns, got {params!r}")
-        W, found = next(iter(params.values())), {name: getattr(value, "shape", ()) for name, value in params.items()}
-        sizes = {n for shape in found.values() for n in shape if n}
-        D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1)
-        listed = getattr(cell, "store", None) == "list" and cell.hooks
-        cell = replace(cell, store="dense") if listed else cell  # nobody collects a list here
-        self.cell, self.params, self.shape = cell, params, (count("batch", batch), D)
-        check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
-        self.state = cell.initial_state(batch, W.dtype, None, array_module(W)) if state is None else state
-
-    def __call__(self, x_t, **given):
-        """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
-        float_array("x_t", x_t, self.shape, self.state.h.dtype)
-        kept = []
-        if hasattr(self.cell, "shapes"):  # fresh ones at every step, so that what was handed out stays
-            out, k = (empty(shapes, x_t) for shapes in self.cell.shapes(len(x_t))[:2])
-            given, kept = {"mask": None, "out": out, **given}, [k]
-        e = self.cell.encode(self.params, x_t, **given)
-        self.state, _ = self.cell.step(self.params, e, self.state, *kept)
-        return self.state.h.copy()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Window, gradcheck, run, run_back
+from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Window, gradcheck, run, run_back, run_in_segments
 
 BASELINES = (RNN, GRU, LSTM)
 MEMORIES = (Engram, Binding)  # cells with slots
@@ -121,9 +121,11 @@ class Problem:
         """The same problem with some fields replaced."""
         return replace(self, **changes)
 
-    def forward(self, **options):
+    def forward(self, segments=1, **options):
         """h, final state, tape."""
-        return run(self.cell, self.params, self.x, self.state, self.mask, **self.given, **options)
+        options |= {"segments": segments} if segments > 1 else {}
+        forward = run_in_segments if segments > 1 else run
+        return forward(self.cell, self.params, self.x, state=self.state, mask=self.mask, **self.given, **options)
 
     def backward(self, tape):
         """Gradients of the loss in one dict: parameters, "x", "state.h" and so on."""

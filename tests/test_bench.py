@@ -334,13 +334,6 @@ def test_a_stream_ends_where_the_sequence_ends():
     assert difference(found, {"h": final.h, "A": final.A})[0] < 1e-12
 
 
-def test_recomputation_says_when_it_is_not_there(monkeypatch):
-    problem = Problem(kind="recompute", steps=4, batch=2, inputs=3, hidden=(4,), slots=3, segments=2)
-    monkeypatch.setattr(numpy_cells, "segments", lambda function, count: {})
-    with pytest.raises(ImportError, match="not available yet"):
-        numpy_cells.build(problem, "", 1)
-
-
 # ------------------------------------------------------------------------------------------------------ real peers
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, Window, run, run_back
+from enn_np import GRU, LSTM, RNN, Binding, Engram, Window, run, run_back, run_in_segments
 from enn_np.backend import Workspace
 
 CELLS = [
@@ -42,7 +42,7 @@ def test_segments_change_nothing(cell, lists, steps, segments, seed, masked):
     if isinstance(cell, Binding):
         cell = replace(cell, store="list" if lists else "dense")
     whole = run(cell, params, x, **extra)
-    cut = run(cell, params, x, segments=segments, **extra)
+    cut = run_in_segments(cell, params, x, segments, **extra)
     end = [np.ones_like(part) for part in whole[1]]
     dx, dstate, grads = run_back(cell, params, whole[2], upstream, end)
     dx_cut, dstate_cut, grads_cut = run_back(cell, params, cut[2], upstream, end)
@@ -64,7 +64,7 @@ def test_segments_need_less_than_a_third_of_the_memory():
 
     def peak(segments):
         tracemalloc.start()
-        h, _, tape = run(cell, params, x, segments=segments)
+        h, _, tape = run_in_segments(cell, params, x, segments)
         run_back(cell, params, tape, np.ones_like(h))
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -76,7 +76,7 @@ def test_segments_need_less_than_a_third_of_the_memory():
 def test_segments_must_be_a_count():
     cell = RNN(2)
     with pytest.raises(ValueError, match="segments"):
-        run(cell, cell.init(np.random.default_rng(0), 1), np.zeros((2, 1, 1), "float32"), segments=0)
+        run_in_segments(cell, cell.init(np.random.default_rng(0), 1), np.zeros((2, 1, 1), "float32"), 0)
 
 
 @pytest.mark.parametrize("longer", [-3, -1, 1, 5])
@@ -84,7 +84,7 @@ def test_arrays_of_another_length_are_refused(longer):
     """Catches a slice that silently leaves out the end, or finds nothing there: gradients and noise alike."""
     cell = Engram(3, 4, entropy=0.1)
     params, x, upstream, extra = problem(cell, 6, 0, False)
-    tape = run(cell, params, x, segments=2, **extra)[2]
+    tape = run_in_segments(cell, params, x, 2, **extra)[2]
     other = np.zeros((6 + longer, 2, 3))
     for wrong in ({"dh": other}, {"dh": upstream, "da": np.zeros((6 + longer, 2, 4))}):
         with pytest.raises(ValueError, match=f"^d[ha]: expected 6 steps.*{6 + longer}"):
@@ -92,7 +92,7 @@ def test_arrays_of_another_length_are_refused(longer):
     with pytest.raises(ValueError, match=r"^dh: expected 6 steps.*\(\)"):
         run_back(cell, params, tape, np.array(1.0))
     with pytest.raises(ValueError, match=f"^noise: expected 6 steps.*{6 + longer}"):
-        run(cell, params, x, segments=2, noise=np.zeros((6 + longer, 4, 3)))
+        run_in_segments(cell, params, x, 2, noise=np.zeros((6 + longer, 4, 3)))
     with pytest.raises(ValueError, match=r"^noise: "):
         run(cell, params, x, noise=np.zeros((6 + longer, 4, 3)))
 
@@ -102,7 +102,7 @@ def test_a_state_that_is_overwritten_between_the_ways():
     cell = GRU(3)
     params, x, upstream, _ = problem(cell, 6, 0, False)
     state = cell.initial_state(2, np.float64)
-    tape = run(cell, params, x, state, segments=2)[2]
+    tape = run_in_segments(cell, params, x, 2, state)[2]
     want = run_back(cell, params, tape, upstream)[2]
     x[...], state.h[...] = 7.0, 7.0
     for name, grad in run_back(cell, params, tape, upstream)[2].items():
@@ -134,7 +134,8 @@ def test_slices_of_a_window_are_its_state(steps, window, seed):
     found = []
     for mask in (None, np.ones((steps, 2), bool)):
         for options in ({}, {"segments": 3}, {"keep": False}):
-            h, final, tape = run(cell, params, x, start, mask, **options)
+            way = run_in_segments if "segments" in options else run
+            h, final, tape = way(cell, params, x, state=start, mask=mask, **options)
             back = run_back(cell, params, tape, upstream, end) if tape else found[-1][1]
             found.append(([h, *final], back))
     for forward, (dx, dstate, grads) in found[1:]:

@@ -1,12 +1,11 @@
 """Our own side, through the public API, as a user would train or stream."""
 
-import inspect
 import platform
 import tracemalloc
 
 import numpy as np
 
-from enn_np import Adam, Stream, __version__, run, run_back
+from enn_np import Adam, Stream, __version__, run, run_back, run_in_segments
 from enn_np.backend import Workspace, array_module, card_name, to_device, to_numpy
 
 
@@ -93,22 +92,16 @@ class LongRun:
         self.cell, self.params, self.workspace = model.cells[0], model.layer_params(0), Workspace()
         self.x, _ = problem.data("float32")
         self.dh = np.ones((*self.x.shape[:2], problem.hidden[0]), np.float32)
-        self.given = [segments(function, problem.segments) for function in (run, run_back)]
-        if problem.segments and not any(self.given):
-            raise ImportError("not available yet: neither run nor run_back takes `segments`")
+        self.segments = problem.segments
         tracemalloc.start()  # before the first run, so that the workspace counts
         self.run()
         self.memory = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
 
     def run(self):
-        _, _, tape = run(self.cell, self.params, self.x, workspace=self.workspace, **self.given[0])
-        run_back(self.cell, self.params, tape, self.dh, **self.given[1])
-
-
-def segments(function, count):
-    """{"segments": count} if a count is asked for and `function` takes one."""
-    return {"segments": count} if count and "segments" in inspect.signature(function).parameters else {}
+        forward, given = (run_in_segments, {"segments": self.segments}) if self.segments else (run, {})
+        _, _, tape = forward(self.cell, self.params, self.x, workspace=self.workspace, **given)
+        run_back(self.cell, self.params, tape, self.dh)
 
 
 class Product:
