@@ -107,11 +107,12 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
     shaped = hasattr(cell, "shapes")
     de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,)) if shaped else None
+    nothing = each(lambda part: 0, d)
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        past, now, place = d, hold(cell, mask, t, d, each(lambda part: 0, d)), at(de, t)
+        past, now, place = d, hold(cell, mask, t, d, nothing), at(de, t)
         extra = {name: value[t] for name, value in upstream.items()}
         d, here = cell.step_back(params, now, at(e, t), at(states, t), at(kept, t), *[place] * shaped, **extra)
         de = note(de, t, steps, here, place)
