@@ -116,9 +116,8 @@ def read(path):
         config = json.loads(str(arrays.pop("config")))
     found = config.pop("format", None) if isinstance(config, dict) else None
     if found != FORMAT:
-        newer = isinstance(found, int) and found > FORMAT
-        newer = "; it was written by a newer enn_np: upgrade this one" if newer else ""
-        raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}, got {found!r:.40}{newer}")
+        newer = "is it of a newer enn_np: upgrade this one"
+        raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}, got {found!r:.40}; {newer}")
     return config, arrays
 
 

@@ -6,7 +6,7 @@ and so the paper), `global_clip_norm` all by their common length, which keeps th
 
 import math
 import weakref
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, fields
 
 from .backend import array_module
 from .checks import number
@@ -25,9 +25,11 @@ class Optimizer:
     """
 
     learning_rate: float
-    clip_norm: float | None = field(default=None, kw_only=True)
-    global_clip_norm: float | None = field(default=None, kw_only=True)
-    frozen: tuple | list = field(default=(), kw_only=True)
+    _: KW_ONLY
+    clip_norm: float | None = None
+    global_clip_norm: float | None = None
+    frozen: tuple | list = ()
+    moments = ()
 
     def __post_init__(self):
         for each in fields(self):
