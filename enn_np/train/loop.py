@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,22 +38,6 @@ def one_thread():
 
 
 @dataclass
-class Pass:
-    """How far an epoch has come: what a checkpoint needs to go on in the middle of it.
-
-    carry: see `Samples`. started: on the run's clock. norms: of the gradient, at every batch that was learned.
-    seen: sequences or tokens; totals: sums over them.
-    """
-
-    carry: dict
-    started: float
-    norms: Any
-    batches: int = 0
-    seen: int = 0
-    totals: dict = field(default_factory=dict)
-
-
-@dataclass
 class Training:
     """A training run, as callbacks see it.
 
@@ -74,7 +59,7 @@ class Training:
     resume: bool = False
 
     mode, stop, restore, interrupted, seconds = "auto", False, False, False, 0.0  # of training, before a resume
-    part = None  # the `Pass` that is under way
+    part = None  # the epoch that is under way, see `_begin`
     drawn = None  # states of the generators before the batch that is under way
     last_params = None  # where it ended, if it gave others back: what a resumed one goes on with
 
@@ -139,10 +124,12 @@ class Training:
             self._hand_back(self.best_params if best else {}, self.callbacks)
 
     def _begin(self, rng):
-        """A new epoch, of which nothing is done."""
+        """A new epoch, all that a checkpoint needs to go on in the middle of it: carry, see `Samples`; started, on the
+        run's clock; the gradient's norms, one a batch; batches done; seen, sequences or tokens; totals, sums over them.
+        """
         carry = self.work.begin(rng, self.epoch)
         norms = array_module(self.model.params["head.W"]).full(len(list(self.work.batches(carry))), np.nan)
-        return Pass(carry, self.clock(), norms)
+        return SimpleNamespace(carry=carry, started=self.clock(), norms=norms, batches=0, seen=0, totals={})
 
     def _epoch(self):
         """One epoch with its validation, or the rest of one that a checkpoint brought back."""
@@ -300,7 +287,7 @@ class Training:
             vars(self).update(found["run"])
             self.best_params, history.best_epoch = found["best"], self._best()
             if found["pass"]:
-                self.part = Pass(**found["pass"])
+                self.part = SimpleNamespace(**found["pass"])
                 if "order" in part.carry and set(part.carry["order"]) != set(self.part.carry["order"]):
                     raise ValueError("its order does not name every sequence once")
                 if self.part.seen:
