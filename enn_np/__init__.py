@@ -5,62 +5,17 @@ gradcheck (why to believe them); then binding (a memory that binds), window (one
 Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
-import importlib.machinery
-import pkgutil
-import sys
+from importlib import import_module, util
 
-# Where modules went that had a name of their own: `import enn_np.device` and the like go on to work.
-MOVED = {
-    "backend": ("device",),
-    "ops": ("losses", "initial", "retrieval"),
-    "binding": ("integration",),
-    "train": ("training", "session", "callbacks", "watch"),
-    "models": ("answers",),
-    "checkpoint": ("storage",),
-    "data.images": ("datasets",),
-    "data.text": ("text", "words"),
-    "data.tasks": ("tasks",),
-    "data.fetch": ("download", "sources"),
-    "look.plots": ("plots",),
-    "look.monitor": ("monitor",),
-    "look.attribution": ("attribution", "arcs"),
-    "look.report": ("webreport", "explained"),
-    "look.claims": ("claims",),
-    "lab.pages": ("report",),
-    "lab.stats": ("statistics",),
-    "lab.cli": ("cli",),
-    "lab.demo": ("demo",),
-}
-MOVED = {old: new for new, names in MOVED.items() for old in names}
-
-
-class _Moved:
-    """Finds and loads a module under its old name: it is the new one."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        old = name.removeprefix(f"{__name__}.")
-        return importlib.machinery.ModuleSpec(name, _Moved) if old != name and old in MOVED else None
-
-    create_module = staticmethod(lambda spec: None)
-
-    @staticmethod
-    def exec_module(module):
-        old = module.__name__.removeprefix(f"{__name__}.")
-        sys.modules[module.__name__] = importlib.import_module(f"{__name__}.{MOVED[old]}")
-
-
-sys.meta_path.append(_Moved)
-
-from . import trace  # noqa: F401  it adds a store
+from . import data, gradcheck, lab, look, trace  # trace adds a store
 from .binding import Binding
 from .bptt import Tape, run, run_back
 from .cells import GRU, LSTM, RNN, Cell
-from .checkpoint import Checkpoint, register
+from .checkpoint import Checkpoint, load, register
 from .engram import Engram, EngramState
 from .language import LanguageModel
 from .learned import LearnedEngram
-from .models import Classifier, Model, Regressor, StepClassifier, load
+from .models import Classifier, Model, Regressor, StepClassifier
 from .optim import SGD, Adam
 from .stream import Stream, run_in_segments
 from .train import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
@@ -69,50 +24,17 @@ from .window import Window
 __version__ = "0.2.0"
 for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
     _kind.__init__ = translated(_kind.__init__)
-_modules = {each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_")} | MOVED.keys()
+__all__ = [
+    "GRU", "LSTM", "RNN", "SGD", "Adam", "Binding", "Callback", "Cell", "Checkpoint", "Classifier", "Diverged",
+    "EarlyStopping", "Engram", "EngramState", "History", "LanguageModel", "LearnedEngram", "Model", "ReduceOnPlateau",
+    "Regressor", "StepClassifier", "Stream", "Tape", "Window", "data", "fit", "fit_fresh", "gradcheck", "lab", "load",
+    "look", "register", "run", "run_back", "run_in_segments", "trace",
+]  # fmt: skip
 
 
 def __getattr__(name):
-    """Modules, such as `enn_np.datasets`, when they are first asked for."""
-    if name in _modules:
-        return importlib.import_module(f"{__name__}.{name}")
+    """Other modules, when they are first asked for: `enn_np.heads`, and `enn_np.plots` for `enn_np.look.plots`."""
+    for place in () if name.startswith("_") else ("", ".data", ".look", ".lab"):
+        if util.find_spec(f"{__name__}{place}.{name}"):
+            return import_module(f"{__name__}{place}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return [*globals(), *_modules]
-
-
-__all__ = [
-    "GRU",
-    "LSTM",
-    "RNN",
-    "SGD",
-    "Adam",
-    "Binding",
-    "Callback",
-    "Cell",
-    "Checkpoint",
-    "Classifier",
-    "Diverged",
-    "EarlyStopping",
-    "Engram",
-    "EngramState",
-    "History",
-    "LanguageModel",
-    "LearnedEngram",
-    "Model",
-    "ReduceOnPlateau",
-    "Regressor",
-    "StepClassifier",
-    "Stream",
-    "Tape",
-    "Window",
-    "fit",
-    "fit_fresh",
-    "load",
-    "register",
-    "run",
-    "run_back",
-    "run_in_segments",
-]

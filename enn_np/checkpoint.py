@@ -16,7 +16,7 @@ import math
 import os
 import time
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
@@ -41,10 +41,8 @@ def spelled_out(path):
 def whole(path):
     """A binary file to write, which becomes `path` at the end of the `with` block unless that raises."""
     path = spelled_out(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file, in it or elsewhere")
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no file but a device or the like; name a file")
+        raise OSError(f"{path} is {'a folder' if path.is_dir() else 'no file but a device or the like'}; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")  # of its own: two writers may meet
     try:
@@ -55,13 +53,6 @@ def whole(path):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    if os.name != "nt":  # the new name too must reach the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some network file systems cannot
-                os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write_text(path, text):
@@ -121,24 +112,26 @@ def write(path, config, arrays):
 def read(path):
     """(config, arrays) of a file that `write` wrote. FileNotFoundError, or ValueError naming file and fault."""
     arrays = read_arrays(path)
-    try:
+    with trusted(path):
         config = json.loads(str(arrays.pop("config")))
-    except (KeyError, ValueError, RecursionError) as error:
-        raise DamagedArchive(path, error) from None
     found = config.pop("format", None) if isinstance(config, dict) else None
     if found != FORMAT:
-        newer = isinstance(found, int) and found > FORMAT
-        newer = "; it was written by a newer enn_np: upgrade this one" if newer else ""
-        raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}, got {found!r:.40}{newer}")
+        newer = "is it of a newer enn_np: upgrade this one"
+        raise ValueError(f"{path}: expected an enn_np file of format {FORMAT}, got {found!r:.40}; {newer}")
     return config, arrays
 
 
-class DamagedArchive(ValueError):
-    """A file is no .npz that can be trusted: the message names it, what is wrong, and the remedy."""
-
-    def __init__(self, path, error):
+@contextmanager
+def trusted(path):
+    """What fails within, for what the file `path` holds, is one ValueError: the file, what is wrong, the remedy."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile and NumPy's header parser raise nearly anything on a damaged file
         what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        super().__init__(f"{path}: not a whole enn_np file ({what}); save it again or use another copy")
+        message = f"{path}: not a whole enn_np file ({what}); save it again or use another copy"
+        raise ValueError(str(error) if str(error).startswith(f"{path}: ") else message) from None
 
 
 def read_arrays(path, names=None, most=math.inf):
@@ -146,26 +139,20 @@ def read_arrays(path, names=None, most=math.inf):
 
     Before memory is asked for, what its parts announce is compared with the bytes that are there, and with `most`, the
     bytes of the largest array that is wanted. No pickle is read.
-    Raises FileNotFoundError, or DamagedArchive (a ValueError).
+    Raises FileNotFoundError, or ValueError as `trusted`.
     """
-    try:
-        with open(spelled_out(path), "rb") as file, zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise ValueError("its parts are compressed, which enn_np never does")
-            if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
-                raise ValueError("its parts announce more bytes than the file has")
-            if len({member.filename for member in members}) < len(members):
-                raise ValueError("two of its parts have the same name")
-            found = {member.filename.removesuffix(".npy"): member for member in members}
-            wanted = {name: member for name, member in found.items() if names is None or name in names}
-            if (size := max((member.file_size for member in wanted.values()), default=0)) > most:
-                raise ValueError(f"{size / 1e9:,.1f} GB are too many")
-            return {name: _array(archive, member) for name, member in wanted.items()}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zipfile and NumPy's header parser raise nearly anything on a damaged file
-        raise DamagedArchive(path, error) from None
+    with trusted(path), open(spelled_out(path), "rb") as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        packed, size = any(member.compress_type for member in members), sum(member.file_size for member in members)
+        if packed or size > os.fstat(file.fileno()).st_size or len({each.filename for each in members}) < len(members):
+            raise ValueError(
+                "its parts are compressed, larger than the file, or two of one name, which enn_np never does"
+            )
+        found = {member.filename.removesuffix(".npy"): member for member in members}
+        wanted = {name: member for name, member in found.items() if names is None or name in names}
+        if (size := max((member.file_size for member in wanted.values()), default=0)) > most:
+            raise ValueError(f"{size / 1e9:,.1f} GB are too many")
+        return {name: _array(archive, member) for name, member in wanted.items()}
 
 
 def _array(archive, member):
@@ -178,17 +165,6 @@ def _array(archive, member):
             raise ValueError(f"{member.filename} announces {dtype} of shape {shape}, which its bytes are not")
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def check_arrays(path, wanted, arrays, prefix=""):
-    """Raise ValueError naming every array that is missing, not wanted, or of the wrong shape or dtype."""
-    wrong = [f"{prefix}{name} is missing" for name in wanted.keys() - arrays.keys()]
-    wrong += [f"{prefix}{name} is not part of this model" for name in arrays.keys() - wanted.keys()]
-    for name in wanted.keys() & arrays.keys():
-        want, got = (f"{getattr(a, 'dtype', type(a))} {getattr(a, 'shape', '')}" for a in (wanted[name], arrays[name]))
-        wrong += [f"{prefix}{name} should be {want}, is {got}"] if want != got else []
-    if wrong:
-        raise ValueError(f"{path}: {'; '.join(sorted(wrong))}")
 
 
 # Training runs
@@ -220,7 +196,7 @@ def unflatten(plain, arrays):
 
 
 class Checkpoint:
-    """Where and how often a training run is saved: to the file `path`, when it starts, every `seconds`, at its end.
+    """Where and how often a training run is saved: to the file `path`, every `seconds` and at its end.
 
     Saving changes nothing in the run, so that the clock may decide. `last` says what the newest save holds.
     """
@@ -231,7 +207,7 @@ class Checkpoint:
         self.path, self.seconds = spelled_out(path), checks.number("seconds", seconds, low=0)
         if self.path.is_dir():
             raise ValueError(f"checkpoint: {path} is a folder; name a file, such as {self.path / 'run.npz'}")
-        self.last, self._saved = None, -math.inf
+        self.last = None
 
     @contextmanager
     def held(self):
@@ -239,6 +215,7 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with lock(self.path.with_name(f".{self.path.name}.lock"), f"checkpoint: {self.path}"):
             sweep(self.path)
+            self._saved = time.monotonic()
             yield
 
     def due(self):
@@ -261,35 +238,38 @@ class Checkpoint:
         plain = found.pop("training", None)
         if not isinstance(plain, dict):
             raise ValueError(f"{self.path}: it holds a model, but no training run; read it by enn_np.load")
-        differ(self.path, config, found)
         mine = {name: array for name, array in arrays.items() if "/" not in name}
-        check_arrays(self.path, params, mine)
-        try:
+        differ(self.path, {**config, **params}, {**found, **mine})
+        with trusted(self.path):
             return unflatten(plain, {name: array for name, array in arrays.items() if "/" in name}), mine
-        except (TypeError, AttributeError) as error:
-            raise DamagedArchive(self.path, error) from None
 
 
-def differ(path, now, then):
-    """Raise ValueError naming every setting that a stored run does not share with this one."""
-    now, then = _leaves(now), _leaves(then)
-    names = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-    if names:
-        wrong = "; ".join(f"{name} was {then.get(name)!r:.60}, is {now.get(name)!r:.60}" for name in names)
-        raise ValueError(f"{path}: the run there differs in {wrong}; use its settings, or another checkpoint")
+def differ(path, now, then, what="the run there", kinds=False, remedy="use its settings, or another checkpoint"):
+    """Raise ValueError naming all that a stored tree does not share with this one: values, or, of arrays and where
+    `kinds` alone are asked for, what kind they are."""
+    now, then = _leaves(now, kinds), _leaves(then, kinds)
+    pairs = {name: (then.get(name), now.get(name)) for name in sorted({*now, *then})}
+    if wrong := [name for name, (a, b) in pairs.items() if a != b and repr(a) != repr(b)]:
+        wrong = "; ".join("{} was {!r:.60}, is {!r:.60}".format(name, *pairs[name]) for name in wrong)
+        raise ValueError(f"{path}: {what} differs in {wrong}; {remedy}")
 
 
-def _leaves(tree, path=""):
+def _leaves(tree, kinds, path=""):
     """{"a.b.0": value} of nested dicts and lists."""
     items = enumerate(tree) if isinstance(tree, list | tuple) else tree.items() if isinstance(tree, dict) else None
-    if items is None:
-        return {path: tree}
-    return {name: leaf for key, value in items for name, leaf in _leaves(value, f"{path}.{key}".strip(".")).items()}
+    if items is not None:
+        return {
+            k: leaf for key, value in items for k, leaf in _leaves(value, kinds, f"{path}.{key}".strip(".")).items()
+        }
+    if hasattr(tree, "dtype") and not isinstance(tree, np.generic):
+        return {path: f"{tree.dtype} {tree.shape}"}
+    return {path: type(tree).__name__ if kinds else tree}
 
 
 # Models and cells by their names
 
-CELLS, KINDS = {}, {}  # classes of cells and of models by the names that files give them
+CLASSES = {}  # of cells and of models, by the names that files give them
+PLAIN = int | float | str | tuple | dict | type(None)  # settings that can be compared
 
 
 def register(kind):
@@ -300,35 +280,40 @@ def register(kind):
     """
     if not isinstance(kind, type):
         raise TypeError(f"register: expected a class, got {kind!r}; write it as a decorator above the class")
-    table, name = (KINDS, vars(kind).get("kind")) if hasattr(kind, "check_data") else (CELLS, None)
-    name = name or kind.__name__.lower()
-    if table is CELLS and not dataclasses.is_dataclass(kind):
+    model = hasattr(kind, "check_data")
+    if not (model or dataclasses.is_dataclass(kind)):
         raise TypeError(f"register: expected a dataclass, got {kind!r}; put @dataclass(frozen=True) below it")
-    known = table.setdefault(name, kind)
+    name = (model and vars(kind).get("kind")) or kind.__name__.lower()
+    known = CLASSES.setdefault(name, kind)
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(f"register: {name!r} is {known!r}; give {kind!r} another name")
-    table[name] = kind
-    if table is KINDS:
+    CLASSES[name] = kind
+    if model:
         kind.kind = name
     return kind
 
 
 def build(config, room=math.inf):
-    """The model that `Model.config` described. Raises ValueError for an unknown kind of model, cell or argument, and
-    for one of more than `room` parameters."""
+    """The model that `Model.config` described. Raises TypeError or ValueError for an unknown kind of model, cell or
+    argument, and for one of more than `room` parameters."""
     config = dict(config)
-    kind = KINDS[checks.choice("model", config.pop("model", None), tuple(KINDS))]
+    kind = CLASSES[checks.choice("model", config.pop("model", None), tuple(CLASSES))]
     cells = []
     for settings in config.pop("cells", ()):
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-        cell = CELLS[checks.choice("cell", settings.pop("kind", None), tuple(CELLS))]
-        cells.append(_construct(cell, settings))
+        settings = {name: _tuples(value) for name, value in settings.items()}
+        cell = CLASSES[checks.choice("cell", settings.pop("kind", None), tuple(CLASSES))]
+        cells.append(cell(**settings))
     if "outputs" in config:
         config[kind.width] = config.pop("outputs")
     ours = all(each.__module__.startswith(f"{__package__}.") for each in (kind, *map(type, cells)))
     if ours and (least := _least_size(cells, config)) > room:
         raise ValueError(f"its configuration asks for {least:,} parameters or more, the file holds {room:,} numbers")
-    return _construct(kind, {"cells": cells, **config})
+    return kind(cells=cells, **config)
+
+
+def _tuples(value):
+    """A list of JSON as the tuple that it was, also within."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _least_size(cells, config):
@@ -341,8 +326,36 @@ def _least_size(cells, config):
     return inner + outer + sum(low * high for low, high in pairwise(widths))
 
 
-def _construct(kind, settings):
+def check_saving(model):
+    """Raise TypeError, naming the class, unless `load` could bring this very model back from its configuration."""
+    for part in (*model.cells, model):
+        if type(part) not in CLASSES.values():
+            remedy = "decorate the class with @enn_np.register, above @dataclass, and build the model again"
+            what = "model" if part is model else "cells"
+            raise TypeError(f"{what}: load could not find {type(part)!r}, which is not registered; {remedy}")
     try:
-        return kind(**settings)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from None
+        again = build(json.loads(json.dumps(model.config())), model.size)
+        for one, other in zip((*model.cells, model), (*again.cells, again), strict=True):
+            names = [k for k, v in getattr(other, "__dict__", {}).items() if isinstance(v, PLAIN) and k != "cells"]
+            this, that = ({name: getattr(part, name, None) for name in names} for part in (one, other))
+            differ(type(one).__name__, that, this, "what load would bring", remedy="it needs another field or config()")
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"model: it could not be read back: {error}; use plain numbers, build a new one") from None
+
+
+def load(path):
+    """The model that `Model.save` wrote to `path`, or that a training run's checkpoint there holds.
+
+    Raises FileNotFoundError, or ValueError naming what does not fit.
+    """
+    config, arrays = read(path)
+    config.pop("training", None)
+    arrays = {name: array for name, array in arrays.items() if "/" not in name}  # those are the run's
+    try:
+        model = build(config, sum(array.size for array in arrays.values()))
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        hint = "register classes of your own by @enn_np.register first"
+        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}; {hint}") from None
+    differ(path, model.params, arrays, "the model there", remedy="use another copy")
+    model.params = {name: arrays[name] for name in model.params}
+    return model

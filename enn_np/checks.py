@@ -1,7 +1,6 @@
 """Questions asked of every input before any work: the message names the argument, what came and the remedy."""
 
 import math
-import operator
 from functools import lru_cache
 from numbers import Integral, Real
 
@@ -18,13 +17,6 @@ def unmasked(name, value):
     return value
 
 
-def given(name, value):
-    """`value`, unless it is None."""
-    if value is None:
-        raise TypeError(f"{name}: expected an array, got None; pass it, or use predict, which needs none")
-    return value
-
-
 def float_array(name, value, shape, dtype=None, finite=True):
     """`value` if it is a finite float array of `shape`, where a letter stands for a size that may be anything >= 1.
 
@@ -35,37 +27,28 @@ def float_array(name, value, shape, dtype=None, finite=True):
         xp = array_module(unmasked(name, value))
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
-    wanted = ["float32", "float64"]
-    if dtype is not None and str(value.dtype) in wanted:
-        wanted = [str(np.dtype(dtype))]  # precision is never mixed
+    wanted = ["float32", "float64"] if dtype is None else [str(np.dtype(dtype))]  # precision is never mixed
     if str(value.dtype) not in wanted:
         remedy = f"convert it with {name}.astype('{wanted[0]}')" + " / 255" * (value.dtype == np.uint8)  # to 0 to 1
         raise TypeError(f"{name}: expected {' or '.join(wanted)}, got {value.dtype}; {remedy}")
     sizes = zip(value.shape, shape, strict=False)
     if value.ndim != len(shape) or not all(n == want if isinstance(want, int) else n > 0 for n, want in sizes):
         hint = "; an empty array holds nothing to learn from" if 0 in value.shape else ""
-        letters = str(tuple(shape)).replace("'", "")
-        raise ValueError(f"{name}: expected shape {letters}, got {value.shape}{hint}")
+        raise ValueError(f"{name}: expected shape {str(tuple(shape)).replace(chr(39), '')}, got {value.shape}{hint}")
     # On a GPU the question would stall the stream; device data were asked about on the host.
     if finite and xp is np and not np.isfinite(value).all():
         place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
-        raise ValueError(
-            f"{name}: every entry must be finite, but entry {place} is {value[place]}; remove or replace it"
-        )
+        wrong = f"entry {place} is {value[place]}"
+        raise ValueError(f"{name}: every entry must be finite, but {wrong}; remove or replace it")
     return value
 
 
-def class_labels(name, value, shape, classes):
-    """`value` if it is an integer array of `shape` with entries 0 to classes - 1."""
-    value = np.asarray(unmasked(name, value))
-    if value.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')")
-    if value.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, one label a sequence, got {value.shape}")
-    if (wrong := value[(value < 0) | (value >= classes)]).size:
-        remedy = f"got {wrong[0]}; renumber them or build the model with more classes"
-        raise ValueError(f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, {remedy}")
-    return value
+def real_steps(name, mask, shape):
+    """`mask` if it is a bool array of `shape`."""
+    if str(getattr(unmasked(name, mask), "dtype", None)) != "bool" or mask.shape != shape:
+        got = f"{getattr(mask, 'dtype', type(mask).__name__)} of shape {np.shape(mask)}; see {name}.astype(bool)"
+        raise ValueError(f"{name}: expected bool of shape {shape}, True for real steps, got {got}")
+    return mask
 
 
 def number(name, value, low=None, high=None, above=None):
@@ -73,10 +56,10 @@ def number(name, value, low=None, high=None, above=None):
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     value = float(value)  # NumPy scalars would upcast float32 arrays
-    limits = (("at least", low, operator.ge), ("greater than", above, operator.gt), ("at most", high, operator.le))
-    limits = [limit for limit in limits if limit[1] is not None]
-    if not (math.isfinite(value) and all(holds(value, limit) for _, limit, holds in limits)):
-        wanted = " and ".join(f"{words} {limit}" for words, limit, _ in limits)
+    within = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
+    if not (math.isfinite(value) and within):
+        limits = (("at least", low), ("greater than", above), ("at most", high))
+        wanted = " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
         raise ValueError(f"{name}: expected a finite number {wanted}, got {value}")
     return value
 
@@ -148,14 +131,11 @@ def check_run(cell, params, x, state=None, mask=None):
     float_array("x", x, x.shape, dtype, finite=False)
     if state is not None:
         check_state("state", state, cell.initial_state(x.shape[1], x.dtype, None, np), x.dtype)
-    if unmasked("mask", mask) is None:
+    if mask is None:
         return x
-    if not hasattr(mask, "shape"):
-        raise TypeError(f"mask: expected a bool array of shape {x.shape[:2]}, got {type(mask).__name__}")
-    if mask.dtype != bool or mask.shape != x.shape[:2]:
-        raise ValueError(f"mask: expected bools of shape {x.shape[:2]}, got {mask.dtype} of shape {mask.shape}")
     # Infinity at padding, times its weight of zero, would be NaN for all who share a trace.
-    return float_array("x", array_module(x).where(mask[..., None], x, 0), x.shape)
+    live = real_steps("mask", mask, x.shape[:2])[..., None]
+    return float_array("x", array_module(x).where(live, x, 0), x.shape)
 
 
 def check_run_back(cell, tape, dh, dstate, upstream):

@@ -20,6 +20,7 @@ import numpy as np
 
 from . import checks
 from .backend import array_module
+from .models import class_labels
 from .ops import flat, glorot_uniform
 
 # Measured at V 33,278, H 128, n 4,096, float32, one core (products alone 1.25 s): chunks of 64 tokens 1.90 s, 128
@@ -111,7 +112,7 @@ class Head:
             raise ValueError(f"{wanted}, got {targets.dtype} of shape {targets.shape}")
         targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around
         if xp is np:  # asking on a GPU would stall the stream; there data were asked about on the host
-            checks.class_labels("targets", targets, targets.shape, self.vocabulary(params))
+            class_labels("targets", targets, targets.shape, self.vocabulary(params))
         if weights is None:
             return flat(h), targets, xp.full(len(targets), 1 / len(targets), h.dtype)
         weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)

@@ -40,7 +40,6 @@ class LanguageModel(Model):
     """
 
     metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
-    rows = "n, T"
 
     def __init__(
         self,
@@ -87,12 +86,6 @@ class LanguageModel(Model):
         words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
         head = {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs and list(cutoffs)}
         return settings | words | head
-
-    def layers(self):
-        """As `Model.layers`; a tied embedding is the head's W, and counted there."""
-        name = "id as a number" if self.embedding is None else f"embedding{', tied' * self.tied}"
-        cells = super().layers()
-        return [(name, f"(n, T, {self.inputs})", "embedding."), *cells[:-2], cells[-1]]
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -208,7 +201,6 @@ class LanguageModel(Model):
         verbose: int | str = "auto",
         checkpoint: train.Checkpoint | str | os.PathLike | None = None,
         resume: bool = False,
-        non_finite: str = "stop",
     ) -> train.History:
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 
@@ -231,7 +223,7 @@ class LanguageModel(Model):
             settings |= {"seed": seed, "data": train.fingerprint(tokens, held)}
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
         work, rngs = Pieces(self, tokens, rows, steps), {"rng": train.draws(seed, train.FIT_STREAM)}
-        how = (optimizer, callbacks, verbose, checkpoint, resume, non_finite)
+        how = (optimizer, callbacks, verbose, checkpoint, resume)
         return train.Training(self, work, epochs, rngs, settings, validate, *how).run()
 
     def sample(self, prompt_ids, length: int, temperature: float = 1.0, rng=None) -> np.ndarray:
@@ -258,8 +250,8 @@ class LanguageModel(Model):
 
 
 class Pieces:
-    """An epoch of `fit_stream` (see train.py): the text once. The state goes from piece to piece as numbers, so no
-    gradient follows it back."""
+    """An epoch of `fit_stream` (see `train.Samples`): the text once. The state goes from piece to piece as numbers, so
+    that no gradient follows it back."""
 
     def __init__(self, model, tokens, batch_size, steps):
         self.model, self.tokens, self.batch_size, self.steps = model, tokens, batch_size, steps

@@ -6,7 +6,6 @@ The same class trains, evaluates and predicts; `fit`, `evaluate` and `predict` w
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,12 @@ from . import checkpoint, checks
 from .backend import Workspace, array_module, to_device
 from .binding import Binding
 from .bptt import run, run_back
-from .checkpoint import CELLS, KINDS, build, register
+from .checkpoint import register
 from .engram import Engram
 from .learned import LearnedEngram
 from .ops import cross_entropy, dot_rows, flat, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
-from .train import INFERENCE, add, draws, fit
+from .train import INFERENCE, add, draws, fit, given
 from .window import Window
-
-PLAIN = int | float | str | tuple | dict | type(None)  # settings that can be compared
 
 
 class Model:
@@ -39,7 +36,6 @@ class Model:
     metrics = ()  # names of what the loss brings along, such as "accuracy"
     kind = None  # its name in files
     width = "outputs"  # what its constructor calls the head's width
-    rows = "n"  # the first axes of the head's outputs, as `summary` shows them
     target_shape = None  # of one target, as `fit` was given it
     tapes = ()  # of the last batch learned from, one for each cell, to look at
 
@@ -87,7 +83,7 @@ class Model:
 
     def save(self, path) -> Path:
         """Write an .npz file, without pickle, for `enn_np.load`; TypeError where that would find another model."""
-        self.check_saving()
+        checkpoint.check_saving(self)
         return checkpoint.write(path, self.config(), to_device(self.params, "cpu"))
 
     def config(self) -> dict:
@@ -109,44 +105,15 @@ class Model:
         sizes = f"inputs={self.inputs}, {self.width}={self.outputs}"
         return f"{type(self).__name__}({cells}, {sizes}): {self.size:,} parameters, {self.dtype}"
 
-    def layers(self):
-        """(name, shape of its output, what its parameters begin with) of every layer. n sequences of T steps."""
-        cells = [(f"{i} {type(cell).__name__}", f"(n, T, {cell.hidden})", f"{i}.") for i, cell in enumerate(self.cells)]
-        pooled = (f"pooling: {self.pooling}", f"({self.rows}, {self.cells[-1].hidden})", "pool.")
-        return [*cells, pooled, ("head", f"({self.rows}, {self.outputs})", "head.")]
-
     def summary(self) -> str:
-        """A table of the layers, the shapes of their outputs and their parameters, as text: it shows itself where it
-        stands last in a notebook's cell, elsewhere `print` it."""
-        table = [("layer", "output", "parameters")]
-        for name, shape, start in self.layers():
-            size = sum(value.size for key, value in self.params.items() if key.startswith(start))
-            table.append((name, shape, f"{size:,}"))
-        table.append(("all", "", f"{self.size:,}"))
-        return _Shown("\n".join(f"{name:<26.26} {shape:<18.18} {size:>13}" for name, shape, size in table))
-
-    def check_saving(self):
-        """Raise TypeError, naming the class, unless `load` could bring this very model back from its configuration."""
-        for part in (*self.cells, self):
-            if type(part) not in (*CELLS.values(), *KINDS.values()):
-                remedy = "decorate the class with @enn_np.register, above @dataclass, and build the model again"
-                what = "model" if part is self else "cells"
-                raise TypeError(f"{what}: load could not find {type(part)!r}, which is not registered; {remedy}")
-        try:
-            again = build(json.loads(json.dumps(self.config())), self.size)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"model: its configuration could not be read back: {error}; use plain numbers") from None
-        for one, other in zip((*self.cells, self), (*again.cells, again), strict=True):
-            for name, value in getattr(other, "__dict__", {}).items():
-                mine = getattr(one, name, None)
-                plain = isinstance(value, PLAIN) or isinstance(mine, PLAIN)
-                if name not in ("cells", "params") and plain and repr(value) != repr(mine) and value != mine:
-                    what = f"{type(one).__name__}.{name} would come back as {value!r}, not {mine!r}"
-                    raise TypeError(f"model: {what}; make it a field of the dataclass, or part of config()")
-        mine, other = ({k: (v.shape, v.dtype) for k, v in each.params.items()} for each in (self, again))
-        if wrong := {name for name, _ in mine.items() ^ other.items()}:
-            names = ", ".join(sorted(wrong))
-            raise TypeError(f"model: its parameters are not those that a new one has, see {names}; build a new model")
+        """Layers and their numbers of parameters, a line each, to be printed. n sequences of T steps."""
+        sizes = {}
+        for name, value in self.params.items():
+            layer = name.partition(".")[0]
+            sizes[layer] = sizes.get(layer, 0) + value.size
+        shown = {str(i): f"{i} {type(c).__name__:.20} (n, T, {c.hidden})" for i, c in enumerate(self.cells)}
+        rows = [*((shown.get(layer, layer), size) for layer, size in sizes.items()), ("all", self.size)]
+        return "\n".join(f"{layer:<44} {size:>13,}" for layer, size in rows)
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -223,9 +190,7 @@ class Model:
                 if da is not None:
                     penalties["penalty"], upstream = penalties.get("penalty", 0) + penalty, {"da": da}
             # The first part of every state is h; the others are not read by the head.
-            dstate = (
-                None if dlast is None else [dlast] + [None] * (len(cell.initial_state(1, self.dtype, None, np)) - 1)
-            )
+            dstate = None if dlast is None else [dlast, *[None] * (len(tapes[i].states) - 1)]
             upstream["input_gradient"] = input_gradient or i > 0
             dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
             dlast = None
@@ -265,11 +230,11 @@ class Model:
 
     def evaluate(self, x, y, batch_size: int = 128, mask=None) -> dict:
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
-        x, y, mask = self.check_data(x, checks.given("y", y), mask)
+        x, y, mask = self.check_data(x, given("y", y), mask)
         counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
-        for rows, part in self._batches(x, batch_size, mask):
+        for rows, part, part_mask in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):
-                found = self.measure(part, array_module(part).asarray(y[rows]), rng, self._mask(mask, rows))
+                found = self.measure(part, array_module(part).asarray(y[rows]), rng, part_mask)
                 add(totals, found, count)
         return self.scores(totals, counts.sum())
 
@@ -291,21 +256,18 @@ class Model:
         """The head's outputs (n, O), on the host."""
         x, _, mask = self.check_data(x, None, mask)
         rng = self._inference_rng()
-        batches = self._batches(x, batch_size, mask)
-        parts = [self.forward(part, rng, self._mask(mask, rows))[0] for rows, part in batches]
+        parts = [self.forward(part, rng, part_mask)[0] for _, part, part_mask in self._batches(x, batch_size, mask)]
         return np.concatenate([to_device(part, "cpu") for part in parts])
 
     def _inference_rng(self):
         return draws(self.seed, INFERENCE) if self.random_inference else None
 
     def _batches(self, x, batch_size, mask):
+        """Which rows of a data set, and these of x and mask as `forward` takes them, one batch after the other."""
         checks.count("batch_size", batch_size)
         for start in range(0, len(x), batch_size):
             rows = slice(start, start + batch_size)
-            yield rows, self.time_major(x[rows])
-
-    def _mask(self, mask, rows):
-        return None if mask is None else self.time_major(mask[rows])
+            yield rows, self.time_major(x[rows]), None if mask is None else self.time_major(mask[rows])
 
     def time_major(self, batch):
         """(B, T, ...) on the host to (T, B, ...), contiguous, where the parameters live."""
@@ -315,10 +277,8 @@ class Model:
         """Raise TypeError or ValueError naming what is wrong with a data set, before any work on it."""
         mask = None if mask is None else plain(names[2], mask)
         x = self.check_inputs(names[0], cleared(plain(names[0], x), mask))
-        if mask is not None and (mask.dtype != bool or mask.shape != x.shape[:2]):
-            remedy = "" if mask.dtype == bool else f"; convert it with {names[2]}.astype(bool)"
-            wanted = f"{names[2]}: expected bool of shape {x.shape[:2]}, True for real steps"
-            raise ValueError(f"{wanted}, got {mask.dtype} of shape {mask.shape}{remedy}")
+        if mask is not None:
+            checks.real_steps(names[2], mask, x.shape[:2])
         if y is not None:
             y = self.check_targets(names[1], plain(names[1], y), len(x))
         return x, y, mask
@@ -349,7 +309,7 @@ class Classifier(Model):
         if y.ndim == 2 and y.shape[1] == self.outputs:
             remedy = f"one-hot rows become labels by {name}.argmax(-1)"
             raise ValueError(f"{name}: expected labels of shape ({rows},), got shape {y.shape}; {remedy}")
-        return checks.class_labels(name, y, (rows,), self.outputs)
+        return class_labels(name, y, (rows,), self.outputs)
 
     def predict_proba(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """Class probabilities (n, classes)."""
@@ -398,30 +358,18 @@ class Regressor(Model):
 class StepClassifier(Classifier):
     """A classifier of time steps: labels y (n, K) of the last K = `answers` steps; its accuracy is their mean.
 
-    The other arguments as `Classifier`. Padding is refused: padded sequences do not end together.
+    The other arguments as `Classifier`; nothing is pooled. Padding is refused: padded sequences do not end together.
     """
 
     kind = "step_classifier"
 
-    def __init__(
-        self,
-        cells,
-        inputs,
-        classes,
-        answers=1,
-        pooling="last",
-        dropout=0.0,
-        seed=0,
-        dtype="float32",
-        random_inference=False,
-    ):
+    def __init__(self, cells, inputs, classes, answers=1, dropout=0.0, seed=0, dtype="float32", random_inference=False):
         self.answers = checks.count("answers", answers)
-        self.rows = f"n, {answers}"
-        super().__init__(cells, inputs, classes, pooling, dropout, seed, dtype, random_inference)
-        checks.choice("pooling", self.pooling, ("last",))
+        super().__init__(cells, inputs, classes, "last", dropout, seed, dtype, random_inference)
 
     def config(self) -> dict:
-        return super().config() | {"answers": self.answers}
+        settings = super().config() | {"answers": self.answers}
+        return {name: value for name, value in settings.items() if name != "pooling"}
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
         x, y, mask = super().check_data(x, y, mask, names)
@@ -445,7 +393,7 @@ class StepClassifier(Classifier):
         return loss, dout, {"accuracy": metrics["accuracy"] / self.answers}
 
     def check_targets(self, name, y, rows):
-        return checks.class_labels(name, y, (rows, self.answers), self.outputs)
+        return class_labels(name, y, (rows, self.answers), self.outputs)
 
     def predict_outputs(self, x, batch_size: int = 128, mask=None) -> np.ndarray:
         """The head's outputs (n, K, C), on the host."""
@@ -456,36 +404,25 @@ for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram
     register(each)
 
 
-def load(path) -> Model:
-    """The model that `Model.save` wrote to `path`, or that a training run's checkpoint there holds.
-
-    Raises FileNotFoundError, or ValueError naming what does not fit.
-    """
-    config, arrays = checkpoint.read(path)
-    config.pop("training", None)
-    arrays = {name: array for name, array in arrays.items() if "/" not in name}  # those are the run's
-    try:
-        model = build(config, sum(array.size for array in arrays.values()))
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        hint = "register classes of your own by @enn_np.register first"
-        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}; {hint}") from None
-    checkpoint.check_arrays(path, model.params, arrays)
-    model.params = {name: arrays[name] for name in model.params}
-    return model
-
-
-class _Shown(str):
-    """Text that a notebook shows as it is."""
-
-    __repr__ = str.__str__
-
-
 def _brief(cell):
     """A cell's class, its sizes and what is not its default: Engram(hidden=128, slots=64)."""
     fields, kind = getattr(cell, "__dict__", None) or {"hidden": cell.hidden}, type(cell)
     always = "hidden", "slots"
     shown = [f"{k}={v!r}" for k, v in fields.items() if k in always or repr(v) != repr(getattr(kind, k, None))]
     return f"{kind.__name__}({', '.join(shown)})"
+
+
+def class_labels(name, value, shape, classes):
+    """`value` if it is an integer array of `shape` with entries 0 to classes - 1."""
+    value = np.asarray(checks.unmasked(name, value))
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')")
+    if value.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, one label a sequence, got {value.shape}")
+    if (wrong := value[(value < 0) | (value >= classes)]).size:
+        remedy = f"got {wrong[0]}; renumber them or build the model with more classes"
+        raise ValueError(f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, {remedy}")
+    return value
 
 
 def plain(name, value):

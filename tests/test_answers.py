@@ -81,5 +81,5 @@ def test_it_trains_is_saved_and_refuses_what_it_cannot_read(data, tmp_path, monk
             call(x[:, :2])
     with pytest.raises(ValueError, match="answers: expected at least 1"):
         made(answers=0)
-    with pytest.raises(ValueError, match="pooling: expected one of 'last'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pooling'"):
         made(pooling="mean")

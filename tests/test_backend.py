@@ -1,13 +1,11 @@
 """NumPy or CuPy by the arrays that come in: what can be shown without a GPU."""
 
-import importlib.machinery
 import sys
 
 import numpy as np
 import pytest
 import strict
 
-import enn_np
 from enn_np import RNN, Classifier
 from enn_np.backend import Workspace, array_module, to_device, to_numpy
 from enn_np.cells import Hidden
@@ -64,23 +62,3 @@ def test_a_workspace_hands_out_the_same_arrays_only_where_they_fit():
     assert workspace.empty("kept", Hidden((2, 3)), like, (4,)).h is first.h
     assert workspace.empty("kept", Hidden((2, 4)), like, (4,)).h.shape == (4, 2, 4)
     assert workspace.empty("kept", Hidden((2, 3)), np.zeros(1), (4,)).h.dtype == np.float64
-
-
-@pytest.mark.parametrize("old", enn_np.MOVED)
-def test_old_names_of_modules_are_the_new_modules(old):
-    """Catches a second copy of a module, or one whose own name an old one has taken."""
-    module = importlib.import_module(f"enn_np.{old}")
-    assert module is getattr(enn_np, old) is importlib.import_module(f"enn_np.{enn_np.MOVED[old]}")
-    assert module.__name__ == module.__spec__.name == f"enn_np.{enn_np.MOVED[old]}"
-
-
-def test_names_in_old_modules():
-    from enn_np.device import to_device as moved
-    from enn_np.retrieval import sparsemax
-
-    assert moved is to_device and sparsemax([1.0, 0.0] * np.ones(2)).tolist() == [1.0, 0.0]
-    with pytest.raises(ImportError):
-        importlib.import_module("enn_np.no_such_module")
-    assert (
-        importlib.machinery.ModuleSpec.__init__.__module__ != "enn_np.training"
-    )  # Python's own classes are left alone

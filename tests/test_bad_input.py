@@ -244,7 +244,7 @@ def test_state_of_the_other_trace():
         (np.ones((T, B, 1), bool), ValueError, (T, B, 1)),
         (np.ones((T, B)), (TypeError, ValueError), "float64"),
         (np.ones((T, B), int), (TypeError, ValueError), "int64"),
-        ([[True] * B] * T, TypeError, "list"),
+        ([[True] * B] * T, ValueError, "list"),
     ],
     ids=["batch first", "one axis", "three axes", "floats", "integers", "list"],
 )

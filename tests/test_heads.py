@@ -239,7 +239,7 @@ def test_add_rows_adds_each_row_at_its_id(seed, tokens, dtype):
     [
         ({"h": np.zeros((7, 4))}, ValueError, r"h: expected shape \(n, 5\)"),
         ({"h": np.zeros((7, H), np.float32)}, TypeError, "h: expected float64"),
-        ({"h": np.zeros((7, H), int)}, TypeError, "h: expected float32 or float64"),
+        ({"h": np.zeros((7, H), int)}, TypeError, "h: expected float64, got int64"),
         ({"h": [[0.0]]}, TypeError, "expected a NumPy or CuPy array"),
         ({"h": np.zeros((0, H)), "targets": np.zeros(0, int)}, ValueError, "h: .*empty"),
         ({"targets": np.zeros(6, int)}, ValueError, r"targets: expected integers of shape \(7,\)"),

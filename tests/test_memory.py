@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enn_np.checkpoint import build
 from enn_np.data.images import Dataset
 from enn_np.data.tasks import few_shot
 from enn_np.lab import cli, inputs, runner, work
 from enn_np.lab import table as experiments
 from enn_np.lab.pages import table
-from enn_np.models import build
 
 SIZE = 600, 200  # images to train on and to test on, 240 of the first held out
 QUIET = {"say": lambda line: None}

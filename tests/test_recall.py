@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from enn_np import Adam, Binding, Classifier, load, run, train
 from enn_np import checkpoint as storage
+from enn_np.checkpoint import build
 from enn_np.data.tasks import associative_recall
 from enn_np.lab import cli, inputs, pages, runner, table, work
 from enn_np.lab.results import folder
 from enn_np.look.attribution import written_by, written_lengths
-from enn_np.models import build
 
 
 @pytest.mark.parametrize("name", table.CELLS)

@@ -26,10 +26,10 @@ from enn_np import (
     register,
     run,
 )
+from enn_np.checkpoint import build
 from enn_np.data.images import MinMax, Standardize
 from enn_np.data.text import Vocabulary, stream_batches, unigram_perplexity
 from enn_np.heads import AdaptiveSoftmaxHead, SoftmaxHead
-from enn_np.models import build
 from enn_np.train import Diverged
 
 N = 24
@@ -235,13 +235,6 @@ SETTINGS = {
         "name the checkpoint's path",
     ),
     "resume as a word": (fit(resume="yes"), TypeError, "resume", "'yes'", "True or False"),
-    "an unknown rule for bad batches": (
-        fit(non_finite="ignore"),
-        ValueError,
-        "non_finite",
-        "'ignore'",
-        "'stop', 'skip'",
-    ),
     "saving less often than never": (lambda: Checkpoint("run.npz", -1), ValueError, "seconds", "-1", "at least 0"),
     "a learning rate as a word": (lambda: SGD("fast"), TypeError, "learning_rate", "'fast'", "a number"),
     "predicting in batches of nothing": (
@@ -411,13 +404,10 @@ OTHERS = {
     "scikit-learn's random_state": named(make(random_state=0), "random_state", "seed"),
     "num_classes": named(lambda: Classifier(GRU(2), D, num_classes=3), "num_classes", "classes"),
     "vocab_size": named(lambda: LanguageModel(GRU(2), vocab_size=3), "vocab_size", "vocabulary_size"),
-    "embedding_dim": named(lambda: LanguageModel(GRU(2), 3, embedding_dim=3), "embedding_dim", "embedding"),
     "Keras' lr": named(lambda: Adam(lr=0.1), "lr", "learning_rate"),
     "Keras' restore_best_weights": named(
         lambda: EarlyStopping(restore_best_weights=True), "restore_best_weights", "restore_best"
     ),
-    "Keras' clipnorm": named(lambda: Adam(clipnorm=1.0), "clipnorm", "clip_norm"),
-    "Keras' global_clipnorm": named(lambda: Adam(global_clipnorm=1.0), "global_clipnorm", "global_clip_norm"),
     "PyTorch's eps": named(lambda: Adam(eps=1e-8), "eps", "epsilon"),
     "the former validation of a text": named(words(validation=ids), "validation", "validation_data"),
 }

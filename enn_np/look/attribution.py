@@ -29,7 +29,7 @@ from ..binding import Binding
 from ..bptt import Tape, at, hold, run, run_back
 from ..engram import Engram
 from ..learned import LearnedEngram
-from ..models import Classifier, Regressor
+from ..models import Classifier, Regressor, class_labels
 from ..ops import read, relu
 
 VALUES = 10  # of associative recall
@@ -159,8 +159,8 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     cell, rng = model.cells[layer], np.random.default_rng(seed)
     entries = np.arange(cell.slots * cell.hidden).reshape(cell.slots, cell.hidden)
     left = []
-    for rows, part in model._batches(x, batch_size, mask):
-        left.append(to_numpy(model.run_cells(part, mask=model._mask(mask, rows), keep=False)[1][layer].A))
+    for _, part, live in model._batches(x, batch_size, mask):
+        left.append(to_numpy(model.run_cells(part, mask=live, keep=False)[1][layer].A))
     mean = np.mean([A if A.ndim == 2 else A.mean(0) for A in left], axis=0)
     variants = {
         "intact": cell,
@@ -386,7 +386,7 @@ def alone(model, x, target=None, mask=None):
     model.cells = tuple(_changed(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
     x, _, mask = model.check_data(x, None, mask)
     target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
-    return model, layer, x, checks.class_labels("target", target, (len(x),), model.outputs), mask
+    return model, layer, x, class_labels("target", target, (len(x),), model.outputs), mask
 
 
 def _outputs(model, h, layer, mask):

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import read_arrays, spelled_out, write_text
+from ..checkpoint import load, read_arrays, spelled_out, write_text
 from ..lab.results import read_json
 from ..lab.table import PAPER, TITLES
-from ..models import Classifier, load
+from ..models import Classifier
 from . import attribution
 from .claims import common_row
 from .monitor import slots_per_recall

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enn_np.models import CELLS, Classifier
+from enn_np.checkpoint import CLASSES
+from enn_np.models import Classifier
 
 TOLERANCES = {"float32": 1e-3, "float64": 1e-9}  # relative, on loss and every gradient
 
@@ -36,7 +37,7 @@ class Problem:
         """Our classifier without dropout. Every parameter is moved off its initial value, so that none is 0 or 1."""
         memory = {"slots": self.slots, "trace": self.trace, "trace_clip": self.trace_clip}
         settings = {"engram": memory, "binding": {"slots": self.slots}}.get(self.cell, {})
-        cells = [CELLS[self.cell](hidden=hidden, **settings) for hidden in self.hidden]
+        cells = [CLASSES[self.cell](hidden=hidden, **settings) for hidden in self.hidden]
         model = Classifier(cells, self.inputs, self.classes, dropout=0.0, dtype=dtype)
         rng = np.random.default_rng(1)
         for value in model.params.values():
@@ -74,7 +75,7 @@ class Problem:
             elif self.cell == "binding":
                 macs += 2 * D * H + 4 * self.slots * H + 15 * H * H
             else:
-                macs += CELLS[self.cell].gates * (D * H + H * H)
+                macs += CLASSES[self.cell].gates * (D * H + H * H)
             D = H
         return macs
 

@@ -1,0 +1,197 @@
+"""Training: ONE loop (loop.py), for arrays (`fit`), a long text (`LanguageModel.fit_stream`) and fresh samples.
+
+A small class (`Samples`, language.Pieces) says what an epoch's batches are; the loop, with its callbacks, its bar,
+watchdogs and checkpoints, is `Training`.
+"""
+
+import functools
+import inspect
+import os
+import zlib
+
+import numpy as np
+
+from .. import checks
+from ..backend import array_module
+from ..checkpoint import Checkpoint
+from ..optim import Optimizer
+from .loop import BLAS_THREADS, Training
+from .watch import LOST, Callback, Diverged, EarlyStopping, History, ReduceOnPlateau
+
+__all__ = [
+    "BLAS_THREADS", "LOST", "Callback", "Diverged", "EarlyStopping", "History", "ReduceOnPlateau", "Training",
+    "add", "draws", "fingerprint", "fit", "fit_fresh", "translated",
+]  # fmt: skip
+
+# What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.
+INFERENCE, FIT, FIT_STREAM, SAMPLE, FRESH, FRESH_NOISE = range(1, 7)
+
+
+def draws(seed, use):
+    """The generator of one `use` of a seed."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(use,)))
+
+
+# What Keras, PyTorch or scikit-learn > this library call an argument.
+OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs lr>learning_rate
+num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding random_state>seed
+validation>validation_data progress>verbose restore_best_weights>restore_best min_lr>min_learning_rate
+clipnorm>clip_norm global_clipnorm>global_clip_norm eps>epsilon"""
+OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())
+
+
+def translated(function):
+    """Decorator: where an argument has another library's name, the TypeError says what it is called here."""
+
+    @functools.wraps(function)
+    def called(*arguments, **settings):
+        for theirs in settings.keys() & OTHER_NAMES.keys():
+            if (ours := OTHER_NAMES[theirs]) in inspect.signature(function).parameters:
+                raise TypeError(f"{theirs}: it is called {ours} here, got {theirs}=; write {ours}=")
+        return function(*arguments, **settings)
+
+    return called
+
+
+def given(name, value):
+    """`value`, unless it is None."""
+    if value is None:
+        raise TypeError(f"{name}: expected an array, got None; pass it, or use predict, which needs none")
+    return value
+
+
+class Samples:
+    """An epoch of `size` numbers a batch: order(rng, epoch) has all of them, draw(numbers) the x, y and mask they mean.
+
+    What the loop asks of such a class: begin(rng, epoch) -> carry, arrays in nested dicts that go from batch to batch;
+    batches(carry), all of them; learn(batch, carry, rng) -> how many it saw, sums over them, gradients, carry.
+    """
+
+    def __init__(self, model, order, size, draw):
+        self.model, self.order, self.size, self.draw = model, order, size, draw
+
+    def begin(self, rng, epoch):
+        return {"order": self.order(rng, epoch)}
+
+    def batches(self, carry):
+        return [carry["order"][i : i + self.size] for i in range(0, len(carry["order"]), self.size)]
+
+    def learn(self, numbers, carry, rng):
+        model, (x, y, mask) = self.model, self.draw(numbers)
+        count = int(model.counts(x, mask).sum())
+        mask = None if mask is None else model.time_major(mask)
+        y = array_module(model.params["head.W"]).asarray(y)
+        found, grads = model.loss_and_grads(model.time_major(x), y, rng, mask)
+        return count, add({}, found, count), grads, carry
+
+
+def add(totals, numbers, count):
+    """Add a batch's numbers to sums, `totals`: loss and penalty are means over `count`, metrics are sums already."""
+    for name, value in numbers.items():
+        totals[name] = totals.get(name, 0) + (value * count if name in ("loss", "penalty") else value)
+    return totals
+
+
+@translated
+def fit(
+    model,
+    x,
+    y,
+    *,
+    epochs: int = 10,
+    batch_size: int = 128,
+    validation_data: tuple | None = None,
+    validation_split: float = 0.0,
+    optimizer: Optimizer | None = None,
+    callbacks: list | tuple = (),
+    seed: int = 0,
+    mask=None,
+    verbose: int | str = "auto",
+    checkpoint: Checkpoint | str | os.PathLike | None = None,
+    resume: bool = False,
+) -> History:
+    """Train `model` in place and return its `History`.
+
+    x (n, T, D) array, made the model's dtype; y (n,) labels, or (n,) or (n, O) targets. validation_data: (x, y) or
+    (x, y, mask); without it, validation_split: a share of the data, from 0 to 1, taken from the end, as in Keras.
+    optimizer: Adam() by default. callbacks: a list of `Callback`. mask (n, T) bool. seed: of shuffling, dropout,
+    initial states and trace noise; the same seed on the same machine gives the same weights to the bit. verbose: 0
+    nothing, 1 a bar per epoch, 2 a line per epoch, "auto" the bar on a terminal or in a notebook and the line
+    elsewhere. Ctrl-C ends training with the best weights so far. checkpoint: a file to save the run to, every minute
+    (`Checkpoint(path, seconds=60)`) and after every epoch; its weights in the end are those of the model. resume: go on
+    from there, if it exists, to the same end to the bit; the settings must be the same, `epochs` may be more. BLAS
+    works on one thread, see `one_thread`.
+
+    History: "loss" is that of the data, as in `evaluate`; "penalty" what cells with penalties add to it in training.
+    Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
+    stops for what is not finite, with the best weights so far given back.
+    """
+    targets, (x, y, mask) = y, model.check_data(x, given("y", y), mask)
+    batch_size, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
+    x, y, mask, held = _hold_out(model, x, y, mask, validation_data, validation_split)
+    settings, validate = {"batch_size": batch_size, "seed": seed}, None
+    real = np.flatnonzero(model.counts(x, mask))  # what is padding from end to end teaches nothing
+    if held is not None:
+        model.counts(held[0], held[2], "validation mask")
+
+        def validate():
+            return model.evaluate(*held[:2], batch_size, held[2])
+
+    if checkpoint is not None:
+        settings["data"] = fingerprint(x, y, mask, *(held or ()))
+
+    def rows(chosen):  # by index: the data set is never copied
+        return x[chosen], y[chosen], None if mask is None else mask[chosen]
+
+    work = Samples(model, lambda rng, epoch: rng.permutation(real), batch_size, rows)
+    model.target_shape = np.shape(targets)[1:]
+    rngs, how = {"rng": draws(seed, FIT)}, (optimizer, callbacks, verbose, checkpoint, resume)
+    return Training(model, work, epochs, rngs, settings, validate, *how).run()
+
+
+def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = None, **settings) -> History:
+    """Train `model` on samples that are drawn anew at every step and return its `History`.
+
+    draw(rng, step) -> x (B, T, D), y, and a mask if there is padding; step counts from 0 through the whole run. steps:
+    how many batches each epoch has, such as [250] * 4. validate(done) -> {"loss": ..., "accuracy": ...} after each
+    epoch, done: steps so far. rngs: two generators, the one that draw is handed, and that of dropout, initial states
+    and trace noise; made from the model's seed if None. settings, and all else: optimizer, callbacks, verbose,
+    checkpoint and resume, and errors, as in `fit`.
+    """
+    if not isinstance(steps, list | tuple) or not steps:
+        raise TypeError(f"steps: expected the number of batches of each epoch, such as [250] * 4, got {steps!r}")
+    steps = [checks.count("steps", each) for each in steps]
+    data, noise = (draws(model.seed, use) for use in (FRESH, FRESH_NOISE)) if rngs is None else rngs
+    rngs = {"rng": noise, "data": data}
+    begun = {"drawn by": {name: rng.bit_generator.state for name, rng in rngs.items()}}
+    validated = None if validate is None else lambda: validate(sum(steps[: training.epoch + 1]))
+
+    def fresh(step):
+        return model.check_data(*draw(data, int(step[0])))
+
+    work = Samples(model, lambda rng, epoch: sum(steps[:epoch]) + np.arange(steps[epoch]), 1, fresh)
+    training = Training(model, work, len(steps), rngs, begun, validated, **settings)
+    return training.run()
+
+
+def _hold_out(model, x, y, mask, data, share):
+    """Training data, and (x, y, mask) to validate on or None."""
+    if data is not None:
+        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+            got = f"{len(data)} parts" if isinstance(data, tuple | list) else repr(data)
+            raise ValueError(f"validation_data: expected (x, y) or (x, y, mask), got {got}; see validation_split")
+        given("validation y", data[1])
+        return x, y, mask, model.check_data(*data, names=("validation x", "validation y", "validation mask"))
+    if not (share := checks.number("validation_split", share, low=0, high=1)):
+        return x, y, mask, None
+    cut = int(len(x) * (1 - share))
+    if not 0 < cut < len(x):
+        leaves = f"a share of {share} leaves {cut} of {len(x)} sequences to train on and {len(x) - cut} to validate on"
+        raise ValueError(f"validation_split: {leaves}, expected at least one each")
+    masks = (None, None) if mask is None else (mask[:cut], mask[cut:])
+    return x[:cut], y[:cut], masks[0], (x[cut:], y[cut:], masks[1])
+
+
+def fingerprint(*arrays):
+    """[dtype, shape, CRC-32] of every array, None for None: tells whether a resumed run has the data it began with."""
+    return [a if a is None else [str(a.dtype), list(a.shape), zlib.crc32(np.ascontiguousarray(a))] for a in arrays]
