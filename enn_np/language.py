@@ -11,7 +11,6 @@ Letters: T time, B batch, E embedding, H hidden, V words.
 """
 
 import math
-import os
 
 import numpy as np
 
@@ -20,11 +19,11 @@ from .backend import array_module, to_numpy
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .checkpoint import register
-from .data.text import integers, stream_batches, unigram_perplexity
+from .data.text import ids_below, stream_batches, unigram_perplexity
 from .engram import Engram
-from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
+from .heads import SoftmaxHead, add_rows
 from .models import Model, cleared, plain
-from .optim import Adam, Optimizer
+from .optim import Adam
 
 
 @register
@@ -33,9 +32,9 @@ class LanguageModel(Model):
 
     cells: one cell or a list, first layer first. vocabulary_size V. embedding E: numbers a word, or None for the
     paper's protocol, where the id itself enters as one float. head: "softmax", or "adaptive" for a large vocabulary
-    with ids sorted by frequency; cutoffs: see `AdaptiveSoftmaxHead`, 6% and 30% of V if None. tied: the embedding is
-    the softmax head's W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and
-    of the last cell's numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference: see `Model`.
+    with ids sorted by frequency; cutoffs: see `SoftmaxHead`, 6% and 30% of V if None. tied: the embedding is the head's
+    W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and of the last cell's
+    numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference: see `Model`.
     Raises TypeError or ValueError naming the argument.
     """
 
@@ -58,20 +57,20 @@ class LanguageModel(Model):
         self.vocabulary_size = V = checks.count("vocabulary_size", vocabulary_size, low=2)
         self.embedding = None if embedding is None else checks.count("embedding", embedding)
         self.tied = checks.switch("tied", tied)
-        self.head = SoftmaxHead()
         if checks.choice("head", head, ("softmax", "adaptive")) == "adaptive":
-            self.head = AdaptiveSoftmaxHead((max(1, round(0.06 * V)), round(0.3 * V)) if cutoffs is None else cutoffs)
+            cutoffs = (max(1, round(0.06 * V)), round(0.3 * V)) if cutoffs is None else cutoffs
         elif cutoffs is not None:
             raise ValueError(f'cutoffs: only head="adaptive" has them, got {cutoffs!r}; leave them out')
+        self.head = SoftmaxHead(() if cutoffs is None else cutoffs)
         # A tied table stands among the parameters once, under the head's name.
         self._table = "head.W" if tied else "embedding.W"
         super().__init__(cells, self.embedding or 1, V, "last", dropout, seed, dtype, random_inference)
 
     def _initial_params(self):
         rng, width, params = self._cell_params()
-        if self.tied and (isinstance(self.head, AdaptiveSoftmaxHead) or self.embedding != width):
-            wanted = f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width'
-            got = f"{type(self.head).__name__} and embedding = {self.embedding}"
+        if self.tied and (self.head.cutoffs or self.embedding != width):
+            wanted = f"tied: expected no cutoffs and embedding = {width}, the last cell's width"
+            got = f"cutoffs = {self.head.cutoffs} and embedding = {self.embedding}"
             raise ValueError(f"{wanted}, got {got}; change these or use tied=False")
         head = self.head.init(rng, width, self.vocabulary_size, self.dtype)
         params |= {f"head.{name}": value for name, value in head.items()}
@@ -82,11 +81,10 @@ class LanguageModel(Model):
 
     def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
-        settings, cutoffs = super().config(), getattr(self.head, "cutoffs", None)
+        settings, cutoffs = super().config(), list(self.head.cutoffs) or None
         settings = {name: value for name, value in settings.items() if name not in ("inputs", "outputs", "pooling")}
         words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
-        head = {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs and list(cutoffs)}
-        return settings | words | head
+        return settings | words | {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs}
 
     def layers(self):
         """As `Model.layers`; a tied embedding is the head's W, and counted there."""
@@ -139,7 +137,7 @@ class LanguageModel(Model):
 
     def loss_and_grads(self, x, y, rng, mask=None):
         """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T): numbers, gradients of `learn`."""
-        return self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)[:2]
+        return self.learn(x, y.T, rng, mask)[:2]
 
     # --------------------------------------------------------------------------------------------------- data sets
 
@@ -152,12 +150,7 @@ class LanguageModel(Model):
         return x, None if y is None else self._ids(names[1], cleared(plain(names[1], y), mask), x.shape), mask
 
     def _ids(self, name, value, shape):
-        """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
-        value, V = integers(name, plain(name, value), shape), self.vocabulary_size
-        if value.min() < 0 or value.max() >= V:
-            remedy = "encode the text with the vocabulary that the model was built for"
-            raise ValueError(f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; {remedy}")
-        return value
+        return ids_below(name, plain(name, value), self.vocabulary_size, shape)
 
     def counts(self, x, mask=None, name="mask"):
         """How much each window counts in every mean, (n,): its tokens. Raises ValueError where there are none."""
@@ -167,7 +160,7 @@ class LanguageModel(Model):
         return found
 
     def measure(self, x, y, rng=None, mask=None):
-        return self._measure(self.hidden(x, rng, mask)[0], array_module(x).ascontiguousarray(y.T), mask)
+        return self._measure(self.hidden(x, rng, mask)[0], y.T, mask)
 
     def _measure(self, h, targets, mask=None):
         loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
@@ -198,17 +191,17 @@ class LanguageModel(Model):
         self,
         tokens,
         *,
-        epochs: int = 10,
-        batch_size: int = 32,
-        steps: int = 35,
+        epochs=10,
+        batch_size=32,
+        steps=35,
         validation_data=None,
-        optimizer: Optimizer | None = None,
-        callbacks: list | tuple = (),
-        seed: int = 0,
-        verbose: int | str = "auto",
-        checkpoint: train.Checkpoint | str | os.PathLike | None = None,
-        resume: bool = False,
-        non_finite: str = "stop",
+        optimizer=None,
+        callbacks=(),
+        seed=0,
+        verbose="auto",
+        checkpoint=None,
+        resume=False,
+        non_finite="stop",
     ) -> train.History:
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 
@@ -262,19 +255,18 @@ class Pieces:
     gradient follows it back."""
 
     def __init__(self, model, tokens, batch_size, steps):
-        self.model, self.tokens, self.batch_size, self.steps = model, tokens, batch_size, steps
+        self.model, self.text, xp = model, (tokens, batch_size, steps), array_module(model.params["head.W"])
+        self.start = [cell.initial_state(batch_size, model.dtype, None, xp) for cell in model.cells]
 
     def begin(self, rng, epoch):
-        model, xp = self.model, array_module(self.model.params["head.W"])
-        return _carry(cell.initial_state(self.batch_size, model.dtype, None, xp) for cell in model.cells)
+        return _carry(self.start)
 
     def batches(self, carry):
-        return stream_batches(self.tokens, self.batch_size, self.steps)
+        return stream_batches(*self.text)
 
     def learn(self, piece, carry, rng):
         ids, targets = map(self.model.time_major, piece)
-        kinds = [type(cell.initial_state(1, self.model.dtype, None, np)) for cell in self.model.cells]
-        states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
+        states = [type(state)(**carry[str(i)]) for i, state in enumerate(self.start)]
         numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
         return ids.size, train.add({}, numbers, ids.size), grads, _carry(states)
 

@@ -431,7 +431,7 @@ def test_without_trace_the_binding_cell_writes_nothing():
         ({"tied": 1}, TypeError, "tied: expected True or False"),
         ({"tied": True}, ValueError, "tied: .*embedding = 4.*embedding = 3"),
         ({"tied": True, "embedding": None}, ValueError, "tied: "),
-        ({"tied": True, "embedding": 4, "head": "adaptive"}, ValueError, "tied: .*AdaptiveSoftmaxHead"),
+        ({"tied": True, "embedding": 4, "head": "adaptive"}, ValueError, r"tied: .*cutoffs = \(1, 2\)"),
         ({"dropout": 1.0}, ValueError, "dropout: "),
         ({"dtype": "float16"}, ValueError, "dtype: "),
     ],
