@@ -12,9 +12,9 @@ Letters: n tokens, H hidden, V words, C tokens of a chunk, K clusters. W is (V, 
 embedding, so that one array can serve as both (tied weights); its product runs as fast as that of an (H, V) array.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,13 +27,9 @@ CHUNK = 256  # in float32; half as many in float64, so that a chunk of logits ta
 BLOCK = 4096  # words of dW that are added up at a time: the product stays in cache, and no second dW is held
 
 
-class Scores(NamedTuple):
-    """What a softmax says of every token, (n,) each."""
-
-    log_p: Any  # log-probability of its target
-    best: Any  # the most probable of the first `words` entries
-    log_best: Any  # log-probability of that entry
-    log_sum: Any  # log of the sum of exp of all logits
+# What a softmax says of every token, (n,) each: log-probability of its target, the most probable of the first `words`
+# entries, log-probability of that entry, log of the sum of exp of all logits.
+Scores = namedtuple("Scores", "log_p best log_best log_sum")
 
 
 def _score(W, b, h, targets, scale=None, words=None):

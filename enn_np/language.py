@@ -240,13 +240,9 @@ class LanguageModel(Model):
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
             log_p = to_numpy(self.head.log_probabilities(self.layer_params("head"), h[-1]))[0].astype(np.float64)
-            if temperature == 0:
-                word = log_p.argmax()
-            else:
-                p = np.exp((log_p - log_p.max()) / temperature)
-                word = rng.choice(len(p), p=p / p.sum())
-            drawn.append(word)
-            ids = np.array([[word]])
+            p = np.exp((log_p - log_p.max()) / max(temperature, 1e-9))  # at 0, of all but the most probable 0
+            drawn.append(rng.choice(len(p), p=p / p.sum()))
+            ids = np.array([drawn[-1:]])
         return np.array(drawn, np.int64)
 
 
@@ -287,9 +283,8 @@ def score_text(model, text, batch_size: int = 1, steps: int = 256) -> dict:
 
 # Cell and learning rate for WikiText-2. One trace per sample: rows depend on no other row. Widths: within 2.6% of
 # Engram's 8.3 million numbers, most of them in the embedding. Rates: each the best of 3e-4, 1e-3, 2e-3 and 4e-3 by
-# validation after 600 steps, as data/results/rates has them. Below 2e-3 RNN ends worse than knowing no context: it has
-# hardly learned to start from zeros, where it starts once an epoch and every evaluation does: a loss of 11.1 from
-# zeros, of 6.7 from the state that training left (3e-4, step 360).
+# validation after 600 steps, as data/results/rates has them. Below 2e-3 RNN has hardly learned to start from zeros, as
+# every evaluation does: at 3e-4, step 360, a loss of 11.1 from zeros, of 6.7 from the state that training left.
 WIKITEXT2 = {
     "engram": (Engram(200, 32, trace="sample"), 2e-3),
     "binding": (Binding(200, 32), 2e-3),

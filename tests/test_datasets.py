@@ -173,8 +173,8 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, big_endian(2051, 5, 28, 28) + b"12", "its header is [2051, 5, 28, 28] before 2 bytes"),
         (LABELS, big_endian(2049, 5) + bytes(6), "its header is [2049, 5] before 6 bytes, expected [2049, n]"),
         (LABELS, big_endian(2049, 60_001) + bytes(60_001), "its header is [2049, 60001] before 60001 bytes"),
-        (LABELS, big_endian(2049, 5) + b"\0\1\2\3\12", "label 4 is 10, expected 0 to 9"),
-        (LABELS, big_endian(2049, 4) + bytes(4), "4 labels, expected 5, one for each image"),
+        (LABELS, big_endian(2049, 5) + b"\0\1\2\3\12", "expected 5 labels from 0 to 9, got 5 up to 10"),
+        (LABELS, big_endian(2049, 4) + bytes(4), "expected 5 labels from 0 to 9, got 4 up to 0"),
     ],
 )
 def test_damaged_mnist_names_the_file_and_what_is_wrong(tmp_path, name, data, message):
@@ -212,7 +212,7 @@ def test_cifar_records_become_rows_of_pixels(tmp_path):
     [
         (lambda data: data[:-1], "expected 12292 bytes, found 12291"),
         (lambda data: data + b"0", "expected 12292 bytes, found 12293, or more"),
-        (lambda data: b"\x0a" + data[1:], "label 0 is 10, expected 0 to 9"),
+        (lambda data: b"\x0a" + data[1:], "expected 4 labels from 0 to 9, got 4 up to 10"),
     ],
 )
 def test_damaged_cifar(tmp_path, change, message):

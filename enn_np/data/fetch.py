@@ -7,9 +7,9 @@ import os
 import shutil
 import sys
 import zlib
+from collections import namedtuple
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from ..checkpoint import lock, spelled_out
 from ..checks import choice
@@ -20,33 +20,12 @@ OPENERS = {".gz": gzip.open, "": open, ".xz": lzma.open}  # a file counts as pre
 AS_IT_IS = "verify=False reads it as it is"
 
 
-class Source(NamedTuple):
-    """A data set: its folder, mirrors, what to download and the files it unpacks to, each {name: sha256 or None}, and
-    other folders to look for them in."""
-
-    folder: str
-    mirrors: tuple
-    downloads: dict
-    files: dict
-    others: tuple = ()
-
-
-class Found(NamedTuple):
-    """A file of a data set and where it lies: plain, .gz, .xz, or nowhere (None).
-
-    verified    whether its checksum is right; None: not looked at, or none is published
-    """
-
-    dataset: str
-    file: str  # its published name
-    path: Path | None
-    sha256: str | None = None
-    verified: bool | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return self.path.stat().st_size if self.path else 0
+# A data set: where it goes and other folders to look in; mirrors; what to download and the files that unpacks to, each
+# {name: sha256 or None}.
+Source = namedtuple("Source", "folders mirrors downloads files")
+# A file of a data set, by its published name, and where it lies: plain, .gz, .xz, or nowhere (None). verified: whether
+# its checksum is right; None: not looked at, or none is published.
+Found = namedtuple("Found", "dataset file path sha256 verified", defaults=(None, None))
 
 
 class DownloadError(OSError):
@@ -62,10 +41,9 @@ class DamagedFile(ValueError):
 
 
 # One block a data set: name, folder, and where others put it (torchvision); mirrors; each file's name and published
-# sha256, first those to download (.gz, .zip), then what they unpack to. Where no checksum is (a "-"), that of the
-# archive vouches for the file.
+# sha256, first those to download (.gz, .zip), then what they unpack to. "-": the archive's checksum vouches for it.
 TABLE = """
-mnist mnist/ MNIST/raw/ raw/
+mnist mnist MNIST/raw raw
 https://ossci-datasets.s3.amazonaws.com/mnist/
 https://storage.googleapis.com/cvdf-datasets/mnist/
 train-images-idx3-ubyte.gz 440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609
@@ -77,7 +55,7 @@ train-labels-idx1-ubyte 65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9e
 t10k-images-idx3-ubyte 0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7
 t10k-labels-idx1-ubyte ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2
 
-cifar10 cifar-10-batches-bin/
+cifar10 cifar-10-batches-bin
 https://www.cs.toronto.edu/~kriz/
 cifar-10-binary.tar.gz c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd
 data_batch_1.bin cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5
@@ -87,28 +65,28 @@ data_batch_4.bin 014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e4
 data_batch_5.bin 755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add
 test_batch.bin 8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b
 
-wikitext-2 wikitext-2/
+wikitext-2 wikitext-2
 https://wikitext.smerity.com/
 wikitext-2-v1.zip 92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c
 wiki.train.tokens -
 wiki.valid.tokens f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8
 wiki.test.tokens d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0
 
-wikitext-103 wikitext-103/
+wikitext-103 wikitext-103
 https://wikitext.smerity.com/
 wikitext-103-v1.zip 242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590
 wiki.train.tokens -
-wiki.valid.tokens -
-wiki.test.tokens -
+wiki.valid.tokens 9aee9f52d6e77de6c7751fc5e7c44287db3ec0eaf15477098acc6b93c1c4250b
+wiki.test.tokens 56db52eb157b1ab5c89646eef70510c1eca6e12a3bfdb99f0d6b05b4eacb75b9
 """
 
 
 def _source(block):
-    (name, folder, *others), *rows = [line.split() for line in block.splitlines()]
-    mirrors, items = (row[0] for row in rows if len(row) == 1), [row for row in rows if len(row) == 2]
+    (name, *folders), *rows = [line.split() for line in block.splitlines()]
+    mirrors, items = [row[0] for row in rows if len(row) == 1], [row for row in rows if len(row) == 2]
     downloads = {name: sha256 for name, sha256 in items if name.endswith((".gz", ".zip"))}
     files = {name: sha256.strip("-") or None for name, sha256 in items if name not in downloads}
-    return name, Source(folder.rstrip("/"), tuple(mirrors), downloads, files, tuple(others))
+    return name, Source(folders, mirrors, downloads, files)
 
 
 SOURCES = dict(_source(block) for block in TABLE.strip().split("\n\n"))
@@ -131,9 +109,9 @@ def data_folder() -> Path:
 
 def places(name, folder=None) -> tuple:
     """Folders to look in; the first is where downloads go. ValueError for an unknown name."""
-    source = SOURCES[choice("name", name, tuple(SOURCES))]
+    target, *others = SOURCES[choice("name", name, tuple(SOURCES))].folders
     base = data_folder() if folder is None else spelled_out(folder)
-    return base / source.folder, base, *(base / other for other in source.others)
+    return base / target, base, *(base / other for other in others)
 
 
 def first(places, *spellings) -> Path | None:
@@ -168,10 +146,9 @@ def missing(name, folder, reasons) -> str:
     """Message for a data set that is not there: files, folders looked in, `reasons`, and the remedy."""
     folders, source = " or ".join(map(str, places(name, folder))), SOURCES[name]
     files = ", ".join(found.file for found in find(name, folder) if not found.path) or "its files"
-    remedy = (
-        f"remedy: place {', '.join(source.downloads)} from {source.mirrors[0]} there, or set ENN_DATA to the folder"
-    )
-    return "\n  ".join([f"{name}: no good copy of {files} in {folders}", *reasons, f"{remedy} with {source.folder}/"])
+    remedy = f"remedy: place {', '.join(source.downloads)} from {source.mirrors[0]} there, or set ENN_DATA"
+    lines = f"{name}: no good copy of {files} in {folders}", *reasons, f"{remedy} to the folder of {source.folders[0]}/"
+    return "\n  ".join(lines)
 
 
 def status(folder=None) -> list:

@@ -1,11 +1,11 @@
 """Image data sets as uint8 arrays, and what turns them into float32 sequences: rows, scaling, splits."""
 
 import hashlib
+from collections import namedtuple
 from dataclasses import dataclass
 from math import prod
 from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,23 +17,16 @@ DIGITS = "ec56671eedea578fe38198d455616f721540adb79079f21462763a80602814a0"  # s
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue planes, each row by row
 
 
-class Dataset(NamedTuple):
-    """Images with labels, those to learn from and those to test on.
-
-    Images: (n, H, W), or (n, H, W, C) with colours, uint8 from 0 to 255. Labels: (n,) int64 from 0 to 9.
-    """
-
-    x_train: Array
-    y_train: Array
-    x_test: Array
-    y_test: Array
+# Images with labels, those to learn from and those to test on. Images: (n, H, W), or (n, H, W, C) with colours, uint8
+# from 0 to 255. Labels: (n,) int64 from 0 to 9.
+Dataset = namedtuple("Dataset", "x_train y_train x_test y_test")
 
 
 def load_digits() -> Dataset:
     """The 5,000 bundled MNIST digits, 28 x 28: 4,000 to learn from, 1,000 to test on. Needs no network.
 
-    They are stored in the order 0, 1, ..., 9, 0, 1, ... and the last 1,000 are the test set, so each set (and
-    each run of ten) holds every digit equally often. All come from MNIST's training set, see data/README.md.
+    They are stored in the order 0, 1, ..., 9, 0, 1, ..., so each set (and each run of ten) holds every digit equally
+    often. All come from MNIST's training set, see data/README.md.
     Raises ValueError where the file is missing or damaged.
     """
     here = Path(__file__).resolve().parent
@@ -54,19 +47,16 @@ def load_mnist(folder=None, download=True, verify=True) -> Dataset:
     Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
     """
     files = fetch.locate("mnist", folder, download)
-    x_train, y_train, x_test, y_test = arrays = [_read_idx(file, verify) for file in files]
-    for x, y, file in zip(arrays[::2], arrays[1::2], files[1::2], strict=True):
-        if len(x) != len(y):
-            raise fetch.DamagedFile(file, f"{len(y)} labels, expected {len(x)}, one for each image")
-        _check_labels(y, file)
-    return Dataset(x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64))
+    x_train, y_train, x_test, y_test = (_read_idx(file, verify) for file in files)
+    y_train, y_test = _labels(files[1], y_train, len(x_train)), _labels(files[3], y_test, len(x_test))
+    return Dataset(x_train, y_train, x_test, y_test)
 
 
 def load_cifar10(folder=None, download=True, verify=True) -> Dataset:
     """CIFAR-10 from the official binary version: 50,000 and 10,000 images, 32 x 32 x 3 (red, green, blue).
 
-    `folder` (default: `data_folder()`) or its subfolder cifar-10-batches-bin/ holds the .bin files, plain or
-    .xz, or cifar-10-binary.tar.gz; if not, they are downloaded. The pickled version is never read, because
+    `folder` (default: `data_folder()`) or its subfolder cifar-10-batches-bin/ holds the .bin files, plain or .xz; what
+    is missing is downloaded, or unpacked from cifar-10-binary.tar.gz. The pickled version is never read, because
     unpickling runs whatever a file says. `verify` and errors: as for `load_mnist`.
     Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
@@ -96,13 +86,13 @@ def _read_cifar(file, verify, n=10_000):
     if len(data) != n * CIFAR_RECORD:
         raise fetch.DamagedFile(file, f"expected {n * CIFAR_RECORD} bytes, found {len(data)}, or more")
     records = np.frombuffer(data, np.uint8).reshape(n, CIFAR_RECORD)
-    _check_labels(records[:, 0], file)
-    return records[:, 1:].reshape(n, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+    return records[:, 1:].reshape(n, 3, 32, 32).transpose(0, 2, 3, 1), _labels(file, records[:, 0], n)
 
 
-def _check_labels(labels, file):
-    if labels.max() > 9:
-        raise fetch.DamagedFile(file, f"label {labels.argmax()} is {labels.max()}, expected 0 to 9")
+def _labels(file, y, n):
+    if len(y) != n or y.max() > 9:
+        raise fetch.DamagedFile(file, f"expected {n} labels from 0 to 9, got {len(y)} up to {y.max()}")
+    return y.astype(np.int64)
 
 
 def image_rows(images) -> Array:

@@ -6,11 +6,10 @@ N tokens, V words in the vocabulary, B batch, T time steps.
 
 import codecs
 import math
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from collections.abc import Iterable
 from itertools import count as counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,11 +19,15 @@ from . import fetch
 Array = np.ndarray
 UNKNOWN = "<unk>"
 CHUNK = 1 << 20  # bytes worked on at a time
-# Published counts, `<eos>` included: tokens of train, valid and test; distinct words of train, and its lines.
-COUNTS = {
-    "wikitext-2": (2_088_628, 217_646, 245_569, 33_278, 36_718),
-    "wikitext-103": (103_227_021, 217_646, 245_569, 267_735, 1_801_350),
-}
+TRAIN = "wiki.train.tokens"
+# What is published of it: tokens and distinct words, `<eos>` included, and lines.
+COUNTS = {"wikitext-2": (2_088_628, 33_278, 36_718), "wikitext-103": (103_227_021, 267_735, 1_801_350)}
+
+
+# Ids of the three parts, (N,) each, uint16 or int32, and the train part's `Vocabulary`.
+Text = namedtuple("Text", "train valid test vocabulary")
+# The paper's windows, (windows, 32) int32 each, and its words by alphabet; a word's place is its id.
+PaperWindows = namedtuple("PaperWindows", "x_train y_train x_test y_test words")
 
 
 class Vocabulary:
@@ -60,58 +63,35 @@ class Vocabulary:
         return [self.words[i] for i in ids_below("ids", ids, len(self)).ravel().tolist()]
 
 
-class Text(NamedTuple):
-    """Ids of the three parts, (N,) each, uint16 or int32, and the train part's vocabulary."""
-
-    train: Array
-    valid: Array
-    test: Array
-    vocabulary: Vocabulary
-
-
-class PaperWindows(NamedTuple):
-    """The paper's windows, (windows, 32) int32 each, and its words by alphabet; a word's place is its id."""
-
-    x_train: Array
-    y_train: Array
-    x_test: Array
-    y_test: Array
-    words: list[str]
-
-
-def load_wikitext(name, folder=None, download=True, train="wiki.train.tokens", verify=True) -> Text:
+def load_wikitext(name, folder=None, download=True, train=TRAIN, verify=True) -> Text:
     """WikiText by words, the usual way to count. WikiText-103 takes half a minute and 1 GB of memory.
 
     name      "wikitext-2" or "wikitext-103"
-    folder    holds the files (plain or .xz) or the official zip, itself or in its subfolder `name`;
-              default `data_folder()`. What is missing is downloaded there, unless `download` is False.
+    folder    holds the files, plain or .xz, itself or in its subfolder `name`; default `data_folder()`. What is missing
+              is downloaded there, or unpacked from the official zip, unless `download` is False.
     train     train on another file of that folder, such as "wiki.train.head.tokens"
-    verify    compare with the published token counts, vocabulary size and checksums (False: any text will do)
+    verify    compare with what is published: train's counts, checksums of the others (False: any text will do)
 
     The vocabulary is built on train alone; words that only valid and test have become `<unk>`.
     Raises FileNotFoundError or DownloadError for a missing file, DamagedFile (a ValueError) for a bad one.
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", 2016.
     """
-    files, (*known, distinct, _) = _files(name, folder, download, train, verify)
+    files, known = _files(name, folder, download, train, verify)
     numbers = defaultdict(counter().__next__)  # a word that is new gets the next number
-    parts = [_numbers(files[0], numbers.__getitem__, known[0])]
-    _check(files[0], "distinct words", distinct, len(numbers))
+    parts = [_numbers(files[0], numbers.__getitem__)]
+    _check(files[0], "tokens and distinct words", known and known[:2], (len(parts[0]), len(numbers)))
     unknown = numbers[UNKNOWN.encode()]
-    for file, tokens in zip(files[1:], known[1:], strict=True):
-        parts.append(_numbers(file, lambda word: numbers.get(word, unknown), tokens))
-        if tokens:
-            fetch.read(file)  # to compare its checksum
+    for file in files[1:]:
+        fetch.read(file, verify)
+        parts.append(_numbers(file, lambda word: numbers.get(word, unknown)))
     counts = np.bincount(parts[0], minlength=len(numbers))
     order, words = np.argsort(-counts, kind="stable"), [word.decode() for word in numbers]
     vocabulary = Vocabulary([words[i] for i in order], counts[order])
-    rank = np.empty(len(words), vocabulary.dtype)  # of a number, its id
-    rank[order] = np.arange(len(words))
+    rank = np.argsort(order).astype(vocabulary.dtype)  # of a number, its id
     return Text(*(rank[part] for part in parts), vocabulary)
 
 
-def paper_windows(
-    name="wikitext-103", folder=None, download=True, train="wiki.train.tokens", seed=42, verify=True
-) -> PaperWindows:
+def paper_windows(name="wikitext-103", folder=None, download=True, train=TRAIN, seed=42, verify=True) -> PaperWindows:
     """WikiText as the Engram paper cut it, 32 tokens each, from a quarter of the lines.
 
     Its flaws, kept so that numbers can be compared: the vocabulary is built before the split, so it holds
@@ -127,7 +107,7 @@ def paper_windows(
     """
     files, known = _files(name, folder, download, train, verify)
     lines = sum(block.count(b"\n") for block in _blocks(files[0]))
-    _check(files[0], "lines", known[-1], lines)
+    _check(files[0], "lines", known and known[2], lines)
     chosen = np.random.default_rng(seed).permutation(lines)[: lines // 4]  # as datasets' shuffle(seed)
     chosen = chosen[np.random.RandomState(seed).permutation(len(chosen))]  # as scikit-learn's train_test_split
     wanted, numbers, windows = set(chosen.tolist()), defaultdict(counter().__next__), {}
@@ -137,8 +117,7 @@ def paper_windows(
             full = max(len(row) - 1, 0) // 32  # a window needs a word after it
             windows[i] = row[: full * 32].reshape(full, 32)
     words = sorted(numbers)
-    rank = np.empty(len(words), np.int32)
-    rank[[numbers[word] for word in words]] = np.arange(len(words))
+    rank = np.argsort([numbers[word] for word in words]).astype(np.int32)  # of a number, its id
     test, train = np.split(chosen, [math.ceil(0.2 * len(chosen))])
     parts = []
     for part in (train, test):
@@ -214,18 +193,17 @@ def stream_batches(tokens, batch, steps):
 
 
 def _files(name, folder, download, train, verify):
-    """Train, valid and test, never one train text for another, and their `COUNTS`, None where not to be compared."""
-    known = COUNTS[choice("name", name, tuple(COUNTS))] if verify else (None,) * 5
+    """Train, valid and test, never one train text for another, and the `COUNTS` that train has to have, or None."""
+    known = COUNTS[choice("name", name, tuple(COUNTS))]
     folder = fetch.data_folder() if folder is None else folder
     if not isinstance(train, str) or Path(train).name != train:
-        raise TypeError(f"train: expected a file's name in {folder}, such as 'wiki.train.tokens', got {train!r}")
-    if train == "wiki.train.tokens":
-        return fetch.locate(name, folder, download), known
+        raise TypeError(f"train: expected a file's name in {folder}, such as {TRAIN!r}, got {train!r}")
+    if train == TRAIN:
+        return fetch.locate(name, folder, download), known if verify else None
     path = fetch.first(fetch.places(name, folder), train)
     if path is None:
         raise FileNotFoundError(f"{train} is missing in {folder}; put it there, or leave out train={train!r}")
-    files = [fetch.Found(name, train, path), *fetch.locate(name, folder, download, 1)]
-    return files, (None, *known[1:3], None, None)
+    return [fetch.Found(name, train, path), *fetch.locate(name, folder, download, 1)], None
 
 
 def _blocks(file):
@@ -246,13 +224,12 @@ def _blocks(file):
             line += block.count(b"\n")
 
 
-def _numbers(file, number, tokens):
-    """The `number` of each word of a file, (N,) int32. DamagedFile where it has none, or not so many `tokens`."""
+def _numbers(file, number):
+    """The `number` of each word of a file, (N,) int32. DamagedFile where it is empty."""
     texts = (block.replace(b"\n", b" <eos> ").split() for block in _blocks(file))
     pieces = [np.fromiter(map(number, words), np.int32, len(words)) for words in texts]
     if not pieces:
         raise fetch.DamagedFile(file, "it is empty")
-    _check(file, "tokens", tokens, sum(map(len, pieces)))
     return np.concatenate(pieces)
 
 
