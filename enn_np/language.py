@@ -95,7 +95,7 @@ class LanguageModel(Model):
     # ------------------------------------------------------------------------------------------------- one batch
 
     def hidden(self, ids, rng=None, mask=None, states=None, learning=False):
-        """The last cell's output (T, B, H) for ids (T, B), every cell's final state, and what `backward` needs.
+        """The last cell's output (T, B, H) for ids (T, B), every cell's final state, and what the way back needs.
 
         states: where the cells start, as an earlier call returned them; None means zeros, or random with `rng`.
         rng: draws those, trace noise, and, where learning is True, dropout.
@@ -103,7 +103,7 @@ class LanguageModel(Model):
         x, drop_in = self._drop(self.cell_inputs(ids), rng, learning and self.embedding is not None)
         h, finals, tapes = self.run_cells(x, rng, mask, learning, states)
         h, drop_out = self._drop(h, rng, learning)
-        return h, finals, (ids, drop_in, drop_out, tapes, mask)
+        return h, finals, (tapes, drop_in, drop_out)
 
     def cell_inputs(self, ids):
         """What the first cell sees of ids (T, B): their embeddings (T, B, E)."""
@@ -111,28 +111,22 @@ class LanguageModel(Model):
             return ids.astype(self.dtype)[..., None]  # (T, B, 1) the id as a number, as published
         return self.params[self._table][ids]
 
-    def backward(self, dh, memo):
-        """{"penalty"} of the cells or {}, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
-        ids, drop_in, drop_out, tapes, mask = memo
-        dh, embedded = dh if drop_out is None else dh * drop_out, self.embedding is not None
-        penalty, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
-        if embedded:
-            dx = dx if drop_in is None else dx * drop_in
-            grads["embedding.W"] = add_rows(array_module(dx).zeros_like(self.params[self._table]), ids, dx)
-        return penalty, grads
-
     def learn(self, ids, targets, rng, mask=None, states=None):
         """One piece of text, ids and targets (T, B): its numbers, the gradients keyed as `params`, and final states.
 
         "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
         of right answers. rng, states: see `hidden`.
         """
-        h, finals, memo = self.hidden(ids, rng, mask, states, learning=True)
+        h, finals, (tapes, drop_in, drop_out) = self.hidden(ids, rng, mask, states, learning=True)
         loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, mask)
-        penalty, grads = self.backward(dh, memo)
+        dh, embedded = dh if drop_out is None else dh * drop_out, self.embedding is not None
+        penalty, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
+        if embedded:
+            dx = dx if drop_in is None else dx * drop_in
+            # One array used twice: its gradients add up.
+            table = head["W"] if self.tied else array_module(dx).zeros_like(self.params["embedding.W"])
+            grads[self._table] = add_rows(table, ids, dx)
         grads |= {f"head.{name}": value for name, value in head.items()}
-        if self.tied:  # one array used twice: its gradients add up
-            grads["head.W"] += grads.pop("embedding.W")
         return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
