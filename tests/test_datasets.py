@@ -253,7 +253,7 @@ def test_cifar_from_a_folder(tmp_path, cifar_files):
 
 def publish(monkeypatch, name, contents):
     """Declare the bytes of `contents` (file -> bytes) to be the published data set."""
-    files = {each: hashlib.sha256(contents[each]).hexdigest() for each in download.SOURCES[name].files}
+    files = {each: (hashlib.sha256(contents[each]).hexdigest(),) for each in download.SOURCES[name].files}
     monkeypatch.setitem(download.SOURCES, name, download.SOURCES[name]._replace(files=files))
 
 
@@ -272,7 +272,7 @@ def test_mnist_under_another_name_is_refused_unless_asked_for(monkeypatch, tmp_p
         data = contents[f"{mixed}-{rest}"] if mixed else data[:-1] + bytes([(data[-1] + 1) % 10])
         (tmp_path / name).unlink()
         (tmp_path / (name + suffix)).write_bytes(pack(data))
-    message = r"train-images-idx3-ubyte\S* is damaged: not the published file \(wrong sha256\).*verify=False"
+    message = r"train-images-idx3-ubyte\S* is damaged: not the published file \(wrong checksum\).*verify=False"
     with pytest.raises(download.DamagedFile, match=message):
         datasets.load_mnist(tmp_path, download=False)
     assert len(datasets.load_mnist(tmp_path, verify=False).x_test) == (3 if "other" in swapped else 5)

@@ -92,13 +92,18 @@ def sums(contents: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
 
+def files(contents: dict[str, bytes]) -> dict[str, tuple]:
+    """The middle one of three checksums is right, one of them a SHA-1."""
+    return {name: ("0" * 40, known, hashlib.sha1(b"other").hexdigest()) for name, known in sums(contents).items()}
+
+
 @pytest.fixture
 def tiny(monkeypatch, server):
     """Declare a data set of one packed file, served by mirrors that behave as named."""
 
     def declare(*hows):
         mirrors = tuple(how if "://" in how else server.url(how) for how in hows)
-        source = Source(["tiny"], mirrors, sums({NAME: BODY}), sums({"body-ubyte": RAW}))
+        source = Source(["tiny"], mirrors, sums({NAME: BODY}), files({"body-ubyte": RAW}))
         monkeypatch.setattr(download, "SOURCES", {"tiny": source})
 
     return declare
@@ -196,7 +201,7 @@ CHILD = """
 import sys
 from enn_np.data import fetch as download
 url, folder, name, packed, plain, unpacked = sys.argv[1:]
-download.SOURCES = {"tiny": download.Source(["tiny"], (url,), {name: packed}, {plain: unpacked})}
+download.SOURCES = {"tiny": download.Source(["tiny"], (url,), {name: packed}, {plain: (unpacked,)})}
 print("ready", flush=True)
 download.fetch("tiny", folder)
 """
@@ -233,7 +238,7 @@ def test_what_a_killed_process_leaves_does_not_stay(tiny, server, tmp_path):
 # Archives
 
 CONTENTS = {"a.bin": b"first" * 1000, "b.bin": b"second" * 1000}
-FILES = {**sums(CONTENTS), "b.bin": None}
+FILES = {**files(CONTENTS), "b.bin": ()}
 
 
 def tar(contents: dict[str, bytes]) -> bytes:
@@ -274,8 +279,7 @@ def archive(monkeypatch, server):
 def test_an_archive_is_unpacked_and_removed(archive, server, tmp_path, name):
     archive(name, GOOD[name])
     folder = fetch("tiny", tmp_path)
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
-    assert files == CONTENTS
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == CONTENTS
     fetch("tiny", tmp_path)
     assert len(server.requests) == 1
     (folder / "a.bin").write_bytes(b"damaged")
@@ -291,8 +295,8 @@ def test_an_archive_placed_by_hand_is_unpacked_without_a_download(archive, serve
     (tmp_path / place / name).write_bytes(GOOD[name])
     with pytest.raises(FileNotFoundError, match="download=False"):
         download.locate("tiny", tmp_path, download=False)
-    files = download.locate("tiny", tmp_path)
-    assert not server.requests and {file.file: download.read(file) for file in files} == CONTENTS
+    found = download.locate("tiny", tmp_path)
+    assert not server.requests and {file.file: download.read(file) for file in found} == CONTENTS
     assert (tmp_path / place / name).read_bytes() == GOOD[name]
 
 
@@ -309,8 +313,8 @@ def test_an_archive_of_another_checksum_is_never_opened(archive, server, tmp_pat
 
 
 def test_errors_that_are_no_damage_stay_as_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError), download.opened(Found("tiny", "a.bin", tmp_path / "nothing")):
-        pass
+    with pytest.raises(FileNotFoundError):
+        download.read(Found("tiny", "a.bin", tmp_path / "nothing"))
 
 
 def test_a_readers_own_text_is_never_to_be_deleted(tmp_path):
@@ -318,7 +322,7 @@ def test_a_readers_own_text_is_never_to_be_deleted(tmp_path):
         path = tmp_path / name
         path.write_bytes(data)
         with pytest.raises(download.DamagedFile) as caught:
-            text._numbers(Found("", name, path), {}.get)
+            text._numbers(Found("", name, path), True, {}.get)
         assert str(path) in str(caught.value) and "; put a good copy there, or fetch it again" in str(caught.value)
 
 
@@ -326,8 +330,9 @@ def test_a_readers_own_text_is_never_to_be_deleted(tmp_path):
 
 
 def test_status_and_verify(monkeypatch, tmp_path):
-    files = {**sums(dict.fromkeys(("a.bin", "b.bin", "c.bin", "d.bin"), b"abc")), "c.bin": None}
-    monkeypatch.setattr(download, "SOURCES", {"tiny": Source(["tiny"], (), {}, files)})
+    known = {**files(dict.fromkeys(("a.bin", "b.bin", "c.bin", "d.bin"), b"abc")), "c.bin": ()}
+    known["d.bin"] = (hashlib.sha1(b"abc").hexdigest(),)
+    monkeypatch.setattr(download, "SOURCES", {"tiny": Source(["tiny"], (), {}, known)})
     (tmp_path / "tiny").mkdir()
     (tmp_path / "a.bin").write_bytes(b"abc")
     (tmp_path / "tiny" / "b.bin.xz").write_bytes(lzma.compress(b"abd"))
@@ -340,6 +345,9 @@ def test_status_and_verify(monkeypatch, tmp_path):
         ("tiny", "d.bin", False, None),
     ]
     assert [row.verified for row in download.verify("tiny", tmp_path)] == [True, False, None, None]
+    (tmp_path / "d.bin").write_bytes(b"abc")
+    assert download.verify("tiny", tmp_path)[3].verified
+    (tmp_path / "d.bin").unlink()
     (tmp_path / "tiny" / "c.bin.gz").write_bytes(gzip.compress(b"abc")[:-3])
     (tmp_path / "a.bin").write_bytes(b"abcd")
     (tmp_path / "tiny" / "b.bin.xz").write_bytes(lzma.compress(b"abc")[:-3])
