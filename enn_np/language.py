@@ -202,18 +202,14 @@ class LanguageModel(Model):
         The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation_data:
         another text (M,), scored in as many rows. The other arguments, Ctrl-C and errors are those of `enn_np.fit`.
         """
-        tokens, held, validate = self._ids("tokens", tokens, ("N",)), validation_data, None
-        steps, rows = checks.count("steps", steps), checks.count("batch_size", batch_size)
-        if held is not None:
-            held = self._ids("validation_data", held, ("M",))
-
-            def validate():
-                return self.evaluate_stream(held, rows, steps)
-
+        tokens, steps = self._ids("tokens", tokens, ("N",)), checks.count("steps", steps)
+        rows, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
+        held = None if validation_data is None else self._ids("validation_data", validation_data, ("M",))
+        validate = None if held is None else lambda: self.evaluate_stream(held, rows, steps)
         for name, ids in (("tokens", tokens), ("validation_data", held)):
             if ids is not None and len(ids) <= rows:
                 raise ValueError(f"{name}: expected over {rows}, got {len(ids)}; use a smaller batch_size")
-        seed, settings = checks.count("seed", seed, low=0), {"batch_size": rows, "steps": steps}
+        settings = {"batch_size": rows, "steps": steps}
         if checkpoint is not None:
             settings |= {"seed": seed, "data": train.fingerprint(tokens, held)}
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
