@@ -11,6 +11,7 @@ Letters: T time, B batch, E embedding, H hidden, V words.
 """
 
 import math
+import os
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from .data.text import ids_below, stream_batches, unigram_perplexity
 from .engram import Engram
 from .heads import SoftmaxHead, add_rows
 from .models import Model, cleared, plain
-from .optim import Adam
+from .optim import Adam, Optimizer
 
 
 @register
@@ -185,17 +186,17 @@ class LanguageModel(Model):
         self,
         tokens,
         *,
-        epochs=10,
-        batch_size=32,
-        steps=35,
+        epochs: int = 10,
+        batch_size: int = 32,
+        steps: int = 35,
         validation_data=None,
-        optimizer=None,
-        callbacks=(),
-        seed=0,
-        verbose="auto",
-        checkpoint=None,
-        resume=False,
-        non_finite="stop",
+        optimizer: Optimizer | None = None,
+        callbacks: list | tuple = (),
+        seed: int = 0,
+        verbose: int | str = "auto",
+        checkpoint: train.Checkpoint | str | os.PathLike | None = None,
+        resume: bool = False,
+        non_finite: str = "stop",
     ) -> train.History:
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 

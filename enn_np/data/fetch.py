@@ -8,6 +8,7 @@ import shutil
 import sys
 import zlib
 from collections import namedtuple
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..checkpoint import lock, spelled_out
@@ -108,20 +109,20 @@ def data_folder() -> Path:
     return spelled_out(os.environ.get("ENN_DATA") or f"{cache}/enn_np")
 
 
-def places(name, folder=None) -> tuple:
+def places(name: str, folder: Path | str | None = None) -> tuple[Path, ...]:
     """Folders to look in; the first is where downloads go. ValueError for an unknown name."""
     target, *others = SOURCES[choice("name", name, tuple(SOURCES))].folders
     base = data_folder() if folder is None else spelled_out(folder)
     return base / target, base, *(base / other for other in others)
 
 
-def first(places, *spellings) -> Path | None:
+def first(places: Iterable[Path], *spellings: str) -> Path | None:
     """The first file of one of these names, plain or packed, in these folders."""
     paths = (place / (each + packing) for place in places for each in spellings for packing in OPENERS)
     return next((path for path in paths if path.is_file()), None)
 
 
-def find(name, folder=None) -> list:
+def find(name: str, folder: Path | str | None = None) -> list[Found]:
     """A `Found` for each file of a data set, in `folder` or its subfolders, plain, .gz or .xz.
 
     MNIST's files may also be named as inside their own archives, train-images.idx3-ubyte.
@@ -131,7 +132,7 @@ def find(name, folder=None) -> list:
     return [Found(name, each, first(folders, each, each.replace("-idx", ".idx")), sums) for each, sums in files]
 
 
-def locate(name, folder=None, download=True, start=0) -> list:
+def locate(name: str, folder: Path | str | None = None, download: bool = True, start: int = 0) -> list[Found]:
     """As `find`, from file number `start` on, after downloading what is missing.
 
     Raises FileNotFoundError where a file is missing and `download` is False; DownloadError.
@@ -143,7 +144,7 @@ def locate(name, folder=None, download=True, start=0) -> list:
     return find(name, folder)[start:]
 
 
-def missing(name, folder, reasons) -> str:
+def missing(name: str, folder: Path | str | None, reasons: list[str]) -> str:
     """Message for a data set that is not there: files, folders looked in, `reasons`, and the remedy."""
     folders, source = " or ".join(map(str, places(name, folder))), SOURCES[name]
     files = ", ".join(found.file for found in find(name, folder) if not found.path) or "its files"
@@ -152,12 +153,12 @@ def missing(name, folder, reasons) -> str:
     return "\n  ".join(lines)
 
 
-def status(folder=None) -> list:
+def status(folder: Path | str | None = None) -> list[Found]:
     """Every file of every known data set, present or not. Reads none of them."""
     return [file for name in SOURCES for file in find(name, folder)]
 
 
-def verify(name, folder=None) -> list:
+def verify(name: str, folder: Path | str | None = None) -> list[Found]:
     """As `status`, for one data set, with the checksums of the files' unpacked bytes compared."""
     return [file._replace(verified=_intact(file) if file.path else None) for file in find(name, folder)]
 
@@ -165,7 +166,7 @@ def verify(name, folder=None) -> list:
 # What is in them
 
 
-def read(file: Found, verify=True, most=-2) -> bytes:
+def read(file: Found, verify: bool = True, most: int = -2) -> bytes:
     """The unpacked bytes, one more than `most` at most. DamagedFile where they cannot be unpacked, and where `verify`
     finds other bytes than published."""
     try:
@@ -191,7 +192,7 @@ def _intact(file):
 # How they get there
 
 
-def fetch(name, folder=None) -> Path:
+def fetch(name: str, folder: Path | str | None = None) -> Path:
     """Download what a data set lacks into a subfolder of `folder` (default `data_folder()`); return its path.
 
     Files with the right checksum are kept, damaged ones replaced, archives unpacked, those placed by hand too; a file

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import namedtuple
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from numbers import Integral, Real
@@ -38,7 +39,7 @@ def load_digits() -> Dataset:
     return Dataset(x[:4000], y[:4000], x[4000:], y[4000:])
 
 
-def load_mnist(folder=None, download=True, verify=True) -> Dataset:
+def load_mnist(folder: Path | str | None = None, download: bool = True, verify: bool = True) -> Dataset:
     """MNIST from the official IDX files, plain or .gz: 60,000 and 10,000 images, 28 x 28.
 
     `folder` (default: `data_folder()`) or its subfolder mnist/ holds the files; if not, they are downloaded.
@@ -52,7 +53,7 @@ def load_mnist(folder=None, download=True, verify=True) -> Dataset:
     return Dataset(x_train, y_train, x_test, y_test)
 
 
-def load_cifar10(folder=None, download=True, verify=True) -> Dataset:
+def load_cifar10(folder: Path | str | None = None, download: bool = True, verify: bool = True) -> Dataset:
     """CIFAR-10 from the official binary version: 50,000 and 10,000 images, 32 x 32 x 3 (red, green, blue).
 
     `folder` (default: `data_folder()`) or its subfolder cifar-10-batches-bin/ holds the .bin files, plain or .xz; what
@@ -95,7 +96,7 @@ def _labels(file, y, n):
     return y.astype(np.int64)
 
 
-def image_rows(images) -> Array:
+def image_rows(images: Array) -> Array:
     """Images as sequences with one row of pixels a time step: (n, H, W[, C]) -> (n, H, W * C), same dtype.
 
     A view where the memory order allows. Raises ValueError for what is no array of that rank.
@@ -135,7 +136,7 @@ class MinMax(Scaling):
     """Each feature's range over the training set becomes 0 to 1, as scikit-learn's MinMaxScaler does it."""
 
     @classmethod
-    def fit(cls, x):
+    def fit(cls, x: Array) -> "MinMax":
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError."""
         unit = _unit(x, fitting=True)
         low, high = (np.float64(side / np.float32(unit)) for side in (x.min(0), x.max(0)))
@@ -146,7 +147,7 @@ class Standardize(Scaling):
     """Mean 0 and standard deviation 1 over the training set."""
 
     @classmethod
-    def fit(cls, x, per="channel"):
+    def fit(cls, x: Array, per: str = "channel") -> "Standardize":
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError.
 
         `per`: "feature" for each position alone; "channel" for C means and deviations of (n, H, W, C), one
@@ -180,8 +181,8 @@ def _divisor(shift, scale, constant):
     return np.where(constant | (scale <= 8 * np.finfo(np.float64).eps * np.abs(shift)), 1, scale).astype(np.float64)
 
 
-def split(n, parts, seed=0) -> tuple:
-    """Disjoint random index arrays (int64) into n samples, one for each of `parts`. seed: or a NumPy Generator.
+def split(n: int, parts: Sequence[float], seed: int | np.random.Generator = 0) -> tuple[Array, ...]:
+    """Disjoint random index arrays (int64) into n samples, one for each of `parts`.
 
     `parts`: counts such as (54_000, 6_000), or fractions such as (0.9, 0.1); samples beyond their sum
     are left out. Raises ValueError when a part would be empty or too large.

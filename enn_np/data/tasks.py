@@ -10,8 +10,10 @@ import numpy as np
 
 from ..checks import count
 
+Array, Generator = np.ndarray, np.random.Generator
 
-def copy_task(rng, n, delay=100, length=10, symbols=8):
+
+def copy_task(rng: Generator, n: int, delay: int = 100, length: int = 10, symbols: int = 8):
     """Remember `length` symbols over `delay` steps, then write them down in order.
 
     x  (n, T) int64, T = delay + 2 length: the symbols (0 to symbols - 1), delay - 1 blanks (`symbols`), a signal to
@@ -30,7 +32,7 @@ def copy_task(rng, n, delay=100, length=10, symbols=8):
     return x, y
 
 
-def adding_task(rng, n, steps=100):
+def adding_task(rng: Generator, n: int, steps: int = 100):
     """Add the two numbers that are marked in a long row of numbers.
 
     x  (n, T, 2) float32, T = steps: numbers drawn evenly from [0, 1), and marks: 1 at one step of the first half
@@ -50,7 +52,7 @@ def adding_task(rng, n, steps=100):
     return x, np.einsum("nt,nt->n", x[:, :, 0], x[:, :, 1])[:, None]
 
 
-def one_feature(rng, n):
+def one_feature(rng: Generator, n: int):
     """Regression from one number, as a sequence of one step: y = sin(3 x) + noise.
 
     x  (n, 1, 1) float32, normally distributed
@@ -63,7 +65,7 @@ def one_feature(rng, n):
     return x[:, None], np.sin(3 * x) + noise / 2
 
 
-def associative_recall(rng, n, pairs=4, keys=26, values=10):
+def associative_recall(rng: Generator, n: int, pairs: int = 4, keys: int = 26, values: int = 10):
     """Read key-value pairs such as c9 k8 j3 f1, then ??c, and say what belonged to c: 9.
 
     x  (n, T, D) float32 one-hot, T = 2 pairs + 3, D = keys + values + 1: the keys of an example all differ, values
@@ -89,7 +91,7 @@ def associative_recall(rng, n, pairs=4, keys=26, values=10):
     return np.eye(keys + values + 1, dtype=np.float32)[symbols], answers[rows, asked]
 
 
-def few_shot(rng, n, images, labels, ways=5, shots=1, asked=5):
+def few_shot(rng: Generator, n: int, images: Array, labels: Array, ways: int = 5, shots: int = 1, asked: int = 5):
     """Learn new names: `shots` examples of each of `ways` classes with their labels, then images to be named.
 
     images  (m, D) float, labels (m,) int64: what episodes are drawn from, faster if sorted by label
@@ -126,12 +128,12 @@ def _shuffled(rng, n, row):
     return rng.permuted(np.tile(row, (n, 1)), axis=1)
 
 
-def pixel_permutation(rng, pixels=28 * 28):
+def pixel_permutation(rng: Generator, pixels: int = 28 * 28) -> Array:
     """One random order of pixels, (pixels,) int64, the same for train and test images."""
     return rng.permutation(count("pixels", pixels))
 
 
-def pixel_mnist(images, permutation=None):
+def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
     """Images as rows of single pixels, (n, T, 1) float32: T = 784 steps instead of 28 make MNIST hard.
 
     images       (n, height, width) or (n, T). uint8 is scaled from 0-255 to 0-1, float is kept.

@@ -7,7 +7,7 @@ N tokens, V words in the vocabulary, B batch, T time steps.
 import codecs
 import math
 from collections import defaultdict, namedtuple
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from itertools import count as counter
 from pathlib import Path
@@ -37,7 +37,7 @@ class Vocabulary:
     Raises ValueError where these do not hold.
     """
 
-    def __init__(self, words, counts):
+    def __init__(self, words: Iterable[str], counts: Array):
         self.words = _each(words, "words")
         self.counts = np.asarray(unmasked("counts", counts), np.int64)
         self.ids = {word: i for i, word in enumerate(self.words)}
@@ -51,12 +51,12 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, words) -> Array:
+    def encode(self, words: Iterable[str]) -> Array:
         """Ids (N,) of N words, in the vocabulary's compact dtype; a word it lacks becomes `<unk>`."""
         unknown = self.ids[UNKNOWN]
         return np.array([self.ids.get(word, unknown) for word in _each(words, "words")], self.dtype)
 
-    def decode(self, ids) -> list[str]:
+    def decode(self, ids: Array) -> list[str]:
         """Words of integer ids of any shape, flattened. Raises ValueError for an id out of range."""
         return [self.words[i] for i in ids_below("ids", ids, len(self)).ravel().tolist()]
 
@@ -145,7 +145,7 @@ def ids_below(name, ids, V=None, shape=None) -> Array:
     return ids
 
 
-def unigram_perplexity(train_counts, tokens, smoothing=1.0) -> float:
+def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.0) -> float:
     """Perplexity of tokens (N,) under word frequencies alone, without context: the floor of ignorance.
 
     p(word) = (count + smoothing) / (sum of counts + smoothing V), with train_counts (V,), such as
@@ -163,7 +163,7 @@ def unigram_perplexity(train_counts, tokens, smoothing=1.0) -> float:
     return float(np.exp(-(tallies[seen] @ np.log(p[seen] / p.sum())) / len(tokens)))
 
 
-def stream_batches(tokens, batch, steps):
+def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Array, Array]]:
     """Pieces of text for truncated BPTT: (inputs, targets), (B, T) int32 each, targets one token ahead.
 
     tokens (N,) are cut into `batch` rows of equal length; each piece takes the next `steps` columns (fewer at
