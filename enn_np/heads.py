@@ -1,20 +1,20 @@
-"""Output layers over a large vocabulary: the loss and its gradient without ever holding all logits.
+"""The output layer over a large vocabulary: the loss and its gradient without ever holding all logits.
+
+    p(v | h) = softmax( h W' + b )_v                                 for every word v, or for the frequent ones,
+             = softmax( h W' + b )_c  softmax( h P_c W_c' + b_c )_v  where rare words v stand in clusters c
 
 (And `add_rows`, the gradient at the other end of the model, of looking words up in an embedding.)
 
-    SoftmaxHead           p(v | h) = softmax( h W' + b )_v
-    AdaptiveSoftmaxHead   p(v | h) = softmax( h W' + b )_v                               for the frequent words
-                                   = softmax( h W' + b )_c  softmax( h P_c W_c' + b_c )_v  for a word v of cluster c
-
-For 4,096 tokens and 33,278 words the logits alone take 545 MB. Both heads are made of one function, `_score`, that
-takes CHUNK tokens at a time, and goes back through them while their exponentials are still at hand.
+For 4,096 tokens and 33,278 words the logits alone take 545 MB. `_score` takes CHUNK tokens at a time, and goes back
+through them while their exponentials are still at hand.
 
 Letters: n tokens, H hidden, V words, C tokens of a chunk, K clusters. W is (V, H), a row for every word as in an
 embedding, so that one array can serve as both (tied weights); its product runs as fast as that of an (H, V) array.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,21 +23,14 @@ from .backend import array_module
 from .models import class_labels
 from .ops import flat, glorot_uniform
 
-# Measured at V 33,278, H 128, n 4,096, float32, one core (products alone 1.25 s): chunks of 64 tokens 1.90 s, 128
-# 1.64 s, 256 1.48 s. Chunks of the vocabulary, with the log of the sum updated from one to the next, need no sum of
-# dW over chunks but a second pass that makes the logits again, a third more products: 2.03 s at best.
+# Of 64 to 256 tokens the fastest, measured at V 33,278, H 128, float32; chunks of the vocabulary would be slower.
 CHUNK = 256  # in float32; half as many in float64, so that a chunk of logits takes the same memory
-# dW is added up in blocks of so many words: a block of the product stays in cache, and no second dW is held.
-BLOCK = 4096
+BLOCK = 4096  # words of dW that are added up at a time: the product stays in cache, and no second dW is held
 
 
-class Scores(NamedTuple):
-    """What a softmax says of every token, (n,) each."""
-
-    log_p: Any  # log-probability of its target
-    best: Any  # the most probable of the first `words` entries
-    log_best: Any  # log-probability of that entry
-    log_sum: Any  # log of the sum of exp of all logits
+# What a softmax says of every token, (n,) each: log-probability of its target, the most probable of the first `words`
+# entries, log-probability of that entry, log of the sum of exp of all logits.
+Scores = namedtuple("Scores", "log_p best log_best log_sum")
 
 
 def _score(W, b, h, targets, scale=None, words=None):
@@ -82,8 +75,57 @@ def _score_back(W, h, e, picked, total, scale, grads):
     dh *= scale[:, None]
 
 
-class Head:
-    """What the two heads share. A head holds settings only; `_score_all` is the work."""
+@dataclass(frozen=True)
+class SoftmaxHead:
+    """Softmax over the whole vocabulary; parameters W (V, H), b (V,). It holds settings only.
+
+    cutoffs c_1 < ... < c_K make it adaptive (Grave et al. 2016, arXiv 1609.04309): rare words cost less, in time and in
+    parameters. Ids must be sorted by frequency, as in `text.Vocabulary`. Words below c_1 stand in the head, beside one
+    entry for each of K clusters; cluster i holds words c_i to c_{i+1} - 1 and sees h through a projection to
+    H / factor^i numbers. Then W is (c_1 + K, H), b (c_1 + K,), and there are P1 (H, H / factor),
+    W1 (c_2 - c_1, H / factor), b1, and so on.
+    """
+
+    cutoffs: tuple = ()
+    factor: int = 4
+
+    def __post_init__(self):
+        if not isinstance(self.cutoffs, list | tuple | np.ndarray):
+            raise TypeError(f"cutoffs: expected ids such as (2000, 10000), got {self.cutoffs!r}")
+        cutoffs = tuple(checks.count("cutoffs", cutoff) for cutoff in self.cutoffs)
+        if sorted(set(cutoffs)) != list(cutoffs):
+            raise ValueError(f"cutoffs: expected rising ids such as (2000, 10000), got {cutoffs}")
+        object.__setattr__(self, "cutoffs", cutoffs)
+        checks.settings(self, checks.count, "factor")
+
+    def init(self, rng, hidden: int, vocabulary: int, dtype=np.float32) -> dict:
+        """Glorot uniform matrices, zero biases. rng: a NumPy Generator; hidden H; vocabulary V."""
+        H, V = checks.count("hidden", hidden), checks.count("vocabulary", vocabulary, low=2)
+        ends = (*self.cutoffs, V)
+        if self.cutoffs and self.cutoffs[-1] >= V:
+            raise ValueError(f"cutoffs: expected below the vocabulary's {V} words, got {self.cutoffs}")
+        entries = ends[0] + len(self.cutoffs)
+        params = {"W": glorot_uniform(rng, (entries, H)), "b": np.zeros(entries)}
+        for i, (low, high) in enumerate(pairwise(ends), 1):
+            width = max(1, H // self.factor**i)
+            params |= {f"P{i}": glorot_uniform(rng, (H, width))}
+            params |= {f"W{i}": glorot_uniform(rng, (high - low, width)), f"b{i}": np.zeros(high - low)}
+        return {name: value.astype(dtype) for name, value in params.items()}
+
+    def vocabulary(self, params: dict) -> int:
+        """V, the number of words."""
+        return sum(len(params[f"b{i or ''}"]) for i in range(len(self.cutoffs) + 1)) - len(self.cutoffs)
+
+    def log_probabilities(self, params: dict, h):
+        """log p of every word: (..., V) for h (..., H). For a few rows: this does hold all logits."""
+        K = len(self.cutoffs)
+        head = _log_softmax(h @ params["W"].T + params["b"])  # (..., c_1 + K)
+        first = head.shape[-1] - K
+        parts = [head[..., :first]]
+        for i in range(1, K + 1):
+            inner = _log_softmax(h @ params[f"P{i}"] @ params[f"W{i}"].T + params[f"b{i}"])
+            parts.append(head[..., first + i - 1, None] + inner)  # log p(cluster) + log p(word | cluster)
+        return array_module(h).concatenate(parts, axis=-1)
 
     def loss(self, params: dict, h, targets, weights=None) -> tuple:
         """The loss and the number of right answers of `loss_and_grads`, without gradients: a third of the work."""
@@ -107,12 +149,9 @@ class Head:
         """Tokens as rows: h (n, H), targets (n,), and each one's share (n,) in the mean."""
         xp = array_module(h)
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
-        if targets.shape != h.shape[:-1] or targets.dtype.kind not in "iu":
-            wanted = f"targets: expected integers of shape {h.shape[:-1]}, one a token"
-            raise ValueError(f"{wanted}, got {targets.dtype} of shape {targets.shape}")
-        targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around
         if xp is np:  # asking on a GPU would stall the stream; there data were asked about on the host
-            class_labels("targets", targets, targets.shape, self.vocabulary(params))
+            class_labels("targets", targets, h.shape[:-1], self.vocabulary(params))
+        targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around
         if weights is None:
             return flat(h), targets, xp.full(len(targets), 1 / len(targets), h.dtype)
         weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
@@ -120,82 +159,11 @@ class Head:
             raise ValueError(f"weights: expected {h.shape[:-1]}, none negative, not all 0; leave tokens out by 0")
         return flat(h), targets, weights / weights.sum()
 
-
-class SoftmaxHead(Head):
-    """Softmax over the whole vocabulary. Parameters: W (V, H), b (V,)."""
-
-    def init(self, rng, hidden: int, vocabulary: int, dtype=np.float32) -> dict:
-        """Glorot uniform W, zero b. rng: a NumPy Generator; hidden H; vocabulary V."""
-        H, V = checks.count("hidden", hidden), checks.count("vocabulary", vocabulary, low=2)
-        return {"W": glorot_uniform(rng, (V, H)).astype(dtype), "b": np.zeros(V, dtype)}
-
-    def vocabulary(self, params: dict) -> int:
-        """V, the number of words."""
-        return len(params["W"])
-
-    def log_probabilities(self, params: dict, h):
-        """log p of every word: (..., V) for h (..., H). For a few rows: this does hold all logits."""
-        return _log_softmax(h @ params["W"].T + params["b"])
-
     def _score_all(self, params, h, targets, scale):
-        scores, grads = _score(params["W"], params["b"], h, targets, scale)
-        if grads is not None:
-            grads = grads[0], dict(zip(("W", "b"), grads[1:], strict=True))
-        return scores.log_p, scores.best == targets, grads
-
-
-@dataclass(frozen=True)
-class AdaptiveSoftmaxHead(Head):
-    """Adaptive softmax (Grave et al. 2016, arXiv 1609.04309): rare words cost less, in time and in parameters.
-
-    Ids must be sorted by frequency, as in `text.Vocabulary`. cutoffs c_1 < ... < c_K: words below c_1 stand in the
-    head, beside one entry for each of K clusters; cluster i holds words c_i to c_{i+1} - 1 and sees h through a
-    projection to H / factor^i numbers.
-    Parameters: W (c_1 + K, H), b (c_1 + K,), and P1 (H, H / factor), W1 (c_2 - c_1, H / factor), b1, and so on.
-    """
-
-    cutoffs: tuple
-    factor: int = 4
-
-    def __post_init__(self):
-        if not isinstance(self.cutoffs, list | tuple | np.ndarray):
-            raise TypeError(f"cutoffs: expected ids such as (2000, 10000), got {self.cutoffs!r}")
-        cutoffs = tuple(checks.count("cutoffs", cutoff) for cutoff in self.cutoffs)
-        if not cutoffs or sorted(set(cutoffs)) != list(cutoffs):
-            raise ValueError(f"cutoffs: expected one or more, rising, such as (2000, 10000), got {cutoffs}")
-        object.__setattr__(self, "cutoffs", cutoffs)
-        object.__setattr__(self, "factor", checks.count("factor", self.factor))
-
-    def init(self, rng, hidden: int, vocabulary: int, dtype=np.float32) -> dict:
-        """Glorot uniform matrices, zero biases. rng: a NumPy Generator; hidden H; vocabulary V."""
-        H, V = checks.count("hidden", hidden), checks.count("vocabulary", vocabulary, low=2)
-        if self.cutoffs[-1] >= V:
-            raise ValueError(f"cutoffs: expected below the vocabulary's {V} words, got {self.cutoffs}")
-        entries = self.cutoffs[0] + len(self.cutoffs)
-        params = {"W": glorot_uniform(rng, (entries, H)), "b": np.zeros(entries)}
-        for i, (low, high) in enumerate(zip(self.cutoffs, (*self.cutoffs[1:], V), strict=True), 1):
-            width = max(1, H // self.factor**i)
-            params |= {f"P{i}": glorot_uniform(rng, (H, width))}
-            params |= {f"W{i}": glorot_uniform(rng, (high - low, width)), f"b{i}": np.zeros(high - low)}
-        return {name: value.astype(dtype) for name, value in params.items()}
-
-    def vocabulary(self, params: dict) -> int:
-        """V, the number of words."""
-        return self.cutoffs[-1] + len(params[f"b{len(self.cutoffs)}"])
-
-    def log_probabilities(self, params: dict, h):
-        """log p of every word: (..., V) for h (..., H). For a few rows: this does hold all logits."""
-        xp, first = array_module(h), self.cutoffs[0]
-        head = _log_softmax(h @ params["W"].T + params["b"])  # (..., c_1 + K)
-        parts = [head[..., :first]]
-        for i in range(1, len(self.cutoffs) + 1):
-            inner = _log_softmax(h @ params[f"P{i}"] @ params[f"W{i}"].T + params[f"b{i}"])
-            parts.append(head[..., first + i - 1, None] + inner)  # log p(cluster) + log p(word | cluster)
-        return xp.concatenate(parts, axis=-1)
-
-    def _score_all(self, params, h, targets, scale):
-        xp, first = array_module(h), self.cutoffs[0]
-        cluster = xp.searchsorted(xp.asarray(self.cutoffs), targets, side="right")  # (n,) 0: a word of the head
+        """Of every token log p of its target (n,) and whether that is the most probable word (n,), and, with `scale`
+        as in `_score`, dh (n, H) and the gradients by name."""
+        xp, first = array_module(h), len(params["b"]) - len(self.cutoffs)
+        cluster = sum((targets >= low for low in self.cutoffs), xp.zeros_like(targets))  # (n,) 0: a word of the head
         entry = xp.where(cluster == 0, targets, first + cluster - 1)  # (n,) what the head should say
         head, grads = _score(params["W"], params["b"], h, entry, scale, words=first)
         log_p, best = head.log_p.copy(), head.best == targets
@@ -211,22 +179,15 @@ class AdaptiveSoftmaxHead(Head):
                 dz, dW, db = back
                 grads[0][rows] += dz @ P.T  # h is read by the head and by the cluster: gradients add up
                 grads[1].update({f"P{i}": x.T @ dz, f"W{i}": dW, f"b{i}": db})
-        return log_p, self._undefeated(params, h, log_p, best, head.log_sum, cluster), grads
-
-    def _undefeated(self, params, h, log_p, best, log_sum, cluster):
-        """Of targets that are `best` (n,) in the head and their own cluster, those that no other cluster's word beats.
-
-        A cluster is opened only where it is more probable as a whole than the target: for few tokens.
-        """
-        xp, first = array_module(h), self.cutoffs[0]
-        log_clusters = h @ params["W"][first:].T + params["b"][first:] - log_sum[:, None]  # (n, K)
+        # No word of another cluster may beat the target. A cluster is opened only where it is more probable as a whole.
+        log_clusters = h @ params["W"][first:].T + params["b"][first:] - head.log_sum[:, None]  # (n, K)
         for i in range(1, len(self.cutoffs) + 1):
             log_c = log_clusters[:, i - 1]
             rows = xp.flatnonzero(best & (cluster != i) & (log_c > log_p))
             inner = h[rows] @ params[f"P{i}"]
             tail, _ = _score(params[f"W{i}"], params[f"b{i}"], inner, xp.zeros(len(rows), np.int64))
             best[rows] = log_p[rows] >= log_c[rows] + tail.log_best
-        return best
+        return log_p, best, grads
 
 
 def _log_softmax(x):
@@ -239,8 +200,7 @@ def _log_softmax(x):
 def add_rows(table, ids, rows):
     """table[ids] += rows, for ids (...) that repeat, table (V, E), rows (..., E); returns the table.
 
-    One count per place of a small table, over the distinct ids alone: 2 ms where np.add.at takes 5 ms (4,096 tokens,
-    E 128; before NumPy 1.25 it took 50 times that).
+    One count per place of a small table, over the distinct ids alone: twice as fast as np.add.at.
     """
     xp, width = array_module(table), table.shape[1]
     if xp is not np:  # to count what is distinct would stall the stream; a card adds atomically, in any order

@@ -20,9 +20,9 @@ from .backend import array_module, to_numpy
 from .binding import Binding
 from .cells import GRU, LSTM, RNN
 from .checkpoint import register
-from .data.text import integers, stream_batches, unigram_perplexity
+from .data.text import ids_below, stream_batches, unigram_perplexity
 from .engram import Engram
-from .heads import AdaptiveSoftmaxHead, SoftmaxHead, add_rows
+from .heads import SoftmaxHead, add_rows
 from .models import Model, cleared, plain
 from .optim import Adam, Optimizer
 
@@ -33,9 +33,9 @@ class LanguageModel(Model):
 
     cells: one cell or a list, first layer first. vocabulary_size V. embedding E: numbers a word, or None for the
     paper's protocol, where the id itself enters as one float. head: "softmax", or "adaptive" for a large vocabulary
-    with ids sorted by frequency; cutoffs: see `AdaptiveSoftmaxHead`, 6% and 30% of V if None. tied: the embedding is
-    the softmax head's W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and
-    of the last cell's numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference: see `Model`.
+    with ids sorted by frequency; cutoffs: see `SoftmaxHead`, 6% and 30% of V if None. tied: the embedding is the head's
+    W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and of the last cell's
+    numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference: see `Model`.
     Raises TypeError or ValueError naming the argument.
     """
 
@@ -57,20 +57,20 @@ class LanguageModel(Model):
         self.vocabulary_size = V = checks.count("vocabulary_size", vocabulary_size, low=2)
         self.embedding = None if embedding is None else checks.count("embedding", embedding)
         self.tied = checks.switch("tied", tied)
-        self.head = SoftmaxHead()
         if checks.choice("head", head, ("softmax", "adaptive")) == "adaptive":
-            self.head = AdaptiveSoftmaxHead((max(1, round(0.06 * V)), round(0.3 * V)) if cutoffs is None else cutoffs)
+            cutoffs = (max(1, round(0.06 * V)), round(0.3 * V)) if cutoffs is None else cutoffs
         elif cutoffs is not None:
             raise ValueError(f'cutoffs: only head="adaptive" has them, got {cutoffs!r}; leave them out')
+        self.head = SoftmaxHead(() if cutoffs is None else cutoffs)
         # A tied table stands among the parameters once, under the head's name.
         self._table = "head.W" if tied else "embedding.W"
         super().__init__(cells, self.embedding or 1, V, "last", dropout, seed, dtype, random_inference)
 
     def _initial_params(self):
         rng, width, params = self._cell_params()
-        if self.tied and (isinstance(self.head, AdaptiveSoftmaxHead) or self.embedding != width):
-            wanted = f'tied: expected head="softmax" and embedding = {width}, the last cell\'s width'
-            got = f"{type(self.head).__name__} and embedding = {self.embedding}"
+        if self.tied and (self.head.cutoffs or self.embedding != width):
+            wanted = f"tied: expected no cutoffs and embedding = {width}, the last cell's width"
+            got = f"cutoffs = {self.head.cutoffs} and embedding = {self.embedding}"
             raise ValueError(f"{wanted}, got {got}; change these or use tied=False")
         head = self.head.init(rng, width, self.vocabulary_size, self.dtype)
         params |= {f"head.{name}": value for name, value in head.items()}
@@ -81,16 +81,15 @@ class LanguageModel(Model):
 
     def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
-        settings, cutoffs = super().config(), getattr(self.head, "cutoffs", None)
+        settings, cutoffs = super().config(), list(self.head.cutoffs) or None
         settings = {name: value for name, value in settings.items() if name not in ("inputs", "outputs", "pooling")}
         words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
-        head = {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs and list(cutoffs)}
-        return settings | words | head
+        return settings | words | {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs}
 
     # ------------------------------------------------------------------------------------------------- one batch
 
     def hidden(self, ids, rng=None, mask=None, states=None, learning=False):
-        """The last cell's output (T, B, H) for ids (T, B), every cell's final state, and what `backward` needs.
+        """The last cell's output (T, B, H) for ids (T, B), every cell's final state, and what the way back needs.
 
         states: where the cells start, as an earlier call returned them; None means zeros, or random with `rng`.
         rng: draws those, trace noise, and, where learning is True, dropout.
@@ -98,7 +97,7 @@ class LanguageModel(Model):
         x, drop_in = self._drop(self.cell_inputs(ids), rng, learning and self.embedding is not None)
         h, finals, tapes = self.run_cells(x, rng, mask, learning, states)
         h, drop_out = self._drop(h, rng, learning)
-        return h, finals, (ids, drop_in, drop_out, tapes, mask)
+        return h, finals, (tapes, drop_in, drop_out)
 
     def cell_inputs(self, ids):
         """What the first cell sees of ids (T, B): their embeddings (T, B, E)."""
@@ -106,33 +105,27 @@ class LanguageModel(Model):
             return ids.astype(self.dtype)[..., None]  # (T, B, 1) the id as a number, as published
         return self.params[self._table][ids]
 
-    def backward(self, dh, memo):
-        """{"penalty"} of the cells or {}, and the gradients below the head, from dh (T, B, H) at `hidden`'s output."""
-        ids, drop_in, drop_out, tapes, mask = memo
-        dh, embedded = dh if drop_out is None else dh * drop_out, self.embedding is not None
-        penalty, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
-        if embedded:
-            dx = dx if drop_in is None else dx * drop_in
-            grads["embedding.W"] = add_rows(array_module(dx).zeros_like(self.params[self._table]), ids, dx)
-        return penalty, grads
-
     def learn(self, ids, targets, rng, mask=None, states=None):
         """One piece of text, ids and targets (T, B): its numbers, the gradients keyed as `params`, and final states.
 
         "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
         of right answers. rng, states: see `hidden`.
         """
-        h, finals, memo = self.hidden(ids, rng, mask, states, learning=True)
+        h, finals, (tapes, drop_in, drop_out) = self.hidden(ids, rng, mask, states, learning=True)
         loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, mask)
-        penalty, grads = self.backward(dh, memo)
+        dh, embedded = dh if drop_out is None else dh * drop_out, self.embedding is not None
+        penalty, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
+        if embedded:
+            dx = dx if drop_in is None else dx * drop_in
+            # One array used twice: its gradients add up.
+            table = head["W"] if self.tied else array_module(dx).zeros_like(self.params["embedding.W"])
+            grads[self._table] = add_rows(table, ids, dx)
         grads |= {f"head.{name}": value for name, value in head.items()}
-        if self.tied:  # one array used twice: its gradients add up
-            grads["head.W"] += grads.pop("embedding.W")
         return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
         """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T): numbers, gradients of `learn`."""
-        return self.learn(x, array_module(x).ascontiguousarray(y.T), rng, mask)[:2]
+        return self.learn(x, y.T, rng, mask)[:2]
 
     # --------------------------------------------------------------------------------------------------- data sets
 
@@ -145,12 +138,7 @@ class LanguageModel(Model):
         return x, None if y is None else self._ids(names[1], cleared(plain(names[1], y), mask), x.shape), mask
 
     def _ids(self, name, value, shape):
-        """`value` if it is an integer array of that shape, a letter standing for any size, with ids below V."""
-        value, V = integers(name, plain(name, value), shape), self.vocabulary_size
-        if value.min() < 0 or value.max() >= V:
-            remedy = "encode the text with the vocabulary that the model was built for"
-            raise ValueError(f"{name}: expected ids 0 to {V - 1}, got {value.min()} to {value.max()}; {remedy}")
-        return value
+        return ids_below(name, plain(name, value), self.vocabulary_size, shape)
 
     def counts(self, x, mask=None, name="mask"):
         """How much each window counts in every mean, (n,): its tokens. Raises ValueError where there are none."""
@@ -160,7 +148,7 @@ class LanguageModel(Model):
         return found
 
     def measure(self, x, y, rng=None, mask=None):
-        return self._measure(self.hidden(x, rng, mask)[0], array_module(x).ascontiguousarray(y.T), mask)
+        return self._measure(self.hidden(x, rng, mask)[0], y.T, mask)
 
     def _measure(self, h, targets, mask=None):
         loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
@@ -207,18 +195,14 @@ class LanguageModel(Model):
         The text is read in `batch_size` parallel rows; states are zero at the start of every epoch. validation_data:
         another text (M,), scored in as many rows. The other arguments, Ctrl-C and errors are those of `enn_np.fit`.
         """
-        tokens, held, validate = self._ids("tokens", tokens, ("N",)), validation_data, None
-        steps, rows = checks.count("steps", steps), checks.count("batch_size", batch_size)
-        if held is not None:
-            held = self._ids("validation_data", held, ("M",))
-
-            def validate():
-                return self.evaluate_stream(held, rows, steps)
-
+        tokens, steps = self._ids("tokens", tokens, ("N",)), checks.count("steps", steps)
+        rows, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
+        held = None if validation_data is None else self._ids("validation_data", validation_data, ("M",))
+        validate = None if held is None else lambda: self.evaluate_stream(held, rows, steps)
         for name, ids in (("tokens", tokens), ("validation_data", held)):
             if ids is not None and len(ids) <= rows:
                 raise ValueError(f"{name}: expected over {rows}, got {len(ids)}; use a smaller batch_size")
-        seed, settings = checks.count("seed", seed, low=0), {"batch_size": rows, "steps": steps}
+        settings = {"batch_size": rows, "steps": steps}
         if checkpoint is not None:
             settings |= {"seed": seed, "data": train.fingerprint(tokens, held)}
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
@@ -239,13 +223,9 @@ class LanguageModel(Model):
         for _ in range(length):
             h, states, _ = self.hidden(array_module(self.params["head.W"]).asarray(ids), states=states)
             log_p = to_numpy(self.head.log_probabilities(self.layer_params("head"), h[-1]))[0].astype(np.float64)
-            if temperature == 0:
-                word = log_p.argmax()
-            else:
-                p = np.exp((log_p - log_p.max()) / temperature)
-                word = rng.choice(len(p), p=p / p.sum())
-            drawn.append(word)
-            ids = np.array([[word]])
+            p = np.exp((log_p - log_p.max()) / max(temperature, 1e-9))  # at 0, of all but the most probable 0
+            drawn.append(rng.choice(len(p), p=p / p.sum()))
+            ids = np.array([drawn[-1:]])
         return np.array(drawn, np.int64)
 
 
@@ -254,19 +234,18 @@ class Pieces:
     that no gradient follows it back."""
 
     def __init__(self, model, tokens, batch_size, steps):
-        self.model, self.tokens, self.batch_size, self.steps = model, tokens, batch_size, steps
+        self.model, self.text, xp = model, (tokens, batch_size, steps), array_module(model.params["head.W"])
+        self.start = [cell.initial_state(batch_size, model.dtype, None, xp) for cell in model.cells]
 
     def begin(self, rng, epoch):
-        model, xp = self.model, array_module(self.model.params["head.W"])
-        return _carry(cell.initial_state(self.batch_size, model.dtype, None, xp) for cell in model.cells)
+        return _carry(self.start)
 
     def batches(self, carry):
-        return stream_batches(self.tokens, self.batch_size, self.steps)
+        return stream_batches(*self.text)
 
     def learn(self, piece, carry, rng):
         ids, targets = map(self.model.time_major, piece)
-        kinds = [type(cell.initial_state(1, self.model.dtype, None, np)) for cell in self.model.cells]
-        states = [kind(**carry[str(i)]) for i, kind in enumerate(kinds)]
+        states = [type(state)(**carry[str(i)]) for i, state in enumerate(self.start)]
         numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
         return ids.size, train.add({}, numbers, ids.size), grads, _carry(states)
 
@@ -287,9 +266,8 @@ def score_text(model, text, batch_size: int = 1, steps: int = 256) -> dict:
 
 # Cell and learning rate for WikiText-2. One trace per sample: rows depend on no other row. Widths: within 2.6% of
 # Engram's 8.3 million numbers, most of them in the embedding. Rates: each the best of 3e-4, 1e-3, 2e-3 and 4e-3 by
-# validation after 600 steps, as data/results/rates has them. Below 2e-3 RNN ends worse than knowing no context: it has
-# hardly learned to start from zeros, where it starts once an epoch and every evaluation does: a loss of 11.1 from
-# zeros, of 6.7 from the state that training left (3e-4, step 360).
+# validation after 600 steps, as data/results/rates has them. Below 2e-3 RNN has hardly learned to start from zeros, as
+# every evaluation does: at 3e-4, step 360, a loss of 11.1 from zeros, of 6.7 from the state that training left.
 WIKITEXT2 = {
     "engram": (Engram(200, 32, trace="sample"), 2e-3),
     "binding": (Binding(200, 32), 2e-3),

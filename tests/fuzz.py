@@ -22,7 +22,6 @@ import shutil
 import signal
 import struct
 import sys
-import tarfile
 import tempfile
 import time
 import traceback
@@ -287,24 +286,6 @@ def traces(path):
     np.savez(path, labels=np.array([0, 1]), **{name: array.astype("f4") for name, array in arrays.items()})
 
 
-def packed_tar(files):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def packed_zip(files):
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return stream.getvalue()
-
-
 IDX = {
     "train-labels-idx1-ubyte": struct.pack(">II", 2049, 5) + bytes(range(5)),
     "train-images-idx3-ubyte": struct.pack(">IIII", 2051, 2, 28, 28) + bytes(784 * 2),
@@ -322,14 +303,7 @@ def read_idx(folder):
 
 
 def read_cifar(folder):
-    item = fetch.Item("data_batch_1.bin", 3 * 3073, None)
-    images._read_cifar(fetch.Found("cifar10", item, folder / item.name), verify=False)
-
-
-def read_members(folder):
-    """An archive's expected files, read as the loaders read them."""
-    for file in fetch.find("wikitext-2" if (folder / "wikitext-2-v1.zip").exists() else "cifar10", folder):
-        fetch.read(file, verify=False)
+    images._read_cifar(fetch.Found("cifar10", "data_batch_1.bin", folder / "data_batch_1.bin"), False, n=3)
 
 
 def read_text(folder):
@@ -365,19 +339,6 @@ def targets():
         "IDX": Target(IDX, read_idx),
         "packed IDX": Target({f"{name}.xz": lzma.compress(data) for name, data in IDX.items()}, read_idx),
         "CIFAR": Target({"data_batch_1.bin": records}, read_cifar),
-        "CIFAR archive": Target(
-            {
-                "cifar-10-binary.tar.gz": packed_tar(
-                    {f"cifar-10-batches-bin/data_batch_{i}.bin": records for i in range(1, 6)}
-                    | {"cifar-10-batches-bin/test_batch.bin": records}
-                )
-            },
-            read_members,
-        ),
-        "text archive": Target(
-            {"wikitext-2-v1.zip": packed_zip({f"wikitext-2/{name}": data for name, data in WORDS.items()})},
-            read_members,
-        ),
         "text": Target(WORDS, read_text),
         "packed text": Target({f"{name}.xz": lzma.compress(data) for name, data in WORDS.items()}, read_text),
     }

@@ -59,9 +59,8 @@ def mnist_folder(tmp_path, monkeypatch):
 def toy(tmp_path, monkeypatch):
     """A data set "toy" of two small files with published checksums and one without, in a folder of their own."""
     content = {"a.bin": b"first", "b.bin": b"second"}
-    items = [download.Item(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items()]
-    items.append(download.Item("c.txt", 100, None))
-    monkeypatch.setitem(download.SOURCES, "toy", download.Source("toy", (), (), tuple(items)))
+    files = {name: (hashlib.sha256(data).hexdigest(),) for name, data in content.items()} | {"c.txt": ()}
+    monkeypatch.setitem(download.SOURCES, "toy", download.Source(["toy"], (), {}, files))
     (tmp_path / "toy").mkdir()
     for name, data in {**content, "c.txt": b"third"}.items():
         (tmp_path / "toy" / name).write_bytes(data)

@@ -2,13 +2,11 @@
 
 import gzip
 import hashlib
-import io
 import lzma
 import os
 import struct
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,7 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-MNIST = {item.name: item for item in download.SOURCES["mnist"].files}
+MNIST = download.SOURCES["mnist"].files
 
 
 def real(name: str) -> str:
@@ -88,14 +86,14 @@ def test_digits_do_not_depend_on_enn_data(monkeypatch, tmp_path):
 def test_digits_of_a_wheel_and_missing_or_damaged_ones(monkeypatch, tmp_path):
     stored = Path(__file__).parents[1] / "data" / "mnist_5k.npz"
     monkeypatch.setattr(datasets, "__file__", str(tmp_path / "enn_np" / "data" / "images.py"))
-    with pytest.raises(FileNotFoundError, match=r"mnist_5k\.npz is not in .*clone enn_np again"):
+    with pytest.raises(ValueError, match=r"mnist_5k\.npz is missing or damaged; .*clone enn_np again"):
         datasets.load_digits()
     inside = tmp_path / "enn_np" / "data" / "mnist_5k.npz"
     inside.parent.mkdir(parents=True, exist_ok=True)
     inside.write_bytes(stored.read_bytes())
     assert len(datasets.load_digits().x_test) == 1000
     inside.write_bytes(stored.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"mnist_5k\.npz is damaged"):
+    with pytest.raises(ValueError, match=r"mnist_5k\.npz is missing or damaged"):
         datasets.load_digits()
 
 
@@ -175,8 +173,8 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, big_endian(2051, 5, 28, 28) + b"12", "its header is [2051, 5, 28, 28] before 2 bytes"),
         (LABELS, big_endian(2049, 5) + bytes(6), "its header is [2049, 5] before 6 bytes, expected [2049, n]"),
         (LABELS, big_endian(2049, 60_001) + bytes(60_001), "its header is [2049, 60001] before 60001 bytes"),
-        (LABELS, big_endian(2049, 5) + b"\0\1\2\3\12", "label 4 is 10, expected 0 to 9"),
-        (LABELS, big_endian(2049, 4) + bytes(4), "4 labels, expected 5, one for each image"),
+        (LABELS, big_endian(2049, 5) + b"\0\1\2\3\12", "expected 5 labels from 0 to 9, got 5 up to 10"),
+        (LABELS, big_endian(2049, 4) + bytes(4), "expected 5 labels from 0 to 9, got 4 up to 0"),
     ],
 )
 def test_damaged_mnist_names_the_file_and_what_is_wrong(tmp_path, name, data, message):
@@ -187,20 +185,19 @@ def test_damaged_mnist_names_the_file_and_what_is_wrong(tmp_path, name, data, me
     assert str(tmp_path / name) in str(caught.value) and message in str(caught.value)
 
 
-def read_idx(path: Path, item: download.Item) -> np.ndarray:
-    return datasets._read_idx(download.Found("mnist", item, path), verify=False)
+def read_idx(path: Path, name: str) -> np.ndarray:
+    return datasets._read_idx(download.Found("mnist", name, path), verify=False)
 
 
 def read_cifar(path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
-    item = download.Item("data_batch_1.bin", 3073 * n, None)
-    return datasets._read_cifar(download.Found("cifar10", item, path), verify=False)
+    return datasets._read_cifar(download.Found("cifar10", "data_batch_1.bin", path), False, n)
 
 
 def test_a_packed_bomb_is_not_unpacked(tmp_path):
     path = tmp_path / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(big_endian(2049, 5) + bytes(50_000_000)))
-    with pytest.raises(ValueError, match="before 10001 bytes"):
-        read_idx(path, MNIST["t10k-labels-idx1-ubyte"])
+    with pytest.raises(ValueError, match="before 60001 bytes"):
+        read_idx(path, "t10k-labels-idx1-ubyte")
 
 
 def test_cifar_records_become_rows_of_pixels(tmp_path):
@@ -215,7 +212,7 @@ def test_cifar_records_become_rows_of_pixels(tmp_path):
     [
         (lambda data: data[:-1], "expected 12292 bytes, found 12291"),
         (lambda data: data + b"0", "expected 12292 bytes, found 12293, or more"),
-        (lambda data: b"\x0a" + data[1:], "label 0 is 10, expected 0 to 9"),
+        (lambda data: b"\x0a" + data[1:], "expected 4 labels from 0 to 9, got 4 up to 10"),
     ],
 )
 def test_damaged_cifar(tmp_path, change, message):
@@ -230,16 +227,8 @@ def test_damaged_cifar(tmp_path, change, message):
 def cifar_files():
     """Six batches of 10,000 records, all from one small block, as {name: bytes}, with the first images."""
     images, labels, data = cifar(4)
-    names = [item.name for item in download.SOURCES["cifar10"].files]
-    return images, labels, {name: bytes([i]) + data[1:] + data * 2499 for i, name in enumerate(names)}
-
-
-def write_archive(path: Path, contents: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        for name, data in contents.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+    names = enumerate(download.SOURCES["cifar10"].files)
+    return images, labels, {name: bytes([i]) + data[1:] + data * 2499 for i, name in names}
 
 
 def check_cifar(cifar10, images, labels):
@@ -259,38 +248,13 @@ def test_cifar_from_a_folder(tmp_path, cifar_files):
         datasets.load_cifar10(tmp_path, download=False, verify=False)
 
 
-def test_cifar_from_the_archive(tmp_path, cifar_files):
-    images, labels, contents = cifar_files
-    path = tmp_path / "cifar-10-binary.tar.gz"
-    write_archive(path, dict(reversed(contents.items())))  # the order inside does not matter
-    with pytest.raises(ValueError, match=r"cifar-10-binary\.tar\.gz, member .*: not the published file .*verify=False"):
-        datasets.load_cifar10(tmp_path, download=False)
-    check_cifar(datasets.load_cifar10(tmp_path, download=False, verify=False), images, labels)
-
-
-def test_the_pickled_cifar_is_named_and_not_read(monkeypatch, tmp_path):
-    (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(FileNotFoundError, match="cifar-10-batches-py is pickled, which is never read"):
-        datasets.load_cifar10(tmp_path, download=False)
-
-    def offline(*args):
-        raise download.DownloadError("offline")
-
-    monkeypatch.setattr(download, "_download", offline)
-    with pytest.raises(download.DownloadError, match=r"offline\n .*cifar-10-batches-py is pickled"):
-        datasets.load_cifar10(tmp_path)
-
-
 # Data sets under each other's names
 
 
 def publish(monkeypatch, name, contents):
     """Declare the bytes of `contents` (file -> bytes) to be the published data set."""
-    items = tuple(
-        download.Item(item.name, item.size, hashlib.sha256(contents[item.name]).hexdigest())
-        for item in download.SOURCES[name].files
-    )
-    monkeypatch.setitem(download.SOURCES, name, download.SOURCES[name]._replace(files=items))
+    files = {each: (hashlib.sha256(contents[each]).hexdigest(),) for each in download.SOURCES[name].files}
+    monkeypatch.setitem(download.SOURCES, name, download.SOURCES[name]._replace(files=files))
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
@@ -308,7 +272,7 @@ def test_mnist_under_another_name_is_refused_unless_asked_for(monkeypatch, tmp_p
         data = contents[f"{mixed}-{rest}"] if mixed else data[:-1] + bytes([(data[-1] + 1) % 10])
         (tmp_path / name).unlink()
         (tmp_path / (name + suffix)).write_bytes(pack(data))
-    message = r"train-images-idx3-ubyte\S* is damaged: not the published file \(wrong sha256\).*verify=False"
+    message = r"train-images-idx3-ubyte\S* is damaged: not the published file \(wrong checksum\).*verify=False"
     with pytest.raises(download.DamagedFile, match=message):
         datasets.load_mnist(tmp_path, download=False)
     assert len(datasets.load_mnist(tmp_path, verify=False).x_test) == (3 if "other" in swapped else 5)
@@ -342,7 +306,7 @@ def test_cifar_batches_under_each_others_names_are_refused(monkeypatch, tmp_path
 
 def test_image_rows_of_a_list_names_the_argument():
     for wrong, got in (([np.zeros((2, 2))], "list"), ("digits", "str"), (None, "NoneType")):
-        with pytest.raises(TypeError, match=rf"images: expected an array \(n, H, W\).*got {got}"):
+        with pytest.raises(ValueError, match=rf"images: expected an array \(n, H, W\).*got {got}"):
             datasets.image_rows(wrong)
 
 
@@ -367,13 +331,12 @@ DAMAGE = {
 @FUZZ
 @given(suffix=st.sampled_from(["", ".gz", ".xz"]), name=st.sampled_from(sorted(MNIST)), **DAMAGE)
 def test_fuzz_idx(tmp_path, suffix, name, cut, flips):
-    item = MNIST[name]
     shape = (3,) if "labels" in name else (3, 28, 28)
     packed = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix](idx(np.ones(shape, np.uint8)))
     path = tmp_path / (name + suffix)
     path.write_bytes(damage(packed, cut, flips))
     try:
-        array = read_idx(path, item)
+        array = read_idx(path, name)
     except ValueError as error:
         assert str(path) in str(error)
     else:
@@ -393,7 +356,7 @@ def test_image_rows_are_views():
     rows = datasets.image_rows(colour)
     assert rows.shape == (2, 32, 96) and np.shares_memory(rows, colour)
     assert (rows[1, 5, 3:6] == colour[1, 5, 1]).all()  # red, green and blue of one pixel side by side
-    with pytest.raises(ValueError, match=r"shape \(28, 28\), expected \(n, H, W\)"):
+    with pytest.raises(ValueError, match=r"expected an array \(n, H, W\) or .*got \(28, 28\)"):
         datasets.image_rows(grey[0])
 
 
@@ -457,11 +420,11 @@ def test_scaling_refuses_what_is_no_data(kind):
     for bad in (np.nan, np.inf, -np.inf):
         x = good.copy()
         x[2, 1, 0] = bad
-        with pytest.raises(ValueError, match="NaN or infinity"):
+        with pytest.raises(ValueError, match="x: every entry must be finite"):
             kind.fit(x)
-    with pytest.raises(TypeError, match=r"int64, expected an array of uint8 .*np\.asarray\(x, float\)"):
+    with pytest.raises(TypeError, match=r"x: expected float32 or float64, got int64; .*x\.astype"):
         kind.fit(good.astype(np.int64))
-    with pytest.raises(TypeError, match="list, expected"):
+    with pytest.raises(TypeError, match=r"x: .*got list"):
         kind.fit([[1.0]])
     for shape in ((0, 3), (3, 0), (3,)):
         with pytest.raises(ValueError, match="at least one sample"):

@@ -5,7 +5,7 @@ import pytest
 
 CASES = 60
 TARGETS = fuzz.targets()
-SLOW = {"run directory with a model": 15, "CIFAR archive": 15}
+SLOW = {"run directory with a model": 15}
 
 
 @pytest.fixture(autouse=True)

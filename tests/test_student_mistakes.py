@@ -29,7 +29,7 @@ from enn_np import (
 from enn_np.checkpoint import build
 from enn_np.data.images import MinMax, Standardize
 from enn_np.data.text import Vocabulary, stream_batches, unigram_perplexity
-from enn_np.heads import AdaptiveSoftmaxHead, SoftmaxHead
+from enn_np.heads import SoftmaxHead
 from enn_np.train import Diverged
 
 N = 24
@@ -372,8 +372,8 @@ TEXT = {
         "RandomState",
         "whole number",
     ),
-    "one cutoff": (lambda: AdaptiveSoftmaxHead(5), TypeError, "cutoffs", "5", r"\(2000, 10000\)"),
-    "cutoffs as a word": (lambda: AdaptiveSoftmaxHead("57"), TypeError, "cutoffs", "'57'", r"\(2000, 10000\)"),
+    "one cutoff": (lambda: SoftmaxHead(5), TypeError, "cutoffs", "5", r"\(2000, 10000\)"),
+    "cutoffs as a word": (lambda: SoftmaxHead("57"), TypeError, "cutoffs", "'57'", r"\(2000, 10000\)"),
     "one cutoff of a model": (
         lambda: LanguageModel(GRU(4), 9, head="adaptive", cutoffs=5),
         TypeError,

@@ -1,18 +1,16 @@
 """Image data sets as uint8 arrays, and what turns them into float32 sequences: rows, scaling, splits."""
 
-from __future__ import annotations
-
 import hashlib
+from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..checks import choice, unmasked
+from ..checks import choice, float_array, unmasked
 from . import fetch
 
 Array = np.ndarray
@@ -20,32 +18,22 @@ DIGITS = "ec56671eedea578fe38198d455616f721540adb79079f21462763a80602814a0"  # s
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue planes, each row by row
 
 
-class Dataset(NamedTuple):
-    """Images with labels, those to learn from and those to test on.
-
-    Images: (n, H, W), or (n, H, W, C) with colours, uint8 from 0 to 255. Labels: (n,) int64 from 0 to 9.
-    """
-
-    x_train: Array
-    y_train: Array
-    x_test: Array
-    y_test: Array
+# Images with labels, those to learn from and those to test on. Images: (n, H, W), or (n, H, W, C) with colours, uint8
+# from 0 to 255. Labels: (n,) int64 from 0 to 9.
+Dataset = namedtuple("Dataset", "x_train y_train x_test y_test")
 
 
 def load_digits() -> Dataset:
     """The 5,000 bundled MNIST digits, 28 x 28: 4,000 to learn from, 1,000 to test on. Needs no network.
 
-    They are stored in the order 0, 1, ..., 9, 0, 1, ... and the last 1,000 are the test set, so each set (and
-    each run of ten) holds every digit equally often. All come from MNIST's training set, see data/README.md.
-    Raises FileNotFoundError, or ValueError for a damaged file.
+    They are stored in the order 0, 1, ..., 9, 0, 1, ..., so each set (and each run of ten) holds every digit equally
+    often. All come from MNIST's training set, see data/README.md.
+    Raises ValueError where the file is missing or damaged.
     """
     here = Path(__file__).resolve().parent
-    places = [folder / "mnist_5k.npz" for folder in (here.parents[1] / "data", here)]  # checkout, wheel
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{places[0].name} is not in {places[0]} or {places[1]}; install or clone enn_np again")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != DIGITS:
-        raise ValueError(f"{path} is damaged (wrong sha256); install or clone enn_np again")
+    path = fetch.first((here.parents[1] / "data", here), "mnist_5k.npz")  # of a checkout, of a wheel
+    if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != DIGITS:
+        raise ValueError(f"{path or here / 'mnist_5k.npz'} is missing or damaged; install or clone enn_np again")
     with np.load(path, allow_pickle=False) as stored:
         x, y = stored["images"], stored["labels"].astype(np.int64)
     return Dataset(x[:4000], y[:4000], x[4000:], y[4000:])
@@ -60,19 +48,16 @@ def load_mnist(folder: Path | str | None = None, download: bool = True, verify: 
     Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
     """
     files = fetch.locate("mnist", folder, download)
-    x_train, y_train, x_test, y_test = arrays = [_read_idx(file, verify) for file in files]
-    for x, y, file in zip(arrays[::2], arrays[1::2], files[1::2], strict=True):
-        if len(x) != len(y):
-            raise fetch.DamagedFile(file, f"{len(y)} labels, expected {len(x)}, one for each image")
-        _check_labels(y, file)
-    return Dataset(x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64))
+    x_train, y_train, x_test, y_test = (_read_idx(file, verify) for file in files)
+    y_train, y_test = _labels(files[1], y_train, len(x_train)), _labels(files[3], y_test, len(x_test))
+    return Dataset(x_train, y_train, x_test, y_test)
 
 
 def load_cifar10(folder: Path | str | None = None, download: bool = True, verify: bool = True) -> Dataset:
     """CIFAR-10 from the official binary version: 50,000 and 10,000 images, 32 x 32 x 3 (red, green, blue).
 
-    `folder` (default: `data_folder()`) or its subfolder cifar-10-batches-bin/ holds the .bin files, plain or
-    .xz, or cifar-10-binary.tar.gz; if not, they are downloaded. The pickled version is never read, because
+    `folder` (default: `data_folder()`) or its subfolder cifar-10-batches-bin/ holds the .bin files, plain or .xz; what
+    is missing is downloaded, or unpacked from cifar-10-binary.tar.gz. The pickled version is never read, because
     unpickling runs whatever a file says. `verify` and errors: as for `load_mnist`.
     Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
@@ -83,43 +68,44 @@ def load_cifar10(folder: Path | str | None = None, download: bool = True, verify
     return Dataset(x[:50_000], y[:50_000], x[50_000:], y[50_000:])
 
 
-def _read_idx(file: fetch.Found, verify: bool) -> Array:
-    """An IDX file's array: (n,) labels, or (n, 28, 28) images, no larger than the official one."""
-    magic, sides = (2049, ()) if "labels" in file.item.name else (2051, (28, 28))
-    start, data = 4 * (2 + len(sides)), fetch.read(file, verify)
-    n, rest = divmod(len(data) - start, prod(sides))
+def _read_idx(file, verify):
+    """An IDX file's array: (n,) labels, or (n, 28, 28) images, n at most as official."""
+    magic, sides = (2049, ()) if "labels" in file.file else (2051, (28, 28))
+    start, size = 4 * (2 + len(sides)), prod(sides)
+    data = fetch.read(file, verify, most=start + 60_000 * size)
+    n, rest = divmod(len(data) - start, size)
     header = np.frombuffer(data[:start].ljust(start, b"\0"), ">u4").tolist()
-    if header != [magic, n, *sides] or n < 1 or rest or len(data) > file.item.size:
-        expected = f"[{', '.join(map(str, (magic, 'n', *sides)))}] before n x {prod(sides)} bytes, n > 0"
+    if header != [magic, n, *sides] or not 0 < n <= 60_000 or rest:
+        expected = f"[{', '.join(map(str, (magic, 'n', *sides)))}] before n x {size} bytes, n from 1 to 60000"
         raise fetch.DamagedFile(file, f"its header is {header} before {len(data) - start} bytes, expected {expected}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(n, *sides).copy()
 
 
-def _read_cifar(file: fetch.Found, verify: bool) -> tuple[Array, Array]:
+def _read_cifar(file, verify, n=10_000):
     """Images (n, 32, 32, 3) and labels (n,) from a file of records."""
-    data = fetch.read(file, verify)
-    if len(data) != file.item.size:
-        raise fetch.DamagedFile(file, f"expected {file.item.size} bytes, found {len(data)}, or more")
-    records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
-    _check_labels(records[:, 0], file)
-    return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0]
+    data = fetch.read(file, verify, most=n * CIFAR_RECORD)
+    if len(data) != n * CIFAR_RECORD:
+        raise fetch.DamagedFile(file, f"expected {n * CIFAR_RECORD} bytes, found {len(data)}, or more")
+    records = np.frombuffer(data, np.uint8).reshape(n, CIFAR_RECORD)
+    return records[:, 1:].reshape(n, 3, 32, 32).transpose(0, 2, 3, 1), _labels(file, records[:, 0], n)
 
 
-def _check_labels(labels: Array, file: fetch.Found) -> None:
-    if labels.max() > 9:
-        raise fetch.DamagedFile(file, f"label {labels.argmax()} is {labels.max()}, expected 0 to 9")
+def _labels(file, y, n):
+    if len(y) != n or y.max() > 9:
+        raise fetch.DamagedFile(file, f"expected {n} labels from 0 to 9, got {len(y)} up to {y.max()}")
+    return y.astype(np.int64)
 
 
 def image_rows(images: Array) -> Array:
     """Images as sequences with one row of pixels a time step: (n, H, W[, C]) -> (n, H, W * C), same dtype.
 
-    A view where the memory order allows. Raises TypeError for what is no array, ValueError for another rank.
+    A view where the memory order allows. Raises ValueError for what is no array of that rank.
     """
-    if not isinstance(images, np.ndarray):
-        got = f"{type(images).__name__}; np.stack makes one of a list"
-        raise TypeError(f"images: expected an array (n, H, W) or (n, H, W, C), got {got}")
-    if images.ndim not in (3, 4):
-        raise ValueError(f"images has shape {images.shape}, expected (n, H, W) or (n, H, W, C)")
+    if getattr(images, "ndim", 0) not in (3, 4):
+        got = getattr(images, "shape", type(images).__name__)
+        raise ValueError(
+            f"images: expected an array (n, H, W) or (n, H, W, C), got {got}; np.stack makes one of a list"
+        )
     return images.reshape(*images.shape[:2], -1)
 
 
@@ -150,58 +136,52 @@ class MinMax(Scaling):
     """Each feature's range over the training set becomes 0 to 1, as scikit-learn's MinMaxScaler does it."""
 
     @classmethod
-    @np.errstate(invalid="ignore", over="ignore")  # NaN and infinity get an error of their own
-    def fit(cls, x: Array) -> MinMax:
+    def fit(cls, x: Array) -> "MinMax":
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError."""
         unit = _unit(x, fitting=True)
         low, high = (np.float64(side / np.float32(unit)) for side in (x.min(0), x.max(0)))
-        return cls(*_finite(low, high - low, high == low))
+        return cls(low, _divisor(low, high - low, high == low))
 
 
 class Standardize(Scaling):
     """Mean 0 and standard deviation 1 over the training set."""
 
     @classmethod
-    @np.errstate(invalid="ignore", over="ignore")  # NaN and infinity get an error of their own
-    def fit(cls, x: Array, per: Literal["channel", "feature"] = "channel") -> Standardize:
+    def fit(cls, x: Array, per: str = "channel") -> "Standardize":
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError.
 
         `per`: "feature" for each position alone; "channel" for C means and deviations of (n, H, W, C), one
         of (n, H, W).
         """
         unit = _unit(x, fitting=True)
-        averaged = min(3, x.ndim) if choice("per", per, ("channel", "feature")) == "channel" else 1
-        pixels = tuple(range(averaged - 1))  # axes to average after that of n
-        count = prod(x.shape[:averaged])
+        axes = tuple(range(min(3, x.ndim) if choice("per", per, ("channel", "feature")) == "channel" else 1))
+        pixels = tuple(range(len(axes) - 1))  # axes to average after that of n
+        count = prod(x.shape[: len(axes)])
         # In blocks, because x in float64 would take eight times the memory of uint8 pixels.
         blocks = [x[start : start + 1024] for start in range(0, len(x), 1024)]
         mean = sum(block.sum(0, dtype=np.float64) for block in blocks).sum(pixels) / count
         variance = sum(np.square(block - mean).sum(0) for block in blocks).sum(pixels) / count
-        axes = tuple(range(averaged))
-        return cls(*_finite(mean / unit, np.sqrt(variance) / unit, x.min(axes) == x.max(axes)))
+        shift = np.asarray(mean / unit)
+        return cls(shift, _divisor(shift, np.sqrt(variance) / unit, x.min(axes) == x.max(axes)))
 
 
-def _unit(x: Array, fitting: bool = False) -> int:
+def _unit(x, fitting=False):
     """What to divide `x` by for pixels from 0 to 1; also refuses arrays that are no images or features."""
-    if not isinstance(x, np.ndarray) or not (x.dtype == np.uint8 or x.dtype.kind == "f"):
-        kind = getattr(x, "dtype", type(x).__name__)
-        raise TypeError(f"x is {kind}, expected an array of uint8 pixels or of floats; np.asarray(x, float) makes one")
-    unmasked("x", x)
+    if isinstance(x, np.ndarray) and x.dtype == np.uint8:
+        unmasked("x", x)
+    else:
+        float_array("x", x, np.shape(x), finite=fitting)
     if fitting and (x.ndim < 2 or x.size == 0):
         raise ValueError(f"x has shape {x.shape}, expected (n, ...) with at least one sample and one feature")
     return 255 if x.dtype == np.uint8 else 1
 
 
-def _finite(shift: Array, scale: Array, constant: Array) -> tuple[Array, Array]:
-    """Both in float64, scale 1 for a constant; NaN or infinity anywhere in the data shows in one of them."""
-    if not (np.isfinite(shift).all() and np.isfinite(scale).all()):
-        raise ValueError("x holds NaN or infinity; remove or replace them before fitting")
-    # Not `scale == 0`: the deviation of 0.1, 0.1, 0.1 comes out as about 1e-17.
-    constant |= scale <= 8 * np.finfo(np.float64).eps * np.abs(shift)
-    return np.asarray(shift, np.float64), np.where(constant, 1, scale).astype(np.float64)
+def _divisor(shift, scale, constant):
+    """`scale`, 1 for a constant. Not where it is 0: the deviation of 0.1, 0.1, 0.1 comes out as about 1e-17."""
+    return np.where(constant | (scale <= 8 * np.finfo(np.float64).eps * np.abs(shift)), 1, scale).astype(np.float64)
 
 
-def split(n: int, parts: Sequence[float] | Sequence[int], seed: int | np.random.Generator = 0) -> tuple[Array, ...]:
+def split(n: int, parts: Sequence[float], seed: int | np.random.Generator = 0) -> tuple[Array, ...]:
     """Disjoint random index arrays (int64) into n samples, one for each of `parts`.
 
     `parts`: counts such as (54_000, 6_000), or fractions such as (0.9, 0.1); samples beyond their sum

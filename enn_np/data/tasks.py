@@ -6,18 +6,14 @@ The published results named here, where no other source stands beside them, are 
 "An Empirical Evaluation of Generic Convolutional and Recurrent Networks", arXiv 1803.01271, table 1.
 """
 
-from __future__ import annotations
-
-import math
-
 import numpy as np
 
-from enn_np.checks import count
+from ..checks import count
 
-Array = np.ndarray
+Array, Generator = np.ndarray, np.random.Generator
 
 
-def copy_task(rng: np.random.Generator, n: int, delay: int = 100, length: int = 10, symbols: int = 8):
+def copy_task(rng: Generator, n: int, delay: int = 100, length: int = 10, symbols: int = 8):
     """Remember `length` symbols over `delay` steps, then write them down in order.
 
     x  (n, T) int64, T = delay + 2 length: the symbols (0 to symbols - 1), delay - 1 blanks (`symbols`), a signal to
@@ -36,7 +32,7 @@ def copy_task(rng: np.random.Generator, n: int, delay: int = 100, length: int = 
     return x, y
 
 
-def adding_task(rng: np.random.Generator, n: int, steps: int = 100):
+def adding_task(rng: Generator, n: int, steps: int = 100):
     """Add the two numbers that are marked in a long row of numbers.
 
     x  (n, T, 2) float32, T = steps: numbers drawn evenly from [0, 1), and marks: 1 at one step of the first half
@@ -56,7 +52,7 @@ def adding_task(rng: np.random.Generator, n: int, steps: int = 100):
     return x, np.einsum("nt,nt->n", x[:, :, 0], x[:, :, 1])[:, None]
 
 
-def one_feature(rng: np.random.Generator, n: int):
+def one_feature(rng: Generator, n: int):
     """Regression from one number, as a sequence of one step: y = sin(3 x) + noise.
 
     x  (n, 1, 1) float32, normally distributed
@@ -69,7 +65,7 @@ def one_feature(rng: np.random.Generator, n: int):
     return x[:, None], np.sin(3 * x) + noise / 2
 
 
-def associative_recall(rng: np.random.Generator, n: int, pairs: int = 4, keys: int = 26, values: int = 10):
+def associative_recall(rng: Generator, n: int, pairs: int = 4, keys: int = 26, values: int = 10):
     """Read key-value pairs such as c9 k8 j3 f1, then ??c, and say what belonged to c: 9.
 
     x  (n, T, D) float32 one-hot, T = 2 pairs + 3, D = keys + values + 1: the keys of an example all differ, values
@@ -85,21 +81,17 @@ def associative_recall(rng: np.random.Generator, n: int, pairs: int = 4, keys: i
     n, pairs, keys, values = count("n", n), count("pairs", pairs), count("keys", keys), count("values", values)
     if pairs > keys:
         raise ValueError(f"pairs: expected at most keys = {keys}, as keys are distinct, got {pairs}")
-    told = rng.permuted(np.tile(np.arange(keys), (n, 1)), axis=1)[:, :pairs]  # (n, pairs)
+    told = _shuffled(rng, n, np.arange(keys))[:, :pairs]  # (n, pairs)
     answers = rng.integers(values, size=(n, pairs))
     rows, asked = np.arange(n), rng.integers(pairs, size=n)
     symbols = np.full((n, 2 * pairs + 3), keys + values)  # (n, T) question marks
     symbols[:, 0 : 2 * pairs : 2] = told
     symbols[:, 1 : 2 * pairs : 2] = keys + answers
     symbols[:, -1] = told[rows, asked]
-    x = np.zeros((*symbols.shape, keys + values + 1), np.float32)
-    np.put_along_axis(x, symbols[:, :, None], 1, axis=2)
-    return x, answers[rows, asked]
+    return np.eye(keys + values + 1, dtype=np.float32)[symbols], answers[rows, asked]
 
 
-def few_shot(
-    rng: np.random.Generator, n: int, images: Array, labels: Array, ways: int = 5, shots: int = 1, asked: int = 5
-):
+def few_shot(rng: Generator, n: int, images: Array, labels: Array, ways: int = 5, shots: int = 1, asked: int = 5):
     """Learn new names: `shots` examples of each of `ways` classes with their labels, then images to be named.
 
     images  (m, D) float, labels (m,) int64: what episodes are drawn from, faster if sorted by label
@@ -117,8 +109,8 @@ def few_shot(
     _, first, size = np.unique(labels[order], return_index=True, return_counts=True)
     if len(size) < ways or size.min() < S + asked:
         raise ValueError(f"images: expected {ways} classes or more of {S + asked} images or more, got {size.tolist()}")
-    named = rng.permuted(np.tile(np.arange(len(size)), (n, 1)), axis=1)[:, :ways]  # (n, ways) label -> class
-    told = rng.permuted(np.tile(np.repeat(np.arange(ways), shots), (n, 1)), axis=1)  # (n, S) labels of the examples
+    named = _shuffled(rng, n, np.arange(len(size)))[:, :ways]  # (n, ways) label -> class
+    told = _shuffled(rng, n, np.repeat(np.arange(ways), shots))  # (n, S) labels of the examples
     y = rng.integers(ways, size=(n, asked))
     kinds = np.take_along_axis(named, np.hstack([told, y]), axis=1)  # (n, S + asked) classes
     # Every image has a part of its class to itself, counted from a random start: none comes twice.
@@ -127,11 +119,16 @@ def few_shot(
     place = (start + part * np.arange(S + asked) + rng.integers(part)) % size[kinds]
     x, shown = np.zeros((n, 2 * S + asked, D + ways), np.float32), [*range(0, 2 * S, 2), *range(2 * S, 2 * S + asked)]
     x[:, shown, :D] = images[order[first[kinds] + place]]
-    np.put_along_axis(x[:, 1 : 2 * S : 2, D:], told[:, :, None], 1, axis=2)
+    x[:, 1 : 2 * S : 2, D:] = np.eye(ways)[told]
     return x, y
 
 
-def pixel_permutation(rng: np.random.Generator, pixels: int = 28 * 28) -> Array:
+def _shuffled(rng, n, row):
+    """n rows, each `row` in an order of its own."""
+    return rng.permuted(np.tile(row, (n, 1)), axis=1)
+
+
+def pixel_permutation(rng: Generator, pixels: int = 28 * 28) -> Array:
     """One random order of pixels, (pixels,) int64, the same for train and test images."""
     return rng.permutation(count("pixels", pixels))
 
@@ -151,14 +148,13 @@ def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
     images = np.asarray(images)
     if images.ndim not in (2, 3) or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
         raise ValueError(f"images: expected (n, 28, 28), uint8 or float, got {images.shape} {images.dtype}")
-    pixels = images.reshape(len(images), math.prod(images.shape[1:]))
-    if permutation is not None:
-        permutation = np.asarray(permutation)
-        if permutation.ndim != 1 or not np.array_equal(np.sort(permutation), np.arange(pixels.shape[1])):
-            raise ValueError(f"permutation: expected each of 0 to {pixels.shape[1] - 1} once; use pixel_permutation")
-        pixels = pixels[:, permutation]
+    pixels = images.reshape(len(images), -1)
+    order = np.arange(pixels.shape[1])
+    permutation = order if permutation is None else np.asarray(permutation)
+    if permutation.ndim != 1 or not np.array_equal(np.sort(permutation), order):
+        raise ValueError(f"permutation: expected each of 0 to {len(order) - 1} once; use pixel_permutation")
     scale = 255 if images.dtype == np.uint8 else 1
-    return (pixels / np.float32(scale)).astype(np.float32)[:, :, None]
+    return (pixels[:, permutation] / np.float32(scale)).astype(np.float32)[:, :, None]
 
 
 def multi_query_recall(

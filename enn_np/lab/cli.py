@@ -308,6 +308,6 @@ def _data(settings):
     states = {True: "verified", False: "DAMAGED", None: "here, no published checksum"}
     for each in rows:
         here = f"here, {each.path.name}" if each.path and action == "list" else states[each.verified]
-        size = f"{each.size:,}" if each.path else "-"
+        size = f"{each.path.stat().st_size:,}" if each.path else "-"
         print(row(each.dataset, each.file, size, here if each.path else "missing"))
     return 1 if action == "verify" and any(not each.path or each.verified is False for each in rows) else 0
