@@ -157,8 +157,7 @@ def _experiments(settings):
         if run["stopped"] == "diverged":
             tell(f"{start}  diverged at learning rate {run['training']['learning_rate']:g}")
             continue
-        each = table.find(f"{run['benchmark']}/{run['protocol']}")
-        columns = each.columns if each.source == "fresh" else ((each.score.replace("_", " "), each.score, ".4f"),)
+        columns = table.find(f"{run['benchmark']}/{run['protocol']}").columns
         scores = "  ".join(f"{title} {run[key]:{form}}" for title, key, form in columns)
         tell(f"{start}  {scores}  {run['parameters']:,} parameters  {run['seconds']:,.0f} s")
     return 1 if None in found else 0

@@ -22,22 +22,29 @@ from ..learned import LearnedEngram
 from ..models import Classifier, Regressor, StepClassifier
 from ..window import Window
 
-# Reported in arXiv 2507.21474 and its notebooks: one run per model.
+
+def _published(fields, **models):
+    return {name: dict(zip(fields.split(), numbers, strict=True)) for name, numbers in models.items()}
+
+
+# Reported in arXiv 2507.21474 and its notebooks: one run per model. val: after the last epoch.
 PAPER = {
-    "mnist": {
-        "engram": {"parameters": 210_826, "test_loss": 0.1287, "test_accuracy": 0.9682, "seconds": 557},
-        "rnn": {"parameters": 33_098, "test_loss": 0.0679, "test_accuracy": 0.9806, "seconds": 95},
-        "gru": {"parameters": 98_570, "test_loss": 0.0368, "test_accuracy": 0.9898, "seconds": 282},
-        "lstm": {"parameters": 130_442, "test_loss": 0.0385, "test_accuracy": 0.9890, "seconds": 288},
-    },
+    "mnist": _published(
+        "parameters test_loss test_accuracy val_loss val_accuracy seconds",
+        engram=(210_826, 0.1287, 0.9682, 0.1405, 0.9642, 557),
+        rnn=(33_098, 0.0679, 0.9806, 0.0665, 0.9832, 95),
+        gru=(98_570, 0.0368, 0.9898, 0.0399, 0.9898, 282),
+        lstm=(130_442, 0.0385, 0.9890, 0.0478, 0.9887, 288),
+    ),
     # Validated, stopped and restored on the test set; no baselines were published.
-    "cifar10": {"engram": {"parameters": 227_722, "test_loss": None, "test_accuracy": 0.468, "seconds": 1_737}},
-    "wikitext103": {  # its own cut of the text
-        "engram": {"test_loss": 7.0656, "test_accuracy": 0.0942, "test_perplexity": 1180.8, "seconds": 3_887},
-        "rnn": {"test_loss": 6.9440, "test_accuracy": 0.1053, "test_perplexity": 1047.0, "seconds": 3_675},
-        "gru": {"test_loss": 6.9520, "test_accuracy": 0.1033, "test_perplexity": 1055.2, "seconds": 10_886},
-        "lstm": {"test_loss": 6.8233, "test_accuracy": 0.1155, "test_perplexity": 929.5, "seconds": 10_892},
-    },
+    "cifar10": _published("parameters test_loss test_accuracy seconds", engram=(227_722, None, 0.468, 1_737)),
+    "wikitext103": _published(  # its own cut of the text
+        "test_loss test_accuracy test_perplexity seconds",
+        engram=(7.0656, 0.0942, 1180.8, 3_887),
+        rnn=(6.9440, 0.1053, 1047.0, 3_675),
+        gru=(6.9520, 0.1033, 1055.2, 10_886),
+        lstm=(6.8233, 0.1155, 929.5, 10_892),
+    ),
 }
 
 # ------------------------------------------------------------------------------------------------------------ networks
@@ -139,7 +146,16 @@ TITLES |= {
 PARAMETERS = 70_000  # of every network of an experiment with fresh samples
 TOLERANCE = 0.05  # of their number
 SLOTS, SIDE, WAYS = 64, 14, 5  # of a memory; of an image of few-shot tasks, and its classes
-FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
+ACCURACY = (("test accuracy", "test_accuracy", ".2%"), ("test loss", "test_loss", ".4f"))
+SQUARES = (("test loss", "test_loss", ".4f"), ("straight line", "test_linear_loss", ".4f"))
+WORDS = (("test perplexity", "test_perplexity", ".1f"), ("accuracy", "test_accuracy", ".1%"))
+OWN_WORDS = (
+    ("valid perplexity", "valid_perplexity", ".1f"),
+    WORDS[0],
+    ("unigram, test", "test_unigram_perplexity", ".1f"),
+    WORDS[1],
+)
+RIGHT = (("test accuracy", "test_accuracy", ".1%"),)
 CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
 
 
@@ -149,11 +165,11 @@ class Experiment:
 
     source: "arrays", "stream" or "windows" (of a text), or "fresh": new sequences at every step.
     training: how a network is trained, as a result has it. rates: learning rates, one or several to choose from with
-    seed 0. trial: how much shorter such a choice trains, None for full runs. seeds: how many, 0 first. score: what
-    networks are judged by. sizes: hidden and slots of Engram.
+    seed 0. trial: how much shorter such a choice trains, None for full runs. seeds: how many, 0 first. columns: of its
+    table, (title, field of a result, format) each. sizes: hidden and slots of Engram.
     Of fresh samples: task and its size (the pairs of recall8), slots of a memory, answers: how many steps at the end
-    have a label each (None for one label a sequence), phases: parts of the training that follow one another, columns:
-    of its table, (title, field of a result, format) each, family: whose curves share a figure.
+    have a label each (None for one label a sequence), phases: parts of the training that follow one another, family:
+    whose curves share a figure.
     """
 
     name: str
@@ -166,15 +182,19 @@ class Experiment:
     rates: tuple = (1e-3,)
     trial: dict | None = None
     seeds: int = 5
-    score: str = "test_accuracy"
     sizes: tuple = (128, 64)
     task: str | None = None
     size: int = 0
     slots: int = 0
     answers: int | None = None
     phases: int = 1
-    columns: tuple = (("test accuracy", "test_accuracy", ".1%"),)
+    columns: tuple = ACCURACY
     family: str | None = None
+
+    @property
+    def score(self):
+        """What networks are judged by: the first number of the test."""
+        return next(key for _, key, _ in self.columns if key.startswith("test_"))
 
     @property
     def key(self):
@@ -205,18 +225,18 @@ def _text(name):
     """A language model. The trial's 672,001 words are 600 steps."""
     training = {"epochs": 10, "learning_rate": 1e-3, "limit": None, "train_file": "wiki.train.tokens"}
     trial = {"epochs": 1, "limit": 672_001}
-    what = {"name": name, "score": "test_perplexity"}
     models = (*MODELS, *(each for each in WIKITEXT2 if each not in MODELS))
     return (
-        Experiment(protocol="paper", source="windows", models=MODELS, training=training, **what),
+        Experiment(name, "paper", "windows", MODELS, training, columns=WORDS),
         Experiment(
-            protocol="sound",
+            name,
+            "sound",
             source="stream",
             models=models,
             training={**training, "epochs": 7},
             rates=(3e-4, 1e-3, 2e-3, 4e-3),
             trial=trial,
-            **what,
+            columns=OWN_WORDS,
         ),
     )
 
@@ -227,7 +247,7 @@ FIXED = {
         *_arrays("mnist", 28, 10, 15, trial=2),
         _ablation("mnist", 28, (128, 64), epochs=6, limit=12_000),
         *_arrays("cifar10", 96, 10, 30, trial=3),
-        *_arrays("regression", 1, 1, 20, trial=5, score="test_loss"),
+        *_arrays("regression", 1, 1, 20, trial=5, columns=SQUARES),
         _ablation("recall", 37, (64, 16), epochs=20),
         *_text("wikitext2"),
         *_text("wikitext103"),
@@ -243,7 +263,7 @@ NAMES = tuple(dict.fromkeys(each.name for each in FIXED.values()))
 LONG = {"models": ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace"), "family": "long"}
 LONG |= {"seeds": 3}  # of ten minutes each and more
 TASKS = {
-    "recall": {"outputs": 10, "models": (*MODELS, "binding")},
+    "recall": {"outputs": 10, "models": tuple(CELLS), "columns": RIGHT},
     "fewshot": {
         "outputs": WAYS,
         "answers": 5,
@@ -264,11 +284,10 @@ TASKS = {
     },
     "adding": {
         "inputs": 2,
-        "score": "test_loss",
         "columns": (("squared error", "test_loss", ".6f"),),
         **LONG,
     },
-    "pixels": {"outputs": 10, **LONG},
+    "pixels": {"outputs": 10, "columns": RIGHT, "family": "long"},
 }
 
 
