@@ -28,6 +28,7 @@ MOVED = {
     "look.report": ("webreport", "explained"),
     "look.claims": ("claims",),
     "lab.pages": ("report",),
+    "lab.learned": ("learned",),
     "lab.stats": ("statistics",),
     "lab.cli": ("cli",),
     "lab.demo": ("demo",),
@@ -59,8 +60,8 @@ from .bptt import Stream, Tape, run, run_back
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, register
 from .engram import Engram, EngramState
+from .lab.learned import LearnedEngram
 from .language import LanguageModel
-from .learned import LearnedEngram
 from .models import Classifier, Model, Regressor, StepClassifier, load
 from .optim import SGD, Adam
 from .train import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated

@@ -14,9 +14,9 @@ from ..cells import GRU, LSTM, RNN
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
-from ..learned import LearnedEngram
 from ..window import Window
 from . import demo, table
+from .learned import LearnedEngram
 from .results import mute, tell
 from .runner import RESULTS, run_all, run_one
 

@@ -8,7 +8,7 @@ from .. import checks
 from ..data import images as datasets
 from ..look.report import write_report
 from . import inputs, pages, table, work
-from .results import machine, own_folder, write_json
+from .results import machine, run_folder, write_json
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
 
@@ -19,7 +19,7 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, verbose="auto", say=print, devi
     That is summary.json, model.npz and trace.npz of the Engram network, PNG files and report.html. Returns the summary.
     """
     epochs, seed = checks.count("epochs", epochs), checks.count("seed", seed, low=0)
-    with own_folder(out) as out:
+    with run_folder(out) as (out, *_):
         data = inputs.mnist_split(datasets.load_digits(), 400, seed)
         say(f"Engram, RNN, GRU and LSTM on {len(data.x):,} bundled MNIST digits,")
         say("each read as 28 rows of 28 pixels. The paper's protocol, cut")

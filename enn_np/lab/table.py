@@ -18,9 +18,9 @@ from ..binding import Binding
 from ..cells import GRU, LSTM, RNN
 from ..engram import Engram
 from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
-from ..learned import LearnedEngram
 from ..models import Classifier, Regressor, StepClassifier
 from ..window import Window
+from .learned import LearnedEngram
 
 
 def _published(fields, **models):

@@ -15,14 +15,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .backend import empty, to_numpy
-from .engram import Engram, EngramGradient
-from .ops import sum_rows
+from ..backend import empty, to_numpy
+from ..checkpoint import register
+from ..engram import Engram, EngramGradient
+from ..ops import sum_rows
 
 # As Engram's, and of every step the gradients at r and q, (1,) each.
 LearnedGradient = namedtuple("LearnedGradient", (*EngramGradient._fields, "rate", "sharpness"))
 
 
+@register
 @dataclass(frozen=True)
 class LearnedEngram(Engram):
     """Hyper-parameters as of `Engram`; hebbian_rate, between 0 and 1, and sparsity, above 0, are where learning starts.
