@@ -215,13 +215,17 @@ KINDS = {
 def fill(page, folder):
     """Write every table between its marks in `page`, a Markdown file. Returns the names of the tables."""
     page, found = Path(page), []
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
 
     def fresh(match):
         found.append(match[1])
         return f"<!-- {match[1]} -->\n{table(*match[1].split(':'), folder)}\n<!-- /{match[1]} -->"
 
     marks = rf"<!-- ((?:{'|'.join(KINDS)})(?::[\w-]+)+) -->.*?<!-- /\1 -->"
-    write_text(page, re.sub(marks, fresh, page.read_text(encoding="utf-8"), flags=re.DOTALL))
+    write_text(page, re.sub(marks, fresh, text, flags=re.DOTALL))
     return found
 
 
