@@ -230,7 +230,7 @@ def test_permuted_tasks_are_all_digits_in_an_order_each(digits, monkeypatch):
 def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch):
     """A network that is trained on another task than it is tested on, or tested on what it has not seen."""
     asked = []
-    source = inputs.split
+    source = inputs.pictures
 
     def spied(experiment, seed):
         draw = source(experiment, seed)
