@@ -14,6 +14,7 @@ from ..engram import Engram
 from ..language import score_text, wikitext2_recipe
 from ..look.attribution import written_lengths
 from ..look.monitor import HebbianTraceMonitor
+from ..models import Regressor
 from ..optim import Adam
 from ..train import Callback, Diverged, EarlyStopping, ReduceOnPlateau, fit, fit_fresh
 from . import inputs, table
@@ -64,8 +65,11 @@ def on_split(model, data, seed, training, frozen=()):
 
     def test():
         scores = model.evaluate(data.x_test, data.y_test, training["batch_size"])
+        if isinstance(model, Regressor):
+            scores["linear_loss"] = linear_loss(data)
         size = model.size - sum(model.params[name].size for name in frozen)
-        return {"parameters": size} | {f"test_{name}": round(value, 6) for name, value in scores.items()}
+        sizes = {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)}
+        return {"parameters": size, **rounded(scores), "sequences": sizes}
 
     return Work(model, learn, test, monitor, data.y_val[:PROBE])
 
@@ -75,6 +79,10 @@ def train(model, data, seed, training, **saving):
     work = on_split(model, data, seed, training)
     history = work.learn(**saving)
     return work.test() | outcome(history, work.monitor), work.monitor
+
+
+def rounded(scores):
+    return {f"test_{name}": round(value, 6) for name, value in scores.items()}
 
 
 def outcome(history, monitor=None):
@@ -94,14 +102,7 @@ def arrays(experiment, name, seed, training, device):
     """Sequences that are there, or generated once."""
     data = inputs.load_split(experiment, seed, training["limit"])
     model = table.network(experiment, name, seed).to_device(device)
-    work = on_split(model, data, seed, training, table.frozen(experiment, name))
-
-    def test():
-        line = {"test_linear_loss": round(linear_loss(data), 6)} if experiment.name == "regression" else {}
-        sizes = {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)}
-        return {**work.test(), **line, "sequences": sizes}
-
-    return work._replace(test=test)
+    return on_split(model, data, seed, training, table.frozen(experiment, name))
 
 
 def linear_loss(data):
@@ -122,15 +123,10 @@ def stream(experiment, name, seed, training, device):
     monitor = watched(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
     fitting["callbacks"] += [monitor] if monitor else []
 
-    def learned(**saving):
+    def learn(**saving):
         return model.fit_stream(tokens, validation_data=text.valid, seed=seed, **saving, **fitting)
 
-    def test():
-        found = score_text(model, text)
-        scores = {f"{part}_{name}": value for part in ("valid", "test") for name, value in found[part].items()}
-        return text_numbers(model, scores, len(tokens), training)
-
-    return Work(model, learned, test, monitor)
+    return Work(model, learn, lambda: text_numbers(model, score_text(model, text), len(tokens), training), monitor)
 
 
 def windows(experiment, name, seed, training, device):
@@ -144,42 +140,40 @@ def windows(experiment, name, seed, training, device):
     settings = {"epochs": training["epochs"], "validation_split": 0.2, "optimizer": optimizer, "callbacks": callbacks}
 
     def test():
-        scores = model.evaluate(text.x_test, text.y_test)
-        return text_numbers(model, {f"test_{name}": value for name, value in scores.items()}, len(x), training)
+        return text_numbers(model, {"test": model.evaluate(text.x_test, text.y_test)}, len(x), training)
 
     return Work(model, lambda **saving: fit(model, x, y, seed=seed, **settings, **saving), test, monitor)
 
 
 def text_numbers(model, scores, size, training):
-    rounded = {name: float(f"{value:.6g}") for name, value in scores.items()}
-    return {"parameters": model.size, **rounded, "train_size": size, "train_file": training["train_file"]}
+    found = {f"{part}_{name}": float(f"{value:.6g}") for part in scores for name, value in scores[part].items()}
+    return {"parameters": model.size, **found, "train_size": size, "train_file": training["train_file"]}
 
 
 def fresh(experiment, name, seed, training, device):
     """New sequences at every step, and a rate that stays as it is. Validation and test sequences are drawn apart. A run
     ends early where validation shows that nothing is left to learn."""
-    steps, rate, K = training["steps"], training["learning_rate"], experiment.phases
+    steps, phases = training["steps"], range(experiment.phases)
     model, draw = table.network(experiment, name, seed).to_device(device), inputs.source(experiment, seed)
     # Train, validation, test, initial states. Not 0: [seed, 0] is the stream that the model's first weights came from.
     train_rng, held_rng, test_rng, noise = (np.random.default_rng([seed, part]) for part in (5, 1, 2, 3))
-    held = [draw(held_rng, VALIDATION, "validation", phase) for phase in range(K)]
-    tests = [draw(test_rng, TEST, "test", phase) for phase in range(K)]
-    ends = [step for step in range(1, steps + 1) if step % EVERY == 0 or step * K // steps > (step - 1) * K // steps]
-    turns, cpu = Turns(model, held, tests, ends), []
+    held = [draw(held_rng, VALIDATION, "validation", phase) for phase in phases]
+    tests = [draw(test_rng, TEST, "test", phase) for phase in phases]
+    turns, cpu = Turns(model, held, tests, steps), []
 
     def learn(**saving):
         began = time.process_time()
         history = fit_fresh(
             model,
-            lambda rng, step: draw(rng, training["batch_size"], "train", step * K // steps),
-            np.diff([0, *ends]).tolist(),
+            lambda rng, step: draw(rng, training["batch_size"], "train", turns.phase(step)),
+            np.diff([0, *turns.ends]).tolist(),
             validate=turns.validate,
             rngs=(train_rng, noise),
-            optimizer=Adam(rate, global_clip_norm=training["clip"]),
+            optimizer=Adam(training["learning_rate"]),
             callbacks=[turns],
             **saving,
         )
-        history["step"] = ends[: len(history["loss"])]
+        history["step"] = turns.ends[: len(history["loss"])]
         history["seconds"] = list(accumulate(history["seconds"]))
         history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
         cpu.append(round(time.process_time() - began, 2))
@@ -187,9 +181,19 @@ def fresh(experiment, name, seed, training, device):
 
     def test():
         scores = turns.scores or [turns.test(0)]  # none of a run that was interrupted
-        numbers = {f"test_{name}": round(value, 6) for name, value in mean(scores[-1]).items()}
-        done = {"parameters": model.size, "cpu_seconds": cpu[0], "steps": turns.done}
-        return {**extra(experiment, model, draw, test_rng, tests), **done, **numbers, **in_phases(scores)}
+        done = {"parameters": model.size, "cpu_seconds": cpu[0], "steps": turns.done, **rounded(mean(scores[-1]))}
+        if len(scores) > 1:
+            done["accuracies"] = [[round(each["accuracy"], 6) for each in row] for row in scores]
+            done["test_forgetting"] = round(forgetting(done["accuracies"]), 6)
+        x, y = tests[0]
+        if experiment.task == "fewshot":
+            seen = model.evaluate(*draw(test_rng, len(x), "seen", 0))["accuracy"]
+            done |= rounded(
+                {"seen_accuracy": seen, "nearest_accuracy": float((inputs.nearest(experiment, x) == y).mean())}
+            )
+        if experiment.task == "recall" and isinstance(model.cells[0], Binding):
+            done["recalled"] = recalled(model, x[0])
+        return done
 
     return Work(model, learn, test)
 
@@ -198,12 +202,14 @@ class Turns(Callback):
     """Validates fresh networks, tests them at the end of each phase on all phases so far, and ends a run that has
     learned enough. held, tests: (x, y) of each phase; ends: of epochs, in steps."""
 
-    def __init__(self, model, held, tests, ends):
-        self.model, self.held, self.tests, self.ends = model, held, tests, ends
+    def __init__(self, model, held, tests, steps):
+        self.model, self.held, self.tests, self.steps = model, held, tests, steps
+        turns = range(1, steps + 1)
+        self.ends = [step for step in turns if step % EVERY == 0 or self.phase(step) > self.phase(step - 1)]
         self.scores, self.done = [], 0
 
     def phase(self, step):
-        return step * len(self.tests) // self.ends[-1]
+        return step * len(self.tests) // self.steps
 
     def validate(self, done):
         return mean(self.model.evaluate(*each) for each in self.held[: self.phase(done - 1) + 1])
@@ -212,16 +218,15 @@ class Turns(Callback):
         self.done = self.ends[training.epoch - 1]
         phase = self.phase(self.done - 1)
         enough = len(self.tests) == 1 and logs.get("val_accuracy", 0) > ENOUGH
-        training.stop = enough and self.done < self.ends[-1]
+        training.stop = enough and self.done < self.steps
         if enough or self.phase(self.done) > phase:
             self.scores.append(self.test(phase))
 
     def test(self, phase):
         """Scores on all phases so far. Raises Diverged unless they are finite."""
         found = [self.model.evaluate(*each) for each in self.tests[: phase + 1]]
-        for scores in found:
-            if not all(map(math.isfinite, scores.values())):
-                raise Diverged(f"learning_rate: the weights give {scores}; lower it")
+        if not all(math.isfinite(value) for scores in found for value in scores.values()):
+            raise Diverged(f"learning_rate: the weights give {found}; lower it")
         return found
 
     def state(self):
@@ -237,14 +242,6 @@ def mean(scores):
     return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
 
 
-def in_phases(scores):
-    """Of training in several phases: the accuracies on all phases so far after each, and how much was forgotten."""
-    if len(scores) == 1:
-        return {}
-    accuracies = [[round(each["accuracy"], 6) for each in row] for row in scores]
-    return {"test_forgetting": round(forgetting(accuracies), 6), "accuracies": accuracies}
-
-
 def forgetting(accuracies):
     """Mean over the earlier tasks of the best accuracy so far minus the accuracy now; below 0 where they got better.
 
@@ -256,18 +253,6 @@ def forgetting(accuracies):
     *before, now = accuracies
     best = [max(row[task] for row in before[task:]) for task in range(len(before))]
     return float(np.mean(np.subtract(best, now[:-1])))
-
-
-def extra(experiment, model, draw, rng, tests):
-    """What a result has beside the scores of its task. tests: (x, y) of each phase."""
-    x, y = tests[0]
-    if experiment.task == "fewshot":
-        seen = model.evaluate(*draw(rng, len(x), "seen", 0))["accuracy"]
-        nearest = float((inputs.nearest(experiment, x) == y).mean())
-        return {"test_seen_accuracy": round(seen, 6), "test_nearest_accuracy": round(nearest, 6)}
-    if experiment.task == "recall" and isinstance(model.cells[0], Binding):
-        return {"recalled": recalled(model, x[0])}
-    return {}
 
 
 def recalled(model, x):
