@@ -76,19 +76,19 @@ def write_json(path, value):
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_result(path):
+def read_result(path, tested=True):
     """What a run wrote into a summary.json, its fields of the kinds that tables and figures rely on; or what is written
-    of a run that diverged, which has none of the numbers.
+    of a run that diverged, which has none of the numbers. tested: False for a trial, which has none of its test.
 
     Raises ValueError naming the file, the field and what is there.
     """
     found = read_json(path)
     wanted = dict.fromkeys(("benchmark", "protocol", "model", "stopped"), "a word")
     if found.get("stopped") != "diverged":
+        wanted |= {"seed": "a whole number", "history": "lists of numbers"}
         numbers = {"parameters", "seconds", "test_loss", "test_mae" if "test_mae" in found else "test_accuracy"}
         numbers |= {name for name in found if name.startswith(("test_", "valid"))}
-        wanted |= {"seed": "a whole number", "history": "lists of numbers", "machine": "what it was measured on"}
-        wanted |= dict.fromkeys(numbers, "a finite number")
+        wanted |= {**dict.fromkeys(numbers, "a finite number"), "machine": "what it was measured on"} if tested else {}
     for name, kind in sorted(wanted.items()):
         if not KINDS[kind](found.get(name)):
             got = f"expected {kind}, got {found.get(name)!r:.60}"
@@ -101,7 +101,7 @@ def _finite(value):
 
 
 def _history(value):
-    lists = value.values() if isinstance(value, dict) and "loss" in value else [None]
+    lists = value.values() if isinstance(value, dict) and value.keys() & {"loss", "val_loss"} else [None]
     return all(isinstance(each, list) and all(map(_finite, each)) for each in lists)
 
 
