@@ -169,7 +169,7 @@ def fresh(experiment, name, seed, training, device):
             np.diff([0, *turns.ends]).tolist(),
             validate=turns.validate,
             rngs=(train_rng, noise),
-            optimizer=Adam(training["learning_rate"]),
+            optimizer=Adam(training["learning_rate"], global_clip_norm=training["clip"]),
             callbacks=[turns],
             **saving,
         )
