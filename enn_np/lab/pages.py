@@ -2,12 +2,11 @@
 
 A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills:
 
-    results:mnist:paper     a benchmark's models by a protocol, means over seeds beside the paper's numbers
-    tests:mnist:paper       those models in pairs: differences, tests, effect sizes
-    ablation:mnist:recall   the settings of `table.ABLATIONS` on two benchmarks
-    replay:published:mnist  the paper's own tests, on its own numbers
-    bench:cpu:2             times against other frameworks, of bench/cpu.json, on two threads
-    claims:RUN              what the traces of a stored run say of the paper's claims
+    results:mnist:paper    a benchmark's models by a protocol, means over seeds beside the paper's numbers
+    tests:mnist:paper      those models in pairs: differences, tests, effect sizes
+    ablation:mnist:recall  the settings of `table.ABLATIONS` on two benchmarks
+    bench:cpu:2            times against other frameworks, of bench/cpu.json, on two threads
+    claims:RUN             what the traces of a stored run say of the paper's claims
 """
 
 import re
@@ -159,13 +158,6 @@ def _asked(a, b):
     return bool(memories) and (len(sizes) == 1 or "engram" in (a, b))  # what is matched is matched to engram
 
 
-def replay_table(*_):
-    """The paper's tests on its eight numbers, what they can say at best, and how often such "samples" mislead."""
-    from .stats import replay
-
-    return _markdown(["test", "result"], replay())
-
-
 def bench_table(folder, name, threads):
     """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m tests.bench --json` wrote, or where
     it has no foreign peer, of our own works against each other."""
@@ -206,7 +198,6 @@ KINDS = {
     "results": results_table,
     "tests": tests_table,
     "ablation": ablation_table,
-    "replay": replay_table,
     "bench": bench_table,
     "claims": claims_table,
 }

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from .table import PAPER, TITLES
-
 
 def interval(values):
     """Student's t interval (low, high) of the mean, 95%; None for fewer than three values: they tell too little.
@@ -139,30 +137,3 @@ def sample(name, values, low=2):
         wanted = f"at least {low} finite numbers in a row, none of them masked"
         raise ValueError(f"{name}: expected {wanted}, got {values!s:.80}; leave out what is missing")
     return found
-
-
-def replay():
-    """[(test, result)] of the paper's own tests, what they can say at best, and how often such samples mislead.
-
-    The paper takes the last validation score and the test score of one run for a sample of two. Both are of the same
-    weights, so they agree closely, and the spread within a group is that between two data sets, not between runs:
-    value = sqrt(rho) * (how this run went) + sqrt(1 - rho) * (how this data set went), all normal.
-    """
-    runs, titles = PAPER["mnist"].values(), [TITLES[name] for name in PAPER["mnist"]]
-    accuracy, loss = ([(run[f"val_{kind}"], run[f"test_{kind}"]) for run in runs] for kind in ("accuracy", "loss"))
-    rows = [("ANOVA, accuracy", "F = {:.2f}, p = {:.5f}".format(*stats.f_oneway(*accuracy)))]
-    rows += [("Kruskal-Wallis, loss", "H = {:.2f}, p = {:.4f}".format(*stats.kruskal(*loss)))]
-    tukey = stats.tukey_hsd(*accuracy)
-    for i, j in combinations(range(4), 2):
-        result = f"{tukey.statistic[i, j]:+.4f}, p = {tukey.pvalue[i, j]:.4f}"
-        rows.append((f"Tukey HSD: {titles[i]} - {titles[j]}", result))
-    best = "H = {:.3f}, p = {:.3f}".format(*stats.kruskal(*np.arange(8).reshape(4, 2)))
-    rows.append(("Kruskal-Wallis at best, 4 groups of 2 without any overlap", best))
-    for rho in (0, 0.5, 0.9, 0.99):
-        draw = np.random.default_rng(0).standard_normal
-        run, part = draw((10_000, 4, 1)), draw((10_000, 4, 2))
-        values = np.sqrt(rho) * run + np.sqrt(1 - rho) * part
-        share = (stats.f_oneway(*values.transpose(1, 2, 0)).pvalue < 0.05).mean()
-        what = f"ANOVA p < 0.05 among four equal models, two values correlated {rho:g}"
-        rows.append((what, f"{share:.1%} of the time"))
-    return rows
