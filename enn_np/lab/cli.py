@@ -135,40 +135,36 @@ def _demo(settings):
 def _run(settings):
     asked = {name: getattr(settings, name) for name in ("epochs", "limit", "steps", "batch_size", "train_file")}
     asked = {name: value for name, value in asked.items() if value is not None}
-    if settings.out is not None:
-        return _one_run(settings, asked)
-    if settings.resume or settings.seed is not None:
-        raise ValueError("resume, seed: they are of one run in a folder; name it by --out, or use --seeds")
-    what = settings.models, settings.seeds, settings.rates, settings.results, settings.jobs, settings.device
-    found = run_all(settings.experiment, *what, **asked)
-    for run in filter(None, found):
-        scores = f"diverged at learning rate {run['training']['learning_rate']:g}"
-        if run["stopped"] != "diverged":
-            columns = table.find(f"{run['benchmark']}/{run['protocol']}").columns
-            scores = "  ".join(f"{title} {run[key]:{form}}" for title, key, form in columns)
-            scores += f"  {run['parameters']:,} parameters  {run['seconds']:,.0f} s"
-        tell(f"{run['benchmark']:<11} {run['model']:<20} seed {run['seed']}  {scores}")
-    return 1 if None in found else 0
-
-
-def _one_run(settings, asked):
-    one = len(settings.experiment) == len(settings.models or ()) == len(settings.rates or (0,)) == 1
-    if not one or settings.seeds is not None:
+    out, models, rates = settings.out, settings.models, settings.rates
+    if out is None:
+        if settings.resume or settings.seed is not None:
+            raise ValueError("resume, seed: they are of one run in a folder; name it by --out, or use --seeds")
+        what = settings.experiment, models, settings.seeds, rates, settings.results, settings.jobs, settings.device
+        found = run_all(*what, **asked)
+        for run in filter(None, found):
+            tell(_line(run))
+        return 1 if None in found else 0
+    if not len(settings.experiment) == len(models or ()) == len(rates or (0,)) == 1 or settings.seeds is not None:
         raise ValueError("out: a folder holds one run; name one experiment, network and rate, and its --seed")
-    (key,), (model,), out = settings.experiment, settings.models, settings.out
-    rate = settings.rates[0] if settings.rates else None
     if settings.resume and not any((out / name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
-    summary = run_one(key, model, settings.seed or 0, out, rate, settings.resume, settings.device, **asked)
-    paper = table.PAPER.get(summary["benchmark"], {}).get(model, {})
-    print(f"{'':<16}{'this run':>12}{'paper':>12}")
-    for key in ("test_accuracy", "test_loss", "test_perplexity", "parameters", "seconds"):
-        if key in summary:
-            published = "-" if paper.get(key) is None else f"{paper[key]:,.6g}"
-            print(f"{key:<16}{summary[key]:>12,.6g}{published:>12}")
-    interrupted = summary["stopped"] == "interrupted"
-    print(f"wrote {out}" + "; continue it by --resume" * interrupted)
+    rate, what = rates[0] if rates else None, (settings.experiment[0], models[0], settings.seed or 0, out)
+    run = run_one(*what, rate, settings.resume, settings.device, **asked)
+    interrupted = run["stopped"] == "interrupted"
+    print(f"{_line(run)}\nwrote {out}" + "; continue it by --resume" * interrupted)
     return 130 if interrupted else 0
+
+
+def _line(run):
+    """The scores of a run, beside the paper's."""
+    start = f"{run['benchmark']:<11} {run['model']:<20} seed {run['seed']}"
+    if run["stopped"] == "diverged":
+        return f"{start}  diverged at learning rate {run['training']['learning_rate']:g}"
+    columns = *table.find(f"{run['benchmark']}/{run['protocol']}").columns, ("parameters", "parameters", ",")
+    paper = table.PAPER.get(run["benchmark"], {}).get(run["model"], {})
+    for title, key, form in (*columns, ("seconds", "seconds", ",.0f")):
+        start += f"  {title} {run[key]:{form}}" + (f" (paper: {paper[key]:{form}})" if paper.get(key) else "")
+    return start
 
 
 def _list(settings):
