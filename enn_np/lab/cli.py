@@ -9,14 +9,10 @@ import numpy as np
 
 from .. import __version__, checks, gradcheck
 from ..backend import device_module
-from ..binding import Binding
-from ..cells import GRU, LSTM, RNN
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
-from ..window import Window
 from . import demo, table
-from .learned import LearnedEngram
 from .results import mute, tell
 from .runner import RESULTS, run_all, run_one
 
@@ -220,36 +216,20 @@ def _data(settings):
 
 # ----------------------------------------------------------------------------------------------------------- gradcheck
 
-ENGRAM_SWITCHES = (
-    {},
-    {"trace_clip": None},
-    {"trace_clip": 0.05, "hebbian_rate": 0.5},
-    {"layer_norm": False},
-    {"hebbian_rate": 0.0},
-    {"retrieval": "top_k", "top_k": 3},
-    {"retrieval": "sparsemax", "temperature": 0.5},
-    {"l1": 0.1, "entropy": 0.2},
-)
-BINDING_SWITCHES = (
-    {"recurrent_cue": True},
-    {"write_at": "own", "decay": 0.1},
-    {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
-    {"plasticity": "fixed", "bank_read": False},
-    {"decay": 0.5, "slowest": 0.01, "learned_temperature": True},
-    {"recurrent_cue": True, "gated": False},
-    {"trace": "batch"},
-)
-
 
 def gradient_table(seeds, device="cpu"):
-    """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all cells."""
-    small = {"hidden": 4, "slots": 5, "trace_scale": 2.0}  # a trace that weighs as much as the bank
-    cells = [(kind(4), {}) for kind in (RNN, GRU, LSTM)]
-    for trace in ("batch", "sample"):
-        cells += [(Engram(**small, trace=trace, **more), {"trace": trace, **more}) for more in ENGRAM_SWITCHES]
-    cells += [(Binding(4, 5, temperature=0.3, **more), more) for more in BINDING_SWITCHES]
-    cells += [(LearnedEngram(4, 5), {}), (Window(4, 5, 3), {})]
-    for cell, switches in cells:
+    """Yield (cell, switches, parameter, largest relative error over `seeds` problems), cell by cell.
+
+    Of all cells of the table, and of Engram, with a trace that weighs as much as the bank, by every kind of ablation.
+    """
+    window = {"window": {"window": 3}}  # shorter than the sequence
+    cells = {table.cell(name, 4, 8, **window.get(name, {})): each[1] for name, each in table.CELLS.items()}
+    for change in {tuple(change): change for change in table.ABLATIONS.values()}.values():
+        if not change.keys() & {"bank", "pooling", "cell", "trace_gradient"}:  # of the model, or not to agree
+            for trace in ("batch", "sample"):
+                switches = {"trace": trace, "trace_scale": 2.0, **change}
+                cells[Engram(4, 8, **switches)] = switches
+    for cell, switches in sorted(cells.items(), key=lambda each: type(each[0]).__name__):
         for masked in (False, True):
             runs = [gradcheck.check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
             words = [f"{name}={value}" for name, value in switches.items()] + ["masked"] * masked

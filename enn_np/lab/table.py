@@ -81,22 +81,12 @@ CELLS = {
 # two Binding(H, 64) whose cue sees the state, chosen among nine settings by MNIST's validation loss of seed 0.
 # "parameters" has as many as Engram(128, 64), "time" takes as long for a training step as it does with a trace per
 # sample (137 and 173 ms of one core for a batch of 128, AMD EPYC, NumPy 2.4.6; elsewhere it may balance otherwise).
-WIDTHS = {
-    "mnist": {
-        "parameters": {"rnn": 338, "gru": 192, "lstm": 164, "binding": 75},
-        "time": {"rnn": 560, "gru": 286, "lstm": 248},
-    },
-    "cifar10": {
-        "parameters": {"rnn": 326, "gru": 178, "lstm": 152, "binding": 75},
-        "time": {"rnn": 570, "gru": 288, "lstm": 246},
-    },
-}
-MATCHED = tuple(f"{kind}-{what}" for what, widths in WIDTHS["mnist"].items() for kind in widths)
+MATCHED = (*(f"{kind}-parameters" for kind in ("rnn", "gru", "lstm", "binding")), "rnn-time", "gru-time", "lstm-time")
+WIDTHS = {"mnist": (338, 192, 164, 75, 560, 286, 248), "cifar10": (326, 178, 152, 75, 570, 288, 246)}
+WIDTHS = {name: dict(zip(MATCHED, widths, strict=True)) for name, widths in WIDTHS.items()}
 # Networks of equal size with one thing changed, to tell what Binding's lead is due to: the rivals with its dropout,
 # and Binding that writes nothing.
-CONTROLS = {
-    name: f"{name.partition('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")
-}
+CONTROLS = {name: f"{name.split('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")}
 # One change each from "full": the published sizes and switches, but a trace of each sample's own.
 # tau_s = temperature / (1 + 10 sparsity) is 0.75 in "full".
 ABLATIONS = {
@@ -130,8 +120,7 @@ ABLATIONS = {
     "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
 TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
-TITLES |= {f"{kind}-parameters": f"{TITLES[kind]} of Engram's size" for kind in WIDTHS["mnist"]["parameters"]}
-TITLES |= {f"{kind}-time": f"{TITLES[kind]} of Engram's time" for kind in WIDTHS["mnist"]["time"]}
+TITLES |= {each: f"{TITLES[each.split('-')[0]]} of Engram's {'time' if 'time' in each else 'size'}" for each in MATCHED}
 TITLES |= {
     "binding-no-trace": "Binding without trace",
     "gru-chrono": "GRU, chrono biases",
@@ -298,7 +287,7 @@ def cell(name, hidden, slots=0, **more):
     """The cell of a name in `CELLS`."""
     kind, settings = CELLS[name]
     memory = () if kind in (RNN, GRU, LSTM) else (slots,)
-    return kind(hidden, *memory, **settings, **more)
+    return kind(hidden, *memory, **{**settings, **more})
 
 
 def network(experiment, name, seed=0, pooling="last", vocabulary=None):
@@ -343,8 +332,8 @@ def frozen(experiment, name):
 
 def _published(experiment, name):
     """Cells, and settings of the model: the paper's networks, and those of the same size or time."""
-    kind, _, matched = CONTROLS.get(name, name).partition("-")
-    width = WIDTHS[experiment.name][matched][kind] if matched else 128
+    matched = WIDTHS.get(experiment.name, {}).get(CONTROLS.get(name, name))
+    kind, width = name.partition("-")[0], matched or 128
     settings = {"dropout": 0.3 if kind in ("engram", "binding") or name in CONTROLS else 0.0}
     if kind == "engram":
         return cell("engram" if experiment.protocol == "paper" else "engram-sample", width, 64), settings
