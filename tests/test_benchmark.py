@@ -292,7 +292,7 @@ def test_text_runs_note_the_trace(tmp_path, monkeypatch):
     """Trace statistics per epoch of a language model, untrained first."""
     rng = np.random.default_rng(0)
     model = language.LanguageModel(language.Engram(8, 4), 20, embedding=8)
-    monitor = work.watched(model, rng.integers(20, size=(3, 5)))
+    (monitor,) = work.watched(model, rng.integers(20, size=(3, 5)))
     model.fit_stream(rng.integers(20, size=200), epochs=2, batch_size=4, steps=5, callbacks=[monitor], verbose=0)
     assert len(monitor.statistics) == 3 and monitor.statistics[1]["drift"] > 0
     assert json.dumps(monitor.statistics)

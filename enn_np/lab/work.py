@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -37,8 +38,8 @@ class Work(NamedTuple):
 
 
 def watched(model, x):
-    """What watches the trace that x leaves, None if there is none."""
-    return HebbianTraceMonitor(model, x) if isinstance(model.cells[0], Engram) else None
+    """[what watches the trace that x leaves], empty if there is none."""
+    return [HebbianTraceMonitor(model, x)] if isinstance(model.cells[0], Engram) else []
 
 
 def on_split(model, data, seed, training, frozen=()):
@@ -47,21 +48,10 @@ def on_split(model, data, seed, training, frozen=()):
 
     training: epochs, batch_size, learning_rate. frozen: see `Optimizer`.
     """
-    monitor = watched(model, data.x_val[:PROBE])
-
-    def learn(**saving):
-        return fit(
-            model,
-            data.x,
-            data.y,
-            epochs=training["epochs"],
-            batch_size=training["batch_size"],
-            validation_data=(data.x_val, data.y_val),
-            optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
-            callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
-            seed=seed,
-            **saving,
-        )
+    watch, settings = watched(model, data.x_val[:PROBE]), {name: training[name] for name in ("epochs", "batch_size")}
+    settings |= {"seed": seed, "validation_data": (data.x_val, data.y_val)}
+    settings["optimizer"] = Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen)
+    settings["callbacks"] = [EarlyStopping(), ReduceOnPlateau(), *watch]
 
     def test():
         scores = model.evaluate(data.x_test, data.y_test, training["batch_size"])
@@ -71,7 +61,7 @@ def on_split(model, data, seed, training, frozen=()):
         sizes = {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)}
         return {"parameters": size, **rounded(scores), "sequences": sizes}
 
-    return Work(model, learn, test, monitor, data.y_val[:PROBE])
+    return Work(model, partial(fit, model, data.x, data.y, **settings), test, *watch, labels=data.y_val[:PROBE])
 
 
 def train(model, data, seed, training, **saving):
@@ -120,13 +110,10 @@ def stream(experiment, name, seed, training, device):
     tokens = text.train[: training["limit"]]
     model = table.network(experiment, name, seed, vocabulary=len(text.vocabulary)).to_device(device)
     fitting["epochs"], fitting["optimizer"].learning_rate = training["epochs"], training["learning_rate"]
-    monitor = watched(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
-    fitting["callbacks"] += [monitor] if monitor else []
-
-    def learn(**saving):
-        return model.fit_stream(tokens, validation_data=text.valid, seed=seed, **saving, **fitting)
-
-    return Work(model, learn, lambda: text_numbers(model, score_text(model, text), len(tokens), training), monitor)
+    watch = watched(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
+    fitting["callbacks"] += watch
+    learn = partial(model.fit_stream, tokens, validation_data=text.valid, seed=seed, **fitting)
+    return Work(model, learn, lambda: text_numbers(model, score_text(model, text), len(tokens), training), *watch)
 
 
 def windows(experiment, name, seed, training, device):
@@ -134,15 +121,15 @@ def windows(experiment, name, seed, training, device):
     text = paper_windows(CORPORA[experiment.name], train=training["train_file"])
     model = table.network(experiment, name, seed, vocabulary=len(text.words)).to_device(device)
     x, y = (part[: training["limit"]] for part in text[:2])
-    monitor = watched(model, x[:32])
-    callbacks = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity"), *([monitor] if monitor else [])]
-    optimizer = Adam(training["learning_rate"], clip_norm=1.0)
-    settings = {"epochs": training["epochs"], "validation_split": 0.2, "optimizer": optimizer, "callbacks": callbacks}
+    watch = watched(model, x[:32])
+    settings = {"epochs": training["epochs"], "validation_split": 0.2, "seed": seed}
+    settings["optimizer"] = Adam(training["learning_rate"], clip_norm=1.0)
+    settings["callbacks"] = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity"), *watch]
 
     def test():
         return text_numbers(model, {"test": model.evaluate(text.x_test, text.y_test)}, len(x), training)
 
-    return Work(model, lambda **saving: fit(model, x, y, seed=seed, **settings, **saving), test, monitor)
+    return Work(model, partial(fit, model, x, y, **settings), test, *watch)
 
 
 def text_numbers(model, scores, size, training):
