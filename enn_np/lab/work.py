@@ -137,84 +137,60 @@ def text_numbers(model, scores, size, training):
     return {"parameters": model.size, **found, "train_size": size, "train_file": training["train_file"]}
 
 
-def fresh(experiment, name, seed, training, device):
-    """New sequences at every step, and a rate that stays as it is. Validation and test sequences are drawn apart. A run
-    ends early where validation shows that nothing is left to learn."""
-    steps, phases = training["steps"], range(experiment.phases)
-    model, draw = table.network(experiment, name, seed).to_device(device), inputs.source(experiment, seed)
-    # Train, validation, test, initial states. Not 0: [seed, 0] is the stream that the model's first weights came from.
-    train_rng, held_rng, test_rng, noise = (np.random.default_rng([seed, part]) for part in (5, 1, 2, 3))
-    held = [draw(held_rng, VALIDATION, "validation", phase) for phase in phases]
-    tests = [draw(test_rng, TEST, "test", phase) for phase in phases]
-    turns, cpu = Turns(model, held, tests, steps), []
-
-    def learn(**saving):
-        began = time.process_time()
-        history = fit_fresh(
-            model,
-            lambda rng, step: draw(rng, training["batch_size"], "train", turns.phase(step)),
-            np.diff([0, *turns.ends]).tolist(),
-            validate=turns.validate,
-            rngs=(train_rng, noise),
-            optimizer=Adam(training["learning_rate"], global_clip_norm=training["clip"]),
-            callbacks=[turns],
-            **saving,
-        )
-        history["step"] = turns.ends[: len(history["loss"])]
-        history["seconds"] = list(accumulate(history["seconds"]))
-        history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
-        cpu.append(round(time.process_time() - began, 2))
-        return history
-
-    def test():
-        scores = turns.scores or [turns.test(0)]  # none of a run that was interrupted
-        done = {"parameters": model.size, "cpu_seconds": cpu[0], "steps": turns.done, **rounded(mean(scores[-1]))}
-        if len(scores) > 1:
-            done["accuracies"] = [[round(each["accuracy"], 6) for each in row] for row in scores]
-            done["test_forgetting"] = round(forgetting(done["accuracies"]), 6)
-        x, y = tests[0]
-        if experiment.task == "fewshot":
-            seen = model.evaluate(*draw(test_rng, len(x), "seen", 0))["accuracy"]
-            done |= rounded(
-                {"seen_accuracy": seen, "nearest_accuracy": float((inputs.nearest(experiment, x) == y).mean())}
-            )
-        if experiment.task == "recall" and isinstance(model.cells[0], Binding):
-            done["recalled"] = recalled(model, x[0])
-        return done
-
-    return Work(model, learn, test)
-
-
 class Turns(Callback):
-    """Validates fresh networks, tests them at the end of each phase on all phases so far, and ends a run that has
-    learned enough. held, tests: (x, y) of each phase; ends: of epochs, in steps."""
+    """New sequences at every step, and a rate that stays as it is: a run made ready as a `Work` is.
 
-    def __init__(self, model, held, tests, steps):
-        self.model, self.held, self.tests, self.steps = model, held, tests, steps
-        turns = range(1, steps + 1)
+    Validation and test sequences are drawn apart. A network is tested at the end of each phase on all phases so far. A
+    run ends early where validation shows that nothing is left to learn. ends: of epochs, in steps.
+    """
+
+    monitor = labels = None
+
+    def __init__(self, experiment, name, seed, training, device):
+        self.experiment, self.training, self.steps = experiment, training, training["steps"]
+        self.model, self.draw = table.network(experiment, name, seed).to_device(device), inputs.source(experiment, seed)
+        # Training, validation, test, initial states. Not 0: [seed, 0] is where the model's first weights came from.
+        train, held, self.rng, noise = (np.random.default_rng([seed, part]) for part in (5, 1, 2, 3))
+        self.held = [self.draw(held, VALIDATION, "validation", phase) for phase in range(experiment.phases)]
+        self.tests = [self.draw(self.rng, TEST, "test", phase) for phase in range(experiment.phases)]
+        turns = range(1, self.steps + 1)
         self.ends = [step for step in turns if step % EVERY == 0 or self.phase(step) > self.phase(step - 1)]
-        self.scores, self.done = [], 0
+        self.rngs, self.scores, self.done, self.cpu_seconds = (train, noise), [], 0, 0.0
 
     def phase(self, step):
-        return step * len(self.tests) // self.steps
+        return step * self.experiment.phases // self.steps
 
-    def validate(self, done):
-        return mean(self.model.evaluate(*each) for each in self.held[: self.phase(done - 1) + 1])
+    def learn(self, **saving):
+        began, batch = time.process_time(), self.training["batch_size"]
+        history = fit_fresh(
+            self.model,
+            lambda rng, step: self.draw(rng, batch, "train", self.phase(step)),
+            np.diff([0, *self.ends]).tolist(),
+            validate=lambda done: mean(self.evaluate(self.held, self.phase(done - 1))),
+            rngs=self.rngs,
+            optimizer=Adam(self.training["learning_rate"], global_clip_norm=self.training["clip"]),
+            callbacks=[self],
+            **saving,
+        )
+        history["step"] = self.ends[: len(history["loss"])]
+        history["seconds"] = list(accumulate(history["seconds"]))
+        history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
+        self.cpu_seconds = round(time.process_time() - began, 2)
+        return history
+
+    def evaluate(self, parts, phase):
+        """Scores on all phases so far."""
+        return [self.model.evaluate(*each) for each in parts[: phase + 1]]
 
     def on_epoch_end(self, training, logs):
         self.done = self.ends[training.epoch - 1]
         phase = self.phase(self.done - 1)
-        enough = len(self.tests) == 1 and logs.get("val_accuracy", 0) > ENOUGH
+        enough = self.experiment.phases == 1 and logs.get("val_accuracy", 0) > ENOUGH
         training.stop = enough and self.done < self.steps
         if enough or self.phase(self.done) > phase:
-            self.scores.append(self.test(phase))
-
-    def test(self, phase):
-        """Scores on all phases so far. Raises Diverged unless they are finite."""
-        found = [self.model.evaluate(*each) for each in self.tests[: phase + 1]]
-        if not all(math.isfinite(value) for scores in found for value in scores.values()):
-            raise Diverged(f"learning_rate: the weights give {found}; lower it")
-        return found
+            self.scores.append(found := self.evaluate(self.tests, phase))
+            if not all(math.isfinite(value) for scores in found for value in scores.values()):
+                raise Diverged(f"learning_rate: the weights give {found}; lower it")
 
     def state(self):
         return {"scores": self.scores, "done": self.done}
@@ -222,10 +198,25 @@ class Turns(Callback):
     def load_state(self, state):
         self.scores, self.done = state["scores"], state["done"]
 
+    def test(self):
+        scores = self.scores or [self.evaluate(self.tests, 0)]  # none of a run that was interrupted
+        found = {"parameters": self.model.size, "cpu_seconds": self.cpu_seconds, "steps": self.done}
+        found |= rounded(mean(scores[-1]))
+        if len(scores) > 1:
+            found["accuracies"] = [[round(each["accuracy"], 6) for each in row] for row in scores]
+            found["test_forgetting"] = round(forgetting(found["accuracies"]), 6)
+        x, y = self.tests[0]
+        if self.experiment.task == "fewshot":
+            seen = self.model.evaluate(*self.draw(self.rng, len(x), "seen", 0))["accuracy"]
+            nearest = float((inputs.nearest(self.experiment, x) == y).mean())
+            found |= rounded({"seen_accuracy": seen, "nearest_accuracy": nearest})
+        if self.experiment.task == "recall" and isinstance(self.model.cells[0], Binding):
+            found["recalled"] = recalled(self.model, x[0])
+        return found
+
 
 def mean(scores):
     """{name: mean} of dicts of scores."""
-    scores = list(scores)
     return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
 
 
@@ -254,4 +245,4 @@ def recalled(model, x):
     return {"symbols": x.argmax(-1).tolist(), "lengths": np.round(lengths, 4).tolist()}
 
 
-SOURCES = {"arrays": arrays, "stream": stream, "windows": windows, "fresh": fresh}
+SOURCES = {"arrays": arrays, "stream": stream, "windows": windows, "fresh": Turns}
