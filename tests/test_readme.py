@@ -24,7 +24,7 @@ LIMITS = {
     "core lines": 1_280,  # non-blank, of CORE and all that it imports, transitively
     "package lines": 8_330,  # non-blank, of every text file under enn_np/
     "longest file": 664,  # non-blank; 400 is the aim: train.py and models.py (425) are over it
-    "flat files": 19,  # Python files directly in enn_np/
+    "flat files": 18,  # Python files directly in enn_np/
     "README lines": 160,
     "README words": 2_000,
 }
