@@ -118,7 +118,7 @@ def test_no_run_counts_twice(folder):
     store(folder, "mnist", "paper", "rnn", 1, 0.9)
     (folder / "mnist-paper-rnn-1.json").rename(folder / "copy.json")
     store(folder, "mnist", "paper", "rnn", 1, 0.9)
-    with pytest.raises(ValueError, match="a second result of mnist-paper-rnn-1"):
+    with pytest.raises(ValueError, match=r"mnist-paper-rnn-1\.json: a second result of rnn with seed 1"):
         load_results(folder, "mnist", "paper")
 
 

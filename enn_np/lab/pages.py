@@ -32,8 +32,7 @@ def load_results(folder, benchmark, protocol):
             continue
         runs = found.setdefault(result["model"], {})
         if runs.setdefault(result["seed"], result) is not result:
-            what = "-".join(str(result[name]) for name in ("benchmark", "protocol", "model", "seed"))
-            raise ValueError(f"{path}: a second result of {what}; remove one")
+            raise ValueError(f"{path}: a second result of {result['model']} with seed {result['seed']}; remove one")
     known = find(f"{benchmark}/{protocol}").known
     models = sorted(found, key=lambda model: known.index(model) if model in known else len(known))
     return {model: [runs for _, runs in sorted(found[model].items())] for model in models}

@@ -143,6 +143,9 @@ SQUARES = (("test loss", "test_loss", ".4f"), ("straight line", "test_linear_los
 WORDS = (("test perplexity", "test_perplexity", ".1f"), ("accuracy", "test_accuracy", ".1%"))
 UNIGRAM = ("unigram, test", "test_unigram_perplexity", ".1f")
 RIGHT = (("test accuracy", "test_accuracy", ".1%"),)
+COPIED = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
+SEEN = (("seen digits", "test_seen_accuracy", ".1%"), ("nearest in pixels", "test_nearest_accuracy", ".1%"))
+FEWSHOT = (("new digits", "test_accuracy", ".1%"), *SEEN)
 CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
 
 
@@ -225,18 +228,12 @@ ROWS = {
 FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 
 # Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. What is
-# asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is
-# the mean over all steps, 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A
-# squared error of 0.167 says that nothing was learned of "adding".
-FEWSHOT = (
-    ("new digits", "test_accuracy", ".1%"),
-    ("seen digits", "test_seen_accuracy", ".1%"),
-    ("nearest in pixels", "test_nearest_accuracy", ".1%"),
-)
+# asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is the mean over all steps,
+# 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A squared error of 0.167
+# says that nothing was learned of "adding".
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
-LONG = {"models": ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace"), "family": "long"}
-LONG |= {"seeds": 3}  # of ten minutes each and more
-COPIED = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
+KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace")
+LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
     "fewshot": {"outputs": WAYS, "answers": 5, "columns": FEWSHOT},
