@@ -13,8 +13,8 @@ from .bptt import Tape, run, run_back
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, load, register
 from .engram import Engram, EngramState
+from .lab.learned import LearnedEngram
 from .language import LanguageModel
-from .learned import LearnedEngram
 from .models import Classifier, Model, Regressor, StepClassifier
 from .optim import SGD, Adam
 from .stream import Stream, run_in_segments

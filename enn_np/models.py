@@ -17,7 +17,6 @@ from .binding import Binding
 from .bptt import run, run_back
 from .checkpoint import register
 from .engram import Engram
-from .learned import LearnedEngram
 from .ops import cross_entropy, dot_rows, flat, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
 from .train import INFERENCE, add, draws, fit, given
 from .window import Window
@@ -400,7 +399,7 @@ class StepClassifier(Classifier):
         return super().predict_outputs(x, batch_size, mask).reshape(len(x), self.answers, -1)
 
 
-for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, LearnedEngram, Binding, Window):
+for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, Binding, Window):
     register(each)
 
 

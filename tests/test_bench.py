@@ -16,8 +16,6 @@ from bench.problem import Problem, difference
 from bench.process import Worker, WorkerError, environment
 from bench.timing import all_works, bench, chart, table
 
-from enn_np.lab import cli
-
 ROOT = Path(__file__).parents[1]
 NOWHERE = {"torch": "/no/such/python", "jax": "/no/such/python", "tensorflow": "/no/such/python"}
 SCHEMA = {"work", "peer", "threads", "ours_ms", "peer_ms", "ratio", "floor_share", "ours_quartiles", "peer_quartiles"}
@@ -299,13 +297,6 @@ def test_the_command_hands_on_what_was_asked(monkeypatch, capsys):
     monkeypatch.undo()
     assert main(["--works", "transformer"]) == 2
     assert capsys.readouterr().err.startswith("bench: works: expected one of 'engram'")
-
-
-@pytest.mark.parametrize("rest", [[], ["--quick"], ["--help"], ["--json", "a.json", "--works", "gru"]])
-def test_the_old_command_says_in_one_line_what_replaced_it(rest, capsys):
-    assert cli.main(["bench", *rest]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "python -m tests.bench" in err
 
 
 def test_every_side_has_a_small_problem_of_the_same_kind():

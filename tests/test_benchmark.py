@@ -26,7 +26,7 @@ KEYS = {"benchmark", "protocol", "model", "seed", "training", "parameters", "sec
 def one(results, model="rnn", key="regression/paper", **shorter):
     experiment = table.find(key)
     training = runner.settings_of(experiment, model, {**TINY, **shorter})
-    return runner.one(runner.result_run(experiment, model, 0, training, results))
+    return runner.one(runner.Run(experiment, model, 0, training, results))
 
 
 def all_of(results, model="rnn", **settings):
@@ -123,18 +123,6 @@ def test_a_search_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert tried[:4] == [3e-4, 1e-3, 3e-3, 3e-3] and len(tried) == 5 and found[0]["test_loss"] > 0
 
 
-def test_a_search_of_the_first_kind_stays_valid(tmp_path, monkeypatch):
-    """One file with all losses; what it has is not tried again, unless it was trained otherwise."""
-    path = folder(tmp_path / "rates") / "regression-sound-rnn.json"
-    training = {"epochs": 1, "batch_size": 128, "learning_rate": None, "limit": 64}
-    held = {"validation_loss": {"0.0003": 0.1, "0.001": None}, "learning_rate": None, "training": training}
-    path.write_text(json.dumps(held))
-    (found,), said = all_of(tmp_path, seeds=1)
-    assert said[0].startswith("1 trials") and found["training"]["learning_rate"] == 3e-4
-    path.write_text(json.dumps(held | {"training": training | {"limit": 63}}))
-    assert all_of(tmp_path, seeds=0)[1][0].startswith("2 trials")
-
-
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_rates_that_diverge_are_not_chosen(tmp_path):
     (found,), _ = all_of(tmp_path, rates=(1e-3, 1e38), limit=200, epochs=2, seeds=1)
@@ -159,10 +147,10 @@ def test_runs_that_diverge_are_recorded_and_not_tried_again(tmp_path, rates):
     assert load_results(tmp_path, "regression", "sound") == {}
 
 
-@pytest.mark.parametrize("held", ["{}", '{"validation_loss": 3, "training": {}}', '{"validation_loss": {}}', "[]", "{"])
-def test_a_file_that_is_no_search_is_named(tmp_path, held):
-    (folder(tmp_path / "rates") / "regression-sound-rnn.json").write_text(held)
-    with pytest.raises(ValueError, match=r"regression-sound-rnn\.json: (holds no search|not readable|expected)"):
+@pytest.mark.parametrize("held", ["[]", "{", '{"stopped": "finished", "history": {}}'])
+def test_a_file_that_is_no_trial_is_named(tmp_path, held):
+    (folder(tmp_path / "rates") / "regression-sound-rnn-0.001.json").write_text(held)
+    with pytest.raises(ValueError, match=r"regression-sound-rnn-0\.001\.json: (benchmark|not readable|expected)"):
         all_of(tmp_path)
 
 
@@ -171,11 +159,10 @@ def test_stored_results_are_those_of_the_table():
     results, seen = ROOT / "data" / "results", 0
     for each in table.FIXED.values():
         for model in each.models:
-            losses, missing = runner.tried(each, model, each.rates, {}, results)
-            rate = each.rates[0] if len(each.rates) == 1 else None if missing else min(losses, key=losses.get)
+            rate, _ = runner.search(each, model, each.rates, {}, results)
             for path in results.glob(f"{each.name}-{each.protocol}-{model}-?.json"):
                 training = runner.settings_of(each, model, {}, rate)
-                assert runner.Run(each, model, 0, training, path).stored()
+                assert runner.Run(each, model, int(path.stem[-1]), training, results).stored()
                 seen += 1
     assert seen > 290
 
@@ -305,7 +292,7 @@ def test_text_runs_note_the_trace(tmp_path, monkeypatch):
     """Trace statistics per epoch of a language model, untrained first."""
     rng = np.random.default_rng(0)
     model = language.LanguageModel(language.Engram(8, 4), 20, embedding=8)
-    monitor = work.watched(model, rng.integers(20, size=(3, 5)))
+    (monitor,) = work.watched(model, rng.integers(20, size=(3, 5)))
     model.fit_stream(rng.integers(20, size=200), epochs=2, batch_size=4, steps=5, callbacks=[monitor], verbose=0)
     assert len(monitor.statistics) == 3 and monitor.statistics[1]["drift"] > 0
     assert json.dumps(monitor.statistics)

@@ -50,16 +50,34 @@ from enn_np.language import LanguageModel
 from enn_np.look import attribution, monitor
 from enn_np.ops import RETRIEVALS
 
+ENGRAM_SWITCHES = (
+    {},
+    {"trace_clip": None},
+    {"trace_clip": 0.05, "hebbian_rate": 0.5},
+    {"layer_norm": False},
+    {"hebbian_rate": 0.0},
+    {"retrieval": "top_k", "top_k": 3},
+    {"retrieval": "sparsemax", "temperature": 0.5},
+    {"l1": 0.1, "entropy": 0.2},
+    {"trace_gradient": False},
+)
+BINDING_SWITCHES = (
+    {"recurrent_cue": True},
+    {"write_at": "own", "decay": 0.1},
+    {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
+    {"plasticity": "fixed", "bank_read": False},
+    {"decay": 0.5, "slowest": 0.01, "learned_temperature": True},
+    {"recurrent_cue": True, "gated": False},
+    {"trace": "batch"},
+    {"trace": "batch", "decay": 0.3, "learned_decay": True},
+)
 CELLS = [RNN(4), GRU(4), LSTM(4)]
 CELLS += [
     Engram(4, 5, trace_scale=2.0, trace=trace, **switches)
     for trace in ("batch", "sample")
-    for switches in (*cli.ENGRAM_SWITCHES, {"trace_gradient": False})
+    for switches in ENGRAM_SWITCHES
 ]
-CELLS += [
-    Binding(4, 5, **switches)
-    for switches in (*cli.BINDING_SWITCHES, {"trace": "batch", "decay": 0.3, "learned_decay": True})
-]
+CELLS += [Binding(4, 5, **switches) for switches in BINDING_SWITCHES]
 
 
 CELLS += [LearnedEngram(4, 5, trace="sample"), Window(4, 5, 3)]
@@ -443,7 +461,7 @@ def test_commands_compute_where_they_are_told(card, monkeypatch, tmp_path, capsy
     moves = []
     real = models.Model.to_device
     monkeypatch.setattr(models.Model, "to_device", lambda self, device: moves.append(device) or real(self, device))
-    monkeypatch.setattr(cli, "ENGRAM_SWITCHES", ({},))
+    monkeypatch.setattr(cli.table, "ABLATIONS", {})
     monkeypatch.setattr(pages, "draw", lambda *_: [])  # figures and pages are not what computes
     monkeypatch.setattr("enn_np.lab.demo.write_report", lambda *_: "no report")
     monkeypatch.setattr(datasets, "load_digits", lambda: digits(432, 8))

@@ -169,9 +169,9 @@ def test_runs_are_written_down_once_and_shown(digits, tmp_path, capsys):
         ({"experiments": ["fewshot"]}, "experiment: expected one of mnist.*fewshotN.*pixelsN.*got 'fewshot'"),
         ({"experiments": ["fewshot0"]}, "got 'fewshot0'"),
         ({"experiments": ["poem3"]}, "got 'poem3'"),
-        ({"experiments": ["split6"]}, "split: expected a finite number at most 5, got 6"),
+        ({"experiments": ["split6"]}, "split: expected a finite number .*at most 5, got 6"),
         ({"experiments": ["pixels9"]}, "pixels: expected one of 2, 4, 7, 14, 28, got 9"),
-        ({"experiments": ["permuted1"]}, "permuted: expected at least 2, got 1"),
+        ({"experiments": ["permuted1"]}, "permuted: expected a finite number at least 2, got 1"),
         ({"experiments": ["split5"], "steps": 4}, "steps: expected at least 5, got 4"),
         ({"experiments": []}, "experiments, models, rates: expected at least one"),
         ({"models": ["transformer"]}, "models: expected one of .*got 'transformer'"),
@@ -230,7 +230,7 @@ def test_permuted_tasks_are_all_digits_in_an_order_each(digits, monkeypatch):
 def test_what_is_learned_in_turn_is_tested_in_turn(digits, tmp_path, monkeypatch):
     """A network that is trained on another task than it is tested on, or tested on what it has not seen."""
     asked = []
-    source = inputs.split
+    source = inputs.pictures
 
     def spied(experiment, seed):
         draw = source(experiment, seed)

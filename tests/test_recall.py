@@ -202,16 +202,24 @@ def test_bad_settings_are_told_before_any_work(ask, error, words, tmp_path, monk
 @pytest.mark.parametrize(
     ("best", "rates"), [(2e-2, (2e-2, 4e-2)), (2e-4, (2.5e-4, 1.25e-4)), (1e-3, ()), (math.inf, ())]
 )
-def test_a_best_rate_at_an_edge_widens_the_grid(monkeypatch, best, rates):
+def test_a_best_rate_at_an_edge_widens_the_grid(monkeypatch, tmp_path, best, rates):
     """The highest rate of a grid, taken for the best there is. Where all diverge there is no best."""
     task = table.find("recall2")
 
-    def tried(experiment, model, grid, asked, results):
-        return {rate: abs(math.log(rate / best)) if best < 1 else math.inf for rate in grid}, []
+    class Tried(runner.Run):
+        path = tmp_path / "there.json"
 
-    monkeypatch.setattr(runner, "tried", tried)
-    assert runner.widened(task, "gru", task.rates, {}, None)[0].keys() == {*task.rates, *rates}
-    assert runner.widened(task, "gru", (1e-4, 2e-4), {}, None)[0].keys() == {1e-4, 2e-4}  # as asked for
+        def stored(self):
+            seen.append(self.training["learning_rate"])
+            loss = abs(math.log(seen[-1] / min(best, 1)))
+            return {"stopped": "finished" if best < 1 else "diverged", "history": {"val_loss": [loss]}}
+
+    Tried.path.touch()
+    monkeypatch.setattr(runner, "Run", Tried)
+    for grid in (task.rates, (1e-4, 2e-4)):  # the experiment's own; as asked for
+        seen = []
+        rate, missing = runner.search(task, "gru", grid, {}, tmp_path)
+        assert {*seen} == {*grid, *(rates if grid == task.rates else ())} and not missing and rate in seen
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

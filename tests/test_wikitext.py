@@ -64,7 +64,7 @@ def test_it_trains_on_a_card(text, tmp_path, card, protocol):
 def test_the_command_line_trains_it(text, tmp_path, capsys):
     command = ["run", "wikitext-2/sound", "--models", "lstm", "--epochs", "1", "--limit", "300"]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
-    assert "test_perplexity" in capsys.readouterr().out
+    assert "test perplexity" in capsys.readouterr().out
 
 
 def test_a_missing_text_is_named(text, tmp_path, capsys):

@@ -9,49 +9,30 @@ import numpy as np
 
 from .. import __version__, checks, gradcheck
 from ..backend import device_module
-from ..binding import Binding
-from ..cells import GRU, LSTM, RNN
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
-from ..learned import LearnedEngram
-from ..window import Window
 from . import demo, table
 from .results import mute, tell
 from .runner import RESULTS, run_all, run_one
 
-PAGES = ("data/results/README.md",)
-MOVED = {
-    "bench": "in a clone it is `python -m tests.bench`",
-    "train": "one run is `python -m enn_np run mnist/paper --models engram --seed 0 --out DIR`",
-    "benchmark": "all runs of one are `python -m enn_np run mnist/sound`",
-    "recall": "it is `python -m enn_np run recall8`",
-    "memory": "it is `python -m enn_np run fewshot5 split5`",
-}
+PAGE = "data/results/README.md"
 
 
 def main(arguments=None):
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 130 after Ctrl-C."""
     try:
         try:
-            return _run(arguments)
+            settings = _parser().parse_args(arguments)
+            device_module(getattr(settings, "device", "cpu"))  # before any work
+            return settings.command(settings) or 0
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough: `| head`
         mute()
         return 141  # as a shell reports it
-
-
-def _run(arguments):
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if arguments[:1] and arguments[0] in MOVED:
-            raise ValueError(f"{arguments[0]} is no command any more; {MOVED[arguments[0]]}")
-        settings = _settings(arguments)
-        device_module(getattr(settings, "device", "cpu"))  # before any work
-        return settings.command(settings) or 0
-    except (BrokenPipeError, RecursionError):
+    except RecursionError:
         raise
     except MemoryError as error:
         print(f"enn_np: not enough memory; ask for less, such as a smaller --limit. {error}", file=sys.stderr)
@@ -63,13 +44,18 @@ def _run(arguments):
     return 2
 
 
-def _settings(arguments):
-    """What was asked for; in folders, ~ is the user's home, which a shell leaves as it is in --out=~/x."""
-    settings = _parser().parse_args(arguments)
-    for name, value in vars(settings).items():
-        if name in ("out", "results", "folder", "run") and value is not None:
-            setattr(settings, name, spelled_out(value))
-    return settings
+def _path(text):
+    """A shell leaves the ~ of --out=~/x as it is."""
+    try:
+        return spelled_out(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
+def _data_set(text):
+    """The name of a data set that others spell another way: wikitext2, WikiText-2, CIFAR-10."""
+    plain = {name.replace("-", ""): name for name in SOURCES}
+    return plain.get(text.lower().replace("-", ""), text)
 
 
 def _parser():
@@ -83,18 +69,19 @@ def _parser():
         """add(option, help, **settings) of a command, which tells its purpose here and in its own help."""
         made = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         made.set_defaults(command=function)
-        return lambda *names, **settings: made.add_argument(*names, **settings)
+        return made.add_argument
 
     device = {"default": "cpu", "choices": ("cpu", "cuda"), "help": "where to compute; cuda needs CuPy (%(default)s)"}
-    results = {"default": RESULTS, "metavar": "DIR", "help": "folder of result files (%(default)s)"}
+    folder = {"type": _path, "metavar": "DIR"}
+    results = {"default": RESULTS, "help": "folder of result files (%(default)s)", **folder}
 
     add = command("demo", "train all four networks on the bundled digits, and draw what they learned", _demo)
-    add("--out", default="runs/demo", metavar="DIR", help="folder for summary.json and figures (%(default)s)")
+    add("--out", default="runs/demo", help="folder for summary.json and figures (%(default)s)", **folder)
     add("--epochs", type=int, default=demo.EPOCHS, help="epochs at most (%(default)s)")
     add("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
     add("--device", **device)
 
-    add = command("run", "train all that has no stored result yet, or one run in a folder", _experiments)
+    add = command("run", "train all that has no stored result yet, or one run in a folder", _run)
     add("experiment", nargs="+", help="such as mnist/sound, wikitext2/sound or recall8, see `python -m enn_np list`")
     add("--models", nargs="+", metavar="NAME", help="networks (all that the experiment has)")
     add("--seeds", type=int, help="how many, 0 first, or 0 to choose learning rates only (the experiment's own)")
@@ -102,7 +89,7 @@ def _parser():
     add("--jobs", type=int, default=1, help="processes at a time, one BLAS thread each (%(default)s)")
     add("--results", **results)
     add("--seed", type=int, help="with --out: seed of everything random (0)")
-    add("--out", metavar="DIR", help="one run, its model, traces and figures in this folder, and no stored result")
+    add("--out", help="one run, its model, traces and figures in this folder, and no stored result", **folder)
     add("--resume", action="store_true", help="with --out: continue the run in that folder, killed or interrupted")
     add("--epochs", type=int, help="epochs at most, for a trial (the experiment's own)")
     add("--limit", type=int, help="train on the first so many sequences or words only, for a trial")
@@ -111,18 +98,16 @@ def _parser():
     add("--train-file", metavar="NAME", help="text to train on (wiki.train.tokens)")
     add("--device", **device)
 
-    add = command(
-        "list", "show every experiment: networks, seeds, learning rates, and how many results are stored", _list
-    )
+    add = command("list", "show every experiment: networks, seeds, learning rates, how many results are stored", _list)
     add("--results", **results)
 
     add = command("tables", "write the pages' result tables, and the figures, from the stored results", _tables)
-    add("--page", nargs="+", default=PAGES, help=f"Markdown files with marks ({' '.join(PAGES)})")
+    add("--page", type=_path, nargs="+", default=[Path(PAGE)], help=f"Markdown files with marks ({PAGE})")
     add("--results", **results)
 
     add = command("report", "write one HTML page about a run, to open from disk", _report)
-    add("run", metavar="DIR", help="folder that `run --out` or `demo` wrote, or a result's JSON file")
-    add("--out", metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
+    add("run", help="folder that `run --out` or `demo` wrote, or a result's JSON file", **folder)
+    add("--out", type=_path, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
 
     add = command("gradcheck", "compare every hand-written gradient with finite differences", _gradcheck)
     add("--all", action="store_true", help="a line for every gradient, not for every cell")
@@ -133,8 +118,8 @@ def _parser():
     what = "show which files are there, download those of one data set, or compare checksums"
     add("action", choices=("list", "fetch", "verify"), help=what)
     one = f"one data set: {', '.join(SOURCES)} (list, verify: all that are there)"
-    add("name", type=_spelled, nargs="?", help=one)
-    add("--folder", metavar="DIR", help="where they are (the ENN_DATA variable, else data/, else a user cache)")
+    add("name", type=_data_set, choices=SOURCES, metavar="name", nargs="?", help=one)
+    add("--folder", help="where they are (the ENN_DATA variable, else data/, else a user cache)", **folder)
     return parser
 
 
@@ -143,55 +128,49 @@ def _demo(settings):
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
-def _experiments(settings):
+def _run(settings):
     asked = {name: getattr(settings, name) for name in ("epochs", "limit", "steps", "batch_size", "train_file")}
     asked = {name: value for name, value in asked.items() if value is not None}
-    if settings.out is not None:
-        return _one_run(settings, asked)
-    if settings.resume or settings.seed is not None:
-        raise ValueError("resume, seed: they are of one run in a folder; name it by --out, or use --seeds")
-    what = settings.models, settings.seeds, settings.rates, settings.results, settings.jobs, settings.device
-    found = run_all(settings.experiment, *what, **asked)
-    for run in filter(None, found):
-        start = f"{run['benchmark']:<11} {run['model']:<20} seed {run['seed']}"
-        if run["stopped"] == "diverged":
-            tell(f"{start}  diverged at learning rate {run['training']['learning_rate']:g}")
-            continue
-        each = table.find(f"{run['benchmark']}/{run['protocol']}")
-        columns = each.columns if each.source == "fresh" else ((each.score.replace("_", " "), each.score, ".4f"),)
-        scores = "  ".join(f"{title} {run[key]:{form}}" for title, key, form in columns)
-        tell(f"{start}  {scores}  {run['parameters']:,} parameters  {run['seconds']:,.0f} s")
-    return 1 if None in found else 0
-
-
-def _one_run(settings, asked):
-    one = len(settings.experiment) == len(settings.models or ()) == len(settings.rates or (0,)) == 1
-    if not one or settings.seeds is not None:
+    out, models, rates = settings.out, settings.models, settings.rates
+    if out is None:
+        if settings.resume or settings.seed is not None:
+            raise ValueError("resume, seed: they are of one run in a folder; name it by --out, or use --seeds")
+        what = settings.experiment, models, settings.seeds, rates, settings.results, settings.jobs, settings.device
+        found = run_all(*what, **asked)
+        for run in filter(None, found):
+            tell(_line(run))
+        return 1 if None in found else 0
+    if not len(settings.experiment) == len(models or ()) == len(rates or (0,)) == 1 or settings.seeds is not None:
         raise ValueError("out: a folder holds one run; name one experiment, network and rate, and its --seed")
-    (key,), (model,), out = settings.experiment, settings.models, settings.out
-    rate = settings.rates[0] if settings.rates else None
     if settings.resume and not any((out / name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
-    summary = run_one(key, model, settings.seed or 0, out, rate, settings.resume, settings.device, **asked)
-    paper = table.PAPER.get(summary["benchmark"], {}).get(model, {})
-    print(f"{'':<16}{'this run':>12}{'paper':>12}")
-    for key in ("test_accuracy", "test_loss", "test_perplexity", "parameters", "seconds"):
-        if key in summary:
-            published = "-" if paper.get(key) is None else f"{paper[key]:,.6g}"
-            print(f"{key:<16}{summary[key]:>12,.6g}{published:>12}")
-    print(f"wrote {out}" + ("; continue it by --resume" if summary["stopped"] == "interrupted" else ""))
-    return 130 if summary["stopped"] == "interrupted" else 0
+    rate, what = rates[0] if rates else None, (settings.experiment[0], models[0], settings.seed or 0, out)
+    run = run_one(*what, rate, settings.resume, settings.device, **asked)
+    interrupted = run["stopped"] == "interrupted"
+    print(f"{_line(run)}\nwrote {out}" + "; continue it by --resume" * interrupted)
+    return 130 if interrupted else 0
+
+
+def _line(run):
+    """The scores of a run, beside the paper's."""
+    start = f"{run['benchmark']:<11} {run['model']:<20} seed {run['seed']}"
+    if run["stopped"] == "diverged":
+        return f"{start}  diverged at learning rate {run['training']['learning_rate']:g}"
+    columns = *table.find(f"{run['benchmark']}/{run['protocol']}").columns, ("parameters", "parameters", ",")
+    paper = table.PAPER.get(run["benchmark"], {}).get(run["model"], {})
+    for title, key, form in (*columns, ("seconds", "seconds", ",.0f")):
+        start += f"  {title} {run[key]:{form}}" + (f" (paper: {paper[key]:{form}})" if paper.get(key) else "")
+    return start
 
 
 def _list(settings):
     """A row per experiment; of the tasks with fresh sequences, each with a size that is published."""
-    sizes = {"recall": 8, "fewshot": 5, "split": 5, "permuted": 5, "copy": 100, "adding": 100, "pixels": 14}
-    rows = [*table.FIXED.values(), *(table.task(f"{kind}{sizes[kind]}") for kind in table.TASKS)]
-    print(f"{'experiment':<19}{'stored':>6}{'seeds':>7}  {'learning rates':<26}networks")
-    for each in rows:
-        stored = len(list(Path(settings.results).glob(f"{each.name}-{each.protocol}-*.json")))
+    sizes = "recall8", "fewshot5", "split5", "permuted5", "copy100", "adding100", "pixels14"
+    print(f"{'experiment':<19}{'stored':>6}{'seeds':>7}  {'learning rates':<32}networks")
+    for each in (*table.FIXED.values(), *map(table.task, sizes)):
+        stored = len(list(settings.results.glob(f"{each.name}-{each.protocol}-*.json")))
         rates, models = " ".join(f"{rate:g}" for rate in each.rates), " ".join(each.models)
-        print(f"{each.key:<19}{stored:>6}{each.seeds:>7}  {rates:<26}{models}")
+        print(f"{each.key:<19}{stored:>6}{each.seeds:>7}  {rates:<32}{models}")
 
 
 def _report(settings):
@@ -203,51 +182,54 @@ def _report(settings):
 def _tables(settings):
     from .pages import figures, fill
 
-    pages = [spelled_out(page) for page in settings.page]
-    for page in pages:
-        try:
-            page.read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
-            raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
-    for page in pages:
+    for page in settings.page:
         for name in fill(page, settings.results):
             print(f"{page}: wrote table {name}")
     for path in figures(settings.results):
         print(f"wrote {path}")
 
 
-# ----------------------------------------------------------------------------------------------------------- gradcheck
+def _data(settings):
+    name, folder, action = settings.name, settings.folder, settings.action
+    if action == "fetch":
+        if name is None:
+            raise ValueError(f"name: data fetch expects one of {', '.join(SOURCES)}")
+        print(fetch(name, folder))
+        return 0
+    if action == "list":
+        rows = [row for row in status(folder) if name in (None, row.dataset)]
+    else:  # unless it was named, what nobody fetched is left out
+        names = SOURCES if name is None else (name,)
+        rows = [row for each in names for row in verify(each, folder) if name or row.path]
+    where, row = folder or data_folder(), "{:<14}{:<26}{:>14}  {}".format
+    if not rows:
+        print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")
+        return 0
+    print(f"in {where}\n\n{row('data set', 'file', 'bytes on disk', 'state')}")
+    states = {True: "verified", False: "DAMAGED", None: "here, no published checksum"}
+    for each in rows:
+        here = f"here, {each.path.name}" if each.path and action == "list" else states[each.verified]
+        size = f"{each.path.stat().st_size:,}" if each.path else "-"
+        print(row(each.dataset, each.file, size, here if each.path else "missing"))
+    return 1 if action == "verify" and any(not each.path or each.verified is False for each in rows) else 0
 
-ENGRAM_SWITCHES = (
-    {},
-    {"trace_clip": None},
-    {"trace_clip": 0.05, "hebbian_rate": 0.5},
-    {"layer_norm": False},
-    {"hebbian_rate": 0.0},
-    {"retrieval": "top_k", "top_k": 3},
-    {"retrieval": "sparsemax", "temperature": 0.5},
-    {"l1": 0.1, "entropy": 0.2},
-)
-BINDING_SWITCHES = (
-    {"recurrent_cue": True},
-    {"write_at": "own", "decay": 0.1},
-    {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
-    {"plasticity": "fixed", "bank_read": False},
-    {"decay": 0.5, "slowest": 0.01, "learned_temperature": True},
-    {"recurrent_cue": True, "gated": False},
-    {"trace": "batch"},
-)
+
+# ----------------------------------------------------------------------------------------------------------- gradcheck
 
 
 def gradient_table(seeds, device="cpu"):
-    """Yield (cell, switches, parameter, largest relative error over `seeds` problems) for all cells."""
-    small = {"hidden": 4, "slots": 5, "trace_scale": 2.0}  # a trace that weighs as much as the bank
-    cells = [(kind(4), {}) for kind in (RNN, GRU, LSTM)]
-    for trace in ("batch", "sample"):
-        cells += [(Engram(**small, trace=trace, **more), {"trace": trace, **more}) for more in ENGRAM_SWITCHES]
-    cells += [(Binding(4, 5, temperature=0.3, **more), more) for more in BINDING_SWITCHES]
-    cells += [(LearnedEngram(4, 5), {}), (Window(4, 5, 3), {})]
-    for cell, switches in cells:
+    """Yield (cell, switches, parameter, largest relative error over `seeds` problems), cell by cell.
+
+    Of all cells of the table, and of Engram, with a trace that weighs as much as the bank, by every kind of ablation.
+    """
+    window = {"window": {"window": 3}}  # shorter than the sequence
+    cells = {table.cell(name, 4, 8, **window.get(name, {})): each[1] for name, each in table.CELLS.items()}
+    for change in {tuple(change): change for change in table.ABLATIONS.values()}.values():
+        if not change.keys() & {"bank", "pooling", "cell", "trace_gradient"}:  # of the model, or not to agree
+            for trace in ("batch", "sample"):
+                switches = {"trace": trace, "trace_scale": 2.0, **change}
+                cells[Engram(4, 8, **switches)] = switches
+    for cell, switches in sorted(cells.items(), key=lambda each: type(each[0]).__name__):
         for masked in (False, True):
             runs = [gradcheck.check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
             words = [f"{name}={value}" for name, value in switches.items()] + ["masked"] * masked
@@ -275,39 +257,3 @@ def _gradcheck(settings):
     verdict = f"{failed} of {len(errors)} gradients FAILED" if failed else f"all {len(errors)} gradients agree"
     print(f"\n{verdict}: hand-written against central differences in float64, tolerance {tolerance:.0e}")
     return 1 if failed else 0
-
-
-# ---------------------------------------------------------------------------------------------------------------- data
-
-
-def _spelled(text):
-    """The name of a data set that others spell another way: wikitext2, WikiText-2, CIFAR-10."""
-    plain = {name.replace("-", ""): name for name in SOURCES}
-    return plain.get(text.lower().replace("-", ""), text)
-
-
-def _data(settings):
-    name, folder, action = settings.name, settings.folder, settings.action
-    if name is not None:
-        checks.choice("name", name, tuple(SOURCES))
-    if action == "fetch":
-        if name is None:
-            raise ValueError(f"name: data fetch expects one of {', '.join(SOURCES)}")
-        print(fetch(name, folder))
-        return 0
-    if action == "list":
-        rows = [row for row in status(folder) if name in (None, row.dataset)]
-    else:  # unless it was named, what nobody fetched is left out
-        names = SOURCES if name is None else (name,)
-        rows = [row for each in names for row in verify(each, folder) if name or row.path]
-    where, row = folder or data_folder(), "{:<14}{:<26}{:>14}  {}".format
-    if not rows:
-        print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")
-        return 0
-    print(f"in {where}\n\n{row('data set', 'file', 'bytes on disk', 'state')}")
-    states = {True: "verified", False: "DAMAGED", None: "here, no published checksum"}
-    for each in rows:
-        here = f"here, {each.path.name}" if each.path and action == "list" else states[each.verified]
-        size = f"{each.path.stat().st_size:,}" if each.path else "-"
-        print(row(each.dataset, each.file, size, here if each.path else "missing"))
-    return 1 if action == "verify" and any(not each.path or each.verified is False for each in rows) else 0

@@ -8,9 +8,18 @@ from .. import checks
 from ..data import images as datasets
 from ..look.report import write_report
 from . import inputs, pages, table, work
-from .results import machine, own_folder, write_json
+from .results import machine, run_folder, write_json
 
 EPOCHS, BATCH, RATE = 8, 32, 2e-3
+BEFORE = """Engram, RNN, GRU and LSTM on {train:,} bundled MNIST digits,
+each read as 28 rows of 28 pixels. The paper's protocol, cut
+short: epochs {epochs} at most, batch {batch_size}, Adam {learning_rate}, attention
+pooling, seed {seed}; {validation} digits to validate on, {test:,} to test.
+"""
+AFTER = """
+The paper's numbers (arXiv 2507.21474) are for all 60,000
+digits, last-state pooling, 15 epochs and one run: shown for
+orientation, not for comparison."""
 
 
 def demo(out="runs/demo", epochs=EPOCHS, seed=0, verbose="auto", say=print, device="cpu"):
@@ -18,45 +27,34 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, verbose="auto", say=print, devi
 
     That is summary.json, model.npz and trace.npz of the Engram network, PNG files and report.html. Returns the summary.
     """
-    epochs, seed = checks.count("epochs", epochs), checks.count("seed", seed, low=0)
-    with own_folder(out) as out:
+    training = {"epochs": checks.count("epochs", epochs), "batch_size": BATCH, "learning_rate": RATE}
+    settings = training | {"pooling": "attention", "seed": checks.count("seed", seed, low=0)}
+    with run_folder(out) as (out, *_):
         data = inputs.mnist_split(datasets.load_digits(), 400, seed)
-        say(f"Engram, RNN, GRU and LSTM on {len(data.x):,} bundled MNIST digits,")
-        say("each read as 28 rows of 28 pixels. The paper's protocol, cut")
-        say(f"short: {epochs} epoch{'s' * (epochs > 1)} at most, batch {BATCH}, Adam {RATE}, attention")
-        say(f"pooling, seed {seed}; {len(data.x_val)} digits to validate on, {len(data.x_test):,} to test.\n")
+        sequences = {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)}
+        say(BEFORE.format(**settings, **sequences))
         results, watched = {}, None
         row = "{:<7}{:>9}{:>7}{:>9}{:>9}{:>8}{:>11}".format
         say(row("model", "accuracy", "loss", "params", "seconds", "paper:", "params"))
-        training = {"epochs": epochs, "batch_size": BATCH, "learning_rate": RATE}
         for name in table.MODELS:
             model = table.network("mnist/paper", name, seed, "attention").to_device(device)
-            title, paper = table.TITLES[name], table.PAPER["mnist"][name]
-            model.title = title  # what its bar begins with
-            numbers, monitor = work.train(model, data, seed, training, verbose=verbose)
-            results[title], watched = numbers, watched or monitor
+            model.title, paper = table.TITLES[name], table.PAPER["mnist"][name]  # what its bar begins with
+            run, monitor = work.train(model, data, seed, training, verbose=verbose)
+            results[model.title], watched = run, watched or monitor
             if monitor:
                 model.save(out / "model.npz")
                 monitor.save(out / "trace.npz", data.y_val[: work.PROBE])
-            interrupted = numbers["stopped"] == "interrupted"
-            scores = f"{numbers['test_accuracy']:.1%}", f"{numbers['test_loss']:.3f}"
-            sizes = f"{numbers['parameters']:,}", f"{numbers['seconds']:.1f}"
+            interrupted = run["stopped"] == "interrupted"
+            scores = f"{run['test_accuracy']:.1%}", f"{run['test_loss']:.3f}"
+            sizes = f"{run['parameters']:,}", f"{run['seconds']:.1f}"
             published = f"{paper['test_accuracy']:.2%}", f"{paper['parameters']:,}"
-            say(row(title, *scores, *sizes, *(("", "interrupted") if interrupted else published)))
+            say(row(model.title, *scores, *sizes, *(("", "interrupted") if interrupted else published)))
             if interrupted:
                 break
-        summary = {
-            "models": results,
-            "settings": {**training, "pooling": "attention", "seed": seed},
-            "sequences": {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)},
-            "machine": machine(device),
-        }
+        summary = {"models": results, "settings": settings, "sequences": sequences, "machine": machine(device)}
         write_json(out / "summary.json", summary)
-        say("\nThe paper's numbers (arXiv 2507.21474) are for all 60,000")
-        say("digits, last-state pooling, 15 epochs and one run: shown for")
-        say("orientation, not for comparison.")
-        for path in pages.draw(out, results, watched):
+        say(AFTER)
+        for path in (*pages.draw(out, results, watched), out / "summary.json"):
             say(f"  wrote {path}")
-        say(f"  wrote {out / 'summary.json'}")
         say(f"  wrote {write_report(out)}: curves, trace and single digits explained, to open in a browser")
         return summary

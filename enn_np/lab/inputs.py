@@ -3,7 +3,7 @@
 The digits are MNIST's; the seed decides which of its training images are held out to validate on.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,19 +28,15 @@ class Split:
     y_test: np.ndarray
 
 
-def held_out(images, n, seed):
-    """Rows of the training images to train on, and `n` others to validate on."""
-    return datasets.split(len(images.x_train), (len(images.x_train) - n, n), seed)
+def parts(images, n, seed):
+    """(x, y) of the training images but for `n`, of these, held out to validate on, and of the test images."""
+    rows = datasets.split(len(images.x_train), (len(images.x_train) - n, n), seed)
+    return [*((images.x_train[part], images.y_train[part]) for part in rows), (images.x_test, images.y_test)]
 
 
 def mnist_split(images, validation, seed):
     """Digits as 28 steps of 28 pixels, scaled per pixel to 0..1 on the training part; `validation` images held out."""
-    train, held = held_out(images, validation, seed)
-    x, x_test = datasets.image_rows(images.x_train), datasets.image_rows(images.x_test)
-    scale = datasets.MinMax.fit(x[train]).transform
-    return Split(
-        scale(x[train]), images.y_train[train], scale(x[held]), images.y_train[held], scale(x_test), images.y_test
-    )
+    return _scaled(parts(images, validation, seed), datasets.MinMax.fit)
 
 
 def cifar10_split(images, protocol, seed):
@@ -49,15 +45,16 @@ def cifar10_split(images, protocol, seed):
     paper: values / 255, and the test set serves as validation set, as published. sound: 5,000 training images held
     out for validation, and each channel standardised on the rest.
     """
-    if protocol == "paper":
-        scale = datasets.Scaling(np.float32(0), np.float32(1))  # to float32 in 0..1, no more
-        x, x_test = (datasets.image_rows(scale.transform(part)) for part in (images.x_train, images.x_test))
-        return Split(x, images.y_train, x_test, images.y_test, x_test, images.y_test)
-    train, held = held_out(images, CIFAR10_HELD_OUT, seed)
-    scale = datasets.Standardize.fit(images.x_train[train], per="channel")
-    parts = images.x_train[train], images.x_train[held], images.x_test
-    x, x_val, x_test = (datasets.image_rows(scale.transform(part)) for part in parts)
-    return Split(x, images.y_train[train], x_val, images.y_train[held], x_test, images.y_test)
+    if protocol == "sound":
+        return _scaled(parts(images, CIFAR10_HELD_OUT, seed), lambda x: datasets.Standardize.fit(x, per="channel"))
+    unit = datasets.Scaling(np.float32(0), np.float32(1))  # to float32 in 0..1, no more
+    x, x_test = (datasets.image_rows(unit.transform(part)) for part in (images.x_train, images.x_test))
+    return Split(x, images.y_train, x_test, images.y_test, x_test, images.y_test)
+
+
+def _scaled(parts, fit):
+    scale = fit(parts[0][0])
+    return Split(*(each for x, y in parts for each in (datasets.image_rows(scale.transform(x)), y)))
 
 
 def load_split(experiment, seed, limit=None):
@@ -71,7 +68,7 @@ def load_split(experiment, seed, limit=None):
         draw = {"regression": tasks.one_feature, "recall": tasks.associative_recall}[name]
         rng = np.random.default_rng([seed, 5])  # `seed` alone is where a model's first weights come from
         data = Split(*(part for n in GENERATED[name] for part in draw(rng, n)))
-    return Split(data.x[:limit], data.y[:limit], data.x_val, data.y_val, data.x_test, data.y_test)
+    return replace(data, x=data.x[:limit], y=data.y[:limit])
 
 
 # ------------------------------------------------------------------------- fresh sequences, one function for every task
@@ -82,37 +79,60 @@ def source(experiment, seed):
     return DRAWS[experiment.task](experiment, seed)
 
 
+def recall(experiment, seed):
+    """`tasks.associative_recall` of `size` pairs."""
+    keys, values = experiment.inputs - experiment.outputs - 1, experiment.outputs
+    return lambda rng, n, part, phase: tasks.associative_recall(rng, n, experiment.size, keys, values)
+
+
+def copy(experiment, seed):
+    """`tasks.copy_task` with a delay of `size` steps."""
+
+    def draw(rng, n, part, phase):
+        x, y = tasks.copy_task(rng, n, experiment.size, experiment.answers, experiment.outputs)
+        return np.eye(experiment.inputs, dtype=np.float32)[x], y[:, -experiment.answers :]
+
+    return draw
+
+
+def adding(experiment, seed):
+    """`tasks.adding_task` of `size` steps."""
+    return lambda rng, n, part, phase: tasks.adding_task(rng, n, experiment.size)
+
+
 def digits(seed, side=28):
     """{part: (images, labels)}, for "train", "validation" and "test".
 
     Images are (n, side, side) float32, means of blocks of pixels from 0 to 1; side divides 28.
     """
-    data = datasets.load_mnist()
-    train, validation = held_out(data, MNIST_HELD_OUT, seed)
-
-    def small(images):
-        blocks = images.reshape(len(images), side, 28 // side, side, 28 // side)
-        return blocks.mean((2, 4), dtype=np.float32) / 255
-
-    return {
-        "train": (small(data.x_train[train]), data.y_train[train]),
-        "validation": (small(data.x_train[validation]), data.y_train[validation]),
-        "test": (small(data.x_test), data.y_test),
-    }
+    found, block = parts(datasets.load_mnist(), MNIST_HELD_OUT, seed), 28 // side
+    blocks = [(x.reshape(len(x), side, block, side, block), y) for x, y in found]
+    small = [(x.mean((2, 4), dtype=np.float32) / 255, y) for x, y in blocks]
+    return dict(zip(("train", "validation", "test"), small, strict=True))
 
 
-def drawn(rng, n, part, images, labels, rows=None):
-    """n images drawn at random with their labels, or all to be tested on, of those at `rows`."""
-    rows = np.arange(len(images)) if rows is None else rows
-    rows = rows if part == "test" else rng.choice(rows, n)
-    return images[rows], labels[rows]
+def pictures(experiment, seed):
+    """MNIST's digits, drawn at random, or all to be tested on.
 
+    split: `size` tasks of two digits, 0 and 1 first, one after the other with equal numbers of steps, and one head of
+    10 classes (Zenke, Poole and Ganguli, arXiv 1703.04200). Nothing tells which task an image is from, and nothing of
+    an earlier task is seen again. The optimizer goes on as it is. After each task all test images of every task so far
+    are tested (`forgetting`). Of several learning rates the one is used that ends with the lowest mean validation loss
+    over all tasks. permuted: so, all digits in every task, each with another order of pixels (Goodfellow et al., arXiv
+    1312.6211). pixels: images of `size` x `size`, one pixel a step, in one order that the seed decides.
+    """
+    task, side = experiment.task, experiment.size if experiment.task == "pixels" else 28
+    data, rng = digits(seed, side), np.random.default_rng([seed, 4])
+    orders = [tasks.pixel_permutation(rng, side**2) for _ in range(experiment.phases)]
 
-def recall(experiment, seed):
-    """`tasks.associative_recall` of `size` pairs."""
-    values = experiment.outputs
-    keys = experiment.inputs - values - 1
-    return lambda rng, n, part, phase: tasks.associative_recall(rng, n, experiment.size, keys, values)
+    def draw(rng, n, part, phase):
+        images, labels = data[part]
+        rows = np.flatnonzero(labels // 2 == phase) if task == "split" else np.arange(len(labels))
+        rows = rows if part == "test" else rng.choice(rows, n)
+        x = images[rows] if task == "split" else tasks.pixel_mnist(images[rows], orders[phase])
+        return x.reshape(len(x), -1, 1 if task == "pixels" else 28), labels[rows]
+
+    return draw
 
 
 def few_shot(experiment, seed):
@@ -153,68 +173,5 @@ def nearest(experiment, x):
     return np.take_along_axis(labels, far.argmin(-1), axis=1)
 
 
-def split(experiment, seed):
-    """`size` tasks of two digits, 0 and 1 first, one after the other with equal numbers of steps, and one head of 10
-    classes (Zenke, Poole and Ganguli, arXiv 1703.04200).
-
-    Nothing tells which task an image is from, and nothing of an earlier task is seen again. The optimizer goes on as
-    it is. After each task all test images of every task so far are tested (`forgetting`). Of several learning rates
-    the one is used that ends with the lowest mean validation loss over all tasks.
-    """
-    data = digits(seed)
-
-    def draw(rng, n, part, phase):
-        images, labels = data[part]
-        return drawn(rng, n, part, images, labels, np.flatnonzero(labels // 2 == phase))
-
-    return draw
-
-
-def permuted(experiment, seed):
-    """As `split`, all digits in every task, each with another order of pixels (Goodfellow et al., arXiv 1312.6211)."""
-    data, rng = digits(seed), np.random.default_rng([seed, 4])
-    orders = [tasks.pixel_permutation(rng) for _ in range(experiment.size)]
-
-    def draw(rng, n, part, phase):
-        images, labels = drawn(rng, n, part, *data[part])
-        return tasks.pixel_mnist(images, orders[phase]).reshape(images.shape), labels
-
-    return draw
-
-
-def copy(experiment, seed):
-    """`tasks.copy_task` with a delay of `size` steps."""
-
-    def draw(rng, n, part, phase):
-        x, y = tasks.copy_task(rng, n, experiment.size, experiment.answers, experiment.outputs)
-        return np.eye(experiment.inputs, dtype=np.float32)[x], y[:, -experiment.answers :]
-
-    return draw
-
-
-def adding(experiment, seed):
-    """`tasks.adding_task` of `size` steps."""
-    return lambda rng, n, part, phase: tasks.adding_task(rng, n, experiment.size)
-
-
-def pixels(experiment, seed):
-    """`tasks.pixel_mnist`, images of `size` x `size` in one random order of their pixels, which the seed decides."""
-    data = digits(seed, experiment.size)
-    order = tasks.pixel_permutation(np.random.default_rng([seed, 4]), experiment.size**2)
-
-    def draw(rng, n, part, phase):
-        images, labels = drawn(rng, n, part, *data[part])
-        return tasks.pixel_mnist(images, order), labels
-
-    return draw
-
-
-DRAWS = {
-    "recall": recall,
-    "fewshot": few_shot,
-    "split": split,
-    "permuted": permuted,
-    "copy": copy,
-    "adding": adding,
-    "pixels": pixels,
-}
+DRAWS = {"recall": recall, "fewshot": few_shot, "copy": copy, "adding": adding}
+DRAWS |= dict.fromkeys(("split", "permuted", "pixels"), pictures)

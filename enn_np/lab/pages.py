@@ -2,12 +2,11 @@
 
 A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills:
 
-    results:mnist:paper     a benchmark's models by a protocol, means over seeds beside the paper's numbers
-    tests:mnist:paper       those models in pairs: differences, tests, effect sizes
-    ablation:mnist:recall   the settings of `table.ABLATIONS` on two benchmarks
-    replay:published:mnist  the paper's own tests, on its own numbers
-    bench:cpu:2             times against other frameworks, of bench/cpu.json, on two threads
-    claims:RUN              what the traces of a stored run say of the paper's claims
+    results:mnist:paper    a benchmark's models by a protocol, means over seeds beside the paper's numbers
+    tests:mnist:paper      those models in pairs: differences, tests, effect sizes
+    ablation:mnist:recall  the settings of `table.ABLATIONS` on two benchmarks
+    bench:cpu:2            times against other frameworks, of bench/cpu.json, on two threads
+    claims:RUN             what the traces of a stored run say of the paper's claims
 """
 
 import re
@@ -22,7 +21,6 @@ from .results import read_json, read_result, write_json
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
 
 DASH = "-"
-MARKS = r"<!-- ((?:results|tests|ablation|replay|bench):\w+:\w+|claims:[\w-]+) -->"
 
 
 def load_results(folder, benchmark, protocol):
@@ -30,14 +28,14 @@ def load_results(folder, benchmark, protocol):
     found = {}
     for path in sorted(Path(folder).glob("*.json")):
         result = read_result(path)
-        key, seed = (result["benchmark"], result["protocol"], result["model"]), result["seed"]
-        if key[:2] == (benchmark, protocol) and result["stopped"] != "diverged":
-            if seed in found.setdefault(key[2], {}):
-                raise ValueError(f"{path}: a second result of {'-'.join(key)}-{seed}; remove one")
-            found[key[2]][seed] = result
-    order = {name: i for i, name in enumerate(find(f"{benchmark}/{protocol}").known)}
-    models = sorted(found, key=lambda model: order.get(model, len(order)))
-    return {model: [runs[seed] for seed in sorted(runs)] for model, runs in ((m, found[m]) for m in models)}
+        if (result["benchmark"], result["protocol"]) != (benchmark, protocol) or result["stopped"] == "diverged":
+            continue
+        runs = found.setdefault(result["model"], {})
+        if runs.setdefault(result["seed"], result) is not result:
+            raise ValueError(f"{path}: a second result of {result['model']} with seed {result['seed']}; remove one")
+    known = find(f"{benchmark}/{protocol}").known
+    models = sorted(found, key=lambda model: known.index(model) if model in known else len(known))
+    return {model: [runs for _, runs in sorted(found[model].items())] for model in models}
 
 
 def table(kind, *what):
@@ -49,90 +47,66 @@ def table(kind, *what):
 
 def results_table(folder, benchmark, protocol):
     """A row per model: means over seeds with their intervals, beside the paper's numbers, and what they ran on."""
-    results, published = load_results(folder, benchmark, protocol), PAPER.get(benchmark, {})
-    columns = _columns(benchmark, protocol)
-    rows = [
-        [TITLES.get(model, model), _seeds(runs), *(cell(runs, published.get(model, {})) for cell in columns.values())]
-        for model, runs in results.items()
-    ]
-    several = max((len(runs) for runs in results.values()), default=0) > 1 and "95% interval" in columns
-    intervals = " Intervals: Student's t." if several else ""
-    return f"{_markdown(['model', 'seeds', *columns], rows)}\n\n{_origin(results)}{intervals}"
+    results, experiment = load_results(folder, benchmark, protocol), find(f"{benchmark}/{protocol}")
+    if not results:
+        return "No stored results yet."
+    rows = [_row(experiment, model, runs) for model, runs in results.items()]
+    several = experiment.source != "fresh" and any(len(runs) > 1 for runs in results.values())
+    return f"{_records(rows)}\n\n{_origin(results)}" + " Intervals: Student's t." * several
 
 
-def _columns(benchmark, protocol):
-    """{title: function of a model's runs and the paper's numbers}."""
-
-    def spread(key, form, bold=False):
-        return lambda runs, paper: f"**{_spread(runs, key, form)}**" if bold else _spread(runs, key, form)
-
-    def published(key, form):
-        return lambda runs, paper: _number(paper.get(key), form)
-
-    parameters = {"parameters": lambda runs, paper: f"{runs[0]['parameters']:,}"}
-    if found := task(benchmark):
-        scores = {title: spread(key, form, bold=True) for title, key, form in found.columns}
-        rate = {"learning rate": lambda runs, paper: f"{runs[0]['training']['learning_rate']:g}"}
-        return {**scores, "steps": lambda runs, paper: f"{np.mean(_values(runs, 'steps')):,.0f}", **rate, **parameters}
-    language, score = benchmark.startswith("wikitext"), find(benchmark).score
-    own_text = language and protocol == "sound"  # whose numbers are no answer to the paper's
-    form = {"test_accuracy": ".2%", "test_loss": ".4f", "test_perplexity": ".1f"}[score]
-    columns = {"valid perplexity": spread("valid_perplexity", ".1f")} if own_text else {}
-    columns[score.replace("_", " ")] = spread(score, form, bold=True)
-    columns["95% interval"] = lambda runs, paper: _interval(_values(runs, score), form)
-    if benchmark in PAPER and not own_text:
-        columns["paper"] = published(score, form)
-    if own_text:
-        columns["unigram, test"] = spread("test_unigram_perplexity", ".1f")
-    if language:
-        columns["accuracy"] = spread("test_accuracy", ".1%")
-    elif benchmark == "regression":
-        columns["straight line"] = spread("test_linear_loss", ".4f")
-    else:
-        columns |= {"test loss": spread("test_loss", ".4f"), "paper: loss": published("test_loss", ".4f")}
-    columns |= parameters
-    if protocol == "sound":
-        columns["learning rate"] = lambda runs, paper: f"{runs[0]['history']['learning_rate'][0]:g}"
-    columns["epochs"] = lambda runs, paper: f"{np.mean([len(run['history']['loss']) for run in runs]):.3g}"
-    columns["minutes"] = lambda runs, paper: f"{np.mean(_values(runs, 'seconds')) / 60:.3g}"
-    return columns
+def _row(experiment, model, runs):
+    """{title: cell} of a model's runs. A text of its own cut has numbers that are no answer to the paper's."""
+    fresh, paper = experiment.source == "fresh", PAPER.get(experiment.name, {})
+    row = {"model": _title(model), "seeds": _seeds(runs)}
+    for title, key, form in experiment.columns:
+        judged = key == experiment.score
+        row[title] = f"**{_spread(runs, key, form)}**" if judged or fresh else _spread(runs, key, form)
+        if judged and not fresh:
+            row["95% interval"] = _interval(_values(runs, key), form)
+        if experiment.source != "stream" and any(key in published for published in paper.values()):
+            what = "paper" if judged else f"paper: {title.removeprefix('test ')}"
+            row[what] = _number(paper.get(model, {}).get(key), form)
+    history, size = runs[0]["history"], {"parameters": f"{runs[0]['parameters']:,}"}
+    rates = history.get("learning_rate") or [runs[0]["training"]["learning_rate"]]
+    rate = {"learning rate": f"{rates[0]:g}"} if experiment.protocol == "sound" else {}
+    if fresh:
+        return {**row, "steps": f"{np.mean(_values(runs, 'steps')):,.0f}", **rate, **size}
+    epochs = f"{np.mean([len(run['history']['loss']) for run in runs]):.3g}"
+    return {**row, **size, **rate, "epochs": epochs, "minutes": f"{np.mean(_values(runs, 'seconds')) / 60:.3g}"}
 
 
 def tests_table(folder, benchmark, protocol):
-    """A row per pair that is asked about: what `statistics.compare` finds; losses and perplexities turned around."""
+    """A row per pair that is asked about: what `stats.compare` finds; losses and perplexities turned around."""
     from .stats import compare, interquartile_mean
 
-    results, score = load_results(folder, benchmark, protocol), find(benchmark).score
+    results, score = load_results(folder, benchmark, protocol), find(f"{benchmark}/{protocol}").score
     sign, form = (1, "+.2%") if score == "test_accuracy" else (-1, "+.4g")
-    scores = {model: {run["seed"]: sign * run[score] for run in runs} for model, runs in results.items()}
+    scores = _scores(results, score, sign)
     pairs = _comparable(scores, [pair for pair in combinations(scores, 2) if _asked(*pair)])
     if not pairs:
         return "Not yet: it needs two seeds of two models."
     rows = [
-        [
-            f"{TITLES.get(each.a, each.a)} - {TITLES.get(each.b, each.b)}",
-            str(each.seeds),
-            f"**{each.difference:{form}}**",
-            DASH if each.interval is None else " to ".join(format(end, form) for end in each.interval),
-            f"{each.welch:.2g}",
-            f"{each.permutation:.2g}",
-            f"{each.hedges_g:+.1f}",
-            f"{each.improvement:.0%}",
-        ]
+        {
+            "pair": f"{_title(each.a)} - {_title(each.b)}",
+            "seeds": str(each.seeds),
+            "difference": f"**{each.difference:{form}}**",
+            "95% interval": _ends(each.interval, form),
+            "Welch p": f"{each.welch:.2g}",
+            "permutation p": f"{each.permutation:.2g}",
+            "Hedges' g": f"{each.hedges_g:+.1f}",
+            "P(first better)": f"{each.improvement:.0%}",
+        }
         for each in compare(scores, pairs)
     ]
-    head = ["pair", "seeds", "difference", "95% interval", "Welch p", "permutation p", "Hedges' g", "P(first better)"]
     middle = ", ".join(
-        f"{TITLES.get(model, model)} {_number(abs(interquartile_mean(list(runs.values()))), form.strip('+'))}"
+        f"{_title(model)} {abs(interquartile_mean(list(runs.values()))):{form.strip('+')}}"
         for model, runs in scores.items()
         if any(model in pair for pair in pairs)
     )
-    what = "" if sign > 0 else f" Differences are of {score.replace('_', ' ')}, turned so that more is better."
-    return (
-        _markdown(head, rows)
-        + "\n\nIntervals: Student's t, paired by seed. p values are Holm-adjusted. "
-        + f"Interquartile means: {middle}.{what}"
-    )
+    notes = f"Intervals: Student's t, paired by seed. p values are Holm-adjusted. Interquartile means: {middle}."
+    turned = f" Differences are of {score.replace('_', ' ')}, turned so that more is better." * (sign < 0)
+    return f"{_records(rows)}\n\n{notes}{turned}"
 
 
 def ablation_table(folder, *benchmarks):
@@ -140,37 +114,32 @@ def ablation_table(folder, *benchmarks):
     slots take part."""
     from .stats import compare
 
-    loaded = {benchmark: load_results(folder, benchmark, "ablation") for benchmark in benchmarks}
-    loaded = {benchmark: results for benchmark, results in loaded.items() if results}
-    head, columns = ["setting", "change"], []
-    for benchmark, results in loaded.items():
-        head += [f"{benchmark}: accuracy", "from full", "p", f"slots of {find(f'{benchmark}/ablation').sizes[1]}"]
-        scores = {name: {run["seed"]: run["test_accuracy"] for run in runs} for name, runs in results.items()}
-        pairs = _comparable(scores, [(name, "full") for name in scores if name != "full" and "full" in scores])
-        found = {each.a: each for each in compare(scores, pairs)}
-        columns.append({name: _ablated(runs, found.get(name)) for name, runs in results.items()})
+    head, columns, origins = ["setting", "change"], [], []
+    for benchmark in benchmarks:
+        if results := load_results(folder, benchmark, "ablation"):
+            scores = _scores(results, "test_accuracy")
+            pairs = _comparable(scores, [(name, "full") for name in scores if name != "full" and "full" in scores])
+            found = {each.a: each for each in compare(scores, pairs)}
+            head += [f"{benchmark}: accuracy", "from full", "p", f"slots of {find(f'{benchmark}/ablation').sizes[1]}"]
+            columns.append({name: _ablated(runs, found.get(name)) for name, runs in results.items()})
+            origins.append(f"{benchmark}: {_origin(results)}")
     rows = []
-    for name in (name for name in ABLATIONS if any(name in column for column in columns)):
-        change = ", ".join(f"{key} = {value}" for key, value in ABLATIONS[name].items()) or DASH
-        rows.append([name, change, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
-    origins = [f"{benchmark}: {_origin(results)}" for benchmark, results in loaded.items()]
+    for name, change in ABLATIONS.items():
+        if any(name in column for column in columns):
+            words = ", ".join(f"{key} = {value}" for key, value in change.items()) or DASH
+            rows.append([name, words, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
     return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted.", *origins])
 
 
-def _asked(a, b):
-    """Whether a pair is a question of this project: one has a memory, and the sizes are those of one comparison; or
-    Binding and what controls for a part of it. Every pair more would raise the adjusted p values of all."""
-    if controls := {a, b} & CONTROLS.keys():
-        return {a, b} - controls <= {"binding", "binding-parameters"} and len(controls) == 1
-    kinds = {name.partition("-")[0] for name in (a, b)}
-    return bool(kinds & {"engram", "binding"} and _sizes(a) & _sizes(b))
+def _ablated(runs, comparison):
+    against = [DASH, DASH] if comparison is None else [f"{comparison.difference:+.2%}", f"{comparison.welch:.2g}"]
+    slots = [run["trace"][-1]["effective_slots"] for run in runs if "trace" in run]
+    return [_spread(runs, "test_accuracy", ".2%"), *against, f"{np.mean(slots):.1f}" if slots else DASH]
 
 
-def _sizes(name):
-    """The comparisons that a network is of: the paper's sizes, "", and those that are made to match Engram."""
-    if name == "engram":
-        return {"", "parameters", "time"}
-    return {name.partition("-")[2] if name in MATCHED else ""}
+def _scores(results, key, sign=1):
+    """{model: {seed: score}}."""
+    return {model: {run["seed"]: sign * run[key] for run in runs} for model, runs in results.items()}
 
 
 def _comparable(scores, pairs):
@@ -178,29 +147,14 @@ def _comparable(scores, pairs):
     return [(a, b) for a, b in pairs if len(scores[a].keys() & scores[b].keys()) > 1]
 
 
-def _ablated(runs, comparison):
-    slots = DASH
-    if "trace" in runs[0]:
-        slots = f"{np.mean([run['trace'][-1]['effective_slots'] for run in runs]):.1f}"
-    against = [DASH, DASH] if comparison is None else [f"{comparison.difference:+.2%}", f"{comparison.welch:.2g}"]
-    return [_spread(runs, "test_accuracy", ".2%"), *against, slots]
-
-
-def replay_table(*_):
-    """The paper's tests on its eight numbers, what they can say at best, and how often such "samples" mislead."""
-    from .stats import false_alarms, kruskal_limit, replay
-
-    found, (H, p) = replay(), kruskal_limit()
-    rows = [
-        ["ANOVA, accuracy", f"F = {found.F:.2f}, p = {found.F_p:.5f}"],
-        ["Kruskal-Wallis, loss", f"H = {found.H:.2f}, p = {found.H_p:.4f}"],
-        *([f"Tukey HSD: {a} - {b}", f"{d:+.4f}, p = {q:.4f}"] for (a, b), (d, q) in found.tukey.items()),
-        ["Kruskal-Wallis at best, 4 groups of 2 without any overlap", f"H = {H:.3f}, p = {p:.3f}"],
-    ]
-    for rho in (0, 0.5, 0.9, 0.99):
-        alarms = f"{false_alarms(rho):.1%} of the time"
-        rows.append([f"ANOVA p < 0.05 among four equal models, two values correlated {rho:g}", alarms])
-    return _markdown(["test", "result"], rows)
+def _asked(a, b):
+    """Whether a pair is a question of this project: one has a memory, and the sizes are those of one comparison; or
+    Binding and what controls for a part of it. Every pair more would raise the adjusted p values of all."""
+    if controls := {a, b} & CONTROLS.keys():
+        return {a, b} - controls <= {"binding", "binding-parameters"} and len(controls) == 1
+    memories = {name.partition("-")[0] for name in (a, b)} & {"engram", "binding"}
+    sizes = {name.partition("-")[2] if name in MATCHED else "" for name in (a, b)}
+    return bool(memories) and (len(sizes) == 1 or "engram" in (a, b))  # what is matched is matched to engram
 
 
 def bench_table(folder, name, threads):
@@ -208,18 +162,24 @@ def bench_table(folder, name, threads):
     it has no foreign peer, of our own works against each other."""
     found = read_json(Path(folder) / "bench" / f"{name}.json")
     foreign = [row for row in found["rows"] if not row["peer"].startswith("enn_np")] or found["rows"]
-    header, rows = found["header"], [row for row in foreign if row["threads"] == int(threads)]
-    cells = []
-    for row in rows:
-        ratio = DASH if row["ratio"] is None else f"**{row['ratio']:.2f}**"
-        times = [DASH if row[f"{side}_ms"] is None else f"{row[f'{side}_ms']:.3g}" for side in ("ours", "peer")]
-        cells.append([row["work"], row["peer"], *times, ratio, _number(row["floor_share"], ".0%"), row["unit"]])
-    head = ["work", "against", "ours, ms", "theirs, ms", "theirs / ours", "share of floor", "per"]
-    speed = next((row["gemm_gflops"] for row in rows if row["gemm_gflops"]), None)
+    header, stored = found["header"], [row for row in foreign if row["threads"] == int(threads)]
+    rows = [
+        {
+            "work": row["work"],
+            "against": row["peer"],
+            "ours, ms": _number(row["ours_ms"], ".3g"),
+            "theirs, ms": _number(row["peer_ms"], ".3g"),
+            "theirs / ours": DASH if row["ratio"] is None else f"**{row['ratio']:.2f}**",
+            "share of floor": _number(row["floor_share"], ".0%"),
+            "per": row["unit"],
+        }
+        for row in stored
+    ]
+    speed = next((row["gemm_gflops"] for row in stored if row["gemm_gflops"]), None)
     versions = ", ".join(f"{k} {v}" for each in header["versions"].values() for k, v in each.items() if k != "python")
     where = f"{header['cpu']}, {header['cpus']} CPUs, {threads} thread{'s' * (int(threads) > 1)}"
     product = f"a matrix product at {_number(speed, '.0f')} GFLOP/s"
-    return f"{_markdown(head, cells)}\n\nMedians of {header['repeats']} rounds; {where}, {product}; {versions}."
+    return f"{_records(rows)}\n\nMedians of {header['repeats']} rounds; {where}, {product}; {versions}."
 
 
 def claims_table(folder, run):
@@ -237,7 +197,6 @@ KINDS = {
     "results": results_table,
     "tests": tests_table,
     "ablation": ablation_table,
-    "replay": replay_table,
     "bench": bench_table,
     "claims": claims_table,
 }
@@ -246,13 +205,17 @@ KINDS = {
 def fill(page, folder):
     """Write every table between its marks in `page`, a Markdown file. Returns the names of the tables."""
     page, found = Path(page), []
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
 
     def fresh(match):
         found.append(match[1])
         return f"<!-- {match[1]} -->\n{table(*match[1].split(':'), folder)}\n<!-- /{match[1]} -->"
 
-    text = page.read_text(encoding="utf-8")
-    write_text(page, re.sub(MARKS + r".*?<!-- /\1 -->", fresh, text, flags=re.DOTALL))
+    marks = rf"<!-- ((?:{'|'.join(KINDS)})(?::[\w-]+)+) -->.*?<!-- /\1 -->"
+    write_text(page, re.sub(marks, fresh, text, flags=re.DOTALL))
     return found
 
 
@@ -330,7 +293,7 @@ def task_histories(folder):
     found, names = {}, {read_result(path)["benchmark"] for path in Path(folder).glob("*-sound-*.json")}
     for each in sorted(filter(None, map(task, names)), key=lambda each: ([*TASKS].index(each.task), each.size)):
         results = {model: runs for model, runs in load_results(folder, each.name, "sound").items() if len(runs) > 1}
-        histories = {TITLES.get(model, model): [run["history"] for run in runs] for model, runs in results.items()}
+        histories = {_title(model): [run["history"] for run in runs] for model, runs in results.items()}
         title = f"{each.size} pairs" if each.task == "recall" else each.name
         found.setdefault(each.family, {}).update({title: histories} if histories else {})
     return {family: tasks for family, tasks in found.items() if tasks}
@@ -339,8 +302,16 @@ def task_histories(folder):
 # ------------------------------------------------------------------------------------------------------------- cells
 
 
+def _title(model):
+    return TITLES.get(model, model)
+
+
 def _values(runs, key):
     return [run[key] for run in runs]
+
+
+def _number(value, form):
+    return DASH if value is None else format(value, form)
 
 
 def _spread(runs, key, form):
@@ -353,12 +324,11 @@ def _spread(runs, key, form):
 def _interval(values, form):
     from .stats import interval
 
-    found = interval(values)
-    return DASH if found is None else " to ".join(format(end, form) for end in found)
+    return _ends(interval(values), form)
 
 
-def _number(value, form):
-    return DASH if value is None else format(value, form)
+def _ends(interval, form):
+    return DASH if interval is None else " to ".join(format(end, form) for end in interval)
 
 
 def _seeds(runs):
@@ -370,20 +340,16 @@ def _seeds(runs):
 def _origin(results):
     """Under what protocol, how much of the data, and on which machines."""
     runs = [run for each in results.values() for run in each]
-    if not runs:
-        return "No stored results yet."
     limits = {run.get("training", {}).get("limit") for run in runs} - {None}
     shorter = f" Trained on the first {', '.join(f'{limit:,}' for limit in sorted(limits))} only." if limits else ""
-    machines = sorted({_machine(run["machine"]) for run in runs})
+    form = "{processor}, {cores} cores, BLAS threads: {blas_threads}, NumPy {numpy}, Python {python}".format_map
+    machines = sorted({form(run["machine"]) for run in runs})
     return f"Protocol: {runs[0]['protocol']}.{shorter} Measured on: {'; '.join(machines)}."
 
 
-def _machine(machine):
-    threads = machine["blas_threads"]
-    return (
-        f"{machine['processor']}, {machine['cores']} cores, BLAS threads: {threads}, "
-        f"NumPy {machine['numpy']}, Python {machine['python']}"
-    )
+def _records(rows):
+    """A table of rows {title: cell}."""
+    return _markdown(rows[0], [row.values() for row in rows])
 
 
 def _markdown(head, rows):

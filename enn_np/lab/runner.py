@@ -26,35 +26,47 @@ from ..checkpoint import lock, whole, write_text
 from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged
 from . import pages, table, work
-from .results import folder, machine, read_json, read_result, run_folder, tell, write_json
+from .results import folder, machine, read_result, run_folder, tell, write_json
 from .table import Experiment
 
 RESULTS = "data/results"
 
 
 class Run(NamedTuple):
-    """A run, and the file that its result has. training: its settings. short: it only tries a learning rate, and its
-    test part is never looked at."""
+    """A run and the folder of its result. training: its settings. trial: it tries a learning rate, with seed 0."""
 
     experiment: Experiment
     model: str
     seed: int
     training: dict
-    path: Path
-    short: bool = False
+    results: Path
+    trial: bool = False
+
+    @property
+    def short(self):
+        """Whether it is shorter than a result would be: then its test part is never looked at."""
+        return self.trial and self.experiment.trial is not None
+
+    @property
+    def name(self):
+        last = f"{self.training['learning_rate']:g}" if self.trial else self.seed
+        return f"{self.experiment.name}-{self.experiment.protocol}-{self.model}-{last}"
+
+    @property
+    def path(self):
+        return self.results / ("rates" if self.trial else "") / f"{self.name}.json"
 
     @property
     def what(self):
         """What a result says that it is of."""
-        each = self.experiment
-        named = {"benchmark": each.name, "protocol": each.protocol, "model": self.model, "seed": self.seed}
-        return named | {"training": self.training}
+        named = {"benchmark": self.experiment.name, "protocol": self.experiment.protocol, "model": self.model}
+        return named | {"seed": self.seed, "training": self.training}
 
     def stored(self):
         """The result found, None if there is none. ValueError where it was trained otherwise."""
         if not self.path.exists():
             return None
-        found = read_json(self.path) if self.short else read_result(self.path)
+        found = read_result(self.path, tested=not self.short)
         unsaid = self.training | {"clip": None}  # of fresh samples was not clipped, at first
         got = {name: (found.get("training") or {}).get(name, unsaid[name]) for name in self.training}
         if got != self.training:
@@ -87,11 +99,9 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
     with run_folder(out, run.what, resume) as (out, checkpoint, done):
         if done:
             return done
-        what = run.experiment, run.model, run.seed, run.training
-        ready = work.SOURCES[run.experiment.source](*what, device)
+        ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
         history = ready.learn(verbose=verbose, checkpoint=checkpoint, resume=resume)
-        numbers = {} if run.short else ready.test()
-        summary = {**run.what, **numbers, **work.outcome(history, ready.monitor)}
+        summary = {**run.what, **({} if run.short else ready.test()), **work.outcome(history, ready.monitor)}
         summary |= {"config": ready.model.config(), "machine": machine(device)}
         ready.model.save(out / "model.npz")
         images = ready.monitor if ready.labels is not None else None
@@ -106,17 +116,11 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
 def run_one(key, model, seed, out, rate=None, resume=False, device="cpu", verbose="auto", **asked):
     """`run_in` of an experiment and a network by name. rate, asked: what is other than the experiment's own."""
     experiment = table.find(key)
-    table.check("model", experiment, model)
+    checks.choice("model", model, experiment.known)
     device_module(device)
     training = settings_of(experiment, model, asked, rate)
-    run = result_run(experiment, model, checks.count("seed", seed, low=0), training, out)
+    run = Run(experiment, model, checks.count("seed", seed, low=0), training, out)
     return run_in(out, run, resume, device, verbose)
-
-
-def result_run(experiment, model, seed, training, results):
-    """The run whose result is RESULTS/NAME-PROTOCOL-MODEL-SEED.json."""
-    name = f"{experiment.name}-{experiment.protocol}-{model}-{seed}.json"
-    return Run(experiment, model, seed, training, Path(results) / name)
 
 
 def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, jobs=1, device="cpu", say=tell, **asked):
@@ -134,7 +138,7 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     seeds, jobs = None if seeds is None else checks.count("seeds", seeds, low=0), checks.count("jobs", jobs)
     device_module(device)
     plan = [
-        (experiment, table.check("models", experiment, model), experiment.rates if rates is None else rates)
+        (experiment, checks.choice("models", model, experiment.known), experiment.rates if rates is None else rates)
         for experiment in map(table.find, experiments)
         for model in (experiment.models if models is None else models)
     ]
@@ -143,123 +147,75 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     for experiment, model, grid in plan:
         if experiment.source == "fresh":
             table.network(experiment, model)  # whether it can be
-        changed = {
-            name
-            for rate in grid
-            for name, value in settings_of(experiment, model, asked, rate).items()
-            if name in asked and value != experiment.training[name]
-        }
+        for rate in grid:
+            settings_of(experiment, model, asked, rate)
+        changed = any(value != experiment.training[name] for name, value in asked.items())
         if changed and Path(results).resolve() == Path(RESULTS).resolve():
             raise ValueError(f"{', '.join(asked)}: {RESULTS} is for whole runs, got {asked}; name another --results")
-    results = folder(results)
-    done = set()
-    while trials := [run for each in plan for run in widened(*each, asked, results)[1] if run.path not in done]:
+    results, tried = folder(results), set()
+    while trials := [run for each in plan for run in search(*each, asked, results)[1] if run.path not in tried]:
         say(f"{len(trials)} trials of learning rates to do first")
         do(trials, jobs, device, say)
-        done |= {run.path for run in trials}
+        tried |= {run.path for run in trials}
     runs, unknown = [], []
     for experiment, model, grid in plan:
-        rate = grid[0] if len(grid) == 1 else choose(experiment, model, grid, asked, results)
+        rate, _ = search(experiment, model, grid, asked, results)
         if rate is None:
             say(f"{experiment.key}: the search for {model} has not ended; run the command again")
             unknown.append(None)
             continue
         training = settings_of(experiment, model, asked, rate)
         many = range(experiment.seeds if seeds is None else seeds)
-        runs += [result_run(experiment, model, seed, training, results) for seed in many]
+        runs += [Run(experiment, model, seed, training, results) for seed in many]
     missing = [run for run in runs if run.stored() is None]
     say(f"{len(missing)} of {len(runs)} runs to do")
     do(missing, jobs, device, say)
     return [run.stored() for run in runs] + unknown
 
 
-# ------------------------------------------------------------------------------------------- choice of a learning rate
+def search(experiment, model, grid, asked, results):
+    """The rate of the lowest validation loss, the lowest rate where all diverged, and the trials that are missing;
+    None while some are.
+
+    A trial is the whole run of seed 0, whose result then stands for it and whose last validation counts; or as short
+    as the experiment says, and the best counts. The grid of fresh samples gets further rates, half or twice the best,
+    while that is the lowest or the highest.
+    """
+    widens = experiment.source == "fresh" and grid == experiment.rates
+    while len(grid) > 1:
+        trials = {rate: trial(experiment, model, rate, asked, results) for rate in grid}
+        found = {rate: run.stored() for rate, run in trials.items()}
+        if missing := [trials[rate] for rate in grid if found[rate] is None]:
+            return None, missing
+        losses = {rate: _loss(each, trials[rate].short) for rate, each in found.items()}
+        best = min(grid, key=lambda rate: (losses[rate], rate))
+        beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(best)
+        if widens and beyond and losses[best] < math.inf:
+            grid = (*grid, beyond)
+            continue
+        whole = trials[best]._replace(trial=False)
+        if not trials[best].short and not whole.path.exists():
+            write_text(whole.path, trials[best].path.read_text(encoding="utf-8"))
+        return best, []
+    return grid[0], []
 
 
-def trial_run(experiment, model, rate, asked, results):
-    """The run that tries a learning rate: the whole one of seed 0, or as short as the experiment says."""
+def trial(experiment, model, rate, asked, results):
+    """The run that tries a learning rate."""
     training = settings_of(experiment, model, asked, rate)
     if short := experiment.trial:
         limits = [each["limit"] for each in (training, short) if each.get("limit")]
         training |= {**short, **asked, "limit": min(limits, default=None)}
-    return Run(experiment, model, 0, training, _rates(experiment, model, f"-{rate:g}", results), bool(short))
+    return Run(experiment, model, 0, training, results, trial=True)
 
 
-def tried(experiment, model, grid, asked, results):
-    """{rate: validation loss, infinite where it diverged}, and the trials that are missing.
-
-    Of a whole run the last validation counts, of a short one the best.
-    """
-    losses, missing, earlier = {}, [], _searched(experiment, model, asked, results)
-    for rate in grid:
-        run = trial_run(experiment, model, rate, asked, results)
-        found = run.stored()
-        if f"{rate:g}" in earlier:
-            losses[rate] = math.inf if earlier[f"{rate:g}"] is None else earlier[f"{rate:g}"]
-        elif found is None:
-            missing.append(run)
-        elif found["stopped"] == "diverged":
-            losses[rate] = math.inf
-        else:
-            values = found["history"]["val_loss"]
-            losses[rate] = min(values) if run.short else values[-1]
-    return losses, missing
-
-
-def widened(experiment, model, grid, asked, results):
-    """As `tried`, with further rates where the grid is that of fresh samples: half or twice the best, while that is the
-    lowest or highest."""
-    own = experiment.source == "fresh" and grid == experiment.rates
-    while True:
-        losses, missing = tried(experiment, model, grid, asked, results) if len(grid) > 1 else ({}, [])
-        best = min(losses, key=lambda rate: (losses[rate], rate), default=None)
-        beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(best)
-        if missing or not own or beyond is None or losses[best] == math.inf:
-            return losses, missing
-        grid = (*grid, beyond)
-
-
-def choose(experiment, model, grid, asked, results):
-    """The rate of the lowest validation loss, the lowest rate where all diverged; None if a trial is missing.
-
-    The result of a whole trial stands for seed 0.
-    """
-    losses, missing = widened(experiment, model, grid, asked, results)
-    if missing:
-        return None
-    best = min(losses, key=lambda rate: (losses[rate], rate))
-    run = trial_run(experiment, model, best, asked, results)
-    first = result_run(experiment, model, 0, run.training, results).path
-    if not run.short and not first.exists():
-        write_text(first, run.path.read_text(encoding="utf-8"))
-    return best
-
-
-def _searched(experiment, model, asked, results):
-    """{rate: validation loss or None} of a search that was stored as one file, rates/NAME.json, as the first were."""
-    path = _rates(experiment, model, "", results)
-    found = read_json(path) if path.exists() else {"validation_loss": {}, "training": {}}
-    if not isinstance(found.get("validation_loss"), dict) or not isinstance(found.get("training"), dict):
-        raise ValueError(f"{path}: holds no search for a learning rate; remove it, or name another --results")
-    wanted = trial_run(experiment, model, 1.0, asked, results).training
-    return found["validation_loss"] if found["training"] | {"learning_rate": 1.0} == wanted else {}
-
-
-def _rates(experiment, model, rate, results):
-    return Path(results) / "rates" / f"{experiment.name}-{experiment.protocol}-{model}{rate}.json"
+def _loss(found, short):
+    if found["stopped"] == "diverged":
+        return math.inf
+    return min(found["history"]["val_loss"]) if short else found["history"]["val_loss"][-1]
 
 
 # ------------------------------------------------------------------------------------------------- at a time, in turn
-
-
-def do(runs, jobs, device="cpu", say=tell):
-    """Make the results of runs, `jobs` at a time, and say how each ended; one that fails costs no other."""
-    named = {run.path.stem: run for run in runs}
-    if jobs == 1:
-        for name, run in named.items():
-            say(f"{name}: {one(run, device)}")
-    elif named:
-        in_processes(one, {name: (run, device, 0) for name, run in named.items()}, jobs, say)
 
 
 def one(run, device="cpu", verbose="auto"):
@@ -272,12 +228,10 @@ def one(run, device="cpu", verbose="auto"):
 
 
 def _one(run, device, verbose):
-    trial = run.path.parent.name == "rates"
-    results = run.path.parents[1 if trial else 0]
-    place = folder(results / "runs" / ("trial-" * trial + run.path.stem))
+    place = folder(run.results / "runs" / ("trial-" * run.trial + run.name))
     with ExitStack() as held:
         try:
-            held.enter_context(lock(place / ".result.lock", run.path.stem))
+            held.enter_context(lock(place / ".result.lock", run.name))
         except ValueError:
             return "another process has it"
         if run.path.exists():
@@ -302,17 +256,22 @@ def _one(run, device, verbose):
     return f"{value}, {summary['seconds'] / 60:.1f} minutes"
 
 
-def in_processes(what, tasks, jobs, say=tell):
-    """Do `what(*arguments)` for {name: arguments}, `jobs` at a time; say what each returns.
+def do(runs, jobs, device="cpu", say=tell):
+    """Make the results of runs, `jobs` at a time, and say how each ended; one that fails costs no other.
 
     Processes are spawned, not forked, so that NumPy is imported in them after the number of BLAS threads is set. A
     Ctrl-C ends them at once. Raises OSError, naming the run, where the system killed one.
     """
+    runs = list({run.path: run for run in runs}.values())
+    if jobs == 1 or not runs:
+        for run in runs:
+            say(f"{run.name}: {one(run, device)}")
+        return
     before, others = {name: os.environ.get(name) for name in BLAS_THREADS}, set(multiprocessing.active_children())
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _with_parent)
     try:
-        running = {pool.submit(what, *arguments): name for name, arguments in tasks.items()}
+        running = {pool.submit(one, run, device, 0): run.name for run in runs}
         for future in as_completed(running):
             name = running[future]
             say(f"{name}: {future.result()}")

@@ -1,11 +1,4 @@
-"""What the paper's tests say of its numbers, why they cannot say it, and tests that can, on several seeds.
-
-The paper has one run per model and takes its last validation score and its test score for a sample of two (n = 2). Both
-are of the same weights, so they agree closely, whatever another seed would have given: the spread within a group is the
-spread between two data sets, not between runs. A sample is what several seeds give.
-
-Needs SciPy. All functions are deterministic: what is drawn, is drawn from a fixed seed.
-"""
+"""Tests that can tell networks apart, on several seeds, by SciPy. Whatever is drawn is drawn from a fixed seed."""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -13,73 +6,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from .. import checks
 
-# Of each model's one run: last validation and test accuracy, last validation and test loss (MNIST, arXiv 2507.21474).
-PUBLISHED = {
-    "Engram": {"accuracy": (0.9642, 0.9682), "loss": (0.1405, 0.1287)},
-    "RNN": {"accuracy": (0.9832, 0.9806), "loss": (0.0665, 0.0679)},
-    "GRU": {"accuracy": (0.9898, 0.9898), "loss": (0.0399, 0.0368)},
-    "LSTM": {"accuracy": (0.9887, 0.9890), "loss": (0.0478, 0.0385)},
-}
+def interval(values):
+    """Student's t interval (low, high) of the mean, 95%; None for fewer than three values: they tell too little.
 
-LEVEL = {"above": 0, "high": 0.9999}  # 0.95, not 95
-
-
-class Replay(NamedTuple):
-    """The paper's analysis. tukey: {(model, model): (difference of means, p)}, adjusted for the six pairs."""
-
-    F: float
-    F_p: float
-    H: float
-    H_p: float
-    tukey: dict
-
-
-def replay(published=PUBLISHED):
-    """One-way ANOVA and Tukey's HSD on accuracies, Kruskal-Wallis on losses, as the paper has them."""
-    accuracy, loss = ([each[kind] for each in published.values()] for kind in ("accuracy", "loss"))
-    anova, kruskal, hsd = stats.f_oneway(*accuracy), stats.kruskal(*loss), stats.tukey_hsd(*accuracy)
-    pairs = combinations(enumerate(published), 2)
-    tukey = {(a, b): (float(hsd.statistic[i, j]), float(hsd.pvalue[i, j])) for (i, a), (j, b) in pairs}
-    return Replay(*map(float, (*anova, *kruskal)), tukey)
-
-
-def kruskal_limit(groups=4, size=2):
-    """(H, p) of Kruskal-Wallis where `groups` of `size` do not overlap at all: no sample gets a lower p."""
-    return tuple(map(float, stats.kruskal(*np.arange(groups * size).reshape(groups, size))))
-
-
-def false_alarms(correlation, groups=4, repeats=10_000, seed=0, level=0.05):
-    """How often ANOVA finds "significant" differences between `groups` equally good models, each represented by two
-    values of one run that correlate by `correlation`. With 0, a true sample of two, `level` of the time.
-
-    value = sqrt(correlation) * (how this run went) + sqrt(1 - correlation) * (how this data set went), all normal.
+    It holds the true mean of normal values 95% of the time, however few they are. A bootstrap of three to five would
+    hold it 75 to 83% of the time.
     """
-    rho, level = checks.number("correlation", correlation, low=0, high=1), checks.number("level", level, **LEVEL)
-    groups, repeats = checks.count("groups", groups, low=2), checks.count("repeats", repeats)
-    rng = np.random.default_rng(seed)
-    run, part = rng.standard_normal((repeats, groups, 1)), rng.standard_normal((repeats, groups, 2))
-    values = np.sqrt(rho) * run + np.sqrt(1 - rho) * part
-    between = 2 * values.mean(2).var(1, ddof=1)
-    within = values.var(2, ddof=1).mean(1)
-    # F > limit as a product, so that values that agree to the bit need no division
-    return float((between > stats.f.isf(level, groups - 1, groups) * within).mean())
-
-
-# ------------------------------------------------------------------------------------------------------- our seeds
-
-
-def interval(values, level=0.95):
-    """Student's t interval (low, high) of the mean; None for fewer than three values: they tell too little.
-
-    It holds the true mean of normal values as often as `level` says, however few they are. A bootstrap of three to five
-    would hold it 75 to 83% of the time for 95%.
-    """
-    values, level = sample("values", values, low=1), checks.number("level", level, **LEVEL)
+    values = sample("values", values, low=1)
     if len(values) < 3:
         return None
-    half = stats.t.isf((1 - level) / 2, len(values) - 1) * _sd(values, _rounding(values)) / np.sqrt(len(values))
+    half = stats.t.isf(0.025, len(values) - 1) * _sd(values, _rounding(values)) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
 
@@ -140,18 +77,21 @@ def compare(scores, pairs=None):
     decides the split too; the tests are not, because five pairs have 32 signs and so no p below 0.06. Permutations: all
     of them up to 10,000, else so many at random. Raises ValueError for a pair without two seeds in common.
     """
-    rows, tests = [], []
+    found = []
     for a, b in combinations(scores, 2) if pairs is None else pairs:
         both = sorted(scores[a].keys() & scores[b].keys())
         if len(both) < 2:
             raise ValueError(f"scores: {a} and {b} need two seeds in common, got {both}; run more of them")
         x, y = (sample(f"scores: {name}", [scores[name][seed] for seed in both]) for name in (a, b))
-        tests.append((_welch(x, y), _permutation(x, y)))
-        rows.append((a, b, len(both), float((x - y).mean()), interval(x - y), hedges_g(x, y), improvement(x, y)))
-    if not rows:
+        paired, tests = (float((x - y).mean()), interval(x - y)), (_welch(x, y), _permutation(x, y))
+        found.append(Comparison(a, b, len(both), *paired, *tests, hedges_g(x, y), improvement(x, y)))
+    if not found:
         return []
-    adjusted = zip(*map(holm, zip(*tests, strict=True)), strict=True)
-    return [Comparison(*row[:5], *map(float, ps), *row[5:]) for row, ps in zip(rows, adjusted, strict=True)]
+    welch, permutation = (holm([getattr(each, test) for each in found]) for test in ("welch", "permutation"))
+    return [
+        each._replace(welch=float(p), permutation=float(q))
+        for each, p, q in zip(found, welch, permutation, strict=True)
+    ]
 
 
 def _welch(x, y):

@@ -8,7 +8,9 @@ change of the Engram cell in each network.
 A name says what a stored result is of, so this is the only place where sizes and settings stand.
 """
 
+import math
 import re
+from bisect import bisect
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,26 +20,33 @@ from ..binding import Binding
 from ..cells import GRU, LSTM, RNN
 from ..engram import Engram
 from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
-from ..learned import LearnedEngram
 from ..models import Classifier, Regressor, StepClassifier
 from ..window import Window
+from .learned import LearnedEngram
 
-# Reported in arXiv 2507.21474 and its notebooks: one run per model.
+
+def _reported(fields, **models):
+    return {name: dict(zip(fields.split(), numbers, strict=True)) for name, numbers in models.items()}
+
+
+# Reported in arXiv 2507.21474 and its notebooks: one run per model. val: after the last epoch.
 PAPER = {
-    "mnist": {
-        "engram": {"parameters": 210_826, "test_loss": 0.1287, "test_accuracy": 0.9682, "seconds": 557},
-        "rnn": {"parameters": 33_098, "test_loss": 0.0679, "test_accuracy": 0.9806, "seconds": 95},
-        "gru": {"parameters": 98_570, "test_loss": 0.0368, "test_accuracy": 0.9898, "seconds": 282},
-        "lstm": {"parameters": 130_442, "test_loss": 0.0385, "test_accuracy": 0.9890, "seconds": 288},
-    },
+    "mnist": _reported(
+        "parameters test_loss test_accuracy val_loss val_accuracy seconds",
+        engram=(210_826, 0.1287, 0.9682, 0.1405, 0.9642, 557),
+        rnn=(33_098, 0.0679, 0.9806, 0.0665, 0.9832, 95),
+        gru=(98_570, 0.0368, 0.9898, 0.0399, 0.9898, 282),
+        lstm=(130_442, 0.0385, 0.9890, 0.0478, 0.9887, 288),
+    ),
     # Validated, stopped and restored on the test set; no baselines were published.
-    "cifar10": {"engram": {"parameters": 227_722, "test_loss": None, "test_accuracy": 0.468, "seconds": 1_737}},
-    "wikitext103": {  # its own cut of the text
-        "engram": {"test_loss": 7.0656, "test_accuracy": 0.0942, "test_perplexity": 1180.8, "seconds": 3_887},
-        "rnn": {"test_loss": 6.9440, "test_accuracy": 0.1053, "test_perplexity": 1047.0, "seconds": 3_675},
-        "gru": {"test_loss": 6.9520, "test_accuracy": 0.1033, "test_perplexity": 1055.2, "seconds": 10_886},
-        "lstm": {"test_loss": 6.8233, "test_accuracy": 0.1155, "test_perplexity": 929.5, "seconds": 10_892},
-    },
+    "cifar10": _reported("parameters test_loss test_accuracy seconds", engram=(227_722, None, 0.468, 1_737)),
+    "wikitext103": _reported(  # its own cut of the text
+        "test_loss test_accuracy test_perplexity seconds",
+        engram=(7.0656, 0.0942, 1180.8, 3_887),
+        rnn=(6.9440, 0.1053, 1047.0, 3_675),
+        gru=(6.9520, 0.1033, 1055.2, 10_886),
+        lstm=(6.8233, 0.1155, 929.5, 10_892),
+    ),
 }
 
 # ------------------------------------------------------------------------------------------------------------ networks
@@ -72,22 +81,12 @@ CELLS = {
 # two Binding(H, 64) whose cue sees the state, chosen among nine settings by MNIST's validation loss of seed 0.
 # "parameters" has as many as Engram(128, 64), "time" takes as long for a training step as it does with a trace per
 # sample (137 and 173 ms of one core for a batch of 128, AMD EPYC, NumPy 2.4.6; elsewhere it may balance otherwise).
-WIDTHS = {
-    "mnist": {
-        "parameters": {"rnn": 338, "gru": 192, "lstm": 164, "binding": 75},
-        "time": {"rnn": 560, "gru": 286, "lstm": 248},
-    },
-    "cifar10": {
-        "parameters": {"rnn": 326, "gru": 178, "lstm": 152, "binding": 75},
-        "time": {"rnn": 570, "gru": 288, "lstm": 246},
-    },
-}
-MATCHED = tuple(f"{kind}-{what}" for what, widths in WIDTHS["mnist"].items() for kind in widths)
+MATCHED = (*(f"{kind}-parameters" for kind in ("rnn", "gru", "lstm", "binding")), "rnn-time", "gru-time", "lstm-time")
+WIDTHS = {"mnist": (338, 192, 164, 75, 560, 286, 248), "cifar10": (326, 178, 152, 75, 570, 288, 246)}
+WIDTHS = {name: dict(zip(MATCHED, widths, strict=True)) for name, widths in WIDTHS.items()}
 # Networks of equal size with one thing changed, to tell what Binding's lead is due to: the rivals with its dropout,
 # and Binding that writes nothing.
-CONTROLS = {
-    name: f"{name.partition('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")
-}
+CONTROLS = {name: f"{name.split('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")}
 # One change each from "full": the published sizes and switches, but a trace of each sample's own.
 # tau_s = temperature / (1 + 10 sparsity) is 0.75 in "full".
 ABLATIONS = {
@@ -121,8 +120,7 @@ ABLATIONS = {
     "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
 TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
-TITLES |= {f"{kind}-parameters": f"{TITLES[kind]} of Engram's size" for kind in WIDTHS["mnist"]["parameters"]}
-TITLES |= {f"{kind}-time": f"{TITLES[kind]} of Engram's time" for kind in WIDTHS["mnist"]["time"]}
+TITLES |= {each: f"{TITLES[each.split('-')[0]]} of Engram's {'time' if 'time' in each else 'size'}" for each in MATCHED}
 TITLES |= {
     "binding-no-trace": "Binding without trace",
     "gru-chrono": "GRU, chrono biases",
@@ -136,10 +134,18 @@ TITLES |= {
 
 # --------------------------------------------------------------------------------------------------------- experiments
 
-PARAMETERS = 70_000  # of every network of an experiment with fresh samples
-TOLERANCE = 0.05  # of their number
+PARAMETERS, TOLERANCE = 70_000, 0.05  # of every network of an experiment with fresh samples, within 5%
 SLOTS, SIDE, WAYS = 64, 14, 5  # of a memory; of an image of few-shot tasks, and its classes
-FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
+
+# Columns of a table: (title, field of a result, format) each. The first one of the test is what networks are judged by.
+ACCURACY = (("test accuracy", "test_accuracy", ".2%"), ("test loss", "test_loss", ".4f"))
+SQUARES = (("test loss", "test_loss", ".4f"), ("straight line", "test_linear_loss", ".4f"))
+WORDS = (("test perplexity", "test_perplexity", ".1f"), ("accuracy", "test_accuracy", ".1%"))
+UNIGRAM = ("unigram, test", "test_unigram_perplexity", ".1f")
+RIGHT = (("test accuracy", "test_accuracy", ".1%"),)
+COPIED = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
+SEEN = (("seen digits", "test_seen_accuracy", ".1%"), ("nearest in pixels", "test_nearest_accuracy", ".1%"))
+FEWSHOT = (("new digits", "test_accuracy", ".1%"), *SEEN)
 CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
 
 
@@ -147,33 +153,31 @@ CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_
 class Experiment:
     """One experiment, stored as NAME-PROTOCOL-MODEL-SEED.json.
 
-    source: "arrays", "stream" or "windows" (of a text), or "fresh": new sequences at every step.
-    training: how a network is trained, as a result has it. rates: learning rates, one or several to choose from with
-    seed 0. trial: how much shorter such a choice trains, None for full runs. seeds: how many, 0 first. score: what
-    networks are judged by. sizes: hidden and slots of Engram.
+    training: how a network is trained, as a result has it. source: "arrays", "stream" or "windows" (of a text), or
+    "fresh": new sequences at every step. rates: learning rates, one or several to choose from with seed 0. trial: how
+    much shorter such a choice trains, None for full runs. seeds: how many, 0 first. sizes: hidden and slots of Engram.
     Of fresh samples: task and its size (the pairs of recall8), slots of a memory, answers: how many steps at the end
-    have a label each (None for one label a sequence), phases: parts of the training that follow one another, columns:
-    of its table, (title, field of a result, format) each, family: whose curves share a figure.
+    have a label each (None for one label a sequence), phases: parts of the training that follow one another, family:
+    whose curves share a figure.
     """
 
     name: str
     protocol: str
-    source: str
-    models: tuple
     training: dict
+    source: str = "arrays"
+    models: tuple = MODELS
     inputs: int = 1
     outputs: int = 1
     rates: tuple = (1e-3,)
     trial: dict | None = None
     seeds: int = 5
-    score: str = "test_accuracy"
     sizes: tuple = (128, 64)
+    columns: tuple = ACCURACY
     task: str | None = None
     size: int = 0
     slots: int = 0
     answers: int | None = None
     phases: int = 1
-    columns: tuple = (("test accuracy", "test_accuracy", ".1%"),)
     family: str | None = None
 
     @property
@@ -181,101 +185,70 @@ class Experiment:
         return f"{self.name}/{self.protocol}"
 
     @property
+    def score(self):
+        """What networks are judged by."""
+        return next(key for _, key, _ in self.columns if key.startswith("test_"))
+
+    @property
     def known(self):
         """Every network that can be asked for; `models` are trained if none is."""
         return tuple(CELLS) if self.source == "fresh" else self.models
 
 
-def _arrays(name, inputs, outputs, epochs, trial, **more):
-    """A benchmark of stored or generated sequences, by the protocols "paper" and "sound"."""
-    training = {"epochs": epochs, "batch_size": 128, "learning_rate": 1e-3, "limit": None}
-    what = {"name": name, "source": "arrays", "training": training, "inputs": inputs, "outputs": outputs, **more}
-    rivals = (*MATCHED, *CONTROLS) if name in WIDTHS else ()
-    sound = {"models": (*MODELS, "binding", *rivals), "rates": (3e-4, 1e-3, 3e-3), "trial": {"epochs": trial}}
-    return Experiment(protocol="paper", models=MODELS, **what), Experiment(protocol="sound", **sound, **what)
+def _epochs(epochs, batch_size=128, limit=None):
+    return {"epochs": epochs, "batch_size": batch_size, "learning_rate": 1e-3, "limit": limit}
 
 
-def _ablation(name, inputs, sizes, **training):
-    """One change a network; ablations are many, so that each is short."""
-    training = {"batch_size": 64, "learning_rate": 1e-3, "limit": None, **training}
-    return Experiment(name, "ablation", "arrays", tuple(ABLATIONS), training, inputs, outputs=10, seeds=3, sizes=sizes)
+def _words(epochs):
+    return {"epochs": epochs, "learning_rate": 1e-3, "limit": None, "train_file": "wiki.train.tokens"}
 
 
-def _text(name):
-    """A language model. The trial's 672,001 words are 600 steps."""
-    training = {"epochs": 10, "learning_rate": 1e-3, "limit": None, "train_file": "wiki.train.tokens"}
-    trial = {"epochs": 1, "limit": 672_001}
-    what = {"name": name, "score": "test_perplexity"}
-    models = (*MODELS, *(each for each in WIKITEXT2 if each not in MODELS))
-    return (
-        Experiment(protocol="paper", source="windows", models=MODELS, training=training, **what),
-        Experiment(
-            protocol="sound",
-            source="stream",
-            models=models,
-            training={**training, "epochs": 7},
-            rates=(3e-4, 1e-3, 2e-3, 4e-3),
-            trial=trial,
-            **what,
-        ),
-    )
-
-
-FIXED = {
-    each.key: each
-    for each in (
-        *_arrays("mnist", 28, 10, 15, trial=2),
-        _ablation("mnist", 28, (128, 64), epochs=6, limit=12_000),
-        *_arrays("cifar10", 96, 10, 30, trial=3),
-        *_arrays("regression", 1, 1, 20, trial=5, score="test_loss"),
-        _ablation("recall", 37, (64, 16), epochs=20),
-        *_text("wikitext2"),
-        *_text("wikitext103"),
-    )
+MNIST, CIFAR10, REGRESSION = {"inputs": 28, "outputs": 10}, {"inputs": 96, "outputs": 10}, {"columns": SQUARES}
+SOUND = {"models": (*MODELS, "binding"), "rates": (3e-4, 1e-3, 3e-3)}
+MATCHING = SOUND | {"models": (*SOUND["models"], *MATCHED, *CONTROLS)}
+ABLATION = {"models": tuple(ABLATIONS), "seeds": 3}  # many, so that each is short
+WINDOWS = {"source": "windows", "columns": WORDS, "training": _words(10)}
+STREAM = {"source": "stream", "columns": (("valid perplexity", "valid_perplexity", ".1f"), WORDS[0], UNIGRAM, WORDS[1])}
+STREAM |= {"models": (*MODELS, *(name for name in WIKITEXT2 if name not in MODELS)), "training": _words(7)}
+STREAM |= {"rates": (3e-4, 1e-3, 2e-3, 4e-3), "trial": {"epochs": 1, "limit": 672_001}}  # 600 steps
+ROWS = {
+    "mnist/paper": {**MNIST, "training": _epochs(15)},
+    "mnist/sound": {**MNIST, **MATCHING, "training": _epochs(15), "trial": {"epochs": 2}},
+    "mnist/ablation": {**MNIST, **ABLATION, "training": _epochs(6, 64, limit=12_000)},
+    "cifar10/paper": {**CIFAR10, "training": _epochs(30)},
+    "cifar10/sound": {**CIFAR10, **MATCHING, "training": _epochs(30), "trial": {"epochs": 3}},
+    "regression/paper": {**REGRESSION, "training": _epochs(20)},
+    "regression/sound": {**REGRESSION, **SOUND, "training": _epochs(20), "trial": {"epochs": 5}},
+    "recall/ablation": {**ABLATION, "inputs": 37, "outputs": 10, "sizes": (64, 16), "training": _epochs(20, 64)},
+    "wikitext2/paper": WINDOWS,
+    "wikitext2/sound": STREAM,
+    "wikitext103/paper": WINDOWS,
+    "wikitext103/sound": STREAM,
 }
-NAMES = tuple(dict.fromkeys(each.name for each in FIXED.values()))
-
+FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 
 # Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. What is
-# asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is
-# the mean over all steps, 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A
-# squared error of 0.167 says that nothing was learned of "adding".
-LONG = {"models": ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace"), "family": "long"}
-LONG |= {"seeds": 3}  # of ten minutes each and more
+# asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is the mean over all steps,
+# 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A squared error of 0.167
+# says that nothing was learned of "adding".
+FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
+KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace")
+LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
-    "recall": {"outputs": 10, "models": (*MODELS, "binding")},
-    "fewshot": {
-        "outputs": WAYS,
-        "answers": 5,
-        "columns": (
-            ("new digits", "test_accuracy", ".1%"),
-            ("seen digits", "test_seen_accuracy", ".1%"),
-            ("nearest in pixels", "test_nearest_accuracy", ".1%"),
-        ),
-    },
+    "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
+    "fewshot": {"outputs": WAYS, "answers": 5, "columns": FEWSHOT},
     "split": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
     "permuted": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
-    "copy": {
-        "inputs": 10,
-        "outputs": 8,
-        "answers": 10,
-        "columns": (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f")),
-        **LONG,
-    },
-    "adding": {
-        "inputs": 2,
-        "score": "test_loss",
-        "columns": (("squared error", "test_loss", ".6f"),),
-        **LONG,
-    },
-    "pixels": {"outputs": 10, **LONG},
+    "copy": {"inputs": 10, "outputs": 8, "answers": 10, "columns": COPIED, **LONG},
+    "adding": {"inputs": 2, "columns": (("squared error", "test_loss", ".6f"),), **LONG},
+    "pixels": {"outputs": 10, "columns": RIGHT, **LONG},
 }
 
 
 def task(name):
     """The experiment of a name such as "fewshot5", None for a name that is none. ValueError for a size that is none."""
     found = re.fullmatch(r"([a-z]+)([1-9]\d{0,8})", name)
-    if name in NAMES or not found or found[1] not in TASKS:
+    if not found or found[1] not in TASKS:
         return None
     kind, size = found[1], int(found[2])
     own = {"models": ("lstm", "gru", "engram-sample", "binding"), "slots": SLOTS, "family": kind, **TASKS[kind]}
@@ -285,12 +258,12 @@ def task(name):
     elif kind == "fewshot":
         own["inputs"] = SIDE**2 + WAYS
     elif kind in ("split", "permuted"):
-        own["phases"] = checks.count(kind, size, low=2)
-        checks.number(kind, size, high=5 if kind == "split" else None)
+        checks.number(kind, size, low=2, high=5 if kind == "split" else None)
+        own["phases"] = size
     elif kind == "pixels":
         checks.choice(kind, size, (2, 4, 7, 14, 28))
     training = {"learning_rate": 2e-3, "steps": 2_500, "batch_size": 128, "clip": 1.0}
-    return Experiment(name, "sound", "fresh", training=training, rates=FRESH_RATES, task=kind, size=size, **own)
+    return Experiment(name, "sound", training, "fresh", rates=FRESH_RATES, task=kind, size=size, **own)
 
 
 def find(key):
@@ -300,30 +273,18 @@ def find(key):
     """
     name, _, protocol = key.partition("/")
     plain = name.lower().replace("-", "")
-    if found := task(plain):
-        checks.choice("protocol", protocol or "sound", ("sound",))
-        return found
-    if plain not in NAMES:
-        kinds = ", ".join((*NAMES, *(f"{kind}N" for kind in TASKS)))
+    own = {each.protocol: each for each in (*FIXED.values(), task(plain)) if each and each.name == plain}
+    if not own:
+        kinds = ", ".join((*dict.fromkeys(each.name for each in FIXED.values()), *(f"{kind}N" for kind in TASKS)))
         raise ValueError(f"experiment: expected one of {kinds}, with a number N, such as fewshot5, got {name!r:.40}")
-    own = tuple(each.protocol for each in FIXED.values() if each.name == plain)
-    return FIXED[f"{plain}/{checks.choice('protocol', protocol or own[0], own)}"]
+    return own[checks.choice("protocol", protocol or next(iter(own)), tuple(own))]
 
 
-def check(argument, experiment, name):
-    """`name` if it is a network of the experiment. The ValueError names the protocol that has it."""
-    try:
-        return checks.choice(argument, name, experiment.known)
-    except ValueError as error:
-        others = [each.key for each in FIXED.values() if each.name == experiment.name and name in each.models]
-        raise ValueError(f"{error}, a network of {others[0]}" if others else str(error)) from None
-
-
-def cell(name, hidden, slots, **more):
+def cell(name, hidden, slots=0, **more):
     """The cell of a name in `CELLS`."""
     kind, settings = CELLS[name]
     memory = () if kind in (RNN, GRU, LSTM) else (slots,)
-    return kind(hidden, *memory, **settings, **more)
+    return kind(hidden, *memory, **{**settings, **more})
 
 
 def network(experiment, name, seed=0, pooling="last", vocabulary=None):
@@ -332,22 +293,19 @@ def network(experiment, name, seed=0, pooling="last", vocabulary=None):
     vocabulary: how many words a language model knows. Raises ValueError for a name that the experiment has not.
     """
     experiment = find(experiment) if isinstance(experiment, str) else experiment
-    check("model", experiment, name)
+    checks.choice("model", name, experiment.known)
     if experiment.source == "fresh":
         model = _of_equal_size(experiment, name, seed)
         return chrono(model) if name.endswith("-chrono") else model
     if experiment.source == "stream":
         return LanguageModel(vocabulary_size=vocabulary, seed=seed, **wikitext2_recipe(name)[0])
     if experiment.source == "windows":
-        cells = Engram(128, 64, sparsity=0.3) if name == "engram" else [cell(name, 128, 0)] * 2
+        cells = Engram(128, 64, sparsity=0.3) if name == "engram" else [cell(name, 128)] * 2
         return LanguageModel(cells, vocabulary, embedding=None, seed=seed, random_inference=True)
-    settings = {"pooling": pooling, "seed": seed, "random_inference": experiment.protocol == "paper"}
-    if experiment.protocol == "ablation":
-        cells, dropout = _ablated(experiment, name, settings), 0.3
-    else:
-        cells, dropout = _published(experiment, name)
+    cells, settings = (_ablated if experiment.protocol == "ablation" else _published)(experiment, name)
+    settings = {"pooling": pooling, "random_inference": experiment.protocol == "paper", **settings}
     kind = Regressor if experiment.name == "regression" else Classifier
-    model = kind(cells, experiment.inputs, experiment.outputs, dropout=dropout, **settings)
+    model = kind(cells, experiment.inputs, experiment.outputs, seed=seed, **settings)
     for zero in frozen(experiment, name):
         model.params[zero][...] = 0
     return model
@@ -370,46 +328,40 @@ def frozen(experiment, name):
 
 
 def _published(experiment, name):
-    """Cells and dropout: the paper's networks, and those of the same size or time."""
-    kind, _, matched = CONTROLS.get(name, name).partition("-")
-    width = WIDTHS[experiment.name][matched][kind] if matched else 128
-    dropout = 0.3 if kind in ("engram", "binding") or name in CONTROLS else 0.0
+    """Cells, and settings of the model: the paper's networks, and those of the same size or time."""
+    matched = WIDTHS.get(experiment.name, {}).get(CONTROLS.get(name, name))
+    kind, width = name.partition("-")[0], matched or 128
+    settings = {"dropout": 0.3 if kind in ("engram", "binding") or name in CONTROLS else 0.0}
     if kind == "engram":
-        return cell("engram" if experiment.protocol == "paper" else "engram-sample", width, 64), dropout
-    if kind == "binding" and not matched:
-        return cell("binding", width, 64), dropout
-    if kind == "binding":
-        return [cell(name if name in CONTROLS else kind, width, 64, recurrent_cue=True)] * 2, dropout
-    return [cell(kind, width, 0), cell(kind, width // 2, 0)], dropout
+        return cell("engram" if experiment.protocol == "paper" else "engram-sample", width, 64), settings
+    if kind == "binding" and matched:
+        return [cell(name if name in CONTROLS else kind, width, 64, recurrent_cue=True)] * 2, settings
+    return cell(kind, width, 64) if kind == "binding" else [cell(kind, width), cell(kind, width // 2)], settings
 
 
-def _ablated(experiment, name, settings):
-    """The cell with one change; what is no setting of the cell goes to the model's `settings`."""
+def _ablated(experiment, name):
+    """The cell with one change, and what is no setting of the cell but of the model."""
     change = {key: value for key, value in ABLATIONS[name].items() if key != "bank"}
-    settings["pooling"] = change.pop("pooling", "last")
+    settings = {"dropout": 0.3, "pooling": change.pop("pooling", "last")}
     if other := change.pop("cell", None):
-        return cell(other.lower(), *experiment.sizes)
-    return Engram(*experiment.sizes, **{"trace": "sample", **change})
+        return cell(other.lower(), *experiment.sizes), settings
+    return Engram(*experiment.sizes, **{"trace": "sample", **change}), settings
 
 
 def _of_equal_size(experiment, name, seed):
     """A network as wide as brings it nearest to PARAMETERS. ValueError if it cannot be."""
     inputs, outputs, slots = experiment.inputs, experiment.outputs, experiment.slots
-    too_far = ValueError(f"{experiment.name}: {name} cannot be within {TOLERANCE:.0%} of {PARAMETERS:,} parameters")
-    if inputs > 2 * PARAMETERS:  # before an array of that size is made
-        raise too_far
 
     def size(H):
+        if inputs > 2 * PARAMETERS:
+            return math.inf  # without an array of that size
         params = cell(name, H, slots).init(np.random.default_rng(0), inputs)
         return sum(value.size for value in params.values()) + (H + 1) * outputs
 
-    low, high = 1, 512
-    while high - low > 1:  # size grows with H
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) <= PARAMETERS else (low, middle)
-    width = min((low, high), key=lambda H: abs(size(H) - PARAMETERS))
+    first = bisect(range(2, 512), PARAMETERS, key=size) + 1  # the last one that is not larger: size grows with H
+    width = min((first, first + 1), key=lambda H: abs(size(H) - PARAMETERS))
     if abs(size(width) - PARAMETERS) > TOLERANCE * PARAMETERS:
-        raise too_far
+        raise ValueError(f"{experiment.name}: {name} cannot be within {TOLERANCE:.0%} of {PARAMETERS:,} parameters")
     cells = cell(name, width, slots)
     if experiment.task == "adding":
         return Regressor(cells, inputs, seed=seed)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from ..engram import Engram
 from ..language import score_text, wikitext2_recipe
 from ..look.attribution import written_lengths
 from ..look.monitor import HebbianTraceMonitor
+from ..models import Regressor
 from ..optim import Adam
 from ..train import Callback, Diverged, EarlyStopping, ReduceOnPlateau, fit, fit_fresh
 from . import inputs, table
@@ -36,8 +38,8 @@ class Work(NamedTuple):
 
 
 def watched(model, x):
-    """What watches the trace that x leaves, None if there is none."""
-    return HebbianTraceMonitor(model, x) if isinstance(model.cells[0], Engram) else None
+    """[what watches the trace that x leaves], empty if there is none."""
+    return [HebbianTraceMonitor(model, x)] if isinstance(model.cells[0], Engram) else []
 
 
 def on_split(model, data, seed, training, frozen=()):
@@ -46,28 +48,20 @@ def on_split(model, data, seed, training, frozen=()):
 
     training: epochs, batch_size, learning_rate. frozen: see `Optimizer`.
     """
-    monitor = watched(model, data.x_val[:PROBE])
-
-    def learn(**saving):
-        return fit(
-            model,
-            data.x,
-            data.y,
-            epochs=training["epochs"],
-            batch_size=training["batch_size"],
-            validation_data=(data.x_val, data.y_val),
-            optimizer=Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen),
-            callbacks=[EarlyStopping(), ReduceOnPlateau(), *([monitor] if monitor else [])],
-            seed=seed,
-            **saving,
-        )
+    watch, settings = watched(model, data.x_val[:PROBE]), {name: training[name] for name in ("epochs", "batch_size")}
+    settings |= {"seed": seed, "validation_data": (data.x_val, data.y_val)}
+    settings["optimizer"] = Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen)
+    settings["callbacks"] = [EarlyStopping(), ReduceOnPlateau(), *watch]
 
     def test():
         scores = model.evaluate(data.x_test, data.y_test, training["batch_size"])
+        if isinstance(model, Regressor):
+            scores["linear_loss"] = linear_loss(data)
         size = model.size - sum(model.params[name].size for name in frozen)
-        return {"parameters": size} | {f"test_{name}": round(value, 6) for name, value in scores.items()}
+        sizes = {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)}
+        return {"parameters": size, **rounded(scores), "sequences": sizes}
 
-    return Work(model, learn, test, monitor, data.y_val[:PROBE])
+    return Work(model, partial(fit, model, data.x, data.y, **settings), test, *watch, labels=data.y_val[:PROBE])
 
 
 def train(model, data, seed, training, **saving):
@@ -75,6 +69,10 @@ def train(model, data, seed, training, **saving):
     work = on_split(model, data, seed, training)
     history = work.learn(**saving)
     return work.test() | outcome(history, work.monitor), work.monitor
+
+
+def rounded(scores):
+    return {f"test_{name}": round(value, 6) for name, value in scores.items()}
 
 
 def outcome(history, monitor=None):
@@ -94,14 +92,7 @@ def arrays(experiment, name, seed, training, device):
     """Sequences that are there, or generated once."""
     data = inputs.load_split(experiment, seed, training["limit"])
     model = table.network(experiment, name, seed).to_device(device)
-    work = on_split(model, data, seed, training, table.frozen(experiment, name))
-
-    def test():
-        line = {"test_linear_loss": round(linear_loss(data), 6)} if experiment.name == "regression" else {}
-        sizes = {"train": len(data.x), "validation": len(data.x_val), "test": len(data.x_test)}
-        return {**work.test(), **line, "sequences": sizes}
-
-    return work._replace(test=test)
+    return on_split(model, data, seed, training, table.frozen(experiment, name))
 
 
 def linear_loss(data):
@@ -119,18 +110,10 @@ def stream(experiment, name, seed, training, device):
     tokens = text.train[: training["limit"]]
     model = table.network(experiment, name, seed, vocabulary=len(text.vocabulary)).to_device(device)
     fitting["epochs"], fitting["optimizer"].learning_rate = training["epochs"], training["learning_rate"]
-    monitor = watched(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
-    fitting["callbacks"] += [monitor] if monitor else []
-
-    def learned(**saving):
-        return model.fit_stream(tokens, validation_data=text.valid, seed=seed, **saving, **fitting)
-
-    def test():
-        found = score_text(model, text)
-        scores = {f"{part}_{name}": value for part in ("valid", "test") for name, value in found[part].items()}
-        return text_numbers(model, scores, len(tokens), training)
-
-    return Work(model, learned, test, monitor)
+    watch = watched(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
+    fitting["callbacks"] += watch
+    learn = partial(model.fit_stream, tokens, validation_data=text.valid, seed=seed, **fitting)
+    return Work(model, learn, lambda: text_numbers(model, score_text(model, text), len(tokens), training), *watch)
 
 
 def windows(experiment, name, seed, training, device):
@@ -138,91 +121,76 @@ def windows(experiment, name, seed, training, device):
     text = paper_windows(CORPORA[experiment.name], train=training["train_file"])
     model = table.network(experiment, name, seed, vocabulary=len(text.words)).to_device(device)
     x, y = (part[: training["limit"]] for part in text[:2])
-    monitor = watched(model, x[:32])
-    callbacks = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity"), *([monitor] if monitor else [])]
-    optimizer = Adam(training["learning_rate"], clip_norm=1.0)
-    settings = {"epochs": training["epochs"], "validation_split": 0.2, "optimizer": optimizer, "callbacks": callbacks}
+    watch = watched(model, x[:32])
+    settings = {"epochs": training["epochs"], "validation_split": 0.2, "seed": seed}
+    settings["optimizer"] = Adam(training["learning_rate"], clip_norm=1.0)
+    settings["callbacks"] = [EarlyStopping("val_perplexity"), ReduceOnPlateau("val_perplexity"), *watch]
 
     def test():
-        scores = model.evaluate(text.x_test, text.y_test)
-        return text_numbers(model, {f"test_{name}": value for name, value in scores.items()}, len(x), training)
+        return text_numbers(model, {"test": model.evaluate(text.x_test, text.y_test)}, len(x), training)
 
-    return Work(model, lambda **saving: fit(model, x, y, seed=seed, **settings, **saving), test, monitor)
+    return Work(model, partial(fit, model, x, y, **settings), test, *watch)
 
 
 def text_numbers(model, scores, size, training):
-    rounded = {name: float(f"{value:.6g}") for name, value in scores.items()}
-    return {"parameters": model.size, **rounded, "train_size": size, "train_file": training["train_file"]}
-
-
-def fresh(experiment, name, seed, training, device):
-    """New sequences at every step, and a rate that stays as it is. Validation and test sequences are drawn apart. A run
-    ends early where validation shows that nothing is left to learn."""
-    steps, rate, K = training["steps"], training["learning_rate"], experiment.phases
-    model, draw = table.network(experiment, name, seed).to_device(device), inputs.source(experiment, seed)
-    # Train, validation, test, initial states. Not 0: [seed, 0] is the stream that the model's first weights came from.
-    train_rng, held_rng, test_rng, noise = (np.random.default_rng([seed, part]) for part in (5, 1, 2, 3))
-    held = [draw(held_rng, VALIDATION, "validation", phase) for phase in range(K)]
-    tests = [draw(test_rng, TEST, "test", phase) for phase in range(K)]
-    ends = [step for step in range(1, steps + 1) if step % EVERY == 0 or step * K // steps > (step - 1) * K // steps]
-    turns, cpu = Turns(model, held, tests, ends), []
-
-    def learn(**saving):
-        began = time.process_time()
-        history = fit_fresh(
-            model,
-            lambda rng, step: draw(rng, training["batch_size"], "train", step * K // steps),
-            np.diff([0, *ends]).tolist(),
-            validate=turns.validate,
-            rngs=(train_rng, noise),
-            optimizer=Adam(rate, global_clip_norm=training["clip"]),
-            callbacks=[turns],
-            **saving,
-        )
-        history["step"] = ends[: len(history["loss"])]
-        history["seconds"] = list(accumulate(history["seconds"]))
-        history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
-        cpu.append(round(time.process_time() - began, 2))
-        return history
-
-    def test():
-        scores = turns.scores or [turns.test(0)]  # none of a run that was interrupted
-        numbers = {f"test_{name}": round(value, 6) for name, value in mean(scores[-1]).items()}
-        done = {"parameters": model.size, "cpu_seconds": cpu[0], "steps": turns.done}
-        return {**extra(experiment, model, draw, test_rng, tests), **done, **numbers, **in_phases(scores)}
-
-    return Work(model, learn, test)
+    found = {f"{part}_{name}": float(f"{value:.6g}") for part in scores for name, value in scores[part].items()}
+    return {"parameters": model.size, **found, "train_size": size, "train_file": training["train_file"]}
 
 
 class Turns(Callback):
-    """Validates fresh networks, tests them at the end of each phase on all phases so far, and ends a run that has
-    learned enough. held, tests: (x, y) of each phase; ends: of epochs, in steps."""
+    """New sequences at every step, and a rate that stays as it is: a run made ready as a `Work` is.
 
-    def __init__(self, model, held, tests, ends):
-        self.model, self.held, self.tests, self.ends = model, held, tests, ends
-        self.scores, self.done = [], 0
+    Validation and test sequences are drawn apart. A network is tested at the end of each phase on all phases so far. A
+    run ends early where validation shows that nothing is left to learn. ends: of epochs, in steps.
+    """
+
+    monitor = labels = None
+
+    def __init__(self, experiment, name, seed, training, device):
+        self.experiment, self.training, self.steps = experiment, training, training["steps"]
+        self.model, self.draw = table.network(experiment, name, seed).to_device(device), inputs.source(experiment, seed)
+        # Training, validation, test, initial states. Not 0: [seed, 0] is where the model's first weights came from.
+        train, held, self.rng, noise = (np.random.default_rng([seed, part]) for part in (5, 1, 2, 3))
+        self.held = [self.draw(held, VALIDATION, "validation", phase) for phase in range(experiment.phases)]
+        self.tests = [self.draw(self.rng, TEST, "test", phase) for phase in range(experiment.phases)]
+        turns = range(1, self.steps + 1)
+        self.ends = [step for step in turns if step % EVERY == 0 or self.phase(step) > self.phase(step - 1)]
+        self.rngs, self.scores, self.done, self.cpu_seconds = (train, noise), [], 0, 0.0
 
     def phase(self, step):
-        return step * len(self.tests) // self.ends[-1]
+        return step * self.experiment.phases // self.steps
 
-    def validate(self, done):
-        return mean(self.model.evaluate(*each) for each in self.held[: self.phase(done - 1) + 1])
+    def learn(self, **saving):
+        began, batch = time.process_time(), self.training["batch_size"]
+        history = fit_fresh(
+            self.model,
+            lambda rng, step: self.draw(rng, batch, "train", self.phase(step)),
+            np.diff([0, *self.ends]).tolist(),
+            validate=lambda done: mean(self.evaluate(self.held, self.phase(done - 1))),
+            rngs=self.rngs,
+            optimizer=Adam(self.training["learning_rate"], global_clip_norm=self.training["clip"]),
+            callbacks=[self],
+            **saving,
+        )
+        history["step"] = self.ends[: len(history["loss"])]
+        history["seconds"] = list(accumulate(history["seconds"]))
+        history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
+        self.cpu_seconds = round(time.process_time() - began, 2)
+        return history
+
+    def evaluate(self, parts, phase):
+        """Scores on all phases so far."""
+        return [self.model.evaluate(*each) for each in parts[: phase + 1]]
 
     def on_epoch_end(self, training, logs):
         self.done = self.ends[training.epoch - 1]
         phase = self.phase(self.done - 1)
-        enough = len(self.tests) == 1 and logs.get("val_accuracy", 0) > ENOUGH
-        training.stop = enough and self.done < self.ends[-1]
+        enough = self.experiment.phases == 1 and logs.get("val_accuracy", 0) > ENOUGH
+        training.stop = enough and self.done < self.steps
         if enough or self.phase(self.done) > phase:
-            self.scores.append(self.test(phase))
-
-    def test(self, phase):
-        """Scores on all phases so far. Raises Diverged unless they are finite."""
-        found = [self.model.evaluate(*each) for each in self.tests[: phase + 1]]
-        for scores in found:
-            if not all(map(math.isfinite, scores.values())):
-                raise Diverged(f"learning_rate: the weights give {scores}; lower it")
-        return found
+            self.scores.append(found := self.evaluate(self.tests, phase))
+            if not all(math.isfinite(value) for scores in found for value in scores.values()):
+                raise Diverged(f"learning_rate: the weights give {found}; lower it")
 
     def state(self):
         return {"scores": self.scores, "done": self.done}
@@ -230,19 +198,26 @@ class Turns(Callback):
     def load_state(self, state):
         self.scores, self.done = state["scores"], state["done"]
 
+    def test(self):
+        scores = self.scores or [self.evaluate(self.tests, 0)]  # none of a run that was interrupted
+        found = {"parameters": self.model.size, "cpu_seconds": self.cpu_seconds, "steps": self.done}
+        found |= rounded(mean(scores[-1]))
+        if len(scores) > 1:
+            found["accuracies"] = [[round(each["accuracy"], 6) for each in row] for row in scores]
+            found["test_forgetting"] = round(forgetting(found["accuracies"]), 6)
+        x, y = self.tests[0]
+        if self.experiment.task == "fewshot":
+            seen = self.model.evaluate(*self.draw(self.rng, len(x), "seen", 0))["accuracy"]
+            nearest = float((inputs.nearest(self.experiment, x) == y).mean())
+            found |= rounded({"seen_accuracy": seen, "nearest_accuracy": nearest})
+        if self.experiment.task == "recall" and isinstance(self.model.cells[0], Binding):
+            found["recalled"] = recalled(self.model, x[0])
+        return found
+
 
 def mean(scores):
     """{name: mean} of dicts of scores."""
-    scores = list(scores)
     return {name: sum(each[name] for each in scores) / len(scores) for name in scores[0]}
-
-
-def in_phases(scores):
-    """Of training in several phases: the accuracies on all phases so far after each, and how much was forgotten."""
-    if len(scores) == 1:
-        return {}
-    accuracies = [[round(each["accuracy"], 6) for each in row] for row in scores]
-    return {"test_forgetting": round(forgetting(accuracies), 6), "accuracies": accuracies}
 
 
 def forgetting(accuracies):
@@ -258,18 +233,6 @@ def forgetting(accuracies):
     return float(np.mean(np.subtract(best, now[:-1])))
 
 
-def extra(experiment, model, draw, rng, tests):
-    """What a result has beside the scores of its task. tests: (x, y) of each phase."""
-    x, y = tests[0]
-    if experiment.task == "fewshot":
-        seen = model.evaluate(*draw(rng, len(x), "seen", 0))["accuracy"]
-        nearest = float((inputs.nearest(experiment, x) == y).mean())
-        return {"test_seen_accuracy": round(seen, 6), "test_nearest_accuracy": round(nearest, 6)}
-    if experiment.task == "recall" and isinstance(model.cells[0], Binding):
-        return {"recalled": recalled(model, x[0])}
-    return {}
-
-
 def recalled(model, x):
     """For the picture: the symbols (T,) of a recall sequence x (T, D), which is then asked for each of its keys in
     turn, and how long the part of every recall is that each step wrote, (pairs, T - 1)."""
@@ -282,4 +245,4 @@ def recalled(model, x):
     return {"symbols": x.argmax(-1).tolist(), "lengths": np.round(lengths, 4).tolist()}
 
 
-SOURCES = {"arrays": arrays, "stream": stream, "windows": windows, "fresh": fresh}
+SOURCES = {"arrays": arrays, "stream": stream, "windows": windows, "fresh": Turns}

@@ -28,7 +28,7 @@ from ..backend import Workspace, array_module, to_numpy
 from ..binding import Binding
 from ..bptt import Tape, at, hold, run, run_back
 from ..engram import Engram
-from ..learned import LearnedEngram
+from ..lab.learned import LearnedEngram
 from ..models import Classifier, Regressor, class_labels
 from ..ops import read, relu
 
