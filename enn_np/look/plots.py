@@ -10,6 +10,7 @@ what was expected.
 Letters: T time steps, N memory slots, H hidden units, K traces, W pixels in an input row, Q questions.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from .monitor import slots_per_recall
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")  # marker and dash of each colour
-UNITS, SLOTS, TRACE = "hidden unit (index)", "memory slot (index)", "trace A (no unit)"
+SLOTS, TRACE = "memory slot (index)", "trace A (no unit)"
 
 
 def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="nats"):
@@ -31,18 +32,16 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     """
     if not histories or not metrics:
         raise ValueError(f"histories, metrics: expected at least one each, got {histories!r} and {metrics!r}")
-    axes = _axes(len(metrics), (8, 3.4))
+    axes = panels(len(metrics), (8, 3.4))
     for metric, ax in zip(metrics, axes, strict=True):
         for i, (model, runs) in enumerate(histories.items()):
-            several = [runs] if isinstance(runs, dict) else runs
-            values = _runs(f"histories[{model!r}]", several, metric)  # (runs, epochs)
+            values = _runs(
+                f"histories[{model!r}]", [runs] if isinstance(runs, dict) else runs, metric
+            )  # (runs, epochs)
             _band(ax, i, range(1, values.shape[1] + 1), values, model)
-        kind, validation = metric.removeprefix("val_").replace("_", " "), metric.startswith("val_")
-        title = f"{'Validation' if validation else 'Training'} {kind}"
-        ax.set(title=title, xlabel="epoch", ylabel=f"loss ({loss_unit})" if kind == "loss" else kind)
-        _whole_numbers(ax.xaxis)
-        _scale(ax, kind)
-    axes[-1].legend(frameon=False, handlelength=3)
+        kind = metric.removeprefix("val_").replace("_", " ")
+        title = f"{'Validation' if metric.startswith('val_') else 'Training'} {kind}"
+        finish(ax, title, "epoch", f"loss ({loss_unit})" if kind == "loss" else kind, kind, legend=ax is axes[-1])
     return axes[0].figure
 
 
@@ -54,27 +53,25 @@ def task_curves(tasks):
     """
     if not tasks or not all(tasks.values()):
         raise ValueError(f"tasks: expected at least one, each with a network, got {tasks!r:.100}")
-    axes, colors = _axes(len(tasks), (8, 3.4)), {}
+    axes, colors = panels(len(tasks), (8, 3.4)), {}
     for (title, networks), ax in zip(tasks.items(), axes, strict=True):
-        accuracy = all("val_accuracy" in run for runs in networks.values() for run in runs)
-        kind = "accuracy" if accuracy else "loss"
+        kind = "accuracy" if all("val_accuracy" in run for runs in networks.values() for run in runs) else "loss"
         for model, runs in networks.items():
             name = f"tasks[{title!r}][{model!r}]"
             steps, values = _runs(name, runs, "step"), _runs(name, runs, f"val_{kind}")  # (runs, validations)
             for row in values:
                 row[np.isnan(row)] = row[~np.isnan(row)][-1]
             _band(ax, colors.setdefault(model, len(colors)), np.nanmax(steps, 0), values, model)
-        ax.set(title=title, xlabel="training step", ylabel=f"validation {kind}", xlim=0)
-        ax.set_ylim(*((0, 1.03) if accuracy else ()))
-        _scale(ax, kind)
+        limits = {"xlim": (0, None)} | ({"ylim": (0, 1.03)} if kind == "accuracy" else {})
+        finish(ax, title, "training step", f"validation {kind}", kind, **limits)
     max(axes, key=lambda ax: len(ax.lines)).legend(frameon=False, handlelength=3)
     return axes[0].figure
 
 
 def trace_heatmap(A, title="Hebbian trace"):
     """A trace A (N, H), slots x hidden units; the largest |A| ends the colour scale."""
-    (ax,) = _axes(1, (8, 3.8))
-    image = _signed(ax, _array(A, "A", ("N", "H")), title)
+    (ax,) = panels(1, (8, 3.8))
+    image = signed_map(ax, _array(A, "A", ("N", "H")), title)
     ax.figure.colorbar(image, ax=ax, label=TRACE)
     return ax.figure
 
@@ -87,26 +84,27 @@ def trace_evolution(traces, labels=None, unit="epoch"):
 
     There are up to 6 maps, evenly spread over K.
     """
-    traces, labels = _traces(traces, labels)
+    traces = checked(traces)
     K = len(traces)
+    labels = range(1, K + 1) if labels is None else labels
+    if len(labels) != K:
+        raise ValueError(f"labels: expected {K}, one per trace, got {len(labels)}")
     rows, columns = (1, K) if K < 4 else (2, min(K // 2, 3))
-    figure = _matplotlib().figure.Figure(figsize=(8, 2 + 2.2 * rows), layout="constrained")
-    top, foot = figure.add_gridspec(2, 1, height_ratios=(1.5 * rows, 1))
-    maps, lines = list(top.subgridspec(rows, columns).subplots(squeeze=False).flat), figure.add_subplot(foot)
+    top, foot = sheet(8, 2 + 2.2 * rows).add_gridspec(2, 1, height_ratios=(1.5 * rows, 1))
+    maps, lines = top.subgridspec(rows, columns).subplots(squeeze=False).ravel(), foot.subgridspec(1, 1).subplots()
     picked = np.linspace(0, K - 1, len(maps)).round().astype(int)
     for ax, k in zip(maps, picked, strict=True):
-        image = _signed(ax, traces[k], f"{unit} {labels[k]}", abs(traces).max())
+        image = signed_map(ax, traces[k], f"{unit} {labels[k]}", abs(traces).max())
         ax.label_outer()
-    figure.colorbar(image, ax=maps, label=TRACE)
+    lines.figure.colorbar(image, ax=maps, label=TRACE)
     for i, (name, reduce) in enumerate({"largest |A|": np.max, "mean |A|": np.mean}.items()):
         sizes = reduce(abs(traces), (1, 2))
-        color = _line(lines, i, range(K), sizes, name)
+        color = line(lines, i, range(K), sizes, name)
         lines.annotate(name, (K - 1, sizes[-1]), (0, 8), textcoords="offset points", color=color, ha="right")
-    lines.set(title="Size of the trace", xlabel=unit, ylabel="|A| (no unit)")
-    lines.set_xticks(picked, [labels[k] for k in picked])
     lines.margins(y=0.3)
-    _logarithmic(lines)
-    return figure
+    finish(lines, "Size of the trace", unit, "|A| (no unit)", "size")
+    lines.set_xticks(picked, [labels[k] for k in picked])
+    return lines.figure
 
 
 def retrieval_over_time(a, image=None):
@@ -124,12 +122,11 @@ def retrieval_over_time(a, image=None):
         raise ValueError(f"a: expected weights from 0 that sum to 1 over the last axis, got {got}")
     pixels = [] if image is None else [_pixels(image, T)]
     ratios = [*(min(max(3 * p.shape[1] / T, 1), 4) for p in pixels), 3, 1]
-    axes = _axes(len(ratios), (8, 3.6), ratios)
-    for ax, p in zip(axes, pixels, strict=False):
-        _map(ax, p, "Input", "pixel (column)", "time step (input row)", cmap="gray")
-    weights, side = axes[-2:]
-    heat = _map(weights, a, "Retrieval weights", SLOTS, "time step", cmap="cividis")
-    bar = weights.figure.colorbar(heat, ax=axes, label="retrieval weight a (sum over slots: 1)")
+    *inputs, weights, side = panels(len(ratios), (8, 3.6), ratios)
+    for ax, p in zip(inputs, pixels, strict=True):
+        draw_map(ax, p, "Input", "pixel (column)", "time step (input row)", cmap="gray")
+    heat = draw_map(weights, a, "Retrieval weights", SLOTS, "time step", cmap="cividis")
+    bar = side.figure.colorbar(heat, ax=[*inputs, weights, side], label="retrieval weight a (sum over slots: 1)")
     bar.ax.axhline(1 / N, color="red", lw=2)
     at = {"transform": bar.ax.get_yaxis_transform(), "ha": "right", "va": "center"}
     bar.ax.text(-0.3, 1 / N, "1/N", color="red", **at)
@@ -149,7 +146,7 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
     `arcs(*attribution.told(result["recalled"]))`.
     """
     lengths = _array(lengths, "lengths", (len(questions), len(words)))
-    (ax,) = _axes(1, (8, 3.2))
+    (ax,) = panels(1, (8, 3.2))
     T, Q, turn = len(words), len(questions), np.linspace(0, np.pi, 100)
     shares = np.clip(lengths / (lengths.max() or 1), 0, 1)
     for q, s in np.argwhere(shares > 0.01):
@@ -168,16 +165,22 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
     return ax.figure
 
 
+def encoded(figure, kind):
+    """The bytes of a PNG (150 dots per inch) or SVG file; equal figures give equal bytes."""
+    metadata, file = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind], io.BytesIO()
+    with _matplotlib().rc_context({"svg.hashsalt": "enn_np"}):
+        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+    figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
+    return file.getvalue()
+
+
 def save(figure, path):
-    """Write a PNG (150 dots per inch) or SVG, by suffix, and its folder; equal figures give equal bytes."""
+    """Write a PNG or SVG file, by suffix, and its folder."""
     path = Path(path)
-    metadata = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
-    if path.suffix not in metadata:
+    if path.suffix not in (".png", ".svg"):
         raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _matplotlib().rc_context({"svg.hashsalt": "enn_np"}):
-        figure.savefig(path, dpi=150, metadata=metadata[path.suffix])
-    figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
+    path.write_bytes(encoded(figure, path.suffix[1:]))
 
 
 # ------------------------------------------------------------------------------------------------ how all are drawn
@@ -189,13 +192,29 @@ def _matplotlib():
     return matplotlib
 
 
-def _axes(count, size, ratios=None):
+def sheet(width, height, layout="constrained"):
+    """A new figure of so many inches."""
+    return _matplotlib().figure.Figure(figsize=(width, height), layout=layout)
+
+
+def panels(count, size, ratios=None):
     """`count` axes side by side in a new figure of `size` inches."""
-    figure = _matplotlib().figure.Figure(figsize=size, layout="constrained")
-    return list(figure.subplots(1, count, squeeze=False, width_ratios=ratios).flat)
+    return list(sheet(*size).subplots(1, count, squeeze=False, width_ratios=ratios).flat)
 
 
-def _line(ax, i, x, y, label):
+def finish(ax, title, x, y="", kind="", legend=False, **limits):
+    """Title and labels of a panel whose x axis counts; its y axis shows shares, sizes or, by default, any numbers."""
+    ax.set(title=title, xlabel=x, ylabel=y, **limits)
+    whole_numbers(ax.xaxis)
+    if kind in ("accuracy", "share"):
+        ax.yaxis.set_major_formatter(percent)
+    elif kind in ("loss", "size"):
+        _logarithmic(ax)
+    if legend:
+        ax.legend(frameon=False, handlelength=3)
+
+
+def line(ax, i, x, y, label):
     """Draw line number i and return its colour."""
     i %= len(COLORS)
     ax.plot(x, y, LINES[i], color=COLORS[i], markersize=4, label=label)
@@ -204,40 +223,31 @@ def _line(ax, i, x, y, label):
 
 def _band(ax, i, x, values, label):
     """Line number i, the mean of values (runs, ...) that are there, and a band from the smallest to the largest."""
-    color = _line(ax, i, x, np.nanmean(values, 0), label)
+    color = line(ax, i, x, np.nanmean(values, 0), label)
     ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
 
 
-def _map(ax, array, title, xlabel, ylabel, **settings):
+def draw_map(ax, array, title, x, y, **settings):
     """A matrix as an image, with whole numbers at its edges."""
     image = ax.imshow(array, aspect="auto", **settings)
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    _whole_numbers(ax.xaxis, ax.yaxis)
+    whole_numbers(ax.yaxis)
+    finish(ax, title, x, y)
     return image
 
 
-def _signed(ax, array, title, limit=None):
-    """`array` (N, H) as an image from -limit to limit."""
-    limit = limit or abs(array).max() or 1.0
-    return _map(ax, array, title, UNITS, SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
+def signed_map(ax, A, title, limit=None):
+    """A trace A (N, H) as an image from -limit to limit."""
+    limit = limit or abs(A).max() or 1.0
+    return draw_map(ax, A, title, "hidden unit (index)", SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
-def _whole_numbers(*axes):
-    """Ticks on whole numbers only: these axes count."""
-    for axis in axes:
-        axis.get_major_locator().set_params(integer=True)
+def whole_numbers(axis):
+    """Ticks on whole numbers only: this axis counts."""
+    axis.get_major_locator().set_params(integer=True)
 
 
-def _percent(x, _position=None):
+def percent(x, _position=None):
     return f"{100 * x:.4g}%"
-
-
-def _scale(ax, kind):
-    """The y axis of an accuracy, a loss, or another kind of number."""
-    if kind == "accuracy":
-        ax.yaxis.set_major_formatter(_percent)
-    elif kind == "loss":
-        _logarithmic(ax)
 
 
 def _logarithmic(ax):
@@ -265,6 +275,11 @@ def _array(value, name, shape):
     return float_array(name, array, shape)
 
 
+def checked(traces):
+    """Traces as (K, N, H) of finite floats."""
+    return _array(traces, "traces", "KNH")
+
+
 def _runs(name, runs, metric):
     """The metric of every run as rows, padded with NaN after a run's last epoch: (runs, epochs). name: of the runs."""
     if not runs or any(metric not in run for run in runs):
@@ -272,15 +287,6 @@ def _runs(name, runs, metric):
     rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
     longest = max(map(len, rows))
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows])
-
-
-def _traces(traces, labels):
-    """Traces (K, N, H), checked, and their K labels, 1 to K without any."""
-    traces = _array(traces, "traces", ("K", "N", "H"))
-    labels = range(1, len(traces) + 1) if labels is None else labels
-    if len(labels) != len(traces):
-        raise ValueError(f"labels: expected {len(traces)}, one per trace, got {len(labels)}")
-    return traces, labels
 
 
 def _pixels(image, T):
