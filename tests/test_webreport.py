@@ -621,16 +621,18 @@ def colours(picture):
 
 def seen(browser):
     """All that the reader sees of a map, a text and the list of panels."""
-    script = """{
-        trace: document.querySelector("#trace-map canvas").toDataURL(),
-        epoch: document.getElementById("epoch-now").textContent,
-        numbers: document.getElementById("epoch-text").textContent,
-        verdict: document.getElementById("verdict").textContent,
-        row: document.getElementById("row-text").textContent,
-        marker: document.querySelector("#panels .marker")?.style.top,
-        panels: [...document.querySelectorAll("#panels canvas, #panels svg")].map((each) =>
-            each.toDataURL ? each.toDataURL() : each.innerHTML).join(),
-    }"""
+    script = """(() => {
+        const text = (part) => [...document.querySelectorAll(part)].map((each) => each.innerText).join("").trim();
+        return {
+            trace: document.querySelector(".trace img:not(.off)").src,
+            epoch: text("output[for=epoch] :not(.off)"),
+            numbers: text("#trace div[data-by=epoch] p:not(.off)"),
+            verdict: text("article:not(.off) h3"),
+            row: text("article:not(.off) .says p:not(.off)"),
+            marker: document.querySelector("article:not(.off) .marker").offsetTop,
+            panels: [...document.querySelectorAll("article:not(.off) .panels img")].map((each) => each.src).join(),
+        };
+    })()"""
     return browser.ask(script)
 
 
@@ -647,35 +649,34 @@ def test_slider_and_chooser_change_what_is_shown(browser, whole):
     browser.press("#epoch", HOME)
     assert seen(browser)["epoch"] == "untrained"
 
-    browser.press("#sequence-0", RIGHT)
+    browser.press("input[type=radio]", RIGHT)
     third = seen(browser)
     assert third["verdict"].startswith("Sequence 2: read as") and third["panels"] != second["panels"]
     assert third["row"] != second["row"] and third["marker"] == second["marker"]
-    assert browser.ask('document.querySelectorAll("#chooser input").length') == EXAMPLES
+    assert browser.ask('document.querySelectorAll("input[type=radio]").length') == EXAMPLES
 
+    before = browser.ask('document.querySelector(".wide[data-by=asked] img:not(.off)").src')
     browser.press("#asked", LEFT)
-    asked = browser.ask('document.getElementById("asked-text").textContent')
+    asked = browser.ask('document.querySelector("div[data-by=asked] p:not(.off)").innerText')
     assert asked == "Asked for a: 300.0% of what is recalled was written at step 4, which read 5 after a."
-    assert browser.ask('document.querySelectorAll("#arcs .arc").length') == 2
+    assert browser.ask('document.querySelector(".wide[data-by=asked] img:not(.off)").src') != before
 
     browser.press("#row", RIGHT)
     fourth = seen(browser)
-    assert fourth["row"] != third["row"] and fourth["marker"] != third["marker"]
+    assert fourth["row"] != third["row"] and fourth["marker"] > third["marker"]
     assert fourth["panels"] == third["panels"] and browser.complaints() == []
 
 
 @needs_browser
-def test_what_is_drawn_is_what_is_stored(browser, whole):
-    """A map that is turned or mirrored on its way to the screen."""
+def test_a_click_on_a_panel_chooses_its_row(browser, whole):
     browser.open(whole[0] / "report.html")
-    script = """(() => { const c = document.querySelector("#trace-map canvas");
-        return [c.width, c.height, ...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]; })()"""
-    width, height, *points = browser.ask(script)
-    assert (width, height) == (H, N)
-    points = np.reshape(points, (N, H, 4))[..., :3].astype(int)
-    A = arrays()["traces"][-1]
-    strong = abs(A) > 0.2 * abs(A).max()
-    assert ((points[..., 0] > points[..., 2]) == (A > 0))[strong].all()  # red above zero, blue below
+    script = """(() => {
+        const box = document.querySelector("article:not(.off) .held").getBoundingClientRect();
+        const at = { bubbles: true, clientX: box.left + 9, clientY: box.top + 0.99 * box.height };
+        document.querySelector("article:not(.off) .held img").dispatchEvent(new MouseEvent("click", at));
+        return document.querySelector("output[for=row]").innerText.trim();
+    })()"""
+    assert browser.ask(script) == str(T)
 
 
 @needs_browser
@@ -688,7 +689,7 @@ def test_the_page_fits_and_is_not_empty(browser, whole, width, scheme):
     top = browser.picture()
     assert (top[0, 0].mean() > 0.9) == (scheme == "light")
     assert colours(top) > 50
-    browser.ask('document.getElementById("row-text").scrollIntoView()')
+    browser.ask('document.querySelector("article .panels").scrollIntoView()')
     lower = browser.picture()
     assert top.shape == lower.shape and abs(top - lower).mean() > 0.01
     assert colours(lower) > 100
@@ -701,7 +702,7 @@ def test_text_stands_out_from_its_ground(browser, whole, scheme):
     """WCAG 2 asks for a contrast of 4.5 for text and 3 for what is drawn."""
     browser.open(whole[0] / "report.html", scheme=scheme)
     colors = {}
-    for name in ("paper", "panel", "ink", "soft", "accent", "mark", "s0", "s1", "s2", "s3", "s4", "s5"):
+    for name in ("paper", "panel", "ink", "soft", "accent", "mark"):
         value = browser.ask(f'getComputedStyle(document.documentElement).getPropertyValue("--{name}").trim()')[1:]
         value = value if len(value) == 6 else "".join(2 * digit for digit in value)
         line = np.array([int(value[k : k + 2], 16) / 255 for k in (0, 2, 4)])
@@ -710,12 +711,7 @@ def test_text_stands_out_from_its_ground(browser, whole, scheme):
             0.7152,
             0.0722,
         )
-    for name, wanted in {
-        "ink": 7,
-        "soft": 4.5,
-        "accent": 4.5,
-        **dict.fromkeys(("mark", *map("s{}".format, range(6))), 3),
-    }.items():
+    for name, wanted in {"ink": 7, "soft": 4.5, "accent": 4.5, "mark": 3}.items():
         for ground in ("paper", "panel"):
             dark, light = sorted((colors[name], colors[ground]))
             assert (light + 0.05) / (dark + 0.05) >= wanted, (name, ground)
@@ -732,19 +728,20 @@ def test_reduced_views_in_the_browser(browser, tmp_path, name):
     browser.open(write_report(folder))
     assert browser.complaints() == []
     shown = browser.ask('[...document.querySelectorAll("section")].map((each) => each.id)')
-    data = data_of(folder.joinpath("report.html").read_text(encoding="utf-8"))
+    data = contents(folder / "summary.json")
     wanted = {"recalled": "recalled", "sequences": "examples", "slots": "slots"}
     assert {part for part in wanted if part in shown} == {part for part, key in wanted.items() if data[key]}
     assert browser.ask("document.body.innerText.length") > 500
 
 
 @needs_browser
+@pytest.mark.filterwarnings("ignore:Glyph")
 def test_an_empty_history_and_hostile_text_in_the_browser(browser, tmp_path):
     """Text of a file that runs, or that stops the page's own script."""
     browser.open(write_report(run_folder(tmp_path / "empty", summary_of(history={}, trace=[]))))
     assert browser.ask('document.getElementById("learning")') is None
     assert "93.75%" in browser.ask("document.body.innerText")
     browser.open(write_report(run_folder(tmp_path / "hostile", hostile())))
-    assert browser.ask("window.hacked === undefined && document.images.length === 0") is True
-    assert browser.ask('document.querySelectorAll("#curves figure").length') == 2
+    assert browser.ask("window.hacked === undefined && [...document.images].every((each) => each.naturalWidth)") is True
+    assert browser.ask('document.querySelectorAll("#learning figure").length') == 2
     assert browser.complaints() == []
