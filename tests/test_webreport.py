@@ -325,22 +325,50 @@ REDUCED = {
     "no probe": (without("probe"), network(), None),
     "no retrieval": (without("retrieval"), None, "model.npz"),
     "no traces": (without("traces"), network(), None),
-    "empty traces": ({**arrays(), "traces": np.zeros((0, N, H))}, network(), "trace.npz is left out (traces: "),
-    "flat traces": ({**arrays(), "traces": np.zeros((K, N * H))}, None, "trace.npz is left out (traces: "),
-    "traces of NaN": ({**arrays(), "traces": np.full((K, N, H), np.nan)}, None, "trace.npz is left out (traces: "),
-    "whole numbers": ({**arrays(), "probe": np.ones((3, T, D), int)}, network(), "trace.npz is left out (probe: "),
-    "words": ({**arrays(), "retrieval": np.full((3, T, N), EVIL)}, None, "trace.npz is left out (retrieval: "),
+    "empty traces": (
+        {**arrays(), "traces": np.zeros((0, N, H))},
+        network(),
+        "trace.npz does not fit, and all that needs it is left out (traces: ",
+    ),
+    "flat traces": (
+        {**arrays(), "traces": np.zeros((K, N * H))},
+        None,
+        "trace.npz does not fit, and all that needs it is left out (traces: ",
+    ),
+    "traces of NaN": (
+        {**arrays(), "traces": np.full((K, N, H), np.nan)},
+        None,
+        "trace.npz does not fit, and all that needs it is left out (traces: ",
+    ),
+    "whole numbers": (
+        {**arrays(), "probe": np.ones((3, T, D), int)},
+        network(),
+        "trace.npz does not fit, and all that needs it is left out (probe: ",
+    ),
+    "words": (
+        {**arrays(), "retrieval": np.full((3, T, N), EVIL)},
+        None,
+        "trace.npz does not fit, and all that needs it is left out (retrieval: ",
+    ),
     "lengths differ": (
         {**arrays(), "retrieval": np.ones((3, T + 1, N))},
         None,
-        "trace.npz is left out (retrieval: expected shape (n, 6, N)",
+        "trace.npz does not fit, and all that needs it is left out (retrieval: expected shape (n, 6, N)",
     ),
-    "labels too many": ({**arrays(), "labels": np.zeros(21, int)}, network(), "trace.npz is left out (labels: "),
-    "labels too large": ({**arrays(), "labels": np.full(20, 7)}, network(), "model.npz does not serve"),
-    "pickled": ({**arrays(), "labels": np.array([{}] * 20)}, None, "trace.npz is left out ("),
-    "another width": (arrays(inputs=D + 1), network(), "model.npz does not serve"),
-    "no memory": (arrays(), Classifier(GRU(4), D, 3), "model.npz does not serve"),
-    "a regressor": (arrays(), Regressor(Engram(H, N), D), "model.npz does not serve"),
+    "labels too many": (
+        {**arrays(), "labels": np.zeros(21, int)},
+        network(),
+        "trace.npz does not fit, and all that needs it is left out (labels: ",
+    ),
+    "labels too large": ({**arrays(), "labels": np.full(20, 7)}, network(), "model.npz does not fit"),
+    "pickled": (
+        {**arrays(), "labels": np.array([{}] * 20)},
+        None,
+        "trace.npz does not fit, and all that needs it is left out (",
+    ),
+    "another width": (arrays(inputs=D + 1), network(), "model.npz does not fit"),
+    "no memory": (arrays(), Classifier(GRU(4), D, 3), "model.npz does not fit"),
+    "a regressor": (arrays(), Regressor(Engram(H, N), D), "model.npz does not fit"),
     "one slot": (arrays(slots=1), Classifier(Engram(H, 1), D, 3), None),
     "one step": (arrays(steps=1), network(), None),
     "one sequence": (arrays(n=1), network(), None),
@@ -357,10 +385,10 @@ def test_what_is_missing_is_left_out_and_said(tmp_path, name):
     page, data = Page(text), contents(tmp_path / "summary.json")
     assert "93.75%" in " ".join(page.texts)
     assert (note in notes_of(text)) if note else not notes_of(text)
-    left_out = not stored or "left out" in (note or "")
+    left_out = not stored or (note or "").startswith("trace.npz")
     assert (data["trace"] is None) == (left_out or "traces" not in stored)
     assert bool(data["examples"]) == (not left_out and "probe" in stored)
-    if "serve" in (note or ""):
+    if note and note.startswith("model.npz does"):
         assert "changes" not in data["examples"][0]
 
 
@@ -418,14 +446,14 @@ def test_damaged_arrays(tmp_path, name, content):
     folder = run_folder(tmp_path, summary_of(), arrays(), network())
     folder.joinpath(name).write_bytes(content)
     text = write_report(folder).read_text(encoding="utf-8")
-    assert re.search(rf"<li>{name}( is left out| does not serve) \(", text)
+    assert re.search(rf"<li>{name} does not fit, .* \(", text)
 
 
 def test_arrays_too_large_to_read_are_left_out_and_said(tmp_path, monkeypatch):
     """Found out before they are unpacked: a small file can hold an array that no memory can."""
     monkeypatch.setattr(webreport, "LARGEST", 4 * T * D * 20 + 200)  # the probe, and no more
     text = report_of(tmp_path, summary_of(), {**arrays(), "traces": np.zeros((9, 50, 50), np.float32)}, network())
-    assert re.search(r"trace\.npz is left out \(.*0\.0 GB are too many", text) and "93.75%" in text
+    assert re.search(r"trace\.npz does not fit, .* \(.*0\.0 GB are too many", text) and "93.75%" in text
 
 
 @pytest.mark.parametrize("history", ({}, {"loss": []}, {"loss": [], "val_loss": []}, None))

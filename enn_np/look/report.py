@@ -28,6 +28,8 @@ from . import attribution, plots
 from .claims import common_row
 from .monitor import slots_per_recall
 
+NO_TRACE = "No trace of an Engram network is stored here (trace.npz): all that needs one is left out."
+NO_MODEL = "The network is not stored here (model.npz): its sequences are shown without explanation."
 WANTED = "a folder that `python -m enn_np run --out` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read
 DRAWN = ("models", "history", "trace", "recalled")  # the rest of a summary is shown as it is
@@ -82,11 +84,12 @@ def contents(source):
     summary, notes, alone = read_json(source), [], source.name != "summary.json"
     runs = _runs(source, summary)
     trace = source.with_suffix(".npz") if alone else source.with_name("trace.npz")
-    stored = {} if alone and not trace.exists() else _read_trace(trace, notes)
+    stored = {} if alone and not trace.exists() else _optional(_read_trace, notes, NO_TRACE, trace) or {}
     if stored and not any("trace" in run for run in runs.values()):
         notes.append(f"{trace.name} is of another run, as {source.name} tells of no trace, and is left out.")
         stored = {}
-    model = _read_model(source.parent / (f"runs/{source.stem}" if alone else "") / "model.npz", stored, notes)
+    network = source.parent / (f"runs/{source.stem}" if alone else "") / "model.npz"
+    model = _optional(_read_model, notes, NO_MODEL, network, stored) if "probe" in stored else None
     title = "Engram and its rivals on 5,000 digits" if "models" in summary else "{} on {}, {} protocol, seed {}"
     history = {title: run["history"] for title, run in runs.items() if run.get("history")}
     entry = "validation" if any("step" in each for each in history.values()) else "epoch"
@@ -128,40 +131,38 @@ def _runs(path, summary):
     raise ValueError(f"{path}: it describes no run: {wanted}; run again, or use another copy")
 
 
-def _read_trace(path, notes):
-    """The arrays of trace.npz; where one does not fit its name, or there is none, a note."""
+def _optional(read, notes, missing, path, *more):
+    """What `read` makes of a file; where there is none, or it does not fit, None and a note."""
     try:
-        stored = read_arrays(path, ["traces", "probe", "retrieval", "labels"], LARGEST)
-        n, T = stored["probe"].shape[:2] if "probe" in stored else (0, "T")
-        for name, axes in (("traces", "KNH"), ("probe", "nTD"), ("retrieval", ("n", T, "N"))):
-            if name in stored:
-                checks.float_array(name, stored[name], axes)
-        if n and "labels" in stored:
-            checks.class_labels("labels", stored["labels"], (n,), 2**31)
-        return stored
+        return read(path, *more)
     except FileNotFoundError:
-        notes.append("No trace of an Engram network is stored here (trace.npz): all that needs one is left out.")
-    except (TypeError, ValueError) as error:
-        notes.append(f"{path.name} is left out ({error}).")
-    return {}
-
-
-def _read_model(path, stored, notes):
-    """The Engram model of the run, if it is stored and fits the stored sequences; else None."""
-    if "probe" not in stored:
-        return None
-    try:
-        model = load(path)
-        if not isinstance(model, Classifier):
-            raise ValueError(f"only a classifier's decisions are explained here, got a {type(model).__name__}")
-        attribution.alone(model, stored["probe"][:1].astype(model.dtype), stored.get("labels", [0])[:1])
-        return model
-    except FileNotFoundError:
-        why = "The network is not stored here (model.npz)"
+        notes.append(missing)
     except (TypeError, ValueError, OSError) as error:
-        why = f"model.npz does not serve ({error})"
-    notes.append(f"{why}: its sequences are shown without explanation.")
+        notes.append(f"{path.name} does not fit, and all that needs it is left out ({error}).")
     return None
+
+
+def _read_trace(path):
+    """The arrays of trace.npz, each of them fit for its name."""
+    stored = read_arrays(path, ["traces", "probe", "retrieval", "labels"], LARGEST)
+    n, T = stored["probe"].shape[:2] if "probe" in stored else (0, "T")
+    for name, axes in (("traces", "KNH"), ("probe", "nTD"), ("retrieval", ("n", T, "N"))):
+        if name in stored:
+            checks.float_array(name, stored[name], axes)
+    if n and "labels" in stored:
+        checks.class_labels("labels", stored["labels"], (n,), 2**31)
+    return stored
+
+
+def _read_model(path, stored):
+    """The Engram model of the run, fit for the stored sequences."""
+    model = load(path)
+    if not isinstance(model, Classifier):
+        raise ValueError(f"only a classifier's decisions are explained here, got a {type(model).__name__}")
+    attribution.alone(model, stored["probe"][:1].astype(model.dtype))
+    if "labels" in stored:
+        model.check_targets("labels", stored["labels"], len(stored["labels"]))
+    return model
 
 
 # -------------------------------------------------------------------------------------------------- tables and curves
