@@ -139,21 +139,23 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     """
     model, layer = _quiet(model)
     x, y, mask = model.check_data(x, y, mask)
-    cell, rng, left = model.cells[layer], np.random.default_rng(seed), []
+    cell, M, rng, left = model.cells[layer], model.params[f"{layer}.M"], np.random.default_rng(seed), []
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
         live = None if mask is None else model.time_major(mask[part])
-        left.append(to_numpy(model.run_cells(model.time_major(x[part]), mask=live, keep=False)[1][layer].A))
-    mean = np.mean([A if A.ndim == 2 else A.mean(0) for A in left], axis=0)
-    entries = np.arange(mean.size).reshape(mean.shape)
+        A = model.run_cells(model.time_major(x[part]), mask=live, keep=False)[1][layer].A
+        left.append(A if A.ndim == 2 else A.mean(0))
+    entries, off = np.arange(M.size).reshape(M.shape), _changed(cell, trace_scale=0)
     variants = {
-        "intact": cell,
-        "trace off": _changed(cell, trace_scale=0),
-        "trace frozen": _changed(cell, _Frozen, mean, hebbian_rate=0),
-        "slots shuffled": _changed(cell, _Shuffled, rng.permutation(entries).ravel()),
-        "entries shuffled": _changed(cell, _Shuffled, rng.permutation(entries.ravel())),
+        "intact": _with(model, layer, cell),
+        "trace off": _with(model, layer, off),
+        "trace frozen": _with(
+            model, layer, off, M=M + cell.trace_scale * sum(left) / len(left)
+        ),  # (2), once and for all
+        "slots shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries).ravel())),
+        "entries shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries.ravel()))),
     }
-    return {name: _with(model, layer, other).evaluate(x, y, batch_size, mask) for name, other in variants.items()}
+    return {name: each.evaluate(x, y, batch_size, mask) for name, each in variants.items()}
 
 
 def slot_ablation(model, x, y, batch_size=128, mask=None):
@@ -203,48 +205,41 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     return to_numpy(changes)
 
 
-def _changed(cell, kin=None, told=None, **settings):
-    """`cell` with other settings, of the reader's own class; kin: methods to go before those of that class, which
-    find what they are `told`. ValueError if the class cannot be built from its fields."""
+def _changed(cell, **settings):
+    """`cell` with other settings, of the reader's own class. ValueError if that cannot be built from its fields."""
     try:
-        changed = replace(cell, **settings)
         if repr(vars(replace(cell))) != repr(vars(cell)):
             raise ValueError("built again from its fields it is another one")
+        return replace(cell, **settings)
     except (TypeError, ValueError) as error:
         remedy = "make the class a dataclass whose fields are all its settings"
         raise ValueError(f"model: its {_kind(cell)} cannot be built with {settings}: {error}; {remedy}") from None
-    if kin:
-        object.__setattr__(changed, "__class__", type(type(cell).__name__, (kin, type(cell)), {}))
-    object.__setattr__(changed, "told", told)
-    return changed
 
 
 def _kind(cell):
     return f"cell of class {type(cell).__name__}"
 
 
-class _Frozen:
-    """What makes a cell start from the trace (N, H) that it is told."""
+def _shuffled(cell, order):
+    """A cell like `cell` that reads the N * H entries of its trace in another order, and writes them as ever."""
 
-    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
-        state = super().initial_state(batch, dtype, rng, xp)
-        state.A[...] = xp.asarray(self.told)
-        return state
+    class Shuffled(type(cell)):
+        def step(self, params, e, state, k=None):
+            A = state.A.reshape(*state.A.shape[:-2], -1)[..., array_module(state.A).asarray(order)]
+            A = A.reshape(state.A.shape)
+            after, k = super().step(params, e, state._replace(A=A), k)
+            wrote = after.A.copy()
+            self._write(k, e, A)
+            if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
+                raise ValueError(
+                    f"model: its {_kind(cell)} writes by its step, not by _write: no trace can be shuffled"
+                )
+            self._write(k, e, state.A)  # anew, into the trace as it was
+            return after._replace(A=k.A), k
 
-
-class _Shuffled:
-    """What makes a cell read the N * H entries of its trace in the order that it is told, and write them as ever."""
-
-    def step(self, params, e, state, k=None):
-        order = array_module(state.A).asarray(self.told)
-        A = state.A.reshape(*state.A.shape[:-2], -1)[..., order].reshape(state.A.shape)
-        after, k = super().step(params, e, state._replace(A=A), k)
-        wrote = after.A.copy()
-        self._write(k, e, A)
-        if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
-            raise ValueError(f"model: its {_kind(self)} writes by its step, not by _write: no trace can be shuffled")
-        self._write(k, e, state.A)  # anew, into the trace as it was
-        return after._replace(A=k.A), k
+    shuffled = copy.copy(cell)
+    object.__setattr__(shuffled, "__class__", Shuffled)
+    return shuffled
 
 
 class IntegratedGradients(NamedTuple):

@@ -170,18 +170,17 @@ def _read_model(path, stored):
 
 def _results(summary, runs, entries):
     """Head and rows, one per model, with the paper's numbers where it has the benchmark. entries: of the histories."""
-    names, paper = {title: name for name, title in TITLES.items()}, PAPER.get(str(summary.get("benchmark")))
-    known = [name for name in RESULTS if any(name in run for run in runs.values())]
-    head, rows = ["model"], []
-    for name in known:
-        head += [RESULTS[name][0]] if paper is None else [RESULTS[name][0], "paper"]
+    names, paper = {title: name for name, title in TITLES.items()}, PAPER.get(str(summary.get("benchmark")), {})
+    known, rows = [name for name in RESULTS if any(name in run for run in runs.values())], []
     for title, run in runs.items():
-        sources = [run] if paper is None else [run, paper.get(names.get(title), {})]
-        numbers = [(RESULTS[name][1], source.get(name)) for name in known for source in sources]
-        cells = ["–" if value is None else form.format(value) for form, value in numbers]
+        cells, theirs = [title], paper.get(names.get(title), {})
+        for name in known:
+            form = RESULTS[name][1]
+            ours = form.format(run[name]) if name in run else "–"
+            cells.append(f"{ours} (paper: {form.format(theirs[name])})" if theirs.get(name) else ours)
         epochs = max(map(len, (run.get("history") or {}).values()), default=0)
-        rows.append([title, *cells, f"{epochs} (best {run.get('best_epoch') or '–'})", run.get("stopped", "–")])
-    return [*head, entries, "ended"], rows
+        rows.append([*cells, f"{epochs} (best {run.get('best_epoch') or '–'})", run.get("stopped", "–")])
+    return ["model", *(RESULTS[name][0] for name in known), entries, "ended"], rows
 
 
 def _curves(histories, entry):
