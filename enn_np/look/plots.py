@@ -10,7 +10,6 @@ what was expected.
 Letters: T time steps, N memory slots, H hidden units, K traces, W pixels in an input row, Q questions.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from .monitor import slots_per_recall
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")  # marker and dash of each colour
-SLOTS, TRACE = "memory slot (index)", "trace A (no unit)"
+UNITS, SLOTS, TRACE = "hidden unit (index)", "memory slot (index)", "trace A (no unit)"
 
 
 def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="nats"):
@@ -165,22 +164,16 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
     return ax.figure
 
 
-def encoded(figure, kind):
-    """The bytes of a PNG (150 dots per inch) or SVG file; equal figures give equal bytes."""
-    metadata, file = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind], io.BytesIO()
-    with _matplotlib().rc_context({"svg.hashsalt": "enn_np"}):
-        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
-    figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
-    return file.getvalue()
-
-
 def save(figure, path):
-    """Write a PNG or SVG file, by suffix, and its folder."""
+    """Write a PNG (150 dots per inch) or SVG, by suffix, and its folder; equal figures give equal bytes."""
     path = Path(path)
-    if path.suffix not in (".png", ".svg"):
+    metadata = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+    if path.suffix not in metadata:
         raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(figure, path.suffix[1:]))
+    with _matplotlib().rc_context({"svg.hashsalt": "enn_np"}):
+        figure.savefig(path, dpi=150, metadata=metadata[path.suffix])
+    figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
 
 
 # ------------------------------------------------------------------------------------------------ how all are drawn
@@ -238,7 +231,7 @@ def draw_map(ax, array, title, x, y, **settings):
 def signed_map(ax, A, title, limit=None):
     """A trace A (N, H) as an image from -limit to limit."""
     limit = limit or abs(A).max() or 1.0
-    return draw_map(ax, A, title, "hidden unit (index)", SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    return draw_map(ax, A, title, UNITS, SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
 def whole_numbers(axis):

@@ -222,7 +222,7 @@ def _chart(title, lines, kind, across, first=1, level=None):
             ax.bar(entries, values)
             ax.axhline(level, color=plots.COLORS[1], ls="--")
     plots.finish(ax, "", across, kind=kind, legend=level is None)
-    return [(title, _figure(ax.figure), "; ".join(words))]
+    return [(title, _png(ax.figure.savefig, dpi=150), "; ".join(words))]
 
 
 # ------------------------------------------------------------------------------------------------- trace and sequences
@@ -342,7 +342,7 @@ def _recalled(found):
         after = f" after {words[s - 1]}" if s else ""
         what = f"{parts[s] / whole:.1%} of what is recalled was written at step {s + 1}, which read {words[s]}{after}"
         told.append(f"Asked for {key}: {what}.")
-    arcs = [_figure(plots.arcs(words, keys, lengths, q)) for q in range(len(keys))]
+    arcs = [_png(plots.arcs(words, keys, lengths, q).savefig, dpi=150) for q in range(len(keys))]
     return {"keys": keys, "asked": asked, "told": told, "arcs": arcs}
 
 
@@ -362,7 +362,7 @@ def _rows(lines, low, high, bars=False):
     ax.axvline(0, color="grey", lw=0.5)
     ax.set(xlim=(low, high or 1), ylim=(len(rows) - 0.5, -0.5))
     ax.set_axis_off()
-    return {"src": _figure(figure), "low": low, "high": high}
+    return {"src": _png(figure.savefig, transparent=True), "low": low, "high": high}
 
 
 def _map(values, colours, high, low=None):
@@ -378,16 +378,11 @@ def _map(values, colours, high, low=None):
     image = image.resize((min(image.width, COLUMNS), min(image.height, ROWS)), Image.Resampling.BOX)
     if colours:
         image.putpalette(colormaps[colours](range(256), bytes=True)[:, :3].tobytes())
+    return {"src": _png(image.save), "colours": colours, "low": float(low), "high": float(high)}
+
+
+def _png(save, **settings):
+    """What is saved as the address of a picture that is part of the page."""
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return {"src": _png(file.getvalue()), "colours": colours, "low": float(low), "high": float(high)}
-
-
-def _figure(figure):
-    figure.set_facecolor("none")
-    return _png(plots.encoded(figure, "png"))
-
-
-def _png(data):
-    """The address of a picture that is part of the page."""
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    save(file, format="png", **settings)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
