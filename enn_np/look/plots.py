@@ -31,13 +31,9 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     """
     if not histories or not metrics:
         raise ValueError(f"histories, metrics: expected at least one each, got {histories!r} and {metrics!r}")
-    axes = panels(len(metrics), (8, 3.4))
+    axes, colors = panels(len(metrics), (8, 3.4)), {}
     for metric, ax in zip(metrics, axes, strict=True):
-        for i, (model, runs) in enumerate(histories.items()):
-            values = _runs(
-                f"histories[{model!r}]", [runs] if isinstance(runs, dict) else runs, metric
-            )  # (runs, epochs)
-            _band(ax, i, range(1, values.shape[1] + 1), values, model)
+        _networks(ax, "histories", histories, metric, colors)
         kind = metric.removeprefix("val_").replace("_", " ")
         title = f"{'Validation' if metric.startswith('val_') else 'Training'} {kind}"
         finish(ax, title, "epoch", f"loss ({loss_unit})" if kind == "loss" else kind, kind, legend=ax is axes[-1])
@@ -55,12 +51,7 @@ def task_curves(tasks):
     axes, colors = panels(len(tasks), (8, 3.4)), {}
     for (title, networks), ax in zip(tasks.items(), axes, strict=True):
         kind = "accuracy" if all("val_accuracy" in run for runs in networks.values() for run in runs) else "loss"
-        for model, runs in networks.items():
-            name = f"tasks[{title!r}][{model!r}]"
-            steps, values = _runs(name, runs, "step"), _runs(name, runs, f"val_{kind}")  # (runs, validations)
-            for row in values:
-                row[np.isnan(row)] = row[~np.isnan(row)][-1]
-            _band(ax, colors.setdefault(model, len(colors)), np.nanmax(steps, 0), values, model)
+        _networks(ax, f"tasks[{title!r}]", networks, f"val_{kind}", colors, "step")
         limits = {"xlim": (0, None)} | ({"ylim": (0, 1.03)} if kind == "accuracy" else {})
         finish(ax, title, "training step", f"validation {kind}", kind, **limits)
     max(axes, key=lambda ax: len(ax.lines)).legend(frameon=False, handlelength=3)
@@ -97,11 +88,8 @@ def trace_evolution(traces, labels=None, unit="epoch"):
         ax.label_outer()
     lines.figure.colorbar(image, ax=maps, label=TRACE)
     for i, (name, reduce) in enumerate({"largest |A|": np.max, "mean |A|": np.mean}.items()):
-        sizes = reduce(abs(traces), (1, 2))
-        color = line(lines, i, range(K), sizes, name)
-        lines.annotate(name, (K - 1, sizes[-1]), (0, 8), textcoords="offset points", color=color, ha="right")
-    lines.margins(y=0.3)
-    finish(lines, "Size of the trace", unit, "|A| (no unit)", "size")
+        line(lines, i, range(K), reduce(abs(traces), (1, 2)), name)
+    finish(lines, "Size of the trace", unit, "|A| (no unit)", "size", legend=True)
     lines.set_xticks(picked, [labels[k] for k in picked])
     return lines.figure
 
@@ -166,12 +154,14 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
 
 def save(figure, path):
     """Write a PNG (150 dots per inch) or SVG, by suffix, and its folder; equal figures give equal bytes."""
+    from matplotlib import rc_context
+
     path = Path(path)
     metadata = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
     if path.suffix not in metadata:
         raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _matplotlib().rc_context({"svg.hashsalt": "enn_np"}):
+    with rc_context({"svg.hashsalt": "enn_np"}):
         figure.savefig(path, dpi=150, metadata=metadata[path.suffix])
     figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
 
@@ -179,15 +169,11 @@ def save(figure, path):
 # ------------------------------------------------------------------------------------------------ how all are drawn
 
 
-def _matplotlib():
-    import matplotlib.figure
-
-    return matplotlib
-
-
 def sheet(width, height, layout="constrained"):
     """A new figure of so many inches."""
-    return _matplotlib().figure.Figure(figsize=(width, height), layout=layout)
+    import matplotlib.figure
+
+    return matplotlib.figure.Figure(figsize=(width, height), layout=layout)
 
 
 def panels(count, size, ratios=None):
@@ -198,7 +184,7 @@ def panels(count, size, ratios=None):
 def finish(ax, title, x, y="", kind="", legend=False, **limits):
     """Title and labels of a panel whose x axis counts; its y axis shows shares, sizes or, by default, any numbers."""
     ax.set(title=title, xlabel=x, ylabel=y, **limits)
-    whole_numbers(ax.xaxis)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     if kind in ("accuracy", "share"):
         ax.yaxis.set_major_formatter(percent)
     elif kind in ("loss", "size"):
@@ -214,16 +200,25 @@ def line(ax, i, x, y, label):
     return COLORS[i]
 
 
-def _band(ax, i, x, values, label):
-    """Line number i, the mean of values (runs, ...) that are there, and a band from the smallest to the largest."""
-    color = line(ax, i, x, np.nanmean(values, 0), label)
-    ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
+def _networks(ax, name, networks, metric, colors, steps=None):
+    """A line per network, the mean of its runs, and a band from the smallest to the largest; over epochs or, where
+    `steps` names them, over steps. colors: the number of each network so far; name: of the networks."""
+    for network, runs in networks.items():
+        name_of, runs = f"{name}[{network!r}]", [runs] if isinstance(runs, dict) else runs
+        values = _runs(name_of, runs, metric)  # (runs, epochs)
+        x = range(1, values.shape[1] + 1)
+        if steps:
+            x = np.nanmax(_runs(name_of, runs, steps), 0)
+            for row in values:
+                row[np.isnan(row)] = row[~np.isnan(row)][-1]
+        color = line(ax, colors.setdefault(network, len(colors)), x, np.nanmean(values, 0), network)
+        ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
 
 
 def draw_map(ax, array, title, x, y, **settings):
     """A matrix as an image, with whole numbers at its edges."""
     image = ax.imshow(array, aspect="auto", **settings)
-    whole_numbers(ax.yaxis)
+    ax.yaxis.get_major_locator().set_params(integer=True)
     finish(ax, title, x, y)
     return image
 
@@ -232,11 +227,6 @@ def signed_map(ax, A, title, limit=None):
     """A trace A (N, H) as an image from -limit to limit."""
     limit = limit or abs(A).max() or 1.0
     return draw_map(ax, A, title, UNITS, SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
-
-
-def whole_numbers(axis):
-    """Ticks on whole numbers only: this axis counts."""
-    axis.get_major_locator().set_params(integer=True)
 
 
 def percent(x, _position=None):

@@ -239,8 +239,8 @@ def _trace_maps(traces, statistics):
         "names": ["untrained" if k == 0 else f"after epoch {k}" for k in picked],
         "maps": [_map(traces[k], "RdBu_r", limit) for k in picked],
         "numbers": [known[k] | {"common": common_row(traces[k].astype(float))} for k in picked],
-        "size": f"Down: {N} memory slots. Across: {H} hidden units.",
-        "averaged": N > ROWS or H > COLUMNS,
+        "size": f"Down: {N} memory slots. Across: {H} hidden units."
+        + " Neighbours are averaged to fit." * (N > ROWS or H > COLUMNS),
     }
 
 
