@@ -26,7 +26,7 @@ from ..lab.table import PAPER, TITLES
 from ..models import Classifier, load
 from . import attribution, plots
 from .claims import common_row
-from .monitor import slots_per_recall
+from .monitor import HebbianTraceMonitor, slots_per_recall
 
 NO_TRACE = "No trace of an Engram network is stored here (trace.npz): all that needs one is left out."
 NO_MODEL = "The network is not stored here (model.npz): its sequences are shown without explanation."
@@ -319,8 +319,7 @@ def _slot_use(model, stored):
         most = PROBE if model.cells[0].shared else PROBE // 4  # a trace each is slow
         x = stored["probe"][:most].astype(model.dtype)
         labels = stored["labels"][:most] if "labels" in stored else model.predict(x)
-        tape = model.run_cells(model.time_major(x))[2][attribution.alone(model, x[:1])[1]]
-        a, found = tape.kept.a.swapaxes(0, 1), attribution.ablations(model, x, labels)
+        a, found = HebbianTraceMonitor(model, x).retrieval, attribution.ablations(model, x, labels)
         intact = found["intact"]["loss"]
         without = attribution.slot_ablation(model, x, labels)["loss"] - intact if a.shape[2] > 1 else []
         for name, words in ABLATIONS.items():
@@ -356,7 +355,7 @@ def _rows(lines, low, high, bars=False):
     for i, (part, values) in enumerate(lines.items()):
         rows, low, high = np.arange(len(values)), min(low, values.min()), max(high, values.max())
         if bars:
-            ax.barh(rows + (i + 0.5) / n - 0.5, values, 0.8 / n, color=PARTS[part])
+            ax.hlines(rows + (i + 0.5) / n - 0.5, 0, values, color=PARTS[part], lw=170 / len(rows) / n)  # of 216 points
         else:
             ax.plot(values, rows, color=PARTS[part])
     ax.axvline(0, color="grey", lw=0.5)
