@@ -284,13 +284,15 @@ def test_a_step_that_is_kept_from_writing_is_what_the_parts_say(trace):
         close(parts["steps"][s], cell.trace_scale * (a @ lost if trace == "batch" else (a[:, None] @ lost)[:, 0]))
 
 
-def test_what_the_clip_took_was_not_written():
-    """A clip that was active and goes unnoticed: parts that claim more than the trace holds."""
-    cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=0.02, trace_noise=0)
+def test_what_the_clip_took_is_named():
+    """A clip that was active and goes unnoticed: the parts alone would claim more than the trace holds."""
+    cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=0.02, trace_noise=0, trace="sample")
     _, tape, seen = engram_run(cell, 1, trace=0)
-    parts, whole = written_by(cell, tape, 5), written_by(replace(cell, trace_clip=None), tape, 5)
-    close(parts["steps"].sum(0), seen["trace_part"][5])
-    assert (abs(tape.kept.A).max() == 0.02) and same_to_the_bit(parts, whole)  # by what is in the trace
+    parts, a, z = written_by(cell, tape, 5), tape.kept.a, tape.e.z
+    assert abs(parts["clipped"]).max() > 1e-3
+    close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"], seen["trace_part"][5])
+    for s in range(5):  # by (8)
+        close(parts["steps"][s], cell.trace_scale * 0.5 ** (5 - s) * (a[5] * a[s]).sum(-1, keepdims=True) * z[s])
 
 
 @settings(max_examples=60)
@@ -300,7 +302,7 @@ def test_with_the_clip_too_the_parts_add_up(cell, seed, batch, steps, masked, dt
     _, tape, seen = engram_run(cell, seed, batch, steps, dtype, masked=masked)
     for t in range(steps):
         parts = written_by(cell, tape, t)
-        total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0)
+        total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"]
         close(total, seen["trace_part"][t], 1e-10 if dtype == np.float64 else 1e-4)
 
 
@@ -323,7 +325,7 @@ def test_the_parts_add_up_whoever_writes(cell, dtype):
     problem = draw(cell, steps=6) if isinstance(cell, Binding) else None
     tape = problem.forward()[2] if problem else engram_run(cell, 1, trace=0, dtype=dtype)[1]
     parts, A = written_by(cell, tape, 5), cell.traces(tape)[5]
-    total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0)
+    total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"]
     scale = getattr(cell, "trace_scale", 1)
     close(total, scale * read(tape.kept.a[5], A), 1e-10 if total.dtype == np.float64 else 1e-4)
 

@@ -60,10 +60,10 @@ def written_by(cell, tape, t):
     """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it. t counts from 0.
 
     A step wrote what it left beyond what (9), or (7) of a Binding cell, whose alpha is 1, keeps of the trace before it.
-    Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; and noise, like
-    steps, which was written beside it. They add up to the trace part, whatever a clip took. They are vectors: any
-    linear functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a
-    shared trace stands still where the whole batch is padding.
+    Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
+    steps, which was written beside it; and clipped (B, H), what the clip took away of what (8) says. They add up to the
+    trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
+    At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
     another run since, and ValueError for a t that is not one of its steps.
     """
@@ -75,19 +75,31 @@ def written_by(cell, tape, t):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
     if isinstance(cell, LearnedEngram):
         raise TypeError("cell: its rate is among the parameters; expected cell.settled(params) in its place")
-    xp, k, A, binding = array_module(tape.x), tape.kept, cell.traces(tape)[: t + 1], isinstance(cell, Binding)
-    wrote = xp.ones((t, len(k.a[t]), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
-    keep = k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
-    if cell.trace == "batch":
-        A, wrote, keep = A[:, None], wrote.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
+    xp, k, e, A = array_module(tape.x), tape.kept, tape.e, cell.traces(tape)[: t + 1]
+    live = xp.ones((t, len(k.a[t]), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
+    binding, shared = isinstance(cell, Binding), cell.trace == "batch"
+    wrote, keep = live, k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
+    if shared:
+        A, wrote, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
     keep = xp.where(wrote, keep, 1).astype(A.dtype)  # (t, 1 or B, 1 or N)
     since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), A.dtype)))[::-1].cumprod(0)[::-1]
     a = (1 if binding else cell.trace_scale) * k.a[t] * since  # (t + 1, B, N): how t reads what step s - 1 left
+
     written = wrote[..., None] * (A[1:] - keep[..., None] * A[:-1])  # (t, 1 or B, N, H)
-    steps = (a[1:, :, None] @ written)[:, :, 0]  # (t, B, H)
-    noise = None if binding else tape.e.noise
-    noise = xp.zeros_like(steps) if noise is None else wrote * (a[1:] @ (cell.hebbian_rate * noise[:t]))
-    return {"start": read(a[0], A[0]), "steps": steps - noise, "noise": noise}
+    noise = lost = xp.zeros_like(written)
+    if not binding and e.noise is not None:
+        noise = wrote[..., None] * (cell.hebbian_rate * e.noise[:t, None])
+    if not binding and cell.trace_clip is not None:
+        share = live / xp.maximum(live.sum(1, keepdims=True), 1) if shared else live
+        w, z = (cell.hebbian_rate * share).astype(A.dtype) * k.a[:t], e.z[:t]
+        D = (w.swapaxes(1, 2) @ z)[:, None] if shared else w[..., None] * z[:, :, None]
+        lost = xp.where(abs(A[1:]) >= cell.trace_clip, written - noise - D, 0)
+
+    def recalled(part):
+        return (a[1:, :, None] @ part)[:, :, 0]  # (t, B, H)
+
+    parts = {"steps": recalled(written - noise - lost), "noise": recalled(noise), "clipped": recalled(lost).sum(0)}
+    return {"start": read(a[0], A[0]), **parts}
 
 
 def written_lengths(cell, tape, t):
@@ -98,7 +110,7 @@ def written_lengths(cell, tape, t):
     `written_by`.
     """
     parts = to_numpy(written_by(cell, tape, t))
-    recalled = parts["start"] + (parts["steps"] + parts["noise"]).sum(0)  # (B, H)
+    recalled = parts["start"] + parts["clipped"] + (parts["steps"] + parts["noise"]).sum(0)  # (B, H)
     size = np.sqrt((recalled**2).sum(-1))
     return ((parts["steps"] * recalled).sum(-1) / np.where(size > 0, size, 1)).T
 
