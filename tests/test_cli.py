@@ -366,7 +366,7 @@ def test_report_writes_a_page_about_a_run(run, mnist_folder, tmp_path, out, monk
     assert run("report", folder, *([] if out is None else ["--out", page])) == (0, f"wrote {page}\n", "")
     assert "No trace" not in page.read_text(encoding="utf-8") and page.stat().st_size > 50_000
     status, _, err = run("report", tmp_path)
-    assert status == 2 and err.startswith(f"enn_np: {tmp_path / 'summary.json'}: no such file")
+    assert status == 2 and err.startswith(f"enn_np: {tmp_path / 'summary.json'}: no run is there")
 
 
 def test_ctrl_c_elsewhere_ends_with_130_and_one_line(run, monkeypatch):

@@ -2,10 +2,10 @@
 
     m_t = a_t M + alpha a_t A_{t-1}                                                     (2) in (5): bank + trace
     c_t = ReLU( z_t W_cz + (a_t M + alpha a_t A_{t-1}) W_cm + h_{t-1} W_ch + b_c )      (6) by blocks of rows of W_c
-    A_t = (1 - eta)^t A_0 + eta sum_{s <= t} (1 - eta)^(t-s) (D_s + eps_s)              (9) while the clip is inactive
+    A_t = (1 - eta)^t A_0 + sum_{s <= t} (1 - eta)^(t-s) ( A_s - (1 - eta) A_{s-1} )    in the bracket: what s wrote
 
-With the third line in the first, and a trace per sample, D_s = a_s z_s', what the trace gives to step t is a linear
-attention over the cues of the past, which a shared trace averages over the batch:
+While the clip is inactive, (9) says that the bracket is eta (D_s + eps_s). With the third line in the first, and a
+trace per sample, D_s = a_s z_s', what the trace gives to step t is then a linear attention over the cues of the past:
 
     alpha a_t A_{t-1} = alpha (1 - eta)^(t-1) a_t A_0 + alpha eta sum_{s < t} (1 - eta)^(t-1-s) <a_t, a_s> z_s + noise
 
@@ -16,7 +16,7 @@ Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
 
 import copy
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from string import ascii_letters
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ import numpy as np
 from .. import checks
 from ..backend import Workspace, array_module, to_numpy
 from ..binding import Binding
-from ..bptt import Tape, at, hold, run, run_back
+from ..bptt import Tape, at, hold, run
 from ..engram import Engram
 from ..lab.learned import LearnedEngram
 from ..models import Classifier, Regressor, class_labels
@@ -57,15 +57,15 @@ def integration_shares(parts):
 
 
 def written_by(cell, tape, t):
-    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9) unrolled. t counts from 0. For a
-    Binding cell, whose alpha is 1 and which has neither noise nor clip, its (7) unrolled.
+    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it. t counts from 0.
 
+    A step wrote what it left beyond what (9), or (7) of a Binding cell, whose alpha is 1, keeps of the trace before it.
     Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
-    steps; and clipped (B, H), what the clip took away: zero, up to rounding, while it is not active. They add up to the
+    steps, which was written beside it; and clipped (B, H), what the clip took away of what (8) says. They add up to the
     trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
     At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
-    another run since, and ValueError for a t that is not one of its steps, or where the cell writes in another way.
+    another run since, and ValueError for a t that is not one of its steps.
     """
     if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
         got = f"{type(cell).__name__} and {type(tape).__name__}"
@@ -75,38 +75,31 @@ def written_by(cell, tape, t):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
     if isinstance(cell, LearnedEngram):
         raise TypeError("cell: its rate is among the parameters; expected cell.settled(params) in its place")
-    xp, k, A, shared = array_module(tape.x), tape.kept, cell.traces(tape), cell.trace == "batch"
-    A = A[:, None] if shared else A  # (T + 1, 1 or B, N, H)
-    batch, dtype = tape.x.shape[1], tape.x.dtype
-    live = xp.ones((t, batch), bool) if tape.mask is None else tape.mask[:t]  # which steps wrote, for whom
-    wrote = (live.any(1, keepdims=True) if shared else live)[..., None]  # (t, 1 or B, 1)
-    if isinstance(cell, Binding):
-        a, w, v, noise, clip = k.a[t], k.w[:t] * live[..., None], tape.e.v[:t], None, np.inf
-        keep = k.keep[:t, None] if shared else k.keep[:t]
-    else:
-        eta, clip = cell.hebbian_rate, np.inf if cell.trace_clip is None else cell.trace_clip
+    xp, k, e, A = array_module(tape.x), tape.kept, tape.e, cell.traces(tape)[: t + 1]
+    live = xp.ones((t, len(k.a[t]), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
+    binding, shared = isinstance(cell, Binding), cell.trace == "batch"
+    wrote, keep = live, k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
+    if shared:
+        A, wrote, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
+    keep = xp.where(wrote, keep, 1).astype(A.dtype)  # (t, 1 or B, 1 or N)
+    since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), A.dtype)))[::-1].cumprod(0)[::-1]
+    a = (1 if binding else cell.trace_scale) * k.a[t] * since  # (t + 1, B, N): how t reads what step s - 1 left
+
+    written = wrote[..., None] * (A[1:] - keep[..., None] * A[:-1])  # (t, 1 or B, N, H)
+    noise = lost = xp.zeros_like(written)
+    if not binding and e.noise is not None:
+        noise = wrote[..., None] * (cell.hebbian_rate * e.noise[:t, None])
+    if not binding and cell.trace_clip is not None:
         share = live / xp.maximum(live.sum(1, keepdims=True), 1) if shared else live
-        a, w, v = cell.trace_scale * k.a[t], (eta * share[..., None]).astype(dtype) * k.a[:t], tape.e.z[:t]
-        keep, noise = xp.full((1, 1, 1), 1 - eta), None if tape.e.noise is None else eta * tape.e.noise[:t]
-    keep = xp.where(wrote, keep, 1).astype(dtype)  # (t, 1 or B, 1 or N) in A_t = keep_t A_{t-1} + w_t v_t'
-    since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), dtype)))[::-1].cumprod(0)[::-1]
-    read_at = a * since  # (t + 1, B, N) how step t reads what step s - 1 left
-    overlap = read_at[1:] @ w.swapaxes(1, 2)  # (t, B, B) of every sample with what every mate wrote
-    steps = (overlap if shared else overlap * xp.eye(batch, dtype=dtype)) @ v
-    noises = xp.zeros_like(steps) if noise is None else wrote * (read_at[1:] @ noise)
-    start = read(read_at[0], A[0])
-    rest = read(a, A[t]) - start - steps.sum(0) - noises.sum(0)
-    size, rounding = (abs(start) + abs(steps).sum(0) + abs(noises).sum(0)).max(), 1000 * np.finfo(dtype).eps
-    if not (abs(rest) <= rounding * size).all():  # only the clip may have taken it: then every step is (9)
-        D = (w.swapaxes(1, 2) @ v)[:, None] if shared else w[..., None] * v[:, :, None]
-        D = D if noise is None else D + noise[:, None]
-        new = xp.where(wrote[..., None], (keep[..., None] * A[:t] + D).clip(-clip, clip), A[:t])
-        if not (abs(new - A[1 : t + 1]) <= rounding * (abs(A).max() + abs(v).max())).all():
-            short = f"what the steps before t = {t} wrote misses the recall by {float(abs(rest).max()):.2g}"
-            raise ValueError(
-                f"cell: expected the tape's own, writing as the equations do, got a {_kind(cell)}: {short}"
-            )
-    return {"start": start, "steps": steps, "noise": noises, "clipped": rest}
+        w, z = (cell.hebbian_rate * share).astype(A.dtype) * k.a[:t], e.z[:t]
+        D = (w.swapaxes(1, 2) @ z)[:, None] if shared else w[..., None] * z[:, :, None]
+        lost = xp.where(abs(A[1:]) >= cell.trace_clip, written - noise - D, 0)
+
+    def recalled(part):
+        return (a[1:, :, None] @ part)[:, :, 0]  # (t, B, H)
+
+    parts = {"steps": recalled(written - noise - lost), "noise": recalled(noise), "clipped": recalled(lost).sum(0)}
+    return {"start": read(a[0], A[0]), **parts}
 
 
 def written_lengths(cell, tape, t):
@@ -129,19 +122,21 @@ def told(recalled):
     recalled: of P pairs, symbols (T + 1,) with T = 2 P + 2, lengths (P, T). Keys come in
     reverse order, so that arcs do not cross. Raises ValueError for anything else.
     """
-    symbols, lengths = (np.asarray(recalled.get(name)) for name in ("symbols", "lengths"))
-    if lengths.dtype.kind not in "fi" or lengths.ndim != 2 or not lengths.size or not np.isfinite(lengths).all():
-        raise ValueError("recalled: lengths: expected a row of finite numbers per pair; make the result again")
-    pairs, steps = lengths.shape
-    if symbols.dtype.kind != "i" or steps != 2 * pairs + 2 or symbols.shape != (steps + 1,) or symbols.min() < 0:
-        raise ValueError("recalled: symbols: expected a key and a value per pair, two marks and a key, whole numbers")
+    try:
+        symbols, lengths = np.array(recalled["symbols"]), np.array(recalled["lengths"], float)
+        pairs, steps = lengths.shape
+        fits = symbols.dtype.kind == "i" and symbols.shape == (steps + 1,) and steps == 2 * pairs + 2 and pairs
+        fits = fits and symbols.min() >= 0 and symbols[-1] in symbols[: 2 * pairs : 2] and np.isfinite(lengths).all()
+    except (TypeError, ValueError, KeyError, OverflowError):
+        fits = False
+    if not fits:
+        wanted = "expected symbols of P pairs, two marks and one of the keys, and lengths (P, 2 P + 2), finite numbers"
+        raise ValueError(f"recalled: {wanted}; make the result again")
     mark, letters = symbols.max(), ascii_letters + "αβγδεζηθικλμνξοπρστυφχψω"
     keys = mark - VALUES  # first keys, then values, then the mark
     names = {mark: "?"} | {keys + value: str(value) for value in range(VALUES)}
     words = [names.get(s) or letters[s : s + 1] or f"k{s}" for s in symbols.tolist()]
     asked = words[0 : 2 * pairs : 2][::-1]
-    if words[-1] not in asked:
-        raise ValueError(f"recalled: symbols: the key asked, {words[-1]}, is none of those told")
     return words[:-1], asked, lengths[::-1], asked.index(words[-1])
 
 
@@ -156,20 +151,21 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     """
     model, layer = _quiet(model)
     x, y, mask = model.check_data(x, y, mask)
-    cell, rng = model.cells[layer], np.random.default_rng(seed)
-    entries = np.arange(cell.slots * cell.hidden).reshape(cell.slots, cell.hidden)
-    left = []
+    cell, M, rng, left = model.cells[layer], model.params[f"{layer}.M"], np.random.default_rng(seed), []
     for _, part, live in model._batches(x, batch_size, mask):
-        left.append(to_numpy(model.run_cells(part, mask=live, keep=False)[1][layer].A))
-    mean = np.mean([A if A.ndim == 2 else A.mean(0) for A in left], axis=0)
+        A = model.run_cells(part, mask=live, keep=False)[1][layer].A
+        left.append(A if A.ndim == 2 else A.mean(0))
+    entries, off = np.arange(M.size).reshape(M.shape), _changed(cell, trace_scale=0)
     variants = {
-        "intact": cell,
-        "trace off": _changed(cell, trace_scale=0),
-        "trace frozen": _changed(cell, _Frozen, mean, hebbian_rate=0),
-        "slots shuffled": _changed(cell, _Shuffled, rng.permutation(entries).ravel()),
-        "entries shuffled": _changed(cell, _Shuffled, rng.permutation(entries.ravel())),
+        "intact": _with(model, layer, cell),
+        "trace off": _with(model, layer, off),
+        "trace frozen": _with(
+            model, layer, off, M=M + cell.trace_scale * sum(left) / len(left)
+        ),  # (2), once and for all
+        "slots shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries).ravel())),
+        "entries shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries.ravel()))),
     }
-    return {name: _with(model, layer, other).evaluate(x, y, batch_size, mask) for name, other in variants.items()}
+    return {name: each.evaluate(x, y, batch_size, mask) for name, each in variants.items()}
 
 
 def slot_ablation(model, x, y, batch_size=128, mask=None):
@@ -219,48 +215,41 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     return to_numpy(changes)
 
 
-def _changed(cell, kin=None, told=None, **settings):
-    """`cell` with other settings, of the reader's own class; kin: methods to go before those of that class, which
-    find what they are `told`. ValueError if the class cannot be built from its fields."""
-    kind = type(cell)
-    given = {each.name: getattr(cell, each.name) for each in fields(cell) if each.init}
+def _changed(cell, **settings):
+    """`cell` with other settings, of the reader's own class. ValueError if that cannot be built from its fields."""
     try:
-        if repr(vars(kind(**given))) != repr(vars(cell)):
+        if repr(vars(replace(cell))) != repr(vars(cell)):
             raise ValueError("built again from its fields it is another one")
-        changed = (type(kind.__name__, (kin, kind), {}) if kin else kind)(**given | settings)
+        return replace(cell, **settings)
     except (TypeError, ValueError) as error:
         remedy = "make the class a dataclass whose fields are all its settings"
         raise ValueError(f"model: its {_kind(cell)} cannot be built with {settings}: {error}; {remedy}") from None
-    object.__setattr__(changed, "told", told)
-    return changed
 
 
 def _kind(cell):
     return f"cell of class {type(cell).__name__}"
 
 
-class _Frozen:
-    """What makes a cell start from the trace (N, H) that it is told."""
+def _shuffled(cell, order):
+    """A cell like `cell` that reads the N * H entries of its trace in another order, and writes them as ever."""
 
-    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
-        state = super().initial_state(batch, dtype, rng, xp)
-        state.A[...] = xp.asarray(self.told)
-        return state
+    class Shuffled(type(cell)):
+        def step(self, params, e, state, k=None):
+            A = state.A.reshape(*state.A.shape[:-2], -1)[..., array_module(state.A).asarray(order)]
+            A = A.reshape(state.A.shape)
+            after, k = super().step(params, e, state._replace(A=A), k)
+            wrote = after.A.copy()
+            self._write(k, e, A)
+            if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
+                raise ValueError(
+                    f"model: its {_kind(cell)} writes by its step, not by _write: no trace can be shuffled"
+                )
+            self._write(k, e, state.A)  # anew, into the trace as it was
+            return after._replace(A=k.A), k
 
-
-class _Shuffled:
-    """What makes a cell read the N * H entries of its trace in the order that it is told, and write them as ever."""
-
-    def step(self, params, e, state, k=None):
-        order = array_module(state.A).asarray(self.told)
-        A = state.A.reshape(*state.A.shape[:-2], -1)[..., order].reshape(state.A.shape)
-        after, k = super().step(params, e, state._replace(A=A), k)
-        wrote = after.A.copy()
-        self._write(k, e, A)
-        if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
-            raise ValueError(f"model: its {_kind(self)} writes by its step, not by _write: no trace can be shuffled")
-        self._write(k, e, state.A)  # anew, into the trace as it was
-        return after._replace(A=k.A), k
+    shuffled = copy.copy(cell)
+    object.__setattr__(shuffled, "__class__", Shuffled)
+    return shuffled
 
 
 class IntegratedGradients(NamedTuple):
@@ -304,51 +293,46 @@ def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, n
 
 def _integrate(along, way, tolerance, nodes):
     """The three parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
+    points, weights = np.polynomial.legendre.leggauss(nodes)
     first, last = along(np.array([0.0, 1.0]))
     size, noise = abs(first) + abs(last), 100 * np.finfo(first.dtype).eps
     allowed = max(tolerance * abs(last - first), tolerance * 1e-6 * size, noise * size)
-    pieces = _pieces(along, way, np.zeros(1), np.ones(1), nodes)
+    low, high = np.zeros(1), np.ones(1)  # of k pieces of the path; beside them errors (k,) and attributions (k, T, D)
+    error, parts = np.zeros(0, way.dtype), np.zeros((0, *way.shape), way.dtype)
     while True:
-        low, high, error, parts = pieces
+        new = slice(len(error), None)  # the pieces that are not measured yet
+        half = (high - low)[new, None] / 2
+        slopes = along((low[new, None] + half * (points + 1)).ravel(), back=True)
+        weighted = (half * weights).astype(way.dtype)  # (k, nodes)
+        parts_new = way * np.einsum("kp,kptd->ktd", weighted, slopes.reshape(*weighted.shape, *way.shape))
+        rise = np.subtract(*np.split(along(np.append(high[new], low[new])), 2))
+        error = np.append(error, rise - parts_new.sum((1, 2)))
+        parts = np.concatenate((parts, parts_new))
         doubt = abs(error) * (high - low > SMALLEST)
         # The errors of many pieces nearly cancel. So that a few do not by chance, their squares must be small as well.
         if max(abs(error[doubt > 0].sum()), (doubt**2).sum() ** 0.5) <= allowed or len(doubt) >= MOST:
             break
         cut = (doubt >= np.sort(doubt)[-16:][0]) & (doubt >= doubt.max() / 4)  # the worst, at most 16
         middle = (low + high)[cut] / 2
-        new = _pieces(along, way, np.append(low[cut], middle), np.append(middle, high[cut]), nodes)
-        pieces = [np.concatenate((old[~cut], part)) for old, part in zip(pieces, new, strict=True)]
+        low, high = np.concatenate((low[~cut], low[cut], middle)), np.concatenate((high[~cut], middle, high[cut]))
+        error, parts = error[~cut], parts[~cut]
     x = parts.sum(0)
     residual = last - first - x.sum()
     return x, last - first, residual, abs(residual) > allowed
 
 
-def _pieces(along, way, low, high, nodes):
-    """k pieces of the path: low, high and the difference of outputs less attributions (k,), and these (k, T, D)."""
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    slopes = along((low[:, None] + (high - low)[:, None] * (points + 1) / 2).ravel(), back=True)
-    width = ((high - low)[:, None] / 2 * weights).astype(way.dtype)  # (k, nodes)
-    parts = way * np.einsum("kp,kptd->ktd", width, slopes.reshape(*width.shape, *way.shape))
-    rise = np.subtract(*np.split(along(np.append(high, low)), 2))
-    return low, high, rise - parts.sum((1, 2)), parts
-
-
 def _along(model, target, start, way, mask, p, back=False):
     """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
     (k, T, D), on the host. The k points are the batch."""
-    p, W = p.astype(start.dtype)[:, None, None], model.params["head.W"]
-    xp = array_module(W)
-    mask = None if mask is None else xp.asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
-    h, finals, tapes = model.run_cells(model.time_major(start + p * way), mask=mask, keep=back)
+    x = model.time_major(start + p.astype(start.dtype)[:, None, None] * way)
+    mask = None if mask is None else array_module(x).asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
+    out, (h, _, weights, _, tapes, _) = model.forward(x, None, mask, learning=back)
     if not back:
-        return to_numpy(_outputs(model, h, -1, mask)[:, target])
-    dpooled = xp.repeat(W.T[target : target + 1], len(p), axis=0)  # (k, H)
-    dh, dlast, _ = model._pool_back(dpooled, h, model._pool(h, h[-1], mask)[1])
-    for i in reversed(range(len(model.cells))):
-        dstate = None if dlast is None else [dlast] + [None] * (len(finals[i]) - 1)  # at the last h
-        dh, _, _ = run_back(model.cells[i], model.layer_params(i), tapes[i], dh, dstate)
-        dlast = None
-    return to_numpy(dh.swapaxes(0, 1))
+        return to_numpy(out[:, target])
+    dout = array_module(x).zeros_like(out)
+    dout[:, target] = 1
+    dh, dlast, _ = model._pool_back(dout @ model.params["head.W"].T, h, weights)
+    return to_numpy(model._cells_back(tapes, dh, dlast, mask, input_gradient=True)[2].swapaxes(0, 1))
 
 
 def _quiet(model):
@@ -370,8 +354,7 @@ def _with(model, layer, cell, **params):
     model = copy.copy(model)
     model.cells = (*model.cells[:layer], cell, *model.cells[layer + 1 :])
     model.params = {**model.params, **{f"{layer}.{name}": value for name, value in params.items()}}
-    model._workspaces = [Workspace() for _ in model.cells]
-    model.random_inference = False
+    model._workspaces, model.random_inference, model.dropout = [Workspace() for _ in model.cells], False, 0.0
     return model
 
 
@@ -381,8 +364,8 @@ def alone(model, x, target=None, mask=None):
     if not isinstance(model, Classifier | Regressor):
         raise TypeError(f"model: expected a Classifier or a Regressor, got {type(model).__name__}")
     model, layer = _quiet(model)
-    # What explains is the whole derivative, whatever training left out of it.
-    changed = {"trace": "sample", "trace_gradient": True}
+    # What explains is the whole derivative of the output, whatever training left out of it or added.
+    changed = {"trace": "sample", "trace_gradient": True, "l1": 0.0, "entropy": 0.0}
     model.cells = tuple(_changed(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
     x, _, mask = model.check_data(x, None, mask)
     target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))

@@ -49,22 +49,14 @@ class HebbianTraceMonitor(Callback):
             raise ValueError("model: expected one with an Engram cell, got none; only Engram has a trace to watch")
         self.layer, self.cell = layers[0], model.cells[layers[0]]
         self.x, _, _ = model.check_data(x, None)
-        self.statistics, self._traces, self._usage = [], [], []
+        self.statistics, self.traces, self.usage = [], (), ()
         self._note(model)
-
-    @property
-    def traces(self):
-        return np.stack(self._traces)
-
-    @property
-    def usage(self):
-        return np.stack(self._usage)
 
     def save(self, path, labels=None):
         """Write traces, usage, retrieval, the probe and, if given, its labels (n,) to the .npz file `path`."""
-        known = {} if labels is None else {"labels": labels}
+        known = {"traces": self.traces, "usage": self.usage, "retrieval": self.retrieval, "probe": self.x}
         with storage.whole(path) as file:
-            np.savez(file, traces=self.traces, usage=self.usage, retrieval=self.retrieval, probe=self.x, **known)
+            np.savez(file, **known if labels is None else {**known, "labels": labels})
 
     def on_epoch_end(self, training, logs):
         self._note(training.model)
@@ -74,10 +66,9 @@ class HebbianTraceMonitor(Callback):
         return {"statistics": self.statistics, "traces": self.traces, "usage": self.usage}
 
     def load_state(self, state):
-        epochs = len(state["statistics"])
-        for name, one in (("traces", self._traces[0]), ("usage", self._usage[0])):
-            checks.float_array(name, state[name], (epochs, *one.shape), one.dtype)
-        self.statistics, self._traces, self._usage = (list(state[name]) for name in ("statistics", "traces", "usage"))
+        for name, one in (("traces", self.traces[0]), ("usage", self.usage[0])):
+            checks.float_array(name, state[name], (len(state["statistics"]), *one.shape), one.dtype)
+        self.statistics, self.traces, self.usage = list(state["statistics"]), state["traces"], state["usage"]
 
     def on_end(self, training):
         """The best weights may have come back: look at the model as it is now."""
@@ -88,10 +79,9 @@ class HebbianTraceMonitor(Callback):
         A, usage = self.trace, self.retrieval.mean((0, 1))
         numbers = trace_statistics(A, self.cell.trace_clip) | {"effective_slots": effective_slots(self.retrieval)}
         numbers |= {"usage_min": float(usage.min()), "usage_max": float(usage.max())}
-        drift = np.linalg.norm(A - self._traces[-1]) if self._traces else 0.0
-        self.statistics.append({**numbers, "drift": float(drift)})
-        self._traces.append(A)
-        self._usage.append(usage)
+        numbers["drift"] = float(np.linalg.norm(A - self.traces[-1])) if self.statistics else 0.0
+        self.statistics.append(numbers)
+        self.traces, self.usage = np.stack([*self.traces, A]), np.stack([*self.usage, usage])
 
     def _probe(self, model):
         _, finals, tapes = model.run_cells(model.cell_inputs(model.time_major(self.x)))

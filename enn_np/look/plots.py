@@ -31,18 +31,12 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     """
     if not histories or not metrics:
         raise ValueError(f"histories, metrics: expected at least one each, got {histories!r} and {metrics!r}")
-    axes = _axes(len(metrics), (8, 3.4))
+    axes, colors = panels(len(metrics), (8, 3.4)), {}
     for metric, ax in zip(metrics, axes, strict=True):
-        for i, (model, runs) in enumerate(histories.items()):
-            several = [runs] if isinstance(runs, dict) else runs
-            values = _runs(f"histories[{model!r}]", several, metric)  # (runs, epochs)
-            _band(ax, i, range(1, values.shape[1] + 1), values, model)
-        kind, validation = metric.removeprefix("val_").replace("_", " "), metric.startswith("val_")
-        title = f"{'Validation' if validation else 'Training'} {kind}"
-        ax.set(title=title, xlabel="epoch", ylabel=f"loss ({loss_unit})" if kind == "loss" else kind)
-        _whole_numbers(ax.xaxis)
-        _scale(ax, kind)
-    axes[-1].legend(frameon=False, handlelength=3)
+        _networks(ax, "histories", histories, metric, colors)
+        kind = metric.removeprefix("val_").replace("_", " ")
+        title = f"{'Validation' if metric.startswith('val_') else 'Training'} {kind}"
+        finish(ax, title, "epoch", f"loss ({loss_unit})" if kind == "loss" else kind, kind, legend=ax is axes[-1])
     return axes[0].figure
 
 
@@ -54,27 +48,20 @@ def task_curves(tasks):
     """
     if not tasks or not all(tasks.values()):
         raise ValueError(f"tasks: expected at least one, each with a network, got {tasks!r:.100}")
-    axes, colors = _axes(len(tasks), (8, 3.4)), {}
+    axes, colors = panels(len(tasks), (8, 3.4)), {}
     for (title, networks), ax in zip(tasks.items(), axes, strict=True):
-        accuracy = all("val_accuracy" in run for runs in networks.values() for run in runs)
-        kind = "accuracy" if accuracy else "loss"
-        for model, runs in networks.items():
-            name = f"tasks[{title!r}][{model!r}]"
-            steps, values = _runs(name, runs, "step"), _runs(name, runs, f"val_{kind}")  # (runs, validations)
-            for row in values:
-                row[np.isnan(row)] = row[~np.isnan(row)][-1]
-            _band(ax, colors.setdefault(model, len(colors)), np.nanmax(steps, 0), values, model)
-        ax.set(title=title, xlabel="training step", ylabel=f"validation {kind}", xlim=0)
-        ax.set_ylim(*((0, 1.03) if accuracy else ()))
-        _scale(ax, kind)
+        kind = "accuracy" if all("val_accuracy" in run for runs in networks.values() for run in runs) else "loss"
+        _networks(ax, f"tasks[{title!r}]", networks, f"val_{kind}", colors, "step")
+        limits = {"xlim": (0, None)} | ({"ylim": (0, 1.03)} if kind == "accuracy" else {})
+        finish(ax, title, "training step", f"validation {kind}", kind, **limits)
     max(axes, key=lambda ax: len(ax.lines)).legend(frameon=False, handlelength=3)
     return axes[0].figure
 
 
 def trace_heatmap(A, title="Hebbian trace"):
     """A trace A (N, H), slots x hidden units; the largest |A| ends the colour scale."""
-    (ax,) = _axes(1, (8, 3.8))
-    image = _signed(ax, _array(A, "A", ("N", "H")), title)
+    (ax,) = panels(1, (8, 3.8))
+    image = signed_map(ax, _array(A, "A", ("N", "H")), title)
     ax.figure.colorbar(image, ax=ax, label=TRACE)
     return ax.figure
 
@@ -87,26 +74,24 @@ def trace_evolution(traces, labels=None, unit="epoch"):
 
     There are up to 6 maps, evenly spread over K.
     """
-    traces, labels = _traces(traces, labels)
+    traces = checked(traces)
     K = len(traces)
+    labels = range(1, K + 1) if labels is None else labels
+    if len(labels) != K:
+        raise ValueError(f"labels: expected {K}, one per trace, got {len(labels)}")
     rows, columns = (1, K) if K < 4 else (2, min(K // 2, 3))
-    figure = _matplotlib().figure.Figure(figsize=(8, 2 + 2.2 * rows), layout="constrained")
-    top, foot = figure.add_gridspec(2, 1, height_ratios=(1.5 * rows, 1))
-    maps, lines = list(top.subgridspec(rows, columns).subplots(squeeze=False).flat), figure.add_subplot(foot)
+    top, foot = sheet(8, 2 + 2.2 * rows).add_gridspec(2, 1, height_ratios=(1.5 * rows, 1))
+    maps, lines = top.subgridspec(rows, columns).subplots(squeeze=False).ravel(), foot.subgridspec(1, 1).subplots()
     picked = np.linspace(0, K - 1, len(maps)).round().astype(int)
     for ax, k in zip(maps, picked, strict=True):
-        image = _signed(ax, traces[k], f"{unit} {labels[k]}", abs(traces).max())
+        image = signed_map(ax, traces[k], f"{unit} {labels[k]}", abs(traces).max())
         ax.label_outer()
-    figure.colorbar(image, ax=maps, label=TRACE)
+    lines.figure.colorbar(image, ax=maps, label=TRACE)
     for i, (name, reduce) in enumerate({"largest |A|": np.max, "mean |A|": np.mean}.items()):
-        sizes = reduce(abs(traces), (1, 2))
-        color = _line(lines, i, range(K), sizes, name)
-        lines.annotate(name, (K - 1, sizes[-1]), (0, 8), textcoords="offset points", color=color, ha="right")
-    lines.set(title="Size of the trace", xlabel=unit, ylabel="|A| (no unit)")
+        line(lines, i, range(K), reduce(abs(traces), (1, 2)), name)
+    finish(lines, "Size of the trace", unit, "|A| (no unit)", "size", legend=True)
     lines.set_xticks(picked, [labels[k] for k in picked])
-    lines.margins(y=0.3)
-    _logarithmic(lines)
-    return figure
+    return lines.figure
 
 
 def retrieval_over_time(a, image=None):
@@ -124,12 +109,11 @@ def retrieval_over_time(a, image=None):
         raise ValueError(f"a: expected weights from 0 that sum to 1 over the last axis, got {got}")
     pixels = [] if image is None else [_pixels(image, T)]
     ratios = [*(min(max(3 * p.shape[1] / T, 1), 4) for p in pixels), 3, 1]
-    axes = _axes(len(ratios), (8, 3.6), ratios)
-    for ax, p in zip(axes, pixels, strict=False):
-        _map(ax, p, "Input", "pixel (column)", "time step (input row)", cmap="gray")
-    weights, side = axes[-2:]
-    heat = _map(weights, a, "Retrieval weights", SLOTS, "time step", cmap="cividis")
-    bar = weights.figure.colorbar(heat, ax=axes, label="retrieval weight a (sum over slots: 1)")
+    *inputs, weights, side = panels(len(ratios), (8, 3.6), ratios)
+    for ax, p in zip(inputs, pixels, strict=True):
+        draw_map(ax, p, "Input", "pixel (column)", "time step (input row)", cmap="gray")
+    heat = draw_map(weights, a, "Retrieval weights", SLOTS, "time step", cmap="cividis")
+    bar = side.figure.colorbar(heat, ax=[*inputs, weights, side], label="retrieval weight a (sum over slots: 1)")
     bar.ax.axhline(1 / N, color="red", lw=2)
     at = {"transform": bar.ax.get_yaxis_transform(), "ha": "right", "va": "center"}
     bar.ax.text(-0.3, 1 / N, "1/N", color="red", **at)
@@ -149,7 +133,7 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
     `arcs(*attribution.told(result["recalled"]))`.
     """
     lengths = _array(lengths, "lengths", (len(questions), len(words)))
-    (ax,) = _axes(1, (8, 3.2))
+    (ax,) = panels(1, (8, 3.2))
     T, Q, turn = len(words), len(questions), np.linspace(0, np.pi, 100)
     shares = np.clip(lengths / (lengths.max() or 1), 0, 1)
     for q, s in np.argwhere(shares > 0.01):
@@ -170,12 +154,14 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
 
 def save(figure, path):
     """Write a PNG (150 dots per inch) or SVG, by suffix, and its folder; equal figures give equal bytes."""
+    from matplotlib import rc_context
+
     path = Path(path)
     metadata = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
     if path.suffix not in metadata:
         raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _matplotlib().rc_context({"svg.hashsalt": "enn_np"}):
+    with rc_context({"svg.hashsalt": "enn_np"}):
         figure.savefig(path, dpi=150, metadata=metadata[path.suffix])
     figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
 
@@ -183,61 +169,68 @@ def save(figure, path):
 # ------------------------------------------------------------------------------------------------ how all are drawn
 
 
-def _matplotlib():
+def sheet(width, height, layout="constrained"):
+    """A new figure of so many inches."""
     import matplotlib.figure
 
-    return matplotlib
+    return matplotlib.figure.Figure(figsize=(width, height), layout=layout)
 
 
-def _axes(count, size, ratios=None):
+def panels(count, size, ratios=None):
     """`count` axes side by side in a new figure of `size` inches."""
-    figure = _matplotlib().figure.Figure(figsize=size, layout="constrained")
-    return list(figure.subplots(1, count, squeeze=False, width_ratios=ratios).flat)
+    return list(sheet(*size).subplots(1, count, squeeze=False, width_ratios=ratios).flat)
 
 
-def _line(ax, i, x, y, label):
+def finish(ax, title, x, y="", kind="", legend=False, **limits):
+    """Title and labels of a panel whose x axis counts; its y axis shows shares, sizes or, by default, any numbers."""
+    ax.set(title=title, xlabel=x, ylabel=y, **limits)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if kind in ("accuracy", "share"):
+        ax.yaxis.set_major_formatter(percent)
+    elif kind in ("loss", "size"):
+        _logarithmic(ax)
+    if legend:
+        ax.legend(frameon=False, handlelength=3)
+
+
+def line(ax, i, x, y, label):
     """Draw line number i and return its colour."""
     i %= len(COLORS)
     ax.plot(x, y, LINES[i], color=COLORS[i], markersize=4, label=label)
     return COLORS[i]
 
 
-def _band(ax, i, x, values, label):
-    """Line number i, the mean of values (runs, ...) that are there, and a band from the smallest to the largest."""
-    color = _line(ax, i, x, np.nanmean(values, 0), label)
-    ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
+def _networks(ax, name, networks, metric, colors, steps=None):
+    """A line per network, the mean of its runs, and a band from the smallest to the largest; over epochs or, where
+    `steps` names them, over steps. colors: the number of each network so far; name: of the networks."""
+    for network, runs in networks.items():
+        name_of, runs = f"{name}[{network!r}]", [runs] if isinstance(runs, dict) else runs
+        values = _runs(name_of, runs, metric)  # (runs, epochs)
+        x = range(1, values.shape[1] + 1)
+        if steps:
+            x = np.nanmax(_runs(name_of, runs, steps), 0)
+            for row in values:
+                row[np.isnan(row)] = row[~np.isnan(row)][-1]
+        color = line(ax, colors.setdefault(network, len(colors)), x, np.nanmean(values, 0), network)
+        ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
 
 
-def _map(ax, array, title, xlabel, ylabel, **settings):
+def draw_map(ax, array, title, x, y, **settings):
     """A matrix as an image, with whole numbers at its edges."""
     image = ax.imshow(array, aspect="auto", **settings)
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    _whole_numbers(ax.xaxis, ax.yaxis)
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    finish(ax, title, x, y)
     return image
 
 
-def _signed(ax, array, title, limit=None):
-    """`array` (N, H) as an image from -limit to limit."""
-    limit = limit or abs(array).max() or 1.0
-    return _map(ax, array, title, UNITS, SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
+def signed_map(ax, A, title, limit=None):
+    """A trace A (N, H) as an image from -limit to limit."""
+    limit = limit or abs(A).max() or 1.0
+    return draw_map(ax, A, title, UNITS, SLOTS, cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
-def _whole_numbers(*axes):
-    """Ticks on whole numbers only: these axes count."""
-    for axis in axes:
-        axis.get_major_locator().set_params(integer=True)
-
-
-def _percent(x, _position=None):
+def percent(x, _position=None):
     return f"{100 * x:.4g}%"
-
-
-def _scale(ax, kind):
-    """The y axis of an accuracy, a loss, or another kind of number."""
-    if kind == "accuracy":
-        ax.yaxis.set_major_formatter(_percent)
-    elif kind == "loss":
-        _logarithmic(ax)
 
 
 def _logarithmic(ax):
@@ -265,6 +258,11 @@ def _array(value, name, shape):
     return float_array(name, array, shape)
 
 
+def checked(traces):
+    """Traces as (K, N, H) of finite floats."""
+    return _array(traces, "traces", "KNH")
+
+
 def _runs(name, runs, metric):
     """The metric of every run as rows, padded with NaN after a run's last epoch: (runs, epochs). name: of the runs."""
     if not runs or any(metric not in run for run in runs):
@@ -272,15 +270,6 @@ def _runs(name, runs, metric):
     rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
     longest = max(map(len, rows))
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows])
-
-
-def _traces(traces, labels):
-    """Traces (K, N, H), checked, and their K labels, 1 to K without any."""
-    traces = _array(traces, "traces", ("K", "N", "H"))
-    labels = range(1, len(traces) + 1) if labels is None else labels
-    if len(labels) != len(traces):
-        raise ValueError(f"labels: expected {len(traces)}, one per trace, got {len(labels)}")
-    return traces, labels
 
 
 def _pixels(image, T):

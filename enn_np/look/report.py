@@ -4,44 +4,60 @@
     write_report("recall8-sound-binding-0.json")    recall8-sound-binding-0.html, of a stored result
 
 It reads the summary and, where they are, trace.npz (traces (K, N, H), retrieval (n, T, N), probe (n, T, D) and, for
-what needs the truth, labels (n,)) and model.npz; of a result alone the .npz beside it. From associative recall it draws
-which past step wrote what is recalled. What is missing or does not fit leaves its part of the page out, and the page
-says so. report.html is the page as a Jinja template: tables, style and a script that draws from JSON in the page.
-
-Nothing in a file is trusted: Jinja escapes text, JSON in the page holds no "<", and what is not a finite number is
-shown as a dash. A map is bytes in base64: 1 to 255 for values from -limit to limit, or 0 to 255 for those from low to
-high. Large arrays are averaged in blocks, so that a page stays below 5 MB.
+what needs the truth, labels (n,)) and model.npz; of a result alone the .npz beside it. A summary that does not fit is
+refused; another file that is missing or does not fit is left out, and the page says so. report.html is the page as a
+Jinja template, which escapes all text. Figures and maps are pictures in it; its script chooses which part is seen.
 
 Letters: K stored traces, n sequences, T time, D inputs, N memory slots, H hidden.
 """
 
 import base64
+import io
 import json
-import math
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from .. import checks
 from ..checkpoint import load, read_arrays, spelled_out, write_text
 from ..lab.results import read_json
 from ..lab.table import PAPER, TITLES
 from ..models import Classifier
-from . import attribution
+from . import attribution, plots
 from .claims import common_row
-from .monitor import slots_per_recall
+from .monitor import HebbianTraceMonitor, slots_per_recall
 
+NO_TRACE = "No trace of an Engram network is stored here (trace.npz): all that needs one is left out."
+NO_MODEL = "The network is not stored here (model.npz): its sequences are shown without explanation."
 WANTED = "a folder that `python -m enn_np run --out` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read
-MOST_MODELS, MOST_EPOCHS = 20, 500
 DRAWN = ("models", "history", "trace", "recalled")  # the rest of a summary is shown as it is
-CURVES = ("loss", "accuracy", "perplexity", "val_loss", "val_accuracy", "val_perplexity")
-STATISTICS = ("min", "max", "mean_abs", "sd", "share_small", "share_clipped", "effective_slots", "drift")
 ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
 EXAMPLES, PROBE = 12, 128  # sequences to look at one by one, and to count over
 STEPS = 128  # longer sequences are not taken apart step by step: that takes T runs of each
 TOLERANCE = 0.05  # of the integrated gradients
+RESULTS = {  # name of a number: heading and form
+    "test_accuracy": ("test accuracy", "{:.2%}"),
+    "test_loss": ("test loss (nats)", "{:.4f}"),
+    "test_perplexity": ("test perplexity", "{:,.1f}"),
+    "parameters": ("parameters", "{:,.0f}"),
+    "seconds": ("training (s)", "{:,.0f}"),
+}
+TRACE_CURVES = {  # title: lines, and what they are of the statistics
+    "Size of the trace (no unit)": {"largest A": "max", "mean |A|": "mean_abs", "standard deviation": "sd"},
+    "Change since the epoch before (no unit)": {"norm of the change": "drift"},
+    "Shares of the trace": {"|A| < 0.01": "share_small", "on the clip": "share_clipped"},
+    "Effective slots, exp of the entropy of a": {"effective slots": "effective_slots"},
+}
+ABLATIONS = {
+    "intact": "as trained",
+    "trace off": "alpha = 0, the bank alone is read",
+    "trace frozen": "nothing is written, the mean trace is read",
+    "slots shuffled": "each slot reads another one's trace",
+    "entries shuffled": "the trace's numbers in a random order",
+}
+PARTS = dict(zip(("cue", "bank", "trace", "past", "bias"), plots.COLORS, strict=False))  # of c, and their colours
 
 
 def write_report(run_dir, out=None):
@@ -53,350 +69,319 @@ def write_report(run_dir, out=None):
     """
     from jinja2 import Environment
 
-    source, notes = spelled_out(run_dir), []
-    if source.suffix != ".json":
-        if source.is_file():
-            raise ValueError(f"run: {source} is no run; expected {WANTED}")
-        source /= "summary.json"
-    if alone := source.name != "summary.json":
-        trace, network = source.with_suffix(".npz"), source.parent / "runs" / source.stem / "model.npz"
-    else:
-        trace, network = source.with_name("trace.npz"), source.with_name("model.npz")
-    if not source.exists():
-        sought = source.parent if source.parent.suffix and not source.parent.exists() else source
-        raise ValueError(f"{sought}: no such file; expected {WANTED}")
-    summary = read_json(source)
+    source = spelled_out(run_dir)
+    source = source / "summary.json" if source.is_dir() else source
+    if source.suffix != ".json" or not source.is_file():
+        raise ValueError(f"{source}: no run is there; expected {WANTED}")
+    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = jinja.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    name = "report" if source.name == "summary.json" else source.stem
+    return write_text(out or source.with_name(f"{name}.html"), template.render(contents(source), PARTS=PARTS))
+
+
+def contents(source):
+    """What the template shows of the run or stored result whose summary is the file `source`."""
+    summary, notes, alone = read_json(source), [], source.name != "summary.json"
     runs = _runs(source, summary)
-    stored = {} if alone and not trace.exists() else _read_trace(trace, notes)
-    if stored and all(run["trace"] is None for run in runs.values()):
+    trace = source.with_suffix(".npz") if alone else source.with_name("trace.npz")
+    stored = {} if alone and not trace.exists() else _optional(_read_trace, notes, NO_TRACE, trace) or {}
+    if stored and not any("trace" in run for run in runs.values()):
         notes.append(f"{trace.name} is of another run, as {source.name} tells of no trace, and is left out.")
         stored = {}
-    model = _read_model(network, stored, notes)
-    history = summary.get("history")
-    data = {
-        "histories": {title: run["history"] for title, run in runs.items()},
-        "statistics": next((run["trace"] for run in runs.values() if run["trace"]), []),
-        "examples": _explained(model, stored) if model else _only_stored(stored),
+    network = source.parent / (f"runs/{source.stem}" if alone else "") / "model.npz"
+    model = _optional(_read_model, notes, NO_MODEL, network, stored) if "probe" in stored else None
+    title = "Engram and its rivals on 5,000 digits" if "models" in summary else "{} on {}, {} protocol, seed {}"
+    history = {title: run["history"] for title, run in runs.items() if run.get("history")}
+    entry = "validation" if any("step" in each for each in history.values()) else "epoch"
+    statistics = next((run["trace"] for run in runs.values() if run.get("trace")), [])
+    return {
+        "title": title.format(*(summary.get(name, "–") for name in ("model", "benchmark", "protocol", "seed"))),
+        "notes": notes,
+        "results": _results(summary, runs, f"{entry}s"),
+        "recalled": _recalled(summary["recalled"]) if "recalled" in summary else None,
+        "curves": _curves(history, entry),
+        "trace": _trace_maps(stored.get("traces"), statistics),
+        "trace_curves": _trace_curves(statistics),
+        "examples": _examples(model, stored),
+        "steps": stored["probe"].shape[1] if "probe" in stored else 0,
         "slots": _slot_use(model, stored),
-        "recalled": _recalled(summary, notes),
-        "entry": "validation" if isinstance(history, dict) and "step" in history else "epoch",
+        "configuration": json.dumps({k: v for k, v in summary.items() if k not in DRAWN}, indent=2)[:20_000],
     }
-    data["trace"] = _trace_maps(stored.get("traces"), data["statistics"])
-    scores = data["slots"] and data["slots"].get("ablations")
-    title = "{model} on {benchmark}, {protocol} protocol, seed {seed}".format_map(
-        {name: _text(summary.get(name), 40) for name in ("model", "benchmark", "protocol", "seed")}
-    )
-    learned = any(value is not None for run in runs.values() for part in run["history"].values() for value in part)
-    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    jinja.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    page = jinja.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).render(
-        title="Engram and its rivals on 5,000 digits" if "models" in summary else title,
-        notes=notes,
-        results=_results(summary, runs, f"{data['entry']}s"),
-        learned=learned,
-        configuration=_text(json.dumps({k: v for k, v in summary.items() if k not in DRAWN}, indent=2), 20_000),
-        data=data,
-        ablations=scores and [_ablation(name, score, scores["intact"]) for name, score in scores.items()],
-    )
-    return write_text(out or source.with_name(f"{source.stem if alone else 'report'}.html"), page)
 
 
 # ----------------------------------------------------------------------------------------------- what is in the files
 
 
 def _runs(path, summary):
-    """{title: run} with history {name: numbers} and trace [statistics], whatever the file holds in their place."""
+    """{title: run} of a summary. Raises ValueError where it tells of no run, or a number that is drawn is none."""
     name = str(summary.get("model", "model"))
-    models = summary.get("models", {TITLES.get(name, name): summary})
-    if not isinstance(models, dict) or not models or not all(isinstance(run, dict) for run in models.values()):
-        raise ValueError(f"{path}: models: expected an object with the numbers of at least one model")
-    known = {"test_accuracy", "test_loss", "test_perplexity", "parameters", "history"}
-    if not any(known & run.keys() for run in models.values()):
-        raise ValueError(f"{path}: it describes no run: none of {', '.join(sorted(known))} is in it")
-    runs = {}
-    for title, run in list(models.items())[:MOST_MODELS]:
-        history, trace = run.get("history"), run.get("trace")
-        history = history if isinstance(history, dict) else {}
-        trace = trace if isinstance(trace, list) and all(isinstance(each, dict) for each in trace) else []
-        numbers = {
-            name: [_finite(value) for value in values[:MOST_EPOCHS]]
-            for name, values in history.items()
-            if name in CURVES and isinstance(values, list)
-        }
-        kept = [{name: _finite(each.get(name)) for name in STATISTICS} for each in trace[:MOST_EPOCHS]]
-        runs[_text(title, 40)] = {**run, "history": numbers, "trace": kept if "trace" in run else None}
-    return runs
+    runs = summary.get("models", {TITLES.get(name, name): summary})
+    try:
+        for run in runs.values():
+            rows = [run[name] for name in RESULTS if name in run], *(run.get("history") or {}).values()
+            rows = *rows, *(each.values() for each in run.get("trace") or [])
+            fits = all(isinstance(each, int | float) and abs(each) < 1e300 for row in rows for each in row)
+            if not fits or not run.keys() & {"history", *RESULTS}:
+                raise TypeError
+        if runs:
+            return runs
+    except (AttributeError, TypeError):
+        pass
+    wanted = f"expected one of history, {', '.join(RESULTS)}, and finite numbers there and in trace"
+    raise ValueError(f"{path}: it describes no run: {wanted}; run again, or use another copy")
 
 
-def _read_trace(path, notes):
-    """The arrays of trace.npz that fit their names; of what does not fit, a note."""
-    stored = {}
-    for name in ("traces", "retrieval", "probe", "labels"):
-        try:
-            array = read_arrays(path, [name], LARGEST).get(name)
-        except FileNotFoundError:
-            notes.append("No trace of an Engram network is stored here (trace.npz): all that needs one is left out.")
-            return {}
-        except ValueError as error:
-            notes.append(f"trace.npz: {name} cannot be read ({error}) and is left out.")
-            continue
-        if array is None:
-            continue
-        wanted, probe = "three axes of finite numbers", stored.get("probe")
-        if name == "labels":
-            wanted = "one whole number for each sequence of the probe"
-            fits = probe is not None and array.dtype.kind in "iu" and array.shape == probe.shape[:1]
-        else:
-            fits = array.ndim == 3 and array.size and array.dtype.kind == "f" and np.isfinite(array).all()
-        if fits:
-            stored[name] = array
-        else:
-            what = f"{array.dtype} of shape {array.shape}"
-            notes.append(f"trace.npz: {name} should be {wanted}, is {what}, and is left out.")
-    if len({stored[name].shape[1] for name in ("retrieval", "probe") if name in stored}) > 1:
-        notes.append("trace.npz: retrieval and probe differ in length; retrieval is left out.")
-        del stored["retrieval"]
+def _optional(read, notes, missing, path, *more):
+    """What `read` makes of a file; where there is none, or it does not fit, None and a note."""
+    try:
+        return read(path, *more)
+    except FileNotFoundError:
+        notes.append(missing)
+    except (TypeError, ValueError, OSError) as error:
+        notes.append(f"{path.name} does not fit, and all that needs it is left out ({error}).")
+    return None
+
+
+def _read_trace(path):
+    """The arrays of trace.npz, each of them fit for its name."""
+    stored = read_arrays(path, ["traces", "probe", "retrieval", "labels"], LARGEST)
+    n, T = stored["probe"].shape[:2] if "probe" in stored else (0, "T")
+    for name, axes in (("traces", "KNH"), ("probe", "nTD"), ("retrieval", ("n", T, "N"))):
+        if name in stored:
+            checks.float_array(name, stored[name], axes)
+    if n and "labels" in stored:
+        checks.class_labels("labels", stored["labels"], (n,), 2**31)
     return stored
 
 
-def _read_model(path, stored, notes):
-    """The Engram model of the run, if it is stored and fits the stored sequences; else None."""
-    if "probe" not in stored:
-        return None
-    if not path.exists():
-        notes.append("The network is not stored here (model.npz): its sequences are shown without explanation.")
-        return None
-    try:
-        model = load(path)
-        if not isinstance(model, Classifier):
-            raise ValueError(f"only a classifier's decisions are explained here, got a {type(model).__name__}")
-        attribution.alone(model, stored["probe"][:1].astype(model.dtype))
-        if "labels" in stored:
-            model.check_targets("labels", stored["labels"], len(stored["labels"]))
-    except (TypeError, ValueError, OSError) as error:
-        notes.append(f"model.npz does not serve ({error}): its sequences are shown without explanation.")
-        return None
+def _read_model(path, stored):
+    """The Engram model of the run, fit for the stored sequences."""
+    model = load(path)
+    if not isinstance(model, Classifier):
+        raise ValueError(f"only a classifier's decisions are explained here, got a {type(model).__name__}")
+    attribution.alone(model, stored["probe"][:1].astype(model.dtype))
+    if "labels" in stored:
+        model.check_targets("labels", stored["labels"], len(stored["labels"]))
     return model
 
 
-# -------------------------------------------------------------------------------------------------------- its tables
-
-
-RESULTS = {  # heading: name and form of a number
-    "test accuracy": ("test_accuracy", ".2%"),
-    "test loss (nats)": ("test_loss", ".4f"),
-    "test perplexity": ("test_perplexity", ",.1f"),
-    "parameters": ("parameters", ",.0f"),
-    "training (s)": ("seconds", ",.0f"),
-}
+# -------------------------------------------------------------------------------------------------- tables and curves
 
 
 def _results(summary, runs, entries):
     """Head and rows, one per model, with the paper's numbers where it has the benchmark. entries: of the histories."""
-    benchmark, names = summary.get("benchmark"), {title: name for name, title in TITLES.items()}
-    paper = PAPER.get(benchmark) if isinstance(benchmark, str) else None
-    shown = {
-        heading: (name, form)
-        for heading, (name, form) in RESULTS.items()
-        if any(_finite(run.get(name)) is not None for run in runs.values())
-    }
-    rows = []
+    names, paper = {title: name for name, title in TITLES.items()}, PAPER.get(str(summary.get("benchmark")), {})
+    known, rows = [name for name in RESULTS if any(name in run for run in runs.values())], []
     for title, run in runs.items():
-        sources = (run, paper.get(names.get(title), {})) if paper else (run,)
-        cells = [_number(source.get(name), form) for name, form in shown.values() for source in sources]
-        epochs = max((len(values) for values in run["history"].values()), default=0)
-        best = _number(run.get("best_epoch"), ".0f")
-        rows.append([title, *cells, f"{epochs} (best {best})", _text(run.get("stopped"), 20)])
-    head = [word for heading in shown for word in ((heading, "paper") if paper else (heading,))]
-    return ["model", *head, entries, "ended"], rows
+        cells, theirs = [title], paper.get(names.get(title), {})
+        for name in known:
+            form = RESULTS[name][1]
+            ours = form.format(run[name]) if name in run else "–"
+            cells.append(f"{ours} (paper: {form.format(theirs[name])})" if theirs.get(name) else ours)
+        epochs = max(map(len, (run.get("history") or {}).values()), default=0)
+        rows.append([*cells, f"{epochs} (best {run.get('best_epoch') or '–'})", run.get("stopped", "–")])
+    return ["model", *(RESULTS[name][0] for name in known), entries, "ended"], rows
 
 
-ABLATIONS = {
-    "intact": "as trained",
-    "trace off": "alpha = 0, the bank alone is read",
-    "trace frozen": "nothing is written, the mean trace is read",
-    "slots shuffled": "each slot reads another one's trace",
-    "entries shuffled": "the trace's numbers in a random order",
-}
+def _curves(histories, entry):
+    """A chart of every metric in {title: history}: training and validation of one model, or validation of several."""
+    charts = []
+    for metric in ("loss", "accuracy", "perplexity"):
+        alone = next(iter(histories.values())) if len(histories) == 1 else {}
+        lines = {"training": alone.get(metric)}
+        lines |= {"validation" if alone else title: each.get(f"val_{metric}") for title, each in histories.items()}
+        title = f"{'' if alone else 'validation '}{metric}{' (nats)' * (metric == 'loss')}".capitalize()
+        charts += _chart(title, lines, metric, entry)
+    return charts
 
 
-def _ablation(name, score, intact):
-    change = score["loss"] - intact["loss"]
-    return (
-        f"{name} ({ABLATIONS[name]})",
-        f"{score['accuracy']:.1%}",
-        f"{score['loss']:.4f}",
-        f"{change:+.2g}".replace("-", "−"),
-    )
+def _trace_curves(statistics):
+    charts = []
+    for title, lines in TRACE_CURVES.items() if len(statistics) > 1 else ():
+        first = int("drift" in lines.values())  # before training there is none
+        found = {name: [each[key] for each in statistics[first:] if key in each] for name, key in lines.items()}
+        charts += _chart(title, found, "share" if "Shares" in title else "", "epoch", first)
+    return charts
 
 
-def _finite(value):
-    """A number as float, or None for anything else."""
-    with suppress(OverflowError):  # of a whole number that no float can hold
-        if type(value) in (int, float) and math.isfinite(value):
-            return float(value)
-    return None
+def _chart(title, lines, kind, across, first=1, level=None):
+    """[(title, picture, numbers in words)] of {name: numbers}: lines, or bars to be compared with a `level`.
+
+    kind: of the numbers, as `plots.finish` knows it; across: what is counted, from `first` on. [] of nothing.
+    """
+    lines = {name: values for name, values in lines.items() if values is not None and len(values)}
+    if not lines:
+        return []
+    (ax,), words = plots.panels(1, (4.8, 2.4)), []
+    for i, (name, values) in enumerate(lines.items()):
+        entries = range(first, first + len(values))
+        words.append(f"{name} from {values[0]:.3g} to {values[-1]:.3g}")
+        if level is None:
+            plots.line(ax, i, entries, values, name[:30].replace("$", r"\$"))
+        else:
+            ax.bar(entries, values)
+            ax.axhline(level, color=plots.COLORS[1], ls="--")
+    plots.finish(ax, "", across, kind=kind, legend=level is None)
+    return [(title, _png(ax.figure.savefig, dpi=150), "; ".join(words))]
 
 
-def _number(value, form):
-    value = _finite(value)
-    return "–" if value is None else format(value, form)
-
-
-def _text(value, most):
-    text = "–" if value is None else str(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-# ---------------------------------------------------------------------------------------------- what the script draws
+# ------------------------------------------------------------------------------------------------- trace and sequences
 
 
 def _trace_maps(traces, statistics):
-    """The maps behind the epoch slider, on one scale, or None."""
+    """The maps behind the epoch slider, on one scale, and the numbers of each; or None."""
     if traces is None:
         return None
-    K, N, H = traces.shape
-    picked = np.unique(np.linspace(0, K - 1, TRACES).round().astype(int))
-    limit = float(abs(traces).max()) or 1.0
-    numbers = [statistics[k] if len(statistics) == K else {} for k in picked]
-    common = [{"common": _digits(common_row(A))} for A in traces[picked].astype(np.float64)]
+    (K, N, H), limit = traces.shape, abs(traces).max()
+    picked = np.unique(np.linspace(0, K - 1, TRACES).round().astype(int)).tolist()
+    known = statistics if len(statistics) == K else [{}] * K
     return {
-        "maps": [_map(traces[k], limit=limit) for k in picked],
         "names": ["untrained" if k == 0 else f"after epoch {k}" for k in picked],
-        "statistics": [one | other for one, other in zip(numbers, common, strict=True)],
-        "slots": N,
-        "hidden": H,
-        "averaged": N > ROWS or H > COLUMNS,
+        "maps": [_map(traces[k], "RdBu_r", limit) for k in picked],
+        "numbers": [known[k] | {"common": common_row(traces[k].astype(float))} for k in picked],
+        "size": f"Down: {N} memory slots. Across: {H} hidden units."
+        + " Neighbours are averaged to fit." * (N > ROWS or H > COLUMNS),
     }
 
 
-def _only_stored(stored):
-    """Sequences without a network to explain them."""
-    retrieval, shown = stored.get("retrieval", ()), []
-    for i, x in enumerate(stored.get("probe", ())[:EXAMPLES]):
-        seen = _retrieved(retrieval[i]) if i < len(retrieval) else {}
-        shown.append({"name": f"sequence {i + 1}", "steps": len(x), "input": _picture(x), **seen})
-    return shown
+def _examples(model, stored):
+    """Sequences to look at one by one: with a network explained, else what is stored of them."""
+    if "probe" not in stored:
+        return []
+    probe, labels, a = stored["probe"][:PROBE], stored.get("labels"), stored.get("retrieval", ())
+    chosen, told = range(min(EXAMPLES, len(probe))), {}
+    if model:  # one sequence of each class, and then mistakes
+        probe = probe.astype(model.dtype)
+        given = attribution.alone(model, probe)[3]
+        classes = given if labels is None else labels[: len(probe)]
+        firsts, mistakes = np.unique(classes, return_index=True)[1][:EXAMPLES], np.flatnonzero(classes != given)
+        chosen = list(dict.fromkeys([*firsts.tolist(), *mistakes.tolist(), *range(len(probe))]))[:EXAMPLES]
+        a, told = _explained(model, probe, probe[chosen])
+        told |= {} if labels is None else {"truth": labels[chosen]}
+    examples = []
+    for i, index in enumerate(chosen):
+        x, each = probe[index], {name: values[i] for name, values in told.items()}
+        colours = "" if x.shape[1] == 3 * x.shape[0] else "gray"  # the rows of a square photograph
+        each |= {"name": f"Sequence {index + 1}", "input": _map(x, colours, x.max(), x.min())}
+        examples.append(each | (_retrieved(a[i]) if i < len(a) else {}))
+    return examples
 
 
-def _explained(model, stored):
-    """One sequence of each class and then mistakes, each run alone, with what attribution tells about each step."""
-    probe, labels = stored["probe"][:PROBE].astype(model.dtype), stored.get("labels")
-    given = attribution.alone(model, probe)[3]
-    classes = given if labels is None else labels[: len(probe)]
-    firsts, mistakes = np.unique(classes, return_index=True)[1][:EXAMPLES], np.flatnonzero(classes != given)
-    chosen = list(dict.fromkeys([*firsts.tolist(), *mistakes.tolist(), *range(len(probe))]))[:EXAMPLES]
-    alone, layer, x, target, _ = attribution.alone(model, probe[chosen])
-    cell, params, every, steps = alone.cells[layer], alone.layer_params(layer), range(len(x)), x.shape[1]
+def _explained(model, probe, x):
+    """What attribution tells of sequences x (n, T, D), each run alone: retrieval weights, and {name: n values}."""
+    alone, layer, x, target, _ = attribution.alone(model, x)
+    cell, params, T = alone.cells[layer], alone.layer_params(layer), x.shape[1]
     tape = alone.run_cells(alone.time_major(x))[2][layer]
     seen = cell.record(params, tape)
-    shares = attribution.integration_shares(attribution.integration_parts(params, seen))
-    shown = {
-        "name": [f"sequence {index + 1}" for index in chosen],
-        "steps": [steps for _ in every],
-        "truth": [None if labels is None else str(labels[index]) for index in chosen],
-        "target": [str(each) for each in target],
-        "input": [_picture(each) for each in x],
-        "shares": [{name: _few(part[:, i]) for name, part in shares.items()} for i in every],
-        "probabilities": [_few(each) for each in alone.predict_proba(x)],
-    }
-    if steps <= STEPS:
-        shown |= _taken_apart(model, probe, x, target, cell, tape, seen)
-    told = [dict(zip(shown, values, strict=True)) for values in zip(*shown.values(), strict=True)]
-    return [each | _retrieved(seen["retrieval"][:, i]) for i, each in enumerate(told)]
+    parts = attribution.integration_shares(attribution.integration_parts(params, seen))
+    shares = [{part: share[:, i] for part, share in parts.items()} for i in range(len(x))]
+    likely = [[(k, p[k]) for k in np.argsort(-p)[:5]] for p in alone.predict_proba(x)]
+    told = {"target": target, "likely": likely, "shares": shares, "origin": [_rows(each, 0, 1) for each in shares]}
+    if T <= STEPS:
+        mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
+            found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
+        changes = [attribution.logit_changes(model, x, target, part) for part in ("bank", "trace")]
+        changes = [{"bank": bank, "trace": trace} for bank, trace in zip(*changes, strict=True)]
+        written = np.zeros((len(x), T, T))  # read at, written at
+        for t, m in enumerate(seen["trace_part"]):
+            size = np.maximum((m * m).sum(-1), np.finfo(m.dtype).tiny)
+            written[:, t, :t] = ((attribution.written_by(cell, tape, t)["steps"] * m).sum(-1) / size).T
+        strongest = written[:, T // 4 :].max()  # the first rows have but few to read from
+        told |= {
+            "attribution": [_map(part, "RdBu_r", abs(part).max()) for part in found.x],
+            "difference": found.difference,
+            "residual": found.residual,
+            "changes": changes,
+            "changed": [_rows(each, 0, 0, bars=True) for each in changes],
+            "written": [_map(each, "cividis", strongest, 0) for each in written],
+        }
+    return seen["retrieval"].swapaxes(0, 1), told
 
 
-def _taken_apart(model, probe, x, target, cell, tape, seen):
-    """Of each sequence: integrated gradients, changes of the logit, and who wrote what the trace gave to each step."""
-    mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
-        found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
-    changes = {part: attribution.logit_changes(model, x, target, part) for part in ("trace", "bank")}
-    steps = x.shape[1]
-    written = np.zeros((len(x), steps, steps))  # read at, written at
-    for t, m in enumerate(seen["trace_part"]):
-        size = np.maximum((m * m).sum(-1), np.finfo(m.dtype).tiny)
-        written[:, t, :t] = ((attribution.written_by(cell, tape, t)["steps"] * m).sum(-1) / size).T
-    darkest = float(written[:, steps // 4 :].max()) or 1.0  # the first rows have but few to read from
+def _retrieved(a):
+    """Retrieval weights (T, N) as a map, the three strongest slots of every step, and effective slots."""
+    best, effective = np.argsort(-a, axis=1)[:, :3].tolist(), slots_per_recall(a)
     return {
-        "attribution": [_map(each, limit=float(abs(each).max()) or 1.0) for each in found.x],
-        "difference": _few(found.difference),
-        "residual": _few(found.residual),
-        "written": [_map(each, high=darkest) for each in written],
-        "changes": [{part: _few(each[i]) for part, each in changes.items()} for i in range(len(x))],
+        "retrieval": _map(a, "cividis", a.max(), a.min()),
+        "strongest": [[(slot, row[slot]) for slot in slots] for row, slots in zip(a, best, strict=True)],
+        "effective": effective,
+        "effective_rows": _rows({"cue": effective}, 0, a.shape[1], bars=True),
+        "slots": a.shape[1],
     }
 
 
 def _slot_use(model, stored):
     """How much every slot is used, and what is lost without it and without the trace; None if nothing is stored."""
-    if model is None:
-        a = stored.get("retrieval")
-        return None if a is None else {"usage": _few(a.mean((0, 1))), "n": len(a)}
-    x = stored["probe"].astype(model.dtype)[: PROBE if model.cells[0].shared else PROBE // 4]  # a trace each is slow
-    labels = stored["labels"][: len(x)] if "labels" in stored else model.predict(x)
-    tape = model.run_cells(model.time_major(x))[2][attribution.alone(model, x[:1])[1]]
-    usage = _few(tape.kept.a.mean((0, 1)))
-    found = attribution.ablations(model, x, labels)
-    without = attribution.slot_ablation(model, x, labels)["loss"] - found["intact"]["loss"] if len(usage) > 1 else []
-    return {"usage": usage, "n": len(x), "truth": "labels" in stored, "without": _few(without), "ablations": found}
-
-
-def _recalled(summary, notes):
-    """Which step wrote what each key of a sequence recalls, for the arcs, or None."""
-    if "recalled" not in summary:
+    a, without, rows = stored.get("retrieval"), [], []
+    if model:
+        most = PROBE if model.cells[0].shared else PROBE // 4  # a trace each is slow
+        x = stored["probe"][:most].astype(model.dtype)
+        labels = stored["labels"][:most] if "labels" in stored else model.predict(x)
+        a, found = HebbianTraceMonitor(model, x).retrieval, attribution.ablations(model, x, labels)
+        intact = found["intact"]["loss"]
+        without = attribution.slot_ablation(model, x, labels)["loss"] - intact if a.shape[2] > 1 else []
+        for name, words in ABLATIONS.items():
+            accuracy, loss = found[name]["accuracy"], found[name]["loss"]
+            rows.append((f"{name} ({words})", f"{accuracy:.1%}", f"{loss:.4f}", f"{loss - intact:+.2g}"))
+    if a is None:
         return None
-    try:
-        words, keys, lengths, asked = attribution.told(summary["recalled"])
-        if len(words) > STEPS:
-            raise ValueError(f"{len(words)} steps, and at most {STEPS} have room")
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        notes.append(f"What is recalled cannot be drawn ({error!s:.200}) and is left out.")
-        return None
-    return {"words": words, "keys": keys, "lengths": [_few(row) for row in lengths], "asked": asked}
+    charts = _chart("Use of every slot", {"mean weight": a.mean((0, 1))}, "", "memory slot", 0, 1 / a.shape[2])
+    charts += _chart("Without one slot", {"change of the loss (nats)": without}, "", "memory slot", 0, 0)
+    return {"n": len(a), "truth": "labels" in stored, "charts": charts, "ablations": rows}
 
 
-def _retrieved(a):
-    """Retrieval weights (T, N) as a map, the three strongest slots of every step, and effective slots."""
-    a = np.asarray(a, np.float64)
-    best = np.argsort(-a, axis=1)[:, :3]
-    return {
-        "retrieval": _map(a, low=float(a.min()), high=float(a.max())),
-        "strongest": [[[int(n), _digits(row[n])] for n in slots] for row, slots in zip(a, best, strict=True)],
-        "effective": _few(slots_per_recall(a)),
-        "slots": a.shape[1],
-    }
+def _recalled(found):
+    """Of each key of a sequence: its name, the arcs to the steps that wrote what it recalls, and the best of these."""
+    words, keys, lengths, asked = attribution.told(found)
+    told = []
+    for key, parts in zip(keys, lengths, strict=True):
+        s, whole = parts.argmax(), parts.sum() or 1
+        after = f" after {words[s - 1]}" if s else ""
+        what = f"{parts[s] / whole:.1%} of what is recalled was written at step {s + 1}, which read {words[s]}{after}"
+        told.append(f"Asked for {key}: {what}.")
+    arcs = [_png(plots.arcs(words, keys, lengths, q).savefig, dpi=150) for q in range(len(keys))]
+    return {"keys": keys, "asked": asked, "told": told, "arcs": arcs}
 
 
-def _picture(x):
-    """The input (T, D) as a map from its least to its largest number; in colours where it can be the rows of a square
-    photograph, D = 3 T."""
-    colours = x.shape[1] == 3 * x.shape[0]
-    shown = _map(x, low=float(x.min()), high=float(x.max()), columns=3 * (COLUMNS // 3) if colours else COLUMNS)
-    return {**shown, "kind": "colours" if colours else "grey"}
+# ------------------------------------------------------------------------------------------------------------ pictures
 
 
-def _map(values, limit=None, low=0.0, high=1.0, columns=COLUMNS):
-    """A matrix as bytes, see above."""
-    small = _blocks(_blocks(np.asarray(values, np.float64), ROWS, 0), columns, 1)
-    scaled = small / limit * 127 + 128 if limit else (small - low) / ((high - low) or 1.0) * 255
-    data = base64.b64encode(scaled.round().clip(0, 255).astype(np.uint8).tobytes()).decode()
-    ends = {"limit": _digits(limit)} if limit else {"low": _digits(low), "high": _digits(high)}
-    return {"bytes": data, "rows": small.shape[0], "columns": small.shape[1], **ends}
+def _rows(lines, low, high, bars=False):
+    """Numbers of every row of a map, {part: (T,)}, as lines or bars beside it, from low or less to high or more."""
+    figure = plots.sheet(3, 3, layout=None)
+    ax, n = figure.add_axes((0, 0, 1, 1)), len(lines)
+    for i, (part, values) in enumerate(lines.items()):
+        rows, low, high = np.arange(len(values)), min(low, values.min()), max(high, values.max())
+        if bars:
+            ax.hlines(rows + (i + 0.5) / n - 0.5, 0, values, color=PARTS[part], lw=170 / len(rows) / n)  # of 216 points
+        else:
+            ax.plot(values, rows, color=PARTS[part])
+    ax.axvline(0, color="grey", lw=0.5)
+    ax.set(xlim=(low, high or 1), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_axis_off()
+    return {"src": _png(figure.savefig, transparent=True), "low": low, "high": high}
 
 
-def _blocks(values, most, axis):
-    """`values` with at most so many entries along an axis, each the mean of neighbours."""
-    size = values.shape[axis]
-    if size <= most:
-        return values
-    edges = np.linspace(0, size, most + 1).astype(int)
-    return np.add.reduceat(values, edges[:-1], axis) / np.expand_dims(np.diff(edges), 1 - axis)
+def _map(values, colours, high, low=None):
+    """A matrix as a picture, with numbers from low to high in matplotlib's `colours` or, without, three of them as one.
+    Without low, numbers from -high to high."""
+    from matplotlib import colormaps
+    from PIL import Image  # which matplotlib needs
+
+    high = high or 1.0
+    low = -high if low is None else low
+    scaled = np.uint8(((values - low) / ((high - low) or 1) * 255).round().clip(0, 255))
+    image = Image.fromarray(scaled if colours else scaled.reshape(len(scaled), -1, 3))
+    image = image.resize((min(image.width, COLUMNS), min(image.height, ROWS)), Image.Resampling.BOX)
+    if colours:
+        image.putpalette(colormaps[colours](range(256), bytes=True)[:, :3].tobytes())
+    return {"src": _png(image.save), "colours": colours, "low": float(low), "high": float(high)}
 
 
-def _few(values):
-    return [_digits(value) for value in np.asarray(values).ravel()]
-
-
-def _digits(value):
-    return float(f"{float(value):.4g}")
+def _png(save, **settings):
+    """What is saved as the address of a picture that is part of the page."""
+    file = io.BytesIO()
+    save(file, format="png", **settings)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
