@@ -143,6 +143,12 @@ class Problem:
         clipped = [] if clip is None else [abs(tape.states.A) == clip]
         return value, zeros(tape.e, tape.kept) + clipped
 
+    def step(self, t, state):
+        """State after step t by `encode` and `step` alone, what `encode` made of x[t], what the step kept."""
+        e = self.cell.encode(self.params, self.x[t], **{name: value[t] for name, value in self.given.items()})
+        after, k = self.cell.step(self.params, e, state)
+        return after, e, k
+
     def steps(self, start, stop, **changes):
         """The piece of the problem from step `start` to `stop`."""
         piece = slice(start, stop)
