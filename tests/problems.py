@@ -276,9 +276,9 @@ def assert_gradients(ask):
     raise AssertionError(best)
 
 
-def assert_derivatives(loss, values, grads, every=False):
-    """`grads` are the derivatives of `loss` at `values`, both keyed alike."""
-    assert_gradients(lambda eps: gradcheck.compare(loss, values, grads, np.random.default_rng(0), eps, every))
+def assert_derivatives(loss, values, grads, every=False, size=0.0):
+    """`grads` are the derivatives of `loss` at `values`, both keyed alike. size: of what the loss adds up, if more."""
+    assert_gradients(lambda eps: gradcheck.compare(loss, values, grads, np.random.default_rng(0), eps, every, size))
 
 
 def _named(state):
