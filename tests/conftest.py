@@ -32,10 +32,11 @@ def card(monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Networks and data of tasks with fresh sequences that take no time."""
-    from enn_np.lab import table, work
+    """Networks and data of tasks with fresh sequences that take no time, and no figures."""
+    from enn_np.lab import pages, table, work
 
     for name, value in {"PARAMETERS": 1_500, "TOLERANCE": 0.5, "SLOTS": 4}.items():
         monkeypatch.setattr(table, name, value)
     for name, value in {"VALIDATION": 20, "TEST": 30, "EVERY": 2}.items():
         monkeypatch.setattr(work, name, value)
+    monkeypatch.setattr(pages, "draw", lambda *_: [])

@@ -27,7 +27,7 @@ RAW = np.random.default_rng(0).bytes(200_000)  # several blocks
 BODY = gzip.compress(RAW)
 NAME = "body-ubyte.gz"
 FUZZ = settings(
-    max_examples=int(os.environ.get("ENN_FUZZ", "300")),  # ENN_FUZZ=2500 for a long run
+    max_examples=int(os.environ.get("ENN_FUZZ", "100")),  # ENN_FUZZ=2500 for a long run
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
