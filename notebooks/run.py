@@ -2,8 +2,9 @@
 
     python notebooks/run.py            all, in place: how the committed outputs are made
     python notebooks/run.py 03 05      some of them
-    python notebooks/run.py --out DIR --solutions 03
-                                       into DIR, with the solutions of exercises run as well
+    python notebooks/run.py --out DIR --solutions --epochs 1 03
+                                       into DIR, with the solutions of exercises, and one
+                                       epoch of every training: do all cells still run?
 
 ENN_FULL=1 in the environment runs them at full size; without it they see no data set but
 the bundled digits. What is written depends on the cells and the stored results alone: ids
@@ -30,6 +31,11 @@ BLAS = (
 )
 SECONDS = 1800  # for one cell, at full size
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FEW = """from enn_np.train import Training
+def run(self, whole=Training.run):
+    self.epochs = min(self.epochs, {})
+    return whole(self)
+Training.run = run"""  # what a kernel does before its first cell, where --epochs is given
 MANAGED = ("badges", "install", "links")  # cells that this file writes, known by their id
 
 
@@ -92,21 +98,26 @@ def frame(nb, path, where):
     nb.cells = cells
 
 
-def execute(nb):
-    """Run all cells in a new kernel, in the notebooks' folder, on one BLAS thread."""
+def execute(nb, epochs=None):
+    """Run all cells in a new kernel, in the notebooks' folder, on one BLAS thread.
+
+    epochs: None, or at most so many of every training.
+    """
     os.environ["PYTHONHASHSEED"] = "0"
     os.environ |= dict.fromkeys(BLAS, "1") | {
         "TQDM_DISABLE": "1"
     }  # a bar lives in a running kernel only
     if os.environ.get("ENN_FULL") != "1":  # what lies about must not change the outputs
         os.environ["ENN_DATA"] = str(FOLDER)  # a folder without data sets
+    asked = ["--log-level=ERROR"]  # not of the kernel's port, which is local
+    asked += [f"--IPKernelApp.exec_lines={FEW.format(epochs)}"] if epochs else []
     NotebookClient(
         nb,
         kernel_name="python3",
         resources={"metadata": {"path": str(FOLDER)}},
         timeout=SECONDS,
         record_timing=False,
-        extra_arguments=["--log-level=ERROR"],  # not of the kernel's port, which is local
+        extra_arguments=asked,
     ).execute()
 
 
@@ -154,6 +165,7 @@ def main(arguments=None):
         action="store_true",
         help="run the solutions of the exercises as well",
     )
+    parser.add_argument("--epochs", type=int, help="of every training, at most")
     given = parser.parse_args(arguments)
     paths = [
         path for path in notebooks() if not given.numbers or path.name[:2] in given.numbers
@@ -167,7 +179,7 @@ def main(arguments=None):
         frame(nb, path, where)
         if given.solutions:
             nb.cells += [nbformat.v4.new_code_cell(code) for code in solutions(nb)]
-        execute(nb)
+        execute(nb, given.epochs)
         strip(nb)
         nbformat.write(nb, given.out / path.name)
         print(path.name, file=sys.stderr)

@@ -153,6 +153,12 @@ class Problem:
         clipped = [] if clip is None else [abs(tape.states.A) == clip]
         return value, zeros(tape.e, tape.kept) + clipped
 
+    def step(self, t, state):
+        """State after step t by `encode` and `step` alone, what `encode` made of x[t], what the step kept."""
+        e = self.cell.encode(self.params, self.x[t], **{name: value[t] for name, value in self.given.items()})
+        after, k = self.cell.step(self.params, e, state)
+        return after, e, k
+
     def steps(self, start, stop, **changes):
         """The piece of the problem from step `start` to `stop`."""
         piece = slice(start, stop)
@@ -280,9 +286,9 @@ def assert_gradients(ask):
     raise AssertionError(best)
 
 
-def assert_derivatives(loss, values, grads, every=False):
-    """`grads` are the derivatives of `loss` at `values`, both keyed alike."""
-    assert_gradients(lambda eps: gradcheck.compare(loss, values, grads, np.random.default_rng(0), eps, every))
+def assert_derivatives(loss, values, grads, every=False, size=0.0):
+    """`grads` are the derivatives of `loss` at `values`, both keyed alike. size: of what the loss adds up, if more."""
+    assert_gradients(lambda eps: gradcheck.compare(loss, values, grads, np.random.default_rng(0), eps, every, size))
 
 
 def _named(state):

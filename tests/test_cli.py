@@ -356,15 +356,14 @@ def test_ctrl_c_in_training_keeps_the_result_and_ends_with_130(run, monkeypatch,
     assert (tmp_path / "out" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("out", (None, "page.html"))
-def test_report_writes_a_page_about_a_run(run, mnist_folder, tmp_path, out, monkeypatch):
+def test_report_writes_a_page_about_a_run(run, mnist_folder, tmp_path, monkeypatch):
     """What `train` wrote is enough; a folder without a run ends with 2 and its name."""
     small_report(monkeypatch)
     folder = tmp_path / "run"
     one(run, folder)
-    page = folder / "report.html" if out is None else tmp_path / out
-    assert run("report", folder, *([] if out is None else ["--out", page])) == (0, f"wrote {page}\n", "")
-    assert "No trace" not in page.read_text(encoding="utf-8") and page.stat().st_size > 50_000
+    for path, out in ((folder / "report.html", []), (tmp_path / "page.html", ["--out", tmp_path / "page.html"])):
+        assert run("report", folder, *out) == (0, f"wrote {path}\n", "")
+        assert "No trace" not in path.read_text(encoding="utf-8") and path.stat().st_size > 50_000
     status, _, err = run("report", tmp_path)
     assert status == 2 and err.startswith(f"enn_np: {tmp_path / 'summary.json'}: no run is there")
 

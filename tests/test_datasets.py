@@ -19,7 +19,7 @@ from enn_np.data import images as datasets
 
 # ENN_FUZZ=2500 pytest tests/test_datasets.py -k fuzz runs each fuzz test on that many damaged files.
 FUZZ = settings(
-    max_examples=int(os.environ.get("ENN_FUZZ", "300")),
+    max_examples=int(os.environ.get("ENN_FUZZ", "100")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -125,16 +125,17 @@ def streamed(problem):
     return [to_numpy(stream(x, **more)).copy() for x, more in zip(problem.x, given, strict=True)]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("masked", [False, True])
+every_path = pytest.mark.parametrize(("masked", "dtype"), [(False, "float32"), (True, "float64")], ids=["32", "64"])
+
+
+@every_path
 @pytest.mark.parametrize("cell", CELLS, ids=NAMES)
 def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
     """Catches a function that is NumPy's only, an upcast, and arithmetic that differs between the devices."""
     same_on_both(cell, masked, dtype, tolerance)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("masked", [False, True])
+@every_path
 @pytest.mark.parametrize("kind", RETRIEVALS)
 def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
     """The same for a run that keeps its trace as a list."""
@@ -144,8 +145,7 @@ def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
     same_on_both(Engram(4, 5, trace="sample", store="list", **settings), masked, dtype, tolerance)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("masked", [False, True])
+@every_path
 @pytest.mark.parametrize("recurrent_cue", [False, True])
 def test_lists_in_place_of_a_trace(tolerance, monkeypatch, recurrent_cue, masked, dtype):
     """And for a binding one."""
@@ -167,12 +167,10 @@ def same_on_both(cell, masked, dtype, tolerance):
     assert_close(to_numpy([h, *final]), here.forward(keep=False)[:1] + here.forward(keep=False)[1], tolerance[dtype])
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("cell", CELLS, ids=NAMES)
-def test_gradients_against_differences(tolerance, cell, masked):
-    if isinstance(cell, Engram) and not cell.trace_gradient:
-        return  # cuts what a difference sees
-    errors = gradcheck.check(cell, batch=3, masked=masked, device="cuda")
+@pytest.mark.parametrize("cell", [RNN(4), GRU(4), LSTM(4), Engram(4, 5), Binding(4, 5), Window(4, 5, 3)], ids=repr)
+def test_gradients_against_differences(tolerance, cell):
+    """One of a kind: that all gradients are those of NumPy is asserted above."""
+    errors = gradcheck.check(cell, batch=3, masked=True, device="cuda")
     assert max(errors.values()) <= gradcheck.TOLERANCE, errors
 
 
@@ -220,20 +218,16 @@ def trained(device, cells, task=Classifier, mask=None, optimizer=None, **setting
     return model, {**numbers, **to_numpy(model.params)}
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
-@pytest.mark.parametrize("kind", STACKS)
-def test_models_train_and_predict(tolerance, kind, pooling):
+POOLINGS = ("last", "mean", "attention")
+
+
+@pytest.mark.parametrize(("kind", "pooling"), [(kind, POOLINGS[i % 3]) for i, kind in enumerate(STACKS)])
+@pytest.mark.parametrize("mask", [None, padding(24)], ids=["whole", "padded"])
+def test_models_train_and_predict(tolerance, kind, pooling, mask):
     """Training with dropout and noise, masks, callbacks, evaluation and prediction: the whole way of a user."""
-    for mask in (None, padding(24)):
-        settings = {
-            "cells": STACKS[kind],
-            "pooling": pooling,
-            "mask": mask,
-            "dtype": "float64",
-            "random_inference": True,
-        }
-        want, found = trained("cpu", **settings)[1], trained("cuda", **settings)[1]
-        assert_close(found, want, 1e3 * tolerance["float64"], floor=1e-3)
+    settings = {"pooling": pooling, "mask": mask, "dtype": "float64", "random_inference": True}
+    want, found = (trained(device, STACKS[kind], **settings)[1] for device in ("cpu", "cuda"))
+    assert_close(found, want, 1e3 * tolerance["float64"], floor=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", [lambda: SGD(0.1, momentum=0.9, global_clip_norm=0.5), lambda: Adam(1e-2)])

@@ -3,7 +3,7 @@
 import fuzz
 import pytest
 
-CASES = 60
+CASES = 30
 TARGETS = fuzz.targets()
 SLOW = {"run directory with a model": 15}
 

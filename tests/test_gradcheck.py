@@ -19,7 +19,9 @@ SMALL = {
 }
 PARTS = [(name, part) for name, cell in SMALL.items() for part in cell.initial_state(1)._fields]
 RNG = np.random.default_rng(0)
-PARAMS = [(name, param) for name, cell in SMALL.items() for param in (*cell.init(RNG, 3), "x")]
+# 0.1% too much of every gradient; a sign and what is never filled are further off, and asked of one cell.
+WRONG = [(name, param, 1.001) for name, cell in SMALL.items() for param in (*cell.init(RNG, 3), "x")]
+WRONG += [(name, param, factor) for name, param, _ in WRONG if name == "LSTM" for factor in (-1, 0)]
 
 
 def wrong(errors):
@@ -50,8 +52,7 @@ def test_right_gradients_pass(name):
     assert errors.keys() == cell.init(RNG, 3).keys() | state | {"x"}
 
 
-@pytest.mark.parametrize("factor", [-1, 1.001, 0])
-@pytest.mark.parametrize(("name", "param"), PARAMS)
+@pytest.mark.parametrize(("name", "param", "factor"), WRONG)
 def test_a_wrong_weight_gradient_is_named(name, param, factor):
     """Catches a checker that averages an error away, or blames another array."""
 

@@ -1,0 +1,257 @@
+"""A cell of your own: the documented protocol is all that anything asks for, and no override is bypassed."""
+
+from collections import namedtuple
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from problems import MEMORIES, arrays, assert_close, assert_gradients, assert_same, assert_same_gradients, draw
+from tiny import padding, sequences
+
+from enn_np import GRU, Cell, Classifier, Engram, Stream, gradcheck, run_back
+from enn_np.backend import Workspace
+from enn_np.ops import flat, write
+
+Seen = namedtuple("Seen", "h seen")
+Sums = namedtuple("Sums", "s")
+Kept = namedtuple("Kept", "h was")
+
+
+class Six(Cell):
+    """Six methods, fresh arrays: h_t = tanh(x W + h_{t-1} U + 0.1 seen_{t-1}), seen_t = mean over the batch of h_t or
+    0.9 seen_{t-1} + h_{t-1}."""
+
+    def __init__(self, hidden):
+        self.hidden = hidden
+
+    def init(self, rng, inputs, dtype=np.float32):
+        W, U = rng.standard_normal((inputs, self.hidden)), rng.standard_normal((self.hidden, self.hidden))
+        return {"W": W.astype(dtype), "U": U.astype(dtype)}
+
+    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+        return Seen(xp.zeros((batch, self.hidden), dtype), xp.zeros((batch, self.hidden), dtype))
+
+    def encode(self, params, x):
+        return Sums(x @ params["W"])
+
+    def step(self, params, e, state):
+        h = np.tanh(e.s + state.h @ params["U"] + 0.1 * state.seen)
+        return Seen(h, 0.9 * state.seen + state.h), Kept(h, state.seen)
+
+    def step_back(self, params, d, e, state, k):
+        ds = d.h * (1 - k.h**2)
+        return Seen(ds @ params["U"].T + d.seen, 0.1 * ds + 0.9 * d.seen), Sums(ds)
+
+    def collect(self, params, x, e, before, k, de):
+        assert (k.was == before.seen).all()
+        grads = {"W": flat(x).T @ flat(de.s), "U": flat(before.h).T @ flat(de.s)}
+        return de.s @ params["W"].T, grads
+
+
+class Documented:
+    """All methods that cells.py names, in arrays that it asks for, and nothing else; derived from nothing."""
+
+    def __init__(self, hidden):
+        self.hidden, self.own = hidden, Six(hidden)
+
+    def init(self, rng, inputs, dtype):
+        return self.own.init(rng, inputs, dtype)
+
+    def initial_state(self, batch, dtype, rng, xp):
+        return self.own.initial_state(batch, dtype, rng, xp)
+
+    def shapes(self, batch):
+        row = (batch, self.hidden)
+        return Sums(row), Kept(row, row), Sums(row)
+
+    def encode(self, params, x, mask, out):
+        np.matmul(x, params["W"], out=out.s)
+        return out
+
+    def step(self, params, e, state, k):
+        after, (k.h[...], k.was[...]) = self.own.step(params, e, state)
+        return Seen(k.h, after.seen), k
+
+    def step_back(self, params, d, e, state, k, de):
+        d, (de.s[...],) = self.own.step_back(params, d, e, state, k)
+        return d, de
+
+    def collect(self, params, x, e, before, k, de, input_gradient):
+        dx, grads = self.own.collect(params, x, e, before, k, de)
+        return dx if input_gradient else None, grads
+
+
+class Fresh(Documented):
+    """Hands back arrays of its own in place of those that it was given."""
+
+    def encode(self, params, x, mask, out):
+        return self.own.encode(params, x)
+
+    def step(self, params, e, state, k):
+        return self.own.step(params, e, state)
+
+    def step_back(self, params, d, e, state, k, de):
+        return self.own.step_back(params, d, e, state, k)
+
+
+@dataclass
+class Unhashable(Six):
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Listing(Six):
+    """Frozen, with a field that has no hash."""
+
+    hidden: int
+    names: list = field(default_factory=list)
+
+
+OWN = [Six, Documented, Fresh, Unhashable, Listing]
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_cell_of_your_own(kind):
+    """Catches anything beyond the documented protocol: runs, masks, pieces, streams, checks and models ask for it."""
+    for masked in (False, True):
+        assert max(gradcheck.check(kind(3), masked=masked, every=True).values()) < gradcheck.TOLERANCE
+        problem = draw(kind(3), steps=6, masked=masked)
+        plain = problem.but(cell=Six(3))
+        h, end, tape = problem.forward(workspace=Workspace())
+        assert_close([h, *end], arrays(plain.forward()[:2]), 1e-12)
+        assert_same_gradients(problem.backward(tape), plain.gradients())
+        assert_same([h, *end], arrays(problem.forward(keep=False)[:2]))
+        assert_same_gradients(problem.backward(problem.forward(segments=3)[2]), problem.gradients())
+        assert (
+            problem.cell.hidden == 3
+            and run_back(problem.cell, problem.params, tape, h, input_gradient=False)[0] is None
+        )
+    whole = draw(kind(3))
+    stream = Stream(whole.cell, whole.params, 3, whole.state)
+    assert_close([np.stack([stream(x_t) for x_t in whole.x])], [whole.forward()[0]], 1e-12)
+    x, y = sequences(40)
+    model = Classifier([kind(6), GRU(4)], 3, 3, dropout=0.0)
+    before = {name: value.copy() for name, value in model.params.items()}
+    model.fit(x, y, epochs=2, batch_size=16, verbose=0, mask=padding(40))
+    assert all((model.params[name] != value).any() for name, value in before.items())
+    assert np.isfinite(model.evaluate(x, y, mask=padding(40))["loss"])
+
+
+def test_a_record_of_your_own_cell():
+    """Catches a default that asks for more than what the steps kept, and a cell that has none."""
+    with pytest.raises(TypeError, match=r"^record: Documented has no method.*enn_np\.Cell"):
+        draw(Documented(3)).forward(record=True)
+    problem = draw(Six(3))
+    record = problem.forward(record=True)[3]
+    assert record["hidden"].shape == (5, 3, 3) and record["was"].shape == (4, 3, 3)
+
+
+# ----------------------------------------------------------------------------------------- overrides
+
+
+def seven(xp, A, written, noise, keep, eta, low, high, out):
+    out[...] = 7.0
+
+
+def with_fade():
+    return type("Seven", (Engram,), {"_fade": staticmethod(seven)})(40, 5, trace="sample", trace_clip=None)
+
+
+def with_share():
+    return type("Half", (Engram,), {"_share": lambda self, e: 0.5})(40, 5, trace="sample", trace_clip=None)
+
+
+def in_the_object():
+    cell = Engram(40, 5, trace="sample", trace_clip=None)
+    object.__setattr__(cell, "_fade", seven)
+    return cell
+
+
+def renamed():
+    return type("Engram", (Engram,), {"_fade": staticmethod(seven), "__module__": Engram.__module__})(
+        40, 5, trace="sample", trace_clip=None
+    )
+
+
+@pytest.mark.parametrize("make_cell", [with_fade, with_share, in_the_object, renamed])
+def test_no_override_is_bypassed(make_cell):
+    """Catches a faster form that takes the library's equations for those of a subclass or of an object."""
+    cell = make_cell()
+    problem = draw(cell, steps=6)
+    _, end, tape = problem.forward()
+    state, A = problem.state, []
+    for t in range(6):
+        state, _, _ = problem.step(t, state)
+        A.append(state.A)
+    assert_close([end.A, problem.cell.traces(tape)[1:]], [state.A, np.stack(A)], 1e-12)
+    if make_cell is not with_share:
+        assert (end.A == 7).all()
+        assert max(gradcheck.check(cell, steps=3).values()) > gradcheck.TOLERANCE  # its way back is another's
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_a_method_put_into_the_class_counts(kind, monkeypatch):
+    """Catches a faster form that stands for methods which are not there any more."""
+    problem = draw(kind(40, 5, trace="sample"), steps=5)
+    calls, right = [], kind._write
+    monkeypatch.setattr(kind, "_write", lambda self, *args: [calls.append(1), right(self, *args)][1])
+    for store in ("dense", "list"):
+        clip = {"trace_clip": None} if kind is Engram else {}
+        problem.but(cell=replace(problem.cell, store=store, **clip)).forward()
+    assert len(calls) == 10
+
+
+def test_the_state_that_is_handed_back_counts():
+    """Catches a tape that holds what a step wrote, and not the state that it handed back."""
+
+    class Louder(GRU):
+        def step(self, params, e, state, k=None):
+            after, k = super().step(params, e, state, k)
+            return after._replace(h=2 * after.h), k
+
+    problem = draw(Louder(3))
+    assert_close(arrays(problem.forward()[:2]), arrays(problem.forward(keep=False)[:2]), 1e-12)
+    assert_close([problem.forward()[0]], [2 * np.stack([k.h for k in louder_steps(problem)])], 1e-12)
+
+
+def louder_steps(problem):
+    state = problem.state
+    for t in range(len(problem.x)):
+        _, _, k = problem.but(cell=GRU(3)).step(t, state)
+        state = type(state)(2 * k.h)
+        yield k
+
+
+@dataclass(frozen=True)
+class TwoSpeeds(Engram):
+    """Notebook 14's cell, with noise, any penalty and no clip."""
+
+    hebbian_rate: float = 1.0
+    fast: float = 0.3
+    slow: float = 0.02
+
+    @property
+    def rates(self):
+        return np.where(np.arange(self.slots)[:, None] < self.slots // 2, self.fast, self.slow)
+
+    def _write(self, k, e, A):
+        eta, c = self.rates, self.trace_clip
+        written = write(k.a * self._share(e), e.z, self.trace == "batch") + (0 if e.noise is None else e.noise)
+        faded = (1 - eta) * A + eta * written
+        k.A[...] = faded if c is None else np.clip(faded, -c, c)
+
+    def _unclip(self, dA, A):
+        return self.rates * super()._unclip(dA, A)
+
+    def step_back(self, params, d, e, state, k, *more, **upstream):
+        before, de = super().step_back(params, d, e, state, k, *more, **upstream)
+        return before._replace(A=before.A + (1 - self.rates) * super()._unclip(d.A, k.A)), de
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("trace", ["batch", "sample"])
+def test_a_subclass_with_rates_of_its_own(trace, masked):
+    """Catches noise, penalties or a missing clip that a subclass cannot have."""
+    for clip in (None, 0.1):
+        cell = TwoSpeeds(5, 4, trace=trace, trace_clip=clip, trace_noise=0.3, entropy=0.2, l1=0.1)
+        assert_gradients(lambda eps, cell=cell: gradcheck.check(cell, masked=masked, eps=eps))
