@@ -238,7 +238,7 @@ def test_lengths_are_along_the_whole_recall(cell):
 
 
 @settings(max_examples=30)
-@given(problems(Binding, masked=False))
+@given(problems(Binding, masked=False, rule="replace", address="slots"))
 def test_a_binding_record_is_what_the_equations_say(problem):
     """A name given to another array, parts of the engram that are not its parts, and views into the tape."""
     _, state, tape, seen = problem.forward(record=True)

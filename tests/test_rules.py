@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import assert_close, draw
 
 from enn_np import Binding, gradcheck
+from enn_np.look.attribution import written_by
 from enn_np.ops import unit
 
 RULES = ("replace", "hebb", "delta")
@@ -67,3 +68,19 @@ def test_a_key_has_no_slots(settings):
         Binding(3, 2, address="key", **settings)
     cell = Binding(3, 2, address="key", rule="delta")
     assert cell.slots == 3 and "M" not in cell.init(np.random.default_rng(0), 2)
+
+
+@pytest.mark.parametrize("rule", RULES[1:])
+@pytest.mark.parametrize("address", ("slots", "key"))
+def test_what_each_step_wrote_is_told(rule, address):
+    """What step 5 recalls, by the step that wrote it: of the delta rule, only what was not there."""
+    problem = draw(Binding(4, 3, rule=rule, address=address, decay=0.2), steps=6)
+    tape = problem.forward()[2]
+    seen, A = problem.cell.record(problem.params, tape), problem.cell.traces(tape)
+    parts, last = written_by(problem.cell, tape, 5), np.concatenate((problem.state.a[None], seen["retrieval"]))
+    told = seen["values"] - (np.einsum("tbn,tbnh->tbh", last[:6], A[:6]) if rule == "delta" else 0)
+    for t in range(5):
+        weight = (seen["retrieval"][5] * seen["written"][t]).sum(-1, keepdims=True) * 0.8 ** (4 - t)
+        assert_close([parts["steps"][t]], [weight * told[t]])
+    assert_close([parts["start"] + parts["steps"].sum(0)], [seen["trace_part"][5]])
+    assert ("similarities" in seen) == (address == "slots")
