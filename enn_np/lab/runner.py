@@ -116,7 +116,7 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
 def run_one(key, model, seed, out, rate=None, resume=False, device="cpu", verbose="auto", **asked):
     """`run_in` of an experiment and a network by name. rate, asked: what is other than the experiment's own."""
     experiment = table.find(key)
-    checks.choice("model", model, experiment.known)
+    table.known("model", experiment, model)
     device_module(device)
     training = settings_of(experiment, model, asked, rate)
     run = Run(experiment, model, checks.count("seed", seed, low=0), training, out)
@@ -138,7 +138,7 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     seeds, jobs = None if seeds is None else checks.count("seeds", seeds, low=0), checks.count("jobs", jobs)
     device_module(device)
     plan = [
-        (experiment, checks.choice("models", model, experiment.known), experiment.rates if rates is None else rates)
+        (experiment, table.known("models", experiment, model), experiment.rates if rates is None else rates)
         for experiment in map(table.find, experiments)
         for model in (experiment.models if models is None else models)
     ]

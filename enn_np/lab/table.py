@@ -287,13 +287,21 @@ def cell(name, hidden, slots=0, **more):
     return kind(hidden, *memory, **{**settings, **more})
 
 
+def known(argument, experiment, name):
+    """`name`, if it is a network of the experiment; the ValueError names a protocol that has it."""
+    others = [each.key for each in FIXED.values() if each.name == experiment.name and name in each.models]
+    if name not in experiment.known and others:
+        raise ValueError(f"{argument}: {experiment.key} has no {name!r}, it is a network of {others[0]}")
+    return checks.choice(argument, name, experiment.known)
+
+
 def network(experiment, name, seed=0, pooling="last", vocabulary=None):
     """The untrained network `name` of an experiment, which may be given by its key.
 
     vocabulary: how many words a language model knows. Raises ValueError for a name that the experiment has not.
     """
     experiment = find(experiment) if isinstance(experiment, str) else experiment
-    checks.choice("model", name, experiment.known)
+    known("model", experiment, name)
     if experiment.source == "fresh":
         model = _of_equal_size(experiment, name, seed)
         return chrono(model) if name.endswith("-chrono") else model
