@@ -157,22 +157,13 @@ class Engram(Traced):
         if e.trace:
             e.trace.write(w, e.z, 1 - eta, noise=None if e.noise is None else eta * e.noise, times=1 / e.z_inv)
             return
-        if eta == 0:
-            k.A[...] = A
-            return
-        xp, written = array_module(A), write(w, e.z, self.trace == "batch")  # like A
-        low, high = (None, None) if self.trace_clip is None else (-self.trace_clip, self.trace_clip)
-        self._fade(xp, A, written, e.noise, 1 - eta, eta, low, high, k.A)
-
-    @staticmethod
-    def _fade(xp, A, written, noise, keep, eta, low, high, out):
-        """(9), into `out`."""
-        xp.multiply(A, keep, out=out)
-        xp.add(out, written, out=out)
-        if noise is not None:
-            xp.add(out, eta * noise, out=out)
-        if high is not None:
-            xp.clip(out, low, high, out=out)
+        xp = array_module(A)
+        xp.multiply(A, 1 - eta, out=k.A)
+        xp.add(k.A, write(w, e.z, self.trace == "batch"), out=k.A)
+        if e.noise is not None:
+            xp.add(k.A, eta * e.noise, out=k.A)
+        if self.trace_clip is not None and eta:  # a trace at rest is not clipped
+            xp.clip(k.A, -self.trace_clip, self.trace_clip, out=k.A)
 
     def step_back(self, params, d, e, state, k, de=None, da=None):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
