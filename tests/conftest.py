@@ -21,6 +21,11 @@ settings.register_profile("thorough", max_examples=40 * EXAMPLES, print_blob=Tru
 settings.load_profile(os.environ.get("ENN_HYPOTHESIS", "ci"))
 
 
+def pytest_make_parametrize_id(val):
+    """No bytes in the name of a test: gzip writes the second into them, and two processes must find the same names."""
+    return "bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def card(monkeypatch):
     """The stand-in for CuPy in its place: device="cuda" means it."""
