@@ -515,7 +515,7 @@ def cut(x, mask, i):
     return x[i : i + 1, mask[i]]
 
 
-@pytest.mark.parametrize("pooling", ("last", "mean", "attention"))
+@pytest.mark.parametrize("pooling", ("last", "attention"))
 def test_padding_is_as_if_it_were_not_there(pooling):
     """Sequences with a mask are explained as the shorter ones that they are, whatever stands in the padding: pooled
     over padding, a trace that fades in it, a start at the wrong end."""
@@ -568,7 +568,7 @@ def test_each_sequence_is_explained_alone():
 # ------------------------------------------------------------------------------------------- integrated gradients
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.sampled_from(("last", "mean", "attention")), st.sampled_from(("batch", "sample")), st.booleans(), seeds)
 def test_attributions_are_complete(pooling, trace, norm, seed):
     """The axiom: they add up to the difference of outputs, which the two ends of the path tell by themselves."""

@@ -54,7 +54,7 @@ def cyclic(n=600, seed=0):
 
 @each_model
 @given(seed=st.integers(0, 10_000), dropout=st.sampled_from((0.0, 0.4)), carried=st.booleans(), masked=st.booleans())
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_gradients_of_the_whole_model_agree_with_finite_differences(name, seed, dropout, carried, masked):
     model = build(name, dropout=dropout)
     for attempt in range(20):

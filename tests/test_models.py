@@ -121,7 +121,7 @@ cells = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     st.lists(cells, min_size=1, max_size=3),
     st.sampled_from((Classifier, Regressor)),

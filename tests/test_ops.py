@@ -334,3 +334,13 @@ def test_inputs_are_only_read(name):
     op.back(dy, *inputs)
     assert (dy == 1).all()
     assert_same(inputs, copies)
+
+
+@pytest.mark.parametrize("memory", [(4, 3), (2, 4, 3)], ids=["shared", "per sample"])
+def test_a_row_shorter_than_its_floor_has_no_direction(memory):
+    """Catches the part along a row that is taken away where its length counts as 1e-6, so that the cosine is linear."""
+    u, M, ds = normal(0, (2, 3), memory, (2, 4))
+    M[..., 1, :] *= 1e-7
+    dM = cosine_back(ds, u, M)[1][..., 1, :]
+    per_sample = 1e6 * ds[:, 1:2] * u
+    assert_close([dM], [per_sample if M.ndim == 3 else per_sample.sum(0)])
