@@ -30,7 +30,7 @@ OF_THEIR_TIME = {"pyparsing": "3.1.4"}  # what an old Matplotlib asks for withou
 def requirements(version, newest):
     """What to install, as pip reads it."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    dependencies = dict(re.findall(r'"(\w+)>=([\d.]+)"', re.search(r"^dependencies = .*$", text, re.M)[0]))
+    dependencies = dict(re.findall(r'"(\w+)>=([\d.]+)"', re.search(r"^dependencies = .*?]", text, re.M | re.S)[0]))
     if newest:
         return [*dependencies, *TESTS]
     lowest = dependencies | TESTS | OF_THEIR_TIME | OLDEST.get(version, {})

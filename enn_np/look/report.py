@@ -23,7 +23,7 @@ from .. import checks
 from ..checkpoint import load, read_arrays, spelled_out, write_text
 from ..lab.results import read_json
 from ..lab.table import PAPER, TITLES
-from ..models import Classifier
+from ..models import Classifier, class_labels
 from . import attribution, plots
 from .claims import common_row
 from .monitor import HebbianTraceMonitor, slots_per_recall
@@ -150,7 +150,7 @@ def _read_trace(path):
         if name in stored:
             checks.float_array(name, stored[name], axes)
     if n and "labels" in stored:
-        checks.class_labels("labels", stored["labels"], (n,), 2**31)
+        class_labels("labels", stored["labels"], (n,), 2**31)
     return stored
 
 
