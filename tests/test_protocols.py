@@ -137,7 +137,7 @@ def test_the_sound_protocol_keeps_samples_apart():
 def test_the_binding_cell_is_beyond_the_paper():
     model = table.network("mnist/sound", "binding", seed=0)
     assert model.cells == (Binding(128, 64),) and model.dropout == 0.3
-    with pytest.raises(ValueError, match="^model: mnist/paper has no 'binding', it is a network of mnist/sound"):
+    with pytest.raises(ValueError, match=r"^model: mnist/paper has no 'binding', it is a network of mnist/sound"):
         table.network("mnist/paper", "binding", seed=0)
 
 
