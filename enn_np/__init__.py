@@ -32,9 +32,19 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name):
-    """Other modules, when they are first asked for: `enn_np.heads`, and `enn_np.plots` for `enn_np.look.plots`."""
-    for place in () if name.startswith("_") else ("", ".data", ".look", ".lab"):
-        if util.find_spec(f"{__name__}{place}.{name}"):
-            return import_module(f"{__name__}{place}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _lazy(*places):
+    """A module's `__getattr__`: other modules of these packages, when they are first asked for."""
+
+    def found(name):
+        for place in () if name.startswith("_") else places:
+            if util.find_spec(f"{place}.{name}"):
+                return import_module(f"{place}.{name}")
+        raise AttributeError(f"module {places[0]!r} has no attribute {name!r}")
+
+    return found
+
+
+_wings = {f"{__name__}.data": data, f"{__name__}.look": look, f"{__name__}.lab": lab}
+for _name, _wing in _wings.items():  # enn_np.look.plots
+    _wing.__getattr__ = _lazy(_name)
+__getattr__ = _lazy(__name__, *_wings)  # enn_np.heads, and enn_np.plots for enn_np.look.plots

@@ -366,6 +366,7 @@ def test_a_model_says_what_it_is(model, shown):
 def test_modules_are_there_when_they_are_asked_for():
     """`import enn_np; enn_np.gradcheck.check(...)`, as the README writes it, in a fresh process."""
     code = "import enn_np; enn_np.gradcheck.check; enn_np.images.MinMax, enn_np.plots.trace_heatmap; print(enn_np.data)"
+    code += "; enn_np.data.tasks.copy_task, enn_np.lab.stats.holm, enn_np.look.plots"
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         pool.apply(exec, (code,))

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import __version__, checks, gradcheck
 from ..backend import device_module
+from ..binding import Binding
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
@@ -206,8 +207,9 @@ def _data(settings):
         print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")
         return 0
     print(f"in {where}\n\n{row('data set', 'file', 'bytes on disk', 'state')}")
-    states = {True: "verified", False: "DAMAGED", None: "here, no published checksum"}
     for each in rows:
+        unknown = "here, not as published" if each.sums else "here, no published checksum"
+        states = {True: "verified", False: "DAMAGED", None: unknown}
         here = f"here, {each.path.name}" if each.path and action == "list" else states[each.verified]
         size = f"{each.path.stat().st_size:,}" if each.path else "-"
         print(row(each.dataset, each.file, size, here if each.path else "missing"))
@@ -224,11 +226,14 @@ def gradient_table(seeds, device="cpu"):
     """
     window = {"window": {"window": 3}}  # shorter than the sequence
     cells = {table.cell(name, 4, 8, **window.get(name, {})): each[1] for name, each in table.CELLS.items()}
-    for change in {tuple(change): change for change in table.ABLATIONS.values()}.values():
+    few = {"retrieval": "top_k", "top_k": 3}, {"trace_clip": None}, {"trace_clip": 0.05, "hebbian_rate": 0.5}
+    for change in (*{tuple(change): change for change in table.ABLATIONS.values()}.values(), *few):
         if not change.keys() & {"bank", "pooling", "cell", "trace_gradient"}:  # of the model, or not to agree
             for trace in ("batch", "sample"):
                 switches = {"trace": trace, "trace_scale": 2.0, **change}
                 cells[Engram(4, 8, **switches)] = switches
+    for rule, address in (("hebb", "slots"), ("delta", "slots"), ("hebb", "key"), ("delta", "key")):
+        cells[Binding(4, 8, rule=rule, address=address)] = {"rule": rule, "address": address}
     for cell, switches in sorted(cells.items(), key=lambda each: type(each[0]).__name__):
         for masked in (False, True):
             runs = [gradcheck.check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
@@ -240,7 +245,7 @@ def gradient_table(seeds, device="cpu"):
 
 def _gradcheck(settings):
     tolerance, errors = gradcheck.TOLERANCE, []
-    row = "{:<15}{:<60}{:<13}".format
+    row = "{:<8.7}{:<64}{:<13}".format
     checks.count("seeds", settings.seeds)
     head = row("cell", "switches", "parameter") if settings.all else f"{'cell':<15}{'gradients':>10}  "
     print(f"{head}largest relative error")
