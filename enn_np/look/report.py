@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader
 
 from .. import checks
 from ..checkpoint import load, read_arrays, spelled_out, write_text
@@ -28,6 +29,9 @@ from . import attribution, plots
 from .claims import common_row
 from .monitor import HebbianTraceMonitor, slots_per_recall
 
+JINJA = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
 NO_TRACE = "No trace of an Engram network is stored here (trace.npz): all that needs one is left out."
 NO_MODEL = "The network is not stored here (model.npz): its sequences are shown without explanation."
 WANTED = "a folder that `python -m enn_np run --out` or `demo` wrote, or the JSON file of a stored result"
@@ -44,19 +48,6 @@ RESULTS = {  # name of a number: heading and form
     "parameters": ("parameters", "{:,.0f}"),
     "seconds": ("training (s)", "{:,.0f}"),
 }
-TRACE_CURVES = {  # title: lines, and what they are of the statistics
-    "Size of the trace (no unit)": {"largest A": "max", "mean |A|": "mean_abs", "standard deviation": "sd"},
-    "Change since the epoch before (no unit)": {"norm of the change": "drift"},
-    "Shares of the trace": {"|A| < 0.01": "share_small", "on the clip": "share_clipped"},
-    "Effective slots, exp of the entropy of a": {"effective slots": "effective_slots"},
-}
-ABLATIONS = {
-    "intact": "as trained",
-    "trace off": "alpha = 0, the bank alone is read",
-    "trace frozen": "nothing is written, the mean trace is read",
-    "slots shuffled": "each slot reads another one's trace",
-    "entries shuffled": "the trace's numbers in a random order",
-}
 PARTS = dict(zip(("cue", "bank", "trace", "past", "bias"), plots.COLORS, strict=False))  # of c, and their colours
 
 
@@ -67,16 +58,13 @@ def write_report(run_dir, out=None):
     beside it. Explaining sequences of a stored Engram model takes some seconds. Raises ValueError, naming the file, if
     there is no summary.json or it does not describe a run.
     """
-    from jinja2 import Environment
-
     source = spelled_out(run_dir)
     source = source / "summary.json" if source.is_dir() else source
     if source.suffix != ".json" or not source.is_file():
         raise ValueError(f"{source}: no run is there; expected {WANTED}")
-    jinja = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = jinja.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     name = "report" if source.name == "summary.json" else source.stem
-    return write_text(out or source.with_name(f"{name}.html"), template.render(contents(source), PARTS=PARTS))
+    page = JINJA.get_template("report.html").render(contents(source), COLORS=plots.COLORS, PARTS=PARTS)
+    return write_text(out or source.with_name(f"{name}.html"), page)
 
 
 def contents(source):
@@ -84,12 +72,9 @@ def contents(source):
     summary, notes, alone = read_json(source), [], source.name != "summary.json"
     runs = _runs(source, summary)
     trace = source.with_suffix(".npz") if alone else source.with_name("trace.npz")
-    stored = {} if alone and not trace.exists() else _optional(_read_trace, notes, NO_TRACE, trace) or {}
-    if stored and not any("trace" in run for run in runs.values()):
-        notes.append(f"{trace.name} is of another run, as {source.name} tells of no trace, and is left out.")
-        stored = {}
+    stored = _optional(_read_trace, notes, [] if alone else [NO_TRACE], trace, runs) or {}
     network = source.parent / (f"runs/{source.stem}" if alone else "") / "model.npz"
-    model = _optional(_read_model, notes, NO_MODEL, network, stored) if "probe" in stored else None
+    model = _optional(_read_model, notes, [NO_MODEL], network, stored) if "probe" in stored else None
     title = "Engram and its rivals on 5,000 digits" if "models" in summary else "{} on {}, {} protocol, seed {}"
     history = {title: run["history"] for title, run in runs.items() if run.get("history")}
     entry = "validation" if any("step" in each for each in history.values()) else "epoch"
@@ -97,19 +82,17 @@ def contents(source):
     return {
         "title": title.format(*(summary.get(name, "–") for name in ("model", "benchmark", "protocol", "seed"))),
         "notes": notes,
+        "entry": entry,
         "results": _results(summary, runs, f"{entry}s"),
         "recalled": _recalled(summary["recalled"]) if "recalled" in summary else None,
-        "curves": _curves(history, entry),
+        "curves": _curves(history),
         "trace": _trace_maps(stored.get("traces"), statistics),
-        "trace_curves": _trace_curves(statistics),
+        "statistics": statistics,
         "examples": _examples(model, stored),
         "steps": stored["probe"].shape[1] if "probe" in stored else 0,
         "slots": _slot_use(model, stored),
         "configuration": json.dumps({k: v for k, v in summary.items() if k not in DRAWN}, indent=2)[:20_000],
     }
-
-
-# ----------------------------------------------------------------------------------------------- what is in the files
 
 
 def _runs(path, summary):
@@ -132,19 +115,21 @@ def _runs(path, summary):
 
 
 def _optional(read, notes, missing, path, *more):
-    """What `read` makes of a file; where there is none, or it does not fit, None and a note."""
+    """What `read` makes of a file; where there is none, or it does not fit, None and a note. missing: notes of none."""
     try:
         return read(path, *more)
     except FileNotFoundError:
-        notes.append(missing)
+        notes += missing
     except (TypeError, ValueError, OSError) as error:
         notes.append(f"{path.name} does not fit, and all that needs it is left out ({error}).")
     return None
 
 
-def _read_trace(path):
+def _read_trace(path, runs):
     """The arrays of trace.npz, each of them fit for its name."""
     stored = read_arrays(path, ["traces", "probe", "retrieval", "labels"], LARGEST)
+    if not any("trace" in run for run in runs.values()):
+        raise ValueError("it is of another run, as the summary tells of no trace")
     n, T = stored["probe"].shape[:2] if "probe" in stored else (0, "T")
     for name, axes in (("traces", "KNH"), ("probe", "nTD"), ("retrieval", ("n", T, "N"))):
         if name in stored:
@@ -165,15 +150,12 @@ def _read_model(path, stored):
     return model
 
 
-# -------------------------------------------------------------------------------------------------- tables and curves
-
-
 def _results(summary, runs, entries):
     """Head and rows, one per model, with the paper's numbers where it has the benchmark. entries: of the histories."""
-    names, paper = {title: name for name, title in TITLES.items()}, PAPER.get(str(summary.get("benchmark")), {})
+    paper = {TITLES[name]: numbers for name, numbers in PAPER.get(str(summary.get("benchmark")), {}).items()}
     known, rows = [name for name in RESULTS if any(name in run for run in runs.values())], []
     for title, run in runs.items():
-        cells, theirs = [title], paper.get(names.get(title), {})
+        cells, theirs = [title], paper.get(title, {})
         for name in known:
             form = RESULTS[name][1]
             ours = form.format(run[name]) if name in run else "–"
@@ -183,49 +165,16 @@ def _results(summary, runs, entries):
     return ["model", *(RESULTS[name][0] for name in known), entries, "ended"], rows
 
 
-def _curves(histories, entry):
+def _curves(histories):
     """A chart of every metric in {title: history}: training and validation of one model, or validation of several."""
-    charts = []
-    for metric in ("loss", "accuracy", "perplexity"):
-        alone = next(iter(histories.values())) if len(histories) == 1 else {}
-        lines = {"training": alone.get(metric)}
-        lines |= {"validation" if alone else title: each.get(f"val_{metric}") for title, each in histories.items()}
-        title = f"{'' if alone else 'validation '}{metric}{' (nats)' * (metric == 'loss')}".capitalize()
-        charts += _chart(title, lines, metric, entry)
+    charts, one = {}, len(histories) == 1
+    for metric, unit in (("loss", " (nats)"), ("accuracy", ""), ("perplexity", "")):
+        found = {"validation" if one else name: each.get(f"val_{metric}") for name, each in histories.items()}
+        if one:
+            found["training"] = next(iter(histories.values())).get(metric)
+        if lines := {name: numbers for name, numbers in found.items() if numbers}:
+            charts[f"{'' if one else 'validation '}{metric}{unit}".capitalize()] = lines
     return charts
-
-
-def _trace_curves(statistics):
-    charts = []
-    for title, lines in TRACE_CURVES.items() if len(statistics) > 1 else ():
-        first = int("drift" in lines.values())  # before training there is none
-        found = {name: [each[key] for each in statistics[first:] if key in each] for name, key in lines.items()}
-        charts += _chart(title, found, "share" if "Shares" in title else "", "epoch", first)
-    return charts
-
-
-def _chart(title, lines, kind, across, first=1, level=None):
-    """[(title, picture, numbers in words)] of {name: numbers}: lines, or bars to be compared with a `level`.
-
-    kind: of the numbers, as `plots.finish` knows it; across: what is counted, from `first` on. [] of nothing.
-    """
-    lines = {name: values for name, values in lines.items() if values is not None and len(values)}
-    if not lines:
-        return []
-    (ax,), words = plots.panels(1, (4.8, 2.4)), []
-    for i, (name, values) in enumerate(lines.items()):
-        entries = range(first, first + len(values))
-        words.append(f"{name} from {values[0]:.3g} to {values[-1]:.3g}")
-        if level is None:
-            plots.line(ax, i, entries, values, name[:30].replace("$", r"\$"))
-        else:
-            ax.bar(entries, values)
-            ax.axhline(level, color=plots.COLORS[1], ls="--")
-    plots.finish(ax, "", across, kind=kind, legend=level is None)
-    return [(title, _png(ax.figure.savefig, dpi=150), "; ".join(words))]
-
-
-# ------------------------------------------------------------------------------------------------- trace and sequences
 
 
 def _trace_maps(traces, statistics):
@@ -260,11 +209,23 @@ def _examples(model, stored):
         told |= {} if labels is None else {"truth": labels[chosen]}
     examples = []
     for i, index in enumerate(chosen):
-        x, each = probe[index], {name: values[i] for name, values in told.items()}
+        x, each = probe[index], _of(told, i)
         colours = "" if x.shape[1] == 3 * x.shape[0] else "gray"  # the rows of a square photograph
-        each |= {"name": f"Sequence {index + 1}", "input": _map(x, colours, x.max(), x.min())}
-        examples.append(each | (_retrieved(a[i]) if i < len(a) else {}))
+        each |= {"number": index + 1, "input": _map(x, colours, x.max(), x.min())}
+        if i < len(a):
+            best, slots = np.argsort(-a[i], axis=1)[:, :3], a[i].shape[1]
+            strongest = [
+                list(zip(*row, strict=True)) for row in zip(best, np.take_along_axis(a[i], best, 1), strict=True)
+            ]
+            each |= {"slots": slots, "strongest": strongest, "effective": slots_per_recall(a[i])}
+            each["retrieval"] = _map(a[i], "cividis", a[i].max(), a[i].min())
+        examples.append(each)
     return examples
+
+
+def _of(told, i):
+    """Number i of all arrays in nested dicts."""
+    return {name: _of(each, i) if isinstance(each, dict) else each[i] for name, each in told.items()}
 
 
 def _explained(model, probe, x):
@@ -273,17 +234,14 @@ def _explained(model, probe, x):
     cell, params, T = alone.cells[layer], alone.layer_params(layer), x.shape[1]
     tape = alone.run_cells(alone.time_major(x))[2][layer]
     seen = cell.record(params, tape)
-    parts = attribution.integration_shares(attribution.integration_parts(params, seen))
-    shares = [{part: share[:, i] for part, share in parts.items()} for i in range(len(x))]
+    shares = attribution.integration_shares(attribution.integration_parts(params, seen))
     likely = [[(k, p[k]) for k in np.argsort(-p)[:5]] for p in alone.predict_proba(x)]
-    told = {"target": target, "likely": likely, "shares": shares, "origin": [_rows(each, 0, 1) for each in shares]}
+    told = {"target": target, "likely": likely, "shares": {part: share.T for part, share in shares.items()}}
     if T <= STEPS:
         mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
             found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
-        changes = [attribution.logit_changes(model, x, target, part) for part in ("bank", "trace")]
-        changes = [{"bank": bank, "trace": trace} for bank, trace in zip(*changes, strict=True)]
         written = np.zeros((len(x), T, T))  # read at, written at
         for t, m in enumerate(seen["trace_part"]):
             size = np.maximum((m * m).sum(-1), np.finfo(m.dtype).tiny)
@@ -293,23 +251,10 @@ def _explained(model, probe, x):
             "attribution": [_map(part, "RdBu_r", abs(part).max()) for part in found.x],
             "difference": found.difference,
             "residual": found.residual,
-            "changes": changes,
-            "changed": [_rows(each, 0, 0, bars=True) for each in changes],
+            "changes": {part: attribution.logit_changes(model, x, target, part) for part in ("bank", "trace")},
             "written": [_map(each, "cividis", strongest, 0) for each in written],
         }
     return seen["retrieval"].swapaxes(0, 1), told
-
-
-def _retrieved(a):
-    """Retrieval weights (T, N) as a map, the three strongest slots of every step, and effective slots."""
-    best, effective = np.argsort(-a, axis=1)[:, :3].tolist(), slots_per_recall(a)
-    return {
-        "retrieval": _map(a, "cividis", a.max(), a.min()),
-        "strongest": [[(slot, row[slot]) for slot in slots] for row, slots in zip(a, best, strict=True)],
-        "effective": effective,
-        "effective_rows": _rows({"cue": effective}, 0, a.shape[1], bars=True),
-        "slots": a.shape[1],
-    }
 
 
 def _slot_use(model, stored):
@@ -322,14 +267,12 @@ def _slot_use(model, stored):
         a, found = HebbianTraceMonitor(model, x).retrieval, attribution.ablations(model, x, labels)
         intact = found["intact"]["loss"]
         without = attribution.slot_ablation(model, x, labels)["loss"] - intact if a.shape[2] > 1 else []
-        for name, words in ABLATIONS.items():
-            accuracy, loss = found[name]["accuracy"], found[name]["loss"]
-            rows.append((f"{name} ({words})", f"{accuracy:.1%}", f"{loss:.4f}", f"{loss - intact:+.2g}"))
+        for name, score in found.items():
+            loss = score["loss"]
+            rows.append((name, f"{score['accuracy']:.1%}", f"{loss:.4f}", f"{loss - intact:+.2g}"))
     if a is None:
         return None
-    charts = _chart("Use of every slot", {"mean weight": a.mean((0, 1))}, "", "memory slot", 0, 1 / a.shape[2])
-    charts += _chart("Without one slot", {"change of the loss (nats)": without}, "", "memory slot", 0, 0)
-    return {"n": len(a), "truth": "labels" in stored, "charts": charts, "ablations": rows}
+    return {"n": len(a), "truth": "labels" in stored, "use": a.mean((0, 1)), "without": without, "ablations": rows}
 
 
 def _recalled(found):
@@ -341,27 +284,8 @@ def _recalled(found):
         after = f" after {words[s - 1]}" if s else ""
         what = f"{parts[s] / whole:.1%} of what is recalled was written at step {s + 1}, which read {words[s]}{after}"
         told.append(f"Asked for {key}: {what}.")
-    arcs = [_png(plots.arcs(words, keys, lengths, q).savefig, dpi=150) for q in range(len(keys))]
+    arcs = [_png(plots.arcs(words, keys, lengths, q).savefig, dpi=100) for q in range(len(keys))]
     return {"keys": keys, "asked": asked, "told": told, "arcs": arcs}
-
-
-# ------------------------------------------------------------------------------------------------------------ pictures
-
-
-def _rows(lines, low, high, bars=False):
-    """Numbers of every row of a map, {part: (T,)}, as lines or bars beside it, from low or less to high or more."""
-    figure = plots.sheet(3, 3, layout=None)
-    ax, n = figure.add_axes((0, 0, 1, 1)), len(lines)
-    for i, (part, values) in enumerate(lines.items()):
-        rows, low, high = np.arange(len(values)), min(low, values.min()), max(high, values.max())
-        if bars:
-            ax.hlines(rows + (i + 0.5) / n - 0.5, 0, values, color=PARTS[part], lw=170 / len(rows) / n)  # of 216 points
-        else:
-            ax.plot(values, rows, color=PARTS[part])
-    ax.axvline(0, color="grey", lw=0.5)
-    ax.set(xlim=(low, high or 1), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_axis_off()
-    return {"src": _png(figure.savefig, transparent=True), "low": low, "high": high}
 
 
 def _map(values, colours, high, low=None):
