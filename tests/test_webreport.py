@@ -184,7 +184,7 @@ def test_a_demo_has_a_row_per_model(tmp_path):
     assert data["curves"]["Validation loss (nats)"] == {"Engram": [1, 1 / 2, 1 / 3], "GRU": [1, 1 / 2]}
     assert "Engram from 1 to 0.333; GRU from 1 to 0.5" in words
     assert re.search(r"<b>effective slots</b>.*\n? *from 0.01 to 0.04", text)
-    assert 'd="M0,1L1,0.5L2,0.333333h0"' in text
+    assert 'L1,75L2,100h0"' in text
 
 
 def test_one_model_is_drawn_by_training_and_validation(whole):

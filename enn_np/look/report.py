@@ -213,11 +213,8 @@ def _examples(model, stored):
         colours = "" if x.shape[1] == 3 * x.shape[0] else "gray"  # the rows of a square photograph
         each |= {"number": index + 1, "input": _map(x, colours, x.max(), x.min())}
         if i < len(a):
-            best, slots = np.argsort(-a[i], axis=1)[:, :3], a[i].shape[1]
-            strongest = [
-                list(zip(*row, strict=True)) for row in zip(best, np.take_along_axis(a[i], best, 1), strict=True)
-            ]
-            each |= {"slots": slots, "strongest": strongest, "effective": slots_per_recall(a[i])}
+            strongest = [[(slot, row[slot]) for slot in np.argsort(-row)[:3]] for row in a[i]]
+            each |= {"slots": a[i].shape[1], "strongest": strongest, "effective": slots_per_recall(a[i])}
             each["retrieval"] = _map(a[i], "cividis", a[i].max(), a[i].min())
         examples.append(each)
     return examples
@@ -243,9 +240,10 @@ def _explained(model, probe, x):
             warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
             found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
         written = np.zeros((len(x), T, T))  # read at, written at
-        for t, m in enumerate(seen["trace_part"]):
-            size = np.maximum((m * m).sum(-1), np.finfo(m.dtype).tiny)
-            written[:, t, :t] = ((attribution.written_by(cell, tape, t)["steps"] * m).sum(-1) / size).T
+        for t, recalled in enumerate(np.linalg.norm(seen["trace_part"], axis=-1)):
+            written[:, t, :t] = (
+                attribution.written_lengths(cell, tape, t) / np.where(recalled > 0, recalled, 1)[:, None]
+            )
         strongest = written[:, T // 4 :].max()  # the first rows have but few to read from
         told |= {
             "attribution": [_map(part, "RdBu_r", abs(part).max()) for part in found.x],
