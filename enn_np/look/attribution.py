@@ -67,14 +67,12 @@ def written_by(cell, tape, t):
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
     another run since, and ValueError for a t that is not one of its steps.
     """
-    if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
-        got = f"{type(cell).__name__} and {type(tape).__name__}"
-        raise TypeError(f"cell, tape: expected an Engram or Binding cell and the tape of one segment, got {got}")
+    if not isinstance(cell, Engram | Binding) or isinstance(cell, LearnedEngram) or not isinstance(tape, Tape):
+        wanted = "an Engram or Binding cell (a LearnedEngram by its settled(params)) and the tape of one segment"
+        raise TypeError(f"cell, tape: expected {wanted}, got {type(cell).__name__} and {type(tape).__name__}")
     tape.fresh()
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
-    if isinstance(cell, LearnedEngram):
-        raise TypeError("cell: its rate is among the parameters; expected cell.settled(params) in its place")
     xp, k, e, A = array_module(tape.x), tape.kept, tape.e, cell.traces(tape)[: t + 1]
     live = xp.ones((t, len(k.a[t]), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
     binding, shared = isinstance(cell, Binding), cell.trace == "batch"
@@ -124,14 +122,14 @@ def told(recalled):
     """
     try:
         symbols, lengths = np.array(recalled["symbols"]), np.array(recalled["lengths"], float)
-        pairs, steps = lengths.shape
-        fits = symbols.dtype.kind == "i" and symbols.shape == (steps + 1,) and steps == 2 * pairs + 2 and pairs
-        fits = fits and symbols.min() >= 0 and symbols[-1] in symbols[: 2 * pairs : 2] and np.isfinite(lengths).all()
-    except (TypeError, ValueError, KeyError, OverflowError):
-        fits = False
-    if not fits:
-        wanted = "expected symbols of P pairs, two marks and one of the keys, and lengths (P, 2 P + 2), finite numbers"
-        raise ValueError(f"recalled: {wanted}; make the result again")
+        pairs = len(lengths)
+        class_labels("symbols", symbols, (2 * pairs + 3,), 2**31)
+        checks.float_array("lengths", lengths, (pairs, 2 * pairs + 2))
+        if symbols[-1] not in symbols[: 2 * pairs : 2]:
+            raise ValueError("the last symbol is none of the keys")
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        wanted = "expected symbols of P pairs, two marks and one of the keys, and lengths (P, 2 P + 2)"
+        raise ValueError(f"recalled: {wanted}; make the result again ({error})") from None
     mark, letters = symbols.max(), ascii_letters + "αβγδεζηθικλμνξοπρστυφχψω"
     keys = mark - VALUES  # first keys, then values, then the mark
     names = {mark: "?"} | {keys + value: str(value) for value in range(VALUES)}
@@ -159,9 +157,7 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     variants = {
         "intact": _with(model, layer, cell),
         "trace off": _with(model, layer, off),
-        "trace frozen": _with(
-            model, layer, off, M=M + cell.trace_scale * sum(left) / len(left)
-        ),  # (2), once and for all
+        "trace frozen": _with(model, layer, off, M=M + cell.trace_scale * sum(left) / len(left)),  # (2), once for all
         "slots shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries).ravel())),
         "entries shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries.ravel()))),
     }
@@ -172,12 +168,12 @@ def slot_ablation(model, x, y, batch_size=128, mask=None):
     """Loss and metrics without one slot, {"loss": (N,), ...}: entry n is that of the network with N - 1 slots that is
     left without slot n. Raises ValueError where there is but one slot, or more to a slot than its row of the bank."""
     model, layer = _quiet(model)
-    cell, M = model.cells[layer], model.params[f"{layer}.M"]
+    cell, params, M = model.cells[layer], model.layer_params(layer), model.params[f"{layer}.M"]
     if cell.slots == 1:
         raise ValueError("model: its only memory slot cannot be left out; expected at least 2 slots")
     fewer = _changed(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
-    for name, value in fewer.init(np.random.default_rng(0), len(model.params[f"{layer}.W_z"])).items():
-        if name != "M" and value.shape != model.params[f"{layer}.{name}"].shape:
+    for name, shape in checks.param_shapes(fewer, len(params["W_z"])).items():
+        if name != "M" and shape != params[name].shape:
             raise ValueError(f"model: {name} of its {_kind(cell)} depends on the slots; only rows of M can be left out")
     rest = [array_module(M).asarray(np.delete(np.arange(cell.slots), slot)) for slot in range(cell.slots)]
     models = [_with(model, layer, fewer, M=M[slots]) for slots in rest]
@@ -235,15 +231,13 @@ def _shuffled(cell, order):
 
     class Shuffled(type(cell)):
         def step(self, params, e, state, k=None):
-            A = state.A.reshape(*state.A.shape[:-2], -1)[..., array_module(state.A).asarray(order)]
-            A = A.reshape(state.A.shape)
+            flat = state.A.reshape(*state.A.shape[:-2], -1)
+            A = flat[..., array_module(flat).asarray(order)].reshape(state.A.shape)
             after, k = super().step(params, e, state._replace(A=A), k)
             wrote = after.A.copy()
             self._write(k, e, A)
             if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
-                raise ValueError(
-                    f"model: its {_kind(cell)} writes by its step, not by _write: no trace can be shuffled"
-                )
+                raise ValueError(f"model: its {_kind(cell)} writes by its step, not by _write: no shuffling")
             self._write(k, e, state.A)  # anew, into the trace as it was
             return after._replace(A=k.A), k
 
@@ -316,9 +310,8 @@ def _integrate(along, way, tolerance, nodes):
         middle = (low + high)[cut] / 2
         low, high = np.concatenate((low[~cut], low[cut], middle)), np.concatenate((high[~cut], middle, high[cut]))
         error, parts = error[~cut], parts[~cut]
-    x = parts.sum(0)
-    residual = last - first - x.sum()
-    return x, last - first, residual, abs(residual) > allowed
+    residual = last - first - parts.sum(0).sum()
+    return parts.sum(0), last - first, residual, abs(residual) > allowed
 
 
 def _along(model, target, start, way, mask, p, back=False):
@@ -374,6 +367,6 @@ def alone(model, x, target=None, mask=None):
 
 def _outputs(model, h, layer, mask):
     """The head's outputs (n, O) from the hidden states h (T, n, H) of `layer`."""
-    for i in range(layer % len(model.cells) + 1, len(model.cells)):
+    for i in range(layer + 1, len(model.cells)):
         h, _, _ = run(model.cells[i], model.layer_params(i), h, mask=mask, keep=False)
     return model._pool(h, h[-1], mask)[0] @ model.params["head.W"] + model.params["head.b"]

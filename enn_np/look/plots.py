@@ -107,11 +107,13 @@ def retrieval_over_time(a, image=None):
     if a.min() < 0 or abs(a.sum(-1) - 1).max() > 1e-3:
         got = f"a least one of {a.min():.3g} and sums from {a.sum(-1).min():.3g} to {a.sum(-1).max():.3g}"
         raise ValueError(f"a: expected weights from 0 that sum to 1 over the last axis, got {got}")
-    pixels = [] if image is None else [_pixels(image, T)]
-    ratios = [*(min(max(3 * p.shape[1] / T, 1), 4) for p in pixels), 3, 1]
+    ratios = [3, 1]
+    if image is not None:
+        _array(image, "image", (T, "W", 3)[: max(np.ndim(image), 2)])
+        ratios = [min(max(3 * len(image[0]) / T, 1), 4), 3, 1]
     *inputs, weights, side = panels(len(ratios), (8, 3.6), ratios)
-    for ax, p in zip(inputs, pixels, strict=True):
-        draw_map(ax, p, "Input", "pixel (column)", "time step (input row)", cmap="gray")
+    for ax in inputs:
+        draw_map(ax, image, "Input", "pixel (column)", "time step (input row)", cmap="gray")
     heat = draw_map(weights, a, "Retrieval weights", SLOTS, "time step", cmap="cividis")
     bar = side.figure.colorbar(heat, ax=[*inputs, weights, side], label="retrieval weight a (sum over slots: 1)")
     bar.ax.axhline(1 / N, color="red", lw=2)
@@ -169,11 +171,11 @@ def save(figure, path):
 # ------------------------------------------------------------------------------------------------ how all are drawn
 
 
-def sheet(width, height, layout="constrained"):
+def sheet(width, height):
     """A new figure of so many inches."""
     import matplotlib.figure
 
-    return matplotlib.figure.Figure(figsize=(width, height), layout=layout)
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def panels(count, size, ratios=None):
@@ -270,12 +272,3 @@ def _runs(name, runs, metric):
     rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
     longest = max(map(len, rows))
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows])
-
-
-def _pixels(image, T):
-    """The input rows, checked: (T, W) numbers, or (T, W, 3) colours from 0 to 1; uint8 is divided by 255."""
-    pixels = _array(image, "image", (T, "W", 3)[: max(np.ndim(image), 2)])
-    pixels = pixels / 255 if np.asarray(image).dtype == np.uint8 else pixels
-    if pixels.ndim == 3 and not 0 <= pixels.min() <= pixels.max() <= 1:
-        raise ValueError(f"image: expected colours from 0 to 1, got {pixels.min():.3g} to {pixels.max():.3g}")
-    return pixels
