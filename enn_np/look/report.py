@@ -40,7 +40,6 @@ DRAWN = ("models", "history", "trace", "recalled")  # the rest of a summary is s
 ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
 EXAMPLES, PROBE = 12, 128  # sequences to look at one by one, and to count over
 STEPS = 128  # longer sequences are not taken apart step by step: that takes T runs of each
-TOLERANCE = 0.05  # of the integrated gradients
 RESULTS = {  # name of a number: heading and form
     "test_accuracy": ("test accuracy", "{:.2%}"),
     "test_loss": ("test loss (nats)", "{:.4f}"),
@@ -238,7 +237,7 @@ def _explained(model, probe, x):
         mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
-            found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=TOLERANCE)
+            found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=0.05)
         written = np.zeros((len(x), T, T))  # read at, written at
         for t, recalled in enumerate(np.linalg.norm(seen["trace_part"], axis=-1)):
             written[:, t, :t] = (
