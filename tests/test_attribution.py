@@ -20,7 +20,7 @@ from enn_np.look.attribution import (
     written_by,
     written_lengths,
 )
-from enn_np.ops import read, softmax
+from enn_np.ops import softmax
 
 PARTS = ("cue", "bank", "trace", "past", "bias")
 sizes = st.integers(1, 4)
@@ -319,14 +319,20 @@ WRITERS = {
 
 @pytest.mark.parametrize("cell", WRITERS.values(), ids=WRITERS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
-def test_the_parts_add_up_whoever_writes(cell, dtype):
-    """Parts of 0.28 for a recall of 0.035, as the equations would have it, for a cell of the reader's."""
+def test_who_writes_otherwise_is_refused(cell, dtype):
+    """Parts of 0.28 for a recall of 0.035, and the difference called the clip's."""
     problem = draw(cell, steps=6) if isinstance(cell, Binding) else None
     tape = problem.forward()[2] if problem else engram_run(cell, 1, trace=0, dtype=dtype)[1]
-    parts, A = written_by(cell, tape, 5), cell.traces(tape)[5]
-    total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"]
-    scale = getattr(cell, "trace_scale", 1)
-    close(total, scale * read(tape.kept.a[5], A), 1e-10 if total.dtype == np.float64 else 1e-4)
+    with pytest.raises(ValueError, match=rf"^cell: expected the tape's own, .*{type(cell).__name__}: .* before t = 5"):
+        written_by(cell, tape, 5)
+
+
+def test_a_tape_of_other_settings_is_refused():
+    cell = Engram(5, 4, hebbian_rate=0.3)
+    _, tape, _ = engram_run(cell, 1)
+    for other in ({"hebbian_rate": 0.1}, {"trace_clip": 0.01}):
+        with pytest.raises(ValueError, match=r"^cell: expected the tape's own, .*Engram: "):
+            written_by(replace(cell, **other), tape, 5)
 
 
 def test_bad_tapes():

@@ -57,15 +57,15 @@ def integration_shares(parts):
 
 
 def written_by(cell, tape, t):
-    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it. t counts from 0.
+    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9), or (7) of a Binding cell, whose
+    alpha is 1, unrolled. t counts from 0.
 
-    A step wrote what it left beyond what (9), or (7) of a Binding cell, whose alpha is 1, keeps of the trace before it.
     Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
     steps, which was written beside it; and clipped (B, H), what the clip took away of what (8) says. They add up to the
     trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
     At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
-    another run since, and ValueError for a t that is not one of its steps.
+    another run since, and ValueError for a t that is not one of its steps, or where the cell writes in another way.
     """
     if not isinstance(cell, Engram | Binding) or isinstance(cell, LearnedEngram) or not isinstance(tape, Tape):
         wanted = "an Engram or Binding cell (a LearnedEngram by its settled(params)) and the tape of one segment"
@@ -83,20 +83,25 @@ def written_by(cell, tape, t):
     since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), A.dtype)))[::-1].cumprod(0)[::-1]
     a = (1 if binding else cell.trace_scale) * k.a[t] * since  # (t + 1, B, N): how t reads what step s - 1 left
 
-    written = wrote[..., None] * (A[1:] - keep[..., None] * A[:-1])  # (t, 1 or B, N, H)
-    noise = lost = xp.zeros_like(written)
-    if not binding and e.noise is not None:
-        noise = wrote[..., None] * (cell.hebbian_rate * e.noise[:t, None])
-    if not binding and cell.trace_clip is not None:
+    if binding:
+        w, v, eps, clip = live * k.w[:t], e.v[:t] if k.v is None else k.v[:t], None, None
+    else:
         share = live / xp.maximum(live.sum(1, keepdims=True), 1) if shared else live
-        w, z = (cell.hebbian_rate * share).astype(A.dtype) * k.a[:t], e.z[:t]
-        D = (w.swapaxes(1, 2) @ z)[:, None] if shared else w[..., None] * z[:, :, None]
-        lost = xp.where(abs(A[1:]) >= cell.trace_clip, written - noise - D, 0)
+        w, v, eps, clip = (cell.hebbian_rate * share).astype(A.dtype) * k.a[:t], e.z[:t], e.noise, cell.trace_clip
+    written = (w.swapaxes(1, 2) @ v)[:, None] if shared else w[..., None] * v[:, :, None]  # (t, 1 or B, N, H)
+    noise = xp.zeros_like(written) if eps is None else wrote[..., None] * (cell.hebbian_rate * eps[:t, None])
+    new = keep[..., None] * A[:-1] + written + noise
+    size, rounding = abs(A).max() + abs(written).max(initial=0), 1000 * np.finfo(A.dtype).eps
+    kept = new if clip is None or not cell.hebbian_rate else xp.where(wrote[..., None], new.clip(-clip, clip), new)
+    if not (abs(kept - A[1:]).max(initial=0) <= rounding * size):
+        wanted = "expected the tape's own, which writes by (8) and (9), or (6) and (7)"
+        raise ValueError(f"cell: {wanted}, got {type(cell).__name__}: it wrote something else before t = {t}")
+    lost = A[1:] - new
 
     def recalled(part):
         return (a[1:, :, None] @ part)[:, :, 0]  # (t, B, H)
 
-    parts = {"steps": recalled(written - noise - lost), "noise": recalled(noise), "clipped": recalled(lost).sum(0)}
+    parts = {"steps": recalled(written), "noise": recalled(noise), "clipped": recalled(lost).sum(0)}
     return {"start": read(a[0], A[0]), **parts}
 
 
