@@ -111,6 +111,7 @@ class Model:
             layer = name.partition(".")[0]
             sizes[layer] = sizes.get(layer, 0) + value.size
         shown = {str(i): f"{i} {type(c).__name__:.20} (n, T, {c.hidden})" for i, c in enumerate(self.cells)}
+        shown["head"] = f"head, {self.outputs} outputs"
         rows = [*((shown.get(layer, layer), size) for layer, size in sizes.items()), ("all", self.size)]
         return "\n".join(f"{layer:<44} {size:>13,}" for layer, size in rows)
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,7 +100,9 @@ class Training:
         for callback in self.callbacks:
             callback.on_start(self)
         self.settings["callbacks"] = [each.settings() for each in self.callbacks]
-        self.settings["optimizer"] = {"kind": type(self.optimizer).__name__} | asdict(self.optimizer)
+        self.settings["optimizer"] = {"kind": type(self.optimizer).__name__} | {
+            name: value for name, value in vars(self.optimizer).items() if name not in ("steps", "state")
+        }
         with self.checkpoint.held() if self.checkpoint else nullcontext(), one_thread():
             if self.checkpoint and self.checkpoint.path.exists():
                 self._restore()

@@ -26,7 +26,7 @@ class History(dict):
     """Lists with one number per epoch: "loss", "accuracy", "val_loss", ..., "learning_rate", "seconds".
 
     "gradient_norm" and "gradient_norm_99": median and 99th percentile, over an epoch's steps, of the length of all
-    gradients together, before clipping; "clipped": the share of steps that were shortened to `global_clip_norm`.
+    gradients together, before clipping; "clipped": the share of steps where that was over `global_clip_norm`.
     best_epoch: index of the epoch with the best monitored value. stopped: "finished", "early" or "interrupted".
     duration: seconds of training, those before a resume included.
     """
