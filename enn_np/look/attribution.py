@@ -91,9 +91,9 @@ def written_by(cell, tape, t):
     written = (w.swapaxes(1, 2) @ v)[:, None] if shared else w[..., None] * v[:, :, None]  # (t, 1 or B, N, H)
     noise = xp.zeros_like(written) if eps is None else wrote[..., None] * (cell.hebbian_rate * eps[:t, None])
     new = keep[..., None] * A[:-1] + written + noise
-    size, rounding = abs(A).max() + abs(written).max(initial=0), 1000 * np.finfo(A.dtype).eps
-    kept = new if clip is None or not cell.hebbian_rate else xp.where(wrote[..., None], new.clip(-clip, clip), new)
-    if not (abs(kept - A[1:]).max(initial=0) <= rounding * size):
+    rounding = 1000 * np.finfo(A.dtype).eps
+    kept = new if clip is None or not cell.hebbian_rate else xp.where(wrote[..., None], xp.clip(new, -clip, clip), new)
+    if t and not (abs(kept - A[1:]).max() <= rounding * (abs(A).max() + abs(written).max())):
         wanted = "expected the tape's own, which writes by (8) and (9), or (6) and (7)"
         raise ValueError(f"cell: {wanted}, got {type(cell).__name__}: it wrote something else before t = {t}")
     lost = A[1:] - new
