@@ -30,7 +30,7 @@ import numpy as np
 from .backend import array_module
 from .ops import STORES, dot_rows, flat, match, read, unit_back, write
 
-PIECE = 16  # steps between two cuts: more make the norms dear where there is noise, fewer make A often
+PIECE = 32  # steps between two cuts; half of it where there is noise, which makes norms of long lists dear
 
 
 class Listed:
@@ -38,16 +38,16 @@ class Listed:
 
     A (B, N, H) enters the first step. M (N, H), alpha: of M~; without M it is A, and nobody asks for norms. live
     (T, B, 1) bool: at padding nothing is written and nothing fades. keep_all: False where there is no way back.
-    us (T, B, H): the vectors to be matched, for what can be asked of A_0 at once.
+    us (T, B, H): the vectors to be matched, for what can be asked of A_0 at once. size: steps of a piece.
     """
 
     dA = None  # the gradient at the trace goes from step to step in here
 
-    def __init__(self, A, M=None, alpha=1.0, us=None, live=None, keep_all=True):
-        xp = array_module(A)
+    def __init__(self, A, size, M=None, alpha=1.0, us=None, live=None, keep_all=True):
+        xp, self.size = array_module(A), size
         self.M, self.alpha, self.us, self.live, self.keep_all, self.t = M, alpha, us, live, keep_all, 0
         # Without A_0 a step has less to read, but a card would have to be asked, and waited for.
-        self.pieces, self.notes, self.E = [Piece(A, not (xp is np and not A.any()), us)], [], [None]
+        self.pieces, self.notes, self.E = [Piece(size, A, not (xp is np and not A.any()), us)], [], [None]
         self.piece = self.pieces[0]
         if M is not None:
             self.most = self.bound = abs(A).max(1)  # (B, H): no entry of the trace is larger, at any step and now
@@ -99,8 +99,9 @@ class Listed:
         self.E.append(E)
         self.piece.write(w, keep, v, self.keep_all)
         self.t += 1
-        if self.piece.steps == PIECE:
-            self.piece = Piece(self.piece.trace(self.piece.L), True, None if self.us is None else self.us[self.t :])
+        if self.piece.steps == self.size:
+            us = None if self.us is None else self.us[self.t :]
+            self.piece = Piece(self.size, self.piece.trace(self.piece.L), True, us)
             self.pieces = [*self.pieces, self.piece] if self.keep_all else [self.piece]
 
     def trace(self):
@@ -206,18 +207,18 @@ class Listed:
 
 
 class Piece:
-    """Up to PIECE steps that the trace A_0 (B, N, H) enters.
+    """Up to `size` steps that the trace A_0 (B, N, H) enters.
 
-    rows (B, PIECE + N, H): the values v, the newest first and the last row of all the first, then A_0, which is left
+    rows (B, size + N, H): the values v, the newest first and the last row of all the first, then A_0, which is left
     out where it is known to be zero. L: the list as it is now; lists: all of them, L_0, L_1 and so on.
     """
 
-    def __init__(self, A, A_0=True, us=None):
-        xp, (B, N, H) = array_module(A), A.shape
-        self.uA = us[:PIECE].swapaxes(0, 1) @ A.swapaxes(1, 2) if A_0 and us is not None else None  # (B, n, N)
-        self.rows = xp.empty((B, PIECE + N * A_0, H), A.dtype)
-        self.rows[:, PIECE:] = A[:, : N * A_0]
-        self.V, self.W = xp.empty((PIECE, B, H), A.dtype), xp.empty((PIECE, B, N), A.dtype)
+    def __init__(self, size, A, A_0=True, us=None):
+        self.size, xp, (B, N, H) = size, array_module(A), A.shape
+        self.uA = us[: self.size].swapaxes(0, 1) @ A.swapaxes(1, 2) if A_0 and us is not None else None  # (B, n, N)
+        self.rows = xp.empty((B, self.size + N * A_0, H), A.dtype)
+        self.rows[:, self.size :] = A[:, : N * A_0]
+        self.V, self.W = xp.empty((self.size, B, H), A.dtype), xp.empty((self.size, B, N), A.dtype)
         self.L = xp.ones((B, 1, N), A.dtype)
         self.lists = [self.L]
 
@@ -229,8 +230,8 @@ class Piece:
     def against_rows(self, u, ahead=False):
         """<u, row> of all rows so far, (B, j + N). ahead: for this u it is known of A_0."""
         if not ahead or self.uA is None:
-            return match(u, self.rows[:, PIECE - self.steps :])
-        new = match(u, self.rows[:, PIECE - self.steps : PIECE])
+            return match(u, self.rows[:, self.size - self.steps :])
+        new = match(u, self.rows[:, self.size - self.steps : self.size])
         return array_module(u).concatenate((new, self.uA[:, self.steps]), axis=1)
 
     def gather(self, g):
@@ -247,13 +248,13 @@ class Piece:
         return array_module(a).concatenate((match(a, L[:, :j]), a * L[:, j]), axis=1)
 
     def read(self, q):
-        rows = self.rows[:, PIECE - self.steps :]
+        rows = self.rows[:, self.size - self.steps :]
         return read(q[:, : rows.shape[1]], rows)
 
     def match_noise(self, noise, keep):
         """<A_n, noise_n> of every slot (B, N), and <v_s, noise_n> (j, B, N). Where there is noise `keep` is one number,
         so that W_js = keep^(j-s) w_s."""
-        xp, j, A = array_module(noise), self.steps, self.rows[:, PIECE:]
+        xp, j, A = array_module(noise), self.steps, self.rows[:, self.size :]
         G = (flat(self.V[:j]) @ noise.T).reshape(j, len(self.rows), len(noise))
         y = xp.einsum("sbn,sbn->bn", G, self._faded(keep))
         if A.shape[1]:
@@ -270,13 +271,13 @@ class Piece:
         xp, j = array_module(w), self.steps
         L = xp.empty((len(w), j + 2, w.shape[1]), w.dtype)
         xp.multiply(self.L, keep if isinstance(keep, float) else keep[:, None], out=L[:, 1:])
-        L[:, 0], self.rows[:, PIECE - 1 - j], self.V[j], self.W[j] = w, v, v, w
+        L[:, 0], self.rows[:, self.size - 1 - j], self.V[j], self.W[j] = w, v, v, w
         self.lists, self.L = [*self.lists, L] if keep_all else [L], L
 
     def trace(self, L):
         """The trace of a list L."""
-        j, A = L.shape[1] - 1, self.rows[:, PIECE:]
-        A_j = L[:, :j].swapaxes(1, 2) @ self.rows[:, PIECE - j : PIECE]
+        j, A = L.shape[1] - 1, self.rows[:, self.size :]
+        A_j = L[:, :j].swapaxes(1, 2) @ self.rows[:, self.size - j : self.size]
         return A_j + L[:, j, :, None] * A if A.shape[1] else A_j
 
     def enter(self, dA):
@@ -285,16 +286,16 @@ class Piece:
         xp, n, (B, _, N), H = array_module(L), self.steps, L.shape, self.rows.shape[2]
         self.dL, self.uses, self.reads, self.noises = xp.zeros_like(L), [], [], []
         self.drows, self.dV, self.dW = (
-            xp.zeros((B, PIECE + N, H), L.dtype),
+            xp.zeros((B, self.size + N, H), L.dtype),
             xp.zeros_like(self.V),
             xp.zeros_like(self.W),
         )
         if dA is not None:
-            A = self.rows[:, PIECE:]
-            self.dL[:, :n] = self.rows[:, PIECE - n : PIECE] @ dA.swapaxes(1, 2)
+            A = self.rows[:, self.size :]
+            self.dL[:, :n] = self.rows[:, self.size - n : self.size] @ dA.swapaxes(1, 2)
             self.dL[:, n] = dot_rows(dA, A)[..., 0] if A.shape[1] else 0
-            self.drows[:, PIECE - n : PIECE] = L[:, :n] @ dA
-            self.drows[:, PIECE:] = L[:, n, :, None] * dA
+            self.drows[:, self.size - n : self.size] = L[:, :n] @ dA
+            self.drows[:, self.size :] = L[:, n, :, None] * dA
 
     def close(self):
         """The way back is done, and what it needed is free."""
@@ -344,17 +345,17 @@ class Piece:
             self.drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in uses], axis=1)
         if self.noises:
             d, noise = map(xp.stack, zip(*self.noises, strict=True))  # (n, B, N), (n, N, H)
-            self.drows[:, PIECE:] += (d.transpose(2, 1, 0) @ noise.swapaxes(0, 1)).swapaxes(0, 1)
-        dV = self.dV[:n] + self.drows[:, PIECE - n : PIECE][:, ::-1].swapaxes(0, 1)
+            self.drows[:, self.size :] += (d.transpose(2, 1, 0) @ noise.swapaxes(0, 1)).swapaxes(0, 1)
+        dV = self.dV[:n] + self.drows[:, self.size - n : self.size][:, ::-1].swapaxes(0, 1)
         if self.reads:
-            Q = xp.zeros((len(self.rows), 2 * n, PIECE + self.L.shape[2]), self.rows.dtype)
+            Q = xp.zeros((len(self.rows), 2 * n, self.size + self.L.shape[2]), self.rows.dtype)
             for i, pair in enumerate(reversed(self.reads)):
                 for q, at in zip(pair, (i, n + i), strict=True):
-                    Q[:, at, PIECE - i :] = q
-            rows = self.rows[:, PIECE - n :]
-            read_back = (Q[..., PIECE - n : self.rows.shape[1]] @ rows).swapaxes(0, 1)
-            return self.drows[:, PIECE:], dV + read_back[n:], read_back[:n]
-        return self.drows[:, PIECE:], dV, dV[:0]
+                    Q[:, at, self.size - i :] = q
+            rows = self.rows[:, self.size - n :]
+            read_back = (Q[..., self.size - n : self.rows.shape[1]] @ rows).swapaxes(0, 1)
+            return self.drows[:, self.size :], dV + read_back[n:], read_back[:n]
+        return self.drows[:, self.size :], dV, dV[:0]
 
 
 class ListStore:
@@ -368,7 +369,8 @@ class ListStore:
             M = {"M": params["M"], "alpha": cell.trace_scale, "us": e.z_unit}
         if matched and live is not None and e.noise is not None:
             raise ValueError('store: "list" has one noise for all; with padding use trace_noise=0 or store="dense"')
-        return e._replace(trace=Listed(state.A, live=live, keep_all=keep, **M)), state._replace(A=None)
+        size = max(1, PIECE // 2) if getattr(e, "noise", None) is not None else PIECE
+        return e._replace(trace=Listed(state.A, size, live=live, keep_all=keep, **M)), state._replace(A=None)
 
     @staticmethod
     def final(cell, e, state):
