@@ -183,8 +183,8 @@ class Binding(Addressing, Traced):
     or never. 8 pairs of 26 keys, seed 0, are recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned
     from there, not in 1,000 from 0.1. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch",
     where w_t v_t' and w_t in (7) are means over the batch, as in the paper. store: where a trace per sample is kept,
-    "list", or "dense", as it always is
-    by the delta rule, for a subclass, which may write otherwise, and for a trace of the batch; see trace.py.
+    "list", or "dense", as it always is by the delta rule, for a subclass, which may write otherwise, and for a trace of
+    the batch; see trace.py.
     """
 
     hidden: int = 128
@@ -275,7 +275,7 @@ class Binding(Addressing, Traced):
             k.g[...] = self.rate
         else:
             sigmoid(e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
-        at = state.a if self.write_at == "previous" else k.a
+        at = self._written_at(state, k)
         xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
         k.keep[...] = 1 - self._delta(params)
         if self.rule == "replace":
@@ -295,6 +295,10 @@ class Binding(Addressing, Traced):
         xp.multiply(state.A, k.keep[..., None], out=k.A)
         xp.add(k.A, write(k.w, e.v if k.v is None else k.v, bool(self.shared)), out=k.A)
 
+    def _written_at(self, state, k):
+        """The address of (6), (B, N)."""
+        return state.a if self.write_at == "previous" else k.a
+
     def _delta(self, params):
         """The decay of (7): of every slot (N,), or one number."""
         W = params["W_v"]
@@ -313,7 +317,7 @@ class Binding(Addressing, Traced):
 
         dz, dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
         A = e.trace or Dense(state.A, dA=d.A.copy())
-        at = state.a if self.write_at == "previous" else k.a
+        at = self._written_at(state, k)
         dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
         da, dat = A.match(de.m, ahead=False), 0  # (3) to a_t
         if self.rule == "delta":

@@ -9,20 +9,30 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import seeds, zeros
-from tiny import KINDS, STACKS, C, D, classifier, copied, digits, padding, randomise, same_to_the_bit, sequences
+from tiny import (
+    EACH_ALONE,
+    KINDS,
+    POOLINGS,
+    STACKS,
+    C,
+    D,
+    classifier,
+    copied,
+    digits,
+    every_kind,
+    every_pooling,
+    every_stack,
+    masked_or_not,
+    padding,
+    randomise,
+    same_to_the_bit,
+    sequences,
+)
 
 import enn_np
 from enn_np import GRU, LSTM, RNN, Classifier, Engram, LanguageModel, Model, Regressor, StepClassifier
 from enn_np.gradcheck import TOLERANCE, Kink, compare
 from enn_np.lab import table
-
-POOLINGS = ("last", "mean", "attention")
-every_stack = pytest.mark.parametrize("stack", STACKS)
-every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
-every_kind = pytest.mark.parametrize("kind", KINDS)
-masked_or_not = pytest.mark.parametrize("masked", (False, True), ids=("whole", "padded"))
-EACH_ALONE = {**KINDS, "engram": Engram(6, 4, trace="sample")}  # no sample sees another
-
 
 # Gradients
 

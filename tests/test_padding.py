@@ -2,17 +2,22 @@
 
 import numpy as np
 import pytest
-from tiny import KINDS, STACKS, T, classifier, padding, randomise, sequences
+from tiny import (
+    EACH_ALONE,
+    KINDS,
+    STACKS,
+    T,
+    classifier,
+    every_kind,
+    every_pooling,
+    every_stack,
+    masked_or_not,
+    padding,
+    randomise,
+    sequences,
+)
 
 from enn_np import GRU, SGD, Engram
-
-POOLINGS = ("last", "mean", "attention")
-every_stack = pytest.mark.parametrize("stack", STACKS)
-every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
-every_kind = pytest.mark.parametrize("kind", KINDS)
-masked_or_not = pytest.mark.parametrize("masked", (False, True), ids=("whole", "padded"))
-EACH_ALONE = {**KINDS, "engram": Engram(6, 4, trace="sample")}  # no sample sees another
-
 
 # Pooling by its definition, from the hidden states alone
 

@@ -1,6 +1,7 @@
 """Small models and data sets, shared by the tests of models, training, trace, protocols and commands."""
 
 import numpy as np
+import pytest
 
 from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram
 from enn_np.data.images import Dataset
@@ -17,6 +18,12 @@ STACKS = {
     "mixed": (LSTM(4), Engram(4, 3), GRU(3)),
 }
 KINDS = {"rnn": RNN(6), "gru": GRU(6), "lstm": LSTM(6), "engram": Engram(16, 4), "binding": Binding(8, 4)}
+EACH_ALONE = {**KINDS, "engram": Engram(6, 4, trace="sample")}  # no sample sees another
+POOLINGS = ("last", "mean", "attention")
+every_stack = pytest.mark.parametrize("stack", STACKS)
+every_pooling = pytest.mark.parametrize("pooling", POOLINGS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+masked_or_not = pytest.mark.parametrize("masked", (False, True), ids=("whole", "padded"))
 
 
 def sequences(n=48, steps=T, seed=0, dtype=np.float32):

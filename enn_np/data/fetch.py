@@ -187,7 +187,8 @@ def _intact(file):
         data = read(file)
     except DamagedFile:
         return False
-    return True if file.sums and hashlib.sha256(data).hexdigest() != OTHER_ORDER else None
+    other = OTHER_ORDER in file.sums and hashlib.sha256(data).hexdigest() == OTHER_ORDER
+    return True if file.sums and not other else None
 
 
 # How they get there

@@ -158,7 +158,7 @@ def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
 
 
 def multi_query_recall(
-    rng, n: int, steps: int = 64, pairs: int = 4, vocabulary: int = 8_192, random_filler: bool = False
+    rng: Generator, n: int, steps: int = 64, pairs: int = 4, vocabulary: int = 8_192, random_filler: bool = False
 ):
     """Read pairs of words, then meet each key again somewhere, and say there what belonged to it (MQAR).
 
