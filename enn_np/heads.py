@@ -129,35 +129,39 @@ class SoftmaxHead:
 
     def loss(self, params: dict, h, targets, weights=None) -> tuple:
         """The loss and the number of right answers of `loss_and_grads`, without gradients: a third of the work."""
-        rows, targets, scale = self._check(params, h, targets, weights)
+        _, rows, targets, scale = self._check(params, h, targets, weights)
         log_p, right, _ = self._score_all(params, rows, targets, None)
-        return -(scale * log_p).sum(), (right & (scale > 0)).sum()
+        return -(scale * log_p).sum(), right.sum()
 
     def loss_and_grads(self, params: dict, h, targets, weights=None) -> tuple:
         """Cross-entropy of h (..., H) with targets (...), integers below V.
 
-        weights (...): how much each token counts, such as a mask, not all 0; None counts all alike. Returns the loss,
-        the (weighted) mean of -log p(target) in nats; its gradient dh (..., H); a dict of gradients keyed as `params`;
-        and for how many tokens of weight above 0 the target was the most probable word.
-        Raises TypeError or ValueError, naming the argument.
+        weights (...): how much each token counts, such as a mask, not all 0; None counts all alike. What has weight 0
+        costs nothing: no logit of it is made, and its target may be anything. Returns the loss, the (weighted) mean of
+        -log p(target) in nats; its gradient dh (..., H); a dict of gradients keyed as `params`; and for how many tokens
+        of weight above 0 the target was the most probable word. Raises TypeError or ValueError, naming the argument.
         """
-        rows, targets, scale = self._check(params, h, targets, weights)
-        log_p, right, (dh, grads) = self._score_all(params, rows, targets, scale)
-        return -(scale * log_p).sum(), dh.reshape(h.shape), grads, (right & (scale > 0)).sum()
+        seen, rows, targets, scale = self._check(params, h, targets, weights)
+        log_p, right, (back, grads) = self._score_all(params, rows, targets, scale)
+        dh = array_module(h).zeros_like(flat(h))
+        dh[seen] = back
+        return -(scale * log_p).sum(), dh.reshape(h.shape), grads, right.sum()
 
     def _check(self, params, h, targets, weights):
-        """Tokens as rows: h (n, H), targets (n,), and each one's share (n,) in the mean."""
-        xp = array_module(h)
+        """Which tokens count; of these as rows h (n, H), targets (n,), and each one's share (n,) in the mean."""
+        xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
+        if weights is not None:
+            weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
+            if weights.size != targets.size or (xp is np and ((weights < 0).any() or not weights.any())):
+                raise ValueError(f"weights: expected {shape}, none negative, not all 0; leave tokens out by 0")
+            seen = xp.flatnonzero(weights)
+            targets, shape, scale = targets.reshape(-1)[seen], seen.shape, weights[seen] / weights.sum()
         if xp is np:  # asking on a GPU would stall the stream; there data were asked about on the host
-            class_labels("targets", targets, h.shape[:-1], self.vocabulary(params))
+            class_labels("targets", targets, shape, self.vocabulary(params))
         targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around
-        if weights is None:
-            return flat(h), targets, xp.full(len(targets), 1 / len(targets), h.dtype)
-        weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
-        if weights.shape != targets.shape or (xp is np and ((weights < 0).any() or not weights.any())):
-            raise ValueError(f"weights: expected {h.shape[:-1]}, none negative, not all 0; leave tokens out by 0")
-        return flat(h), targets, weights / weights.sum()
+        scale = xp.full(len(targets), 1 / len(targets), h.dtype) if scale is None else scale
+        return seen, flat(h)[seen], targets, scale
 
     def _score_all(self, params, h, targets, scale):
         """Of every token log p of its target (n,) and whether that is the most probable word (n,), and, with `scale`

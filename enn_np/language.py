@@ -26,6 +26,8 @@ from .heads import SoftmaxHead, add_rows
 from .models import Model, cleared, plain
 from .optim import Adam, Optimizer
 
+NOT_ASKED = -1  # a target that does not count: such a step has no loss, and the head never sees it
+
 
 @register
 class LanguageModel(Model):
@@ -106,13 +108,15 @@ class LanguageModel(Model):
         return self.params[self._table][ids]
 
     def learn(self, ids, targets, rng, mask=None, states=None):
-        """One piece of text, ids and targets (T, B): its numbers, the gradients keyed as `params`, and final states.
+        """One piece of text, ids and targets (T, B), -1 where nothing is asked: its numbers, the gradients keyed as
+        `params`, and final states.
 
         "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
         of right answers. rng, states: see `hidden`.
         """
         h, finals, (tapes, drop_in, drop_out) = self.hidden(ids, rng, mask, states, learning=True)
-        loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, mask)
+        weights = self._weights(targets, mask)
+        loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, weights)
         dh, embedded = dh if drop_out is None else dh * drop_out, self.embedding is not None
         penalty, grads, dx = self._cells_back(tapes, dh, None, mask, input_gradient=embedded)
         if embedded:
@@ -124,7 +128,8 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T): numbers, gradients of `learn`."""
+        """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T), or -1 where nothing is asked:
+        numbers and gradients of `learn`."""
         return self.learn(x, y.T, rng, mask)[:2]
 
     # --------------------------------------------------------------------------------------------------- data sets
@@ -135,23 +140,32 @@ class LanguageModel(Model):
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
         x, _, mask = super().check_data(x, None, mask, names)
-        return x, None if y is None else self._ids(names[1], cleared(plain(names[1], y), mask), x.shape), mask
+        if y is not None:
+            y = cleared(plain(names[1], y), mask)
+            self._ids(names[1], y * (y != NOT_ASKED) if y.dtype.kind in "iu" else y, x.shape)
+        return x, y, mask
 
     def _ids(self, name, value, shape):
         return ids_below(name, plain(name, value), self.vocabulary_size, shape)
 
-    def counts(self, x, mask=None, name="mask"):
-        """How much each window counts in every mean, (n,): its tokens. Raises ValueError where there are none."""
-        found = np.full(len(x), x.shape[1]) if mask is None else mask.sum(1)
+    def counts(self, x, y, mask=None, name="mask"):
+        """How much each window counts in every mean, (n,): what is asked in it. ValueError where that is nothing."""
+        found = (y != NOT_ASKED if mask is None else mask & (y != NOT_ASKED)).sum(1)
         if not found.any():
-            raise ValueError(f"{name}: expected True at real steps, got False everywhere; ~{name} turns it round")
+            why = f"{name}: expected True at real steps, got False everywhere; ~{name} turns it round"
+            raise ValueError(why if mask is not None and not mask.any() else f"y: expected words, got {NOT_ASKED} only")
         return found
+
+    def _weights(self, targets, mask):
+        """What the head counts: None where all is asked."""
+        asked = targets != NOT_ASKED
+        return mask if asked.all() else asked if mask is None else asked & mask
 
     def measure(self, x, y, rng=None, mask=None):
         return self._measure(self.hidden(x, rng, mask)[0], y.T, mask)
 
     def _measure(self, h, targets, mask=None):
-        loss, right = self.head.loss(self.layer_params("head"), h, targets, mask)
+        loss, right = self.head.loss(self.layer_params("head"), h, targets, self._weights(targets, mask))
         return {"loss": loss.astype(np.float64), "accuracy": right}
 
     def scores(self, totals, count):

@@ -231,14 +231,14 @@ class Model:
     def evaluate(self, x, y, batch_size: int = 128, mask=None) -> dict:
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
         x, y, mask = self.check_data(x, given("y", y), mask)
-        counts, totals, rng = self.counts(x, mask), {}, self._inference_rng()
+        counts, totals, rng = self.counts(x, y, mask), {}, self._inference_rng()
         for rows, part, part_mask in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):
                 found = self.measure(part, array_module(part).asarray(y[rows]), rng, part_mask)
                 add(totals, found, count)
         return self.scores(totals, counts.sum())
 
-    def counts(self, x, mask=None, name="mask"):
+    def counts(self, x, y, mask=None, name="mask"):
         """How much each sequence of x counts in every mean, (n,): one, whatever of it is padding."""
         return np.ones(len(x), int)
 

@@ -129,7 +129,7 @@ def test_chunks_equal_the_plain_form(dtype, tolerance):
 def test_weights_are_a_weighted_mean_and_zero_leaves_a_token_out(head):
     params, h, targets = problem(head, seed=1)
     keep = np.array([True, False, True, True, False, True, True])
-    loss, dh, grads, right = head.loss_and_grads(params, h, targets, keep)
+    loss, dh, grads, right = head.loss_and_grads(params, h, np.where(keep, targets, -7), keep)  # never looked at
     wanted_loss, wanted_dh, wanted_grads, wanted_right = head.loss_and_grads(params, h[keep], targets[keep])
     assert np.isclose(loss, wanted_loss, rtol=1e-12)
     assert right == wanted_right

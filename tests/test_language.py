@@ -61,13 +61,15 @@ def test_gradients_of_the_whole_model_agree_with_finite_differences(name, seed, 
         rng = np.random.default_rng([seed, attempt])
         ids, targets = rng.integers(0, V, (2, T, B))
         mask = (rng.random((T, B)) < 0.7) | (np.arange(T) == 0)[:, None] if masked else None
+        targets[1:][rng.random((T - 1, B)) < 0.3] = -1  # nothing asked
         states = model.hidden(words((5, B), seed), np.random.default_rng(0))[1] if carried else None
 
         def loss(params, ids=ids, targets=targets, mask=mask, states=states):
             """The same draws of dropout, states and noise at every call."""
             model.params = params
             h, _, memo = model.hidden(ids, np.random.default_rng(seed), mask, states, learning=True)
-            value, _ = model.head.loss(model.layer_params("head"), h, targets, mask)
+            asked = targets >= 0 if mask is None else mask & (targets >= 0)
+            value, _ = model.head.loss(model.layer_params("head"), h, targets, asked)
             tapes = memo[0]
             for cell, tape in zip(model.cells, tapes, strict=True):
                 if isinstance(cell, Engram):
@@ -190,6 +192,33 @@ def test_padding_is_neither_scored_nor_learned():
     metrics, _ = model.loss_and_grads(x.T.copy(), y, np.random.default_rng(0), mask.T)
     assert np.isclose(metrics["loss"], found["loss"], rtol=1e-12)
     assert metrics["accuracy"] == found["accuracy"] * mask.sum()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@each_model
+def test_a_step_where_nothing_is_asked_has_no_loss(name, masked):
+    """-1 as target: loss, gradients and numbers are those of a head that is shown the other steps alone."""
+    model, ids, targets = build(name), *words((2, T, B))
+    mask = np.arange(T)[:, None] < np.array([T, *[2] * (B - 1)]) if masked else None
+    asked = np.random.default_rng(3).random((T, B)) < 0.5
+    asked[0] = True
+    h, _, _ = model.hidden(ids, np.random.default_rng(1), mask, learning=True)
+    counted = asked if mask is None else asked & mask
+    loss, right = model.head.loss(model.layer_params("head"), h[counted], targets[counted])
+    with_gaps = np.where(asked, targets, -1)
+    numbers, grads, _ = model.learn(ids, with_gaps, np.random.default_rng(1), mask)
+    assert np.isclose(numbers["loss"], loss, rtol=1e-12) and numbers["accuracy"] == right
+    other = np.where(asked, targets, (targets + 1) % V)  # what stands there is never looked at
+    weights = model.head.loss_and_grads(model.layer_params("head"), h, other, counted)[2]
+    for key, g in weights.items():
+        if f"head.{key}" != model._table:  # which has the embedding's gradient, too
+            np.testing.assert_allclose(grads[f"head.{key}"], g, rtol=1e-10, atol=1e-15)
+    x, y = ids.T.copy(), with_gaps.T.copy()
+    assert (model.counts(x, y) == asked.sum(0)).all()
+    with pytest.raises(ValueError, match=r"^y: expected words, got -1 only"):
+        model.fit(x, np.full_like(y, -1), verbose=0)
+    with pytest.raises(ValueError, match="^y: expected ids 0 to"):
+        model.fit(x, y - 1, verbose=0)
 
 
 def ragged(n=9, seed=2):

@@ -290,3 +290,30 @@ def test_long_tasks_are_run_and_shown(digits, tmp_path):
                 json.dumps({**json.loads((tmp_path / "adding4-sound-binding-0.json").read_text()), **values})
             )
     assert "more is better" in table("tests", "adding4", "sound", tmp_path)
+
+
+def test_queries_are_asked_by_the_published_sizes_and_the_bytes_of_state_are_shown(tmp_path, monkeypatch):
+    ask = {"steps": 2, "batch_size": 4, "results": tmp_path, "seeds": 1, "rates": (2e-3,), **QUIET}
+    monkeypatch.setattr(work, "VALIDATION", 8)
+    monkeypatch.setattr(work, "TEST", 8)
+    models = ["key-delta", "engram-sample", "gru"]
+    found = dict(zip(models, runner.run_all(["mqar4"], models, **ask), strict=True))
+    assert {name: result["state_bytes"] for name, result in found.items()} == {
+        "key-delta": 4 * (64 + 64 * 64 + 64),  # h, A, a
+        "engram-sample": 4 * (64 + 64 * 64),
+        "gru": 4 * 64,
+    }
+    for pairs, steps in ((4, 64), (8, 128), (16, 256), (64, 512)):
+        x, y = inputs.source(experiments.find(f"mqar{pairs}"), 0)(generator(), 3, "train", 0)
+        assert x.shape == (3, steps) and (y >= 4_096).sum() == 3 * pairs
+    assert experiments.network("widemqar4", "key-delta").cells[0].slots == 128
+    assert "| Delta, key | 0 |" in (shown := table("results", "mqar4", "sound", tmp_path)) and "16,896" in shown
+    with pytest.raises(ValueError, match="^mqar: expected one of 4, 8, 16, 64, got 5"):
+        experiments.find("mqar5")
+
+
+def test_a_rate_is_chosen_by_trials_of_500_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "VALIDATION", 8)
+    task = experiments.find("mqar4")
+    run = runner.trial(task, "gru", 1e-3, {}, tmp_path)
+    assert run.training == task.training | {"learning_rate": 1e-3, "steps": 500} and run.short

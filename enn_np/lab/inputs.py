@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data import images as datasets
 from ..data import tasks
-from .table import WAYS
+from .table import MQAR_STEPS, WAYS
 
 GENERATED = {"regression": (14_000, 2_000, 4_000), "recall": (20_000, 2_000, 4_000)}  # train, validation, test
 MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
@@ -100,6 +100,12 @@ def adding(experiment, seed):
     return lambda rng, n, part, phase: tasks.adding_task(rng, n, experiment.size)
 
 
+def queries(experiment, seed):
+    """`tasks.multi_query_recall` of `size` pairs, of the published length."""
+    pairs = experiment.size
+    return lambda rng, n, part, phase: tasks.multi_query_recall(rng, n, MQAR_STEPS[pairs], pairs, experiment.outputs)
+
+
 def digits(seed, side=28):
     """{part: (images, labels)}, for "train", "validation" and "test".
 
@@ -173,5 +179,5 @@ def nearest(experiment, x):
     return np.take_along_axis(labels, far.argmin(-1), axis=1)
 
 
-DRAWS = {"recall": recall, "fewshot": few_shot, "copy": copy, "adding": adding}
+DRAWS = {"recall": recall, "fewshot": few_shot, "copy": copy, "adding": adding, "mqar": queries, "widemqar": queries}
 DRAWS |= dict.fromkeys(("split", "permuted", "pixels"), pictures)

@@ -76,6 +76,11 @@ CELLS = {
     "binding-batch": (Binding, {"trace": "batch"}),
     "binding-no-bank": (Binding, {"bank_read": False}),
     "binding-no-trace": (Binding, {"plasticity": "fixed", "rate": 0.0}),  # writes nothing
+    "binding-hebb": (Binding, {"rule": "hebb", "decay": 0.01, "learned_decay": True}),
+    "binding-delta": (Binding, {"rule": "delta"}),
+    "key-hebb": (Binding, {"rule": "hebb", "address": "key", "decay": 0.01, "learned_decay": True}),
+    "key-delta": (Binding, {"rule": "delta", "address": "key"}),
+    "key-no-trace": (Binding, {"rule": "delta", "address": "key", "plasticity": "fixed", "rate": 0.0}),
 }
 # The paper's baselines have two layers, 128 and 64 wide. Beside them, in the sound protocol, two layers H and H / 2, or
 # two Binding(H, 64) whose cue sees the state, chosen among nine settings by MNIST's validation loss of seed 0.
@@ -130,6 +135,11 @@ TITLES |= {
     "engram-sample": "Engram, own trace",
     "engram-learned": "Engram, eta and sigma learned",
     "window": "Window",
+    "binding-hebb": "Hebb, slots",
+    "binding-delta": "Delta, slots",
+    "key-hebb": "Hebb, key",
+    "key-delta": "Delta, key",
+    "key-no-trace": "Key without trace",
 }
 
 # --------------------------------------------------------------------------------------------------------- experiments
@@ -146,6 +156,7 @@ RIGHT = (("test accuracy", "test_accuracy", ".1%"),)
 COPIED = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", ".4f"))
 SEEN = (("seen digits", "test_seen_accuracy", ".1%"), ("nearest in pixels", "test_nearest_accuracy", ".1%"))
 FEWSHOT = (("new digits", "test_accuracy", ".1%"), *SEEN)
+QUERIES = (("test accuracy", "test_accuracy", ".1%"), ("bytes of state", "state_bytes", ",.0f"))
 CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
 
 
@@ -233,6 +244,9 @@ FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 # says that nothing was learned of "adding".
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
 KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace")
+RULES = ("key-delta", "key-hebb", "binding-delta", "binding-hebb", "binding", "engram-sample", "key-no-trace")
+ASKING = {"models": (*RULES, "window", "gru", "lstm"), "columns": QUERIES, "inputs": 8_192, "outputs": 8_192}
+ASKING |= {"seeds": 3, "family": "mqar", "trial": {"steps": 500}}
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
@@ -242,7 +256,10 @@ TASKS = {
     "copy": {"inputs": 10, "outputs": 8, "answers": 10, "columns": COPIED, **LONG},
     "adding": {"inputs": 2, "columns": (("squared error", "test_loss", ".6f"),), **LONG},
     "pixels": {"outputs": 10, "columns": RIGHT, **LONG},
+    "mqar": {**ASKING, "sizes": (64, 64)},  # hidden d, slots
+    "widemqar": {**ASKING, "sizes": (128, 64)},
 }
+MQAR_STEPS = {4: 64, 8: 128, 16: 256, 64: 512}  # published lengths, by pairs
 
 
 def task(name):
@@ -262,6 +279,8 @@ def task(name):
         own["phases"] = size
     elif kind == "pixels":
         checks.choice(kind, size, (2, 4, 7, 14, 28))
+    elif kind in ("mqar", "widemqar"):
+        checks.choice(kind, size, tuple(MQAR_STEPS))
     training = {"learning_rate": 2e-3, "steps": 2_500, "batch_size": 128, "clip": 1.0}
     return Experiment(name, "sound", training, "fresh", rates=FRESH_RATES, task=kind, size=size, **own)
 
@@ -302,6 +321,9 @@ def network(experiment, name, seed=0, pooling="last", vocabulary=None):
     """
     experiment = find(experiment) if isinstance(experiment, str) else experiment
     known("model", experiment, name)
+    if "mqar" in (experiment.task or ""):  # of equal width, as published: the embedding outweighs the cells
+        (width, slots), words = experiment.sizes, experiment.outputs
+        return LanguageModel(cell(name, width, slots), words, embedding=width, seed=seed)
     if experiment.source == "fresh":
         model = _of_equal_size(experiment, name, seed)
         return chrono(model) if name.endswith("-chrono") else model

@@ -201,6 +201,7 @@ class Turns(Callback):
     def test(self):
         scores = self.scores or [self.evaluate(self.tests, 0)]  # none of a run that was interrupted
         found = {"parameters": self.model.size, "cpu_seconds": self.cpu_seconds, "steps": self.done}
+        found["state_bytes"] = state_bytes(self.model)
         found |= rounded(mean(scores[-1]))
         if len(scores) > 1:
             found["accuracies"] = [[round(each["accuracy"], 6) for each in row] for row in scores]
@@ -213,6 +214,11 @@ class Turns(Callback):
         if self.experiment.task == "recall" and isinstance(self.model.cells[0], Binding):
             found["recalled"] = recalled(self.model, x[0])
         return found
+
+
+def state_bytes(model):
+    """How much goes from one step to the next, for one sequence."""
+    return sum(part.nbytes for cell in model.cells for part in cell.initial_state(1, model.dtype))
 
 
 def mean(scores):

@@ -78,7 +78,7 @@ class Samples:
 
     def learn(self, numbers, carry, rng):
         model, (x, y, mask) = self.model, self.draw(numbers)
-        count = int(model.counts(x, mask).sum())
+        count = int(model.counts(x, y, mask).sum())
         mask = None if mask is None else model.time_major(mask)
         y = array_module(model.params["head.W"]).asarray(y)
         found, grads = model.loss_and_grads(model.time_major(x), y, rng, mask)
@@ -130,9 +130,9 @@ def fit(
     batch_size, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
     x, y, mask, held = _hold_out(model, x, y, mask, validation_data, validation_split)
     settings, validate = {"batch_size": batch_size, "seed": seed}, None
-    real = np.flatnonzero(model.counts(x, mask))  # what is padding from end to end teaches nothing
+    real = np.flatnonzero(model.counts(x, y, mask))  # what is padding from end to end teaches nothing
     if held is not None:
-        model.counts(held[0], held[2], "validation mask")
+        model.counts(*held, "validation mask")
 
         def validate():
             return model.evaluate(*held[:2], batch_size, held[2])
