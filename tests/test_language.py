@@ -217,7 +217,7 @@ def test_a_step_where_nothing_is_asked_has_no_loss(name, masked):
     assert (model.counts(x, y) == asked.sum(0)).all()
     with pytest.raises(ValueError, match=r"^y: expected words, got -1 only"):
         model.fit(x, np.full_like(y, -1), verbose=0)
-    with pytest.raises(ValueError, match="^y: expected ids 0 to"):
+    with pytest.raises(ValueError, match=r"^y: expected ids 0 to"):
         model.fit(x, y - 1, verbose=0)
 
 

@@ -308,7 +308,7 @@ def test_queries_are_asked_by_the_published_sizes_and_the_bytes_of_state_are_sho
         assert x.shape == (3, steps) and (y >= 4_096).sum() == 3 * pairs
     assert experiments.network("widemqar4", "key-delta").cells[0].slots == 128
     assert "| Delta, key | 0 |" in (shown := table("results", "mqar4", "sound", tmp_path)) and "16,896" in shown
-    with pytest.raises(ValueError, match="^mqar: expected one of 4, 8, 16, 64, got 5"):
+    with pytest.raises(ValueError, match=r"^mqar: expected one of 4, 8, 16, 64, got 5"):
         experiments.find("mqar5")
 
 
