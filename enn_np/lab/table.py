@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import checks
 from ..binding import Binding
-from ..cells import GRU, LSTM, RNN
+from ..cells import GRU, LEM, LSTM, RNN, Baseline
 from ..engram import Engram
 from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
 from ..models import Classifier, Regressor, StepClassifier
@@ -58,6 +58,7 @@ CELLS = {
     "rnn": (RNN, {}),
     "gru": (GRU, {}),
     "lstm": (LSTM, {}),
+    "lem": (LEM, {}),
     "gru-chrono": (GRU, {}),  # see `chrono`
     "lstm-chrono": (LSTM, {}),
     "engram": (Engram, {}),
@@ -119,7 +120,7 @@ ABLATIONS = {
     "lstm": {"cell": "LSTM"},  # how hard the task is
     "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
-TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
+TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM", "lem": "LEM"}
 TITLES |= {each: f"{TITLES[each.split('-')[0]]} of Engram's {'time' if 'time' in each else 'size'}" for each in MATCHED}
 TITLES |= {
     "binding-no-trace": "Binding without trace",
@@ -232,7 +233,7 @@ FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 # 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A squared error of 0.167
 # says that nothing was learned of "adding".
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
-KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace")
+KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "binding-no-trace")
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
@@ -283,7 +284,7 @@ def find(key):
 def cell(name, hidden, slots=0, **more):
     """The cell of a name in `CELLS`."""
     kind, settings = CELLS[name]
-    memory = () if kind in (RNN, GRU, LSTM) else (slots,)
+    memory = () if issubclass(kind, Baseline) else (slots,)
     return kind(hidden, *memory, **{**settings, **more})
 
 
