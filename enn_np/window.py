@@ -179,9 +179,7 @@ class Past:
         return d._replace(keys=keys, values=values), de
 
 
-ConvolutionState = namedtuple(
-    "ConvolutionState", "h past"
-)  # output (B, H); the inputs before, latest first (B, K-1, H)
+ConvolutionState = namedtuple("ConvolutionState", "h past")  # output (B, H); inputs before, latest first (B, K - 1, H)
 ConvolutionInput = namedtuple("ConvolutionInput", "x")  # the input as it is
 ConvolutionGradient = namedtuple("ConvolutionGradient", "x h")  # gradients at the input and the output, (B, H)
 
@@ -241,4 +239,4 @@ class Convolution(Cell):
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         past = before.past.reshape(-1, self.width - 1, self.hidden).swapaxes(0, 1)
         w = array_module(x).stack([sum_rows(each * flat(de.h)) for each in (flat(x), *past)])  # (K, H)
-        return de.x if input_gradient else None, {"w": w, "b": sum_rows(de.h)}
+        return de.x.copy() if input_gradient else None, {"w": w, "b": sum_rows(de.h)}
