@@ -120,7 +120,7 @@ def test_a_convolution_has_as_many_inputs_as_outputs():
         lambda: Classifier([cell, GRU(4)], 1, 2),
         lambda: run(cell, params, np.ones((T, B, 1))),
     ):
-        with pytest.raises(ValueError, match="^inputs: expected 3, as many as hidden, got 1; .*`hidden`"):
+        with pytest.raises(ValueError, match=r"^inputs: expected 3, as many as hidden, got 1; .*`hidden`"):
             ask()
 
 

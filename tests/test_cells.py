@@ -1,4 +1,4 @@
-"""RNN, GRU, LSTM, LEM, Engram, Binding, Window and Convolution through the public protocol: gradients, time, batch, padding, purity, edges."""
+"""Every cell through the public protocol: gradients, time, batch, padding, purity, edges."""
 
 from dataclasses import replace
 
