@@ -10,7 +10,7 @@
 What `Binding` writes into a trace of fixed size is kept here as it came, key by key and value by value: exact, and
 forgotten after K steps. Without padding a run keeps it once, and a step sees a slice of it. A key is the cue of the
 step before its value, so that a key recalls what followed it. Places that are still empty have key and value zero:
-attention may rest on them, and they bring nothing.
+attention may rest on them, and they bring nothing. `Convolution`, at the end, sees the last K inputs by fixed weights.
 
 Source: attention as in Vaswani et al. 2017 (arXiv 1706.03762) over the recent past alone, keys one step behind values;
 its outer-product twin is binding.py. Letters: B batch, D inputs, H hidden, N slots, K window.
@@ -204,8 +204,7 @@ class Convolution(Cell):
     def init(self, rng, inputs, dtype=np.float32):
         """Near the identity: w_0 is 1, b is 0, the other weights are normal, 0.1 wide. ValueError unless D is H."""
         if count("inputs", inputs) != (H := self.hidden):
-            remedy = "a Convolution puts out as many features as it is fed; make its `hidden` that many"
-            raise ValueError(f"inputs: expected {H}, as many as hidden, got {inputs}; {remedy}")
+            raise ValueError(f"inputs: expected {H}, as many as hidden, got {inputs}; make `hidden` {inputs}")
         w = 0.1 * rng.standard_normal((self.width, H))
         w[0] = 1
         return {"w": w.astype(dtype), "b": np.zeros(H, dtype)}
@@ -234,7 +233,7 @@ class Convolution(Cell):
         dx = d.h[:, None] * params["w"]  # (B, K, H), at x_t and the K - 1 inputs before
         dx[:, :-1] += d.past  # all but the oldest are handed on
         de.x[...], de.h[...] = dx[:, 0], d.h
-        return ConvolutionState(array_module(d.h).zeros_like(d.h), dx[:, 1:]), de  # nobody reads h_{t-1}
+        return ConvolutionState(array_module(d.h).zeros_like(d.h), dx[:, 1:]), de  # no step reads h_{t-1}
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
         past = before.past.reshape(-1, self.width - 1, self.hidden).swapaxes(0, 1)
