@@ -1,8 +1,8 @@
 """The Engram Neural Network in plain NumPy, with backpropagation through time written by hand (arXiv 2507.21474).
 
-Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the subject), bptt (the two time loops),
-gradcheck (why to believe them); then binding (a memory that binds), window (one that attends), models and train.
-Shapes: time T, batch B, inputs D, hidden H, slots N.
+Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM, LEM), engram (the subject), bptt (the two time loops),
+gradcheck (why to believe them); then binding (a memory that binds), window (one that attends, and a convolution),
+models and train. Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
 
 from importlib import import_module, util
@@ -10,7 +10,7 @@ from importlib import import_module, util
 from . import data, gradcheck, lab, look, trace  # trace adds a store
 from .binding import Binding
 from .bptt import Tape, run, run_back
-from .cells import GRU, LSTM, RNN, Cell
+from .cells import GRU, LEM, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, load, register
 from .engram import Engram, EngramState
 from .lab.learned import LearnedEngram
@@ -19,16 +19,16 @@ from .models import Classifier, Model, Regressor, StepClassifier
 from .optim import SGD, Adam
 from .stream import Stream, run_in_segments
 from .train import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
-from .window import Window
+from .window import Convolution, Window
 
 __version__ = "0.2.0"
 for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
     _kind.__init__ = translated(_kind.__init__)
 __all__ = [
-    "GRU", "LSTM", "RNN", "SGD", "Adam", "Binding", "Callback", "Cell", "Checkpoint", "Classifier", "Diverged",
-    "EarlyStopping", "Engram", "EngramState", "History", "LanguageModel", "LearnedEngram", "Model", "ReduceOnPlateau",
-    "Regressor", "StepClassifier", "Stream", "Tape", "Window", "data", "fit", "fit_fresh", "gradcheck", "lab", "load",
-    "look", "register", "run", "run_back", "run_in_segments", "trace",
+    "GRU", "LEM", "LSTM", "RNN", "SGD", "Adam", "Binding", "Callback", "Cell", "Checkpoint", "Classifier",
+    "Convolution", "Diverged", "EarlyStopping", "Engram", "EngramState", "History", "LanguageModel", "LearnedEngram",
+    "Model", "ReduceOnPlateau", "Regressor", "StepClassifier", "Stream", "Tape", "Window", "data", "fit", "fit_fresh",
+    "gradcheck", "lab", "load", "look", "register", "run", "run_back", "run_in_segments", "trace",
 ]  # fmt: skip
 
 

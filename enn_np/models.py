@@ -19,7 +19,7 @@ from .checkpoint import register
 from .engram import Engram
 from .ops import cross_entropy, dot_rows, flat, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
 from .train import INFERENCE, add, draws, fit, given
-from .window import Window
+from .window import Convolution, Window
 
 
 class Model:
@@ -400,7 +400,7 @@ class StepClassifier(Classifier):
         return super().predict_outputs(x, batch_size, mask).reshape(len(x), self.answers, -1)
 
 
-for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, Binding, Window):
+for each in (baselines.RNN, baselines.GRU, baselines.LSTM, baselines.LEM, Engram, Binding, Window, Convolution):
     register(each)
 
 

@@ -10,7 +10,7 @@
 What `Binding` writes into a trace of fixed size is kept here as it came, key by key and value by value: exact, and
 forgotten after K steps. Without padding a run keeps it once, and a step sees a slice of it. A key is the cue of the
 step before its value, so that a key recalls what followed it. Places that are still empty have key and value zero:
-attention may rest on them, and they bring nothing.
+attention may rest on them, and they bring nothing. `Convolution`, at the end, sees the last K inputs by fixed weights.
 
 Source: attention as in Vaswani et al. 2017 (arXiv 1706.03762) over the recent past alone, keys one step behind values;
 its outer-product twin is binding.py. Letters: B batch, D inputs, H hidden, N slots, K window.
@@ -23,8 +23,9 @@ import numpy as np
 
 from .backend import array_module, empty
 from .binding import Addressing
+from .cells import Cell
 from .checks import count, number, settings
-from .ops import match, read, softmax, softmax_back, write
+from .ops import flat, match, read, softmax, softmax_back, sum_rows, write
 
 # State: h (B, H); keys and values of the last K steps, oldest first (B, K, H); the last cue's direction z (B, H).
 WindowState = namedtuple("WindowState", "h keys values z")
@@ -176,3 +177,65 @@ class Past:
         e.past.t = 0
         keys, values = (part.copy() for part in e.past.seen(e.past.d))
         return d._replace(keys=keys, values=values), de
+
+
+ConvolutionState = namedtuple("ConvolutionState", "h past")  # output (B, H); inputs before, latest first (B, K - 1, H)
+ConvolutionInput = namedtuple("ConvolutionInput", "x")  # the input as it is
+ConvolutionGradient = namedtuple("ConvolutionGradient", "x h")  # gradients at the input and the output, (B, H)
+
+
+@dataclass(frozen=True)
+class Convolution(Cell):
+    """A short convolution over the past, of every feature by itself: a layer to stack below another cell, which then
+    sees K steps at once, as in H3 (arXiv 2212.14052) and Mamba (arXiv 2312.00752).
+
+        h_t = w_0 * x_t + w_1 * x_{t-1} + ... + w_{K-1} * x_{t-K+1} + b
+
+    Hyper-parameters: hidden H, also the number of inputs; width K.
+    """
+
+    hidden: int
+    width: int = 4
+
+    def __post_init__(self):
+        settings(self, count, "hidden")
+        settings(self, count, "width", low=2)
+
+    def init(self, rng, inputs, dtype=np.float32):
+        """Near the identity: w_0 is 1, b is 0, the other weights are normal, 0.1 wide. ValueError unless D is H."""
+        if count("inputs", inputs) != (H := self.hidden):
+            raise ValueError(f"inputs: expected {H}, as many as hidden, got {inputs}; make `hidden` {inputs}")
+        w = 0.1 * rng.standard_normal((self.width, H))
+        w[0] = 1
+        return {"w": w.astype(dtype), "b": np.zeros(H, dtype)}
+
+    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+        """Zeros, with or without `rng`."""
+        return ConvolutionState(*(xp.zeros(shape, dtype) for shape in self.shapes(batch)[1]))
+
+    def shapes(self, batch):
+        """Of one step. The input needs no array of its own."""
+        row, past = (batch, self.hidden), (batch, self.width - 1, self.hidden)
+        return ConvolutionInput(None), ConvolutionState(row, past), ConvolutionGradient(row, row)
+
+    def encode(self, params, x, mask=None, out=None):
+        """Nothing: with padding only a step knows which inputs came before."""
+        return ConvolutionInput(x)
+
+    def step(self, params, e, state, k=None):
+        k, w = k or empty(self.shapes(len(e.x))[1], e.x), params["w"]
+        k.h[...] = e.x * w[0] + (state.past * w[1:]).sum(1) + params["b"]
+        k.past[:, 0], k.past[:, 1:] = e.x, state.past[:, :-1]
+        return k, k  # the new state is all that has to be kept
+
+    def step_back(self, params, d, e, state, k, de=None):
+        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        dx = d.h[:, None] * params["w"]  # (B, K, H), at x_t and the K - 1 inputs before
+        dx[:, :-1] += d.past  # all but the oldest are handed on
+        de.x[...], de.h[...] = dx[:, 0], d.h
+        return ConvolutionState(array_module(d.h).zeros_like(d.h), dx[:, 1:]), de  # no step reads h_{t-1}
+
+    def collect(self, params, x, e, before, k, de, input_gradient=True):
+        past = before.past.reshape(-1, self.width - 1, self.hidden).swapaxes(0, 1)
+        w = array_module(x).stack([sum_rows(each * flat(de.h)) for each in (flat(x), *past)])  # (K, H)
+        return de.x.copy() if input_gradient else None, {"w": w, "b": sum_rows(de.h)}

@@ -1,4 +1,4 @@
-"""The five cells once more, slow and obviously right: one sample, one slot and one number at a time.
+"""The cells once more, slow and obviously right: one sample, one slot and one number at a time.
 
 Only Python floats, lists and `math`; nothing of the package is used. Every function returns nested lists.
 Weights and states come in as lists too (`array.tolist()`), time first as in the package.
@@ -45,6 +45,37 @@ def lstm(p, x, state, mask):
             new_c.append(memory)
             new_h.append(sigmoid(sums[3][i]) * math.tanh(memory))
         return new_h, new_c
+
+    return over_time(step, x, state, mask)
+
+
+def lem(p, x, state, mask, dt):
+    """As `rnn`, for the LEM; the final state is (h, c)."""
+
+    def step(row, h, c):
+        from_x = [affine(row, p["W_x"][g], p["b"][g]) for g in range(4)]
+        from_h = [affine(h, p["W_h"][g]) for g in range(3)]
+        new_h, new_c = [], []
+        for i, old in enumerate(c):
+            share = dt * sigmoid(from_x[0][i] + from_h[0][i])
+            new_c.append((1 - share) * old + share * math.tanh(from_x[2][i] + from_h[2][i]))
+        from_c = affine(new_c, p["W_h"][3])
+        for i, old in enumerate(h):
+            share = dt * sigmoid(from_x[1][i] + from_h[1][i])
+            new_h.append((1 - share) * old + share * math.tanh(from_x[3][i] + from_c[i]))
+        return new_h, new_c
+
+    return over_time(step, x, state, mask)
+
+
+def convolution(p, x, state, mask):
+    """As `rnn`, for the Convolution; the final state is (h, past)."""
+
+    def step(row, _, past):
+        seen = [row, *past]  # latest first
+        return [sum(w[i] * v[i] for w, v in zip(p["w"], seen, strict=True)) + b for i, b in enumerate(p["b"])], seen[
+            :-1
+        ]
 
     return over_time(step, x, state, mask)
 

@@ -10,11 +10,25 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, LearnedEngram, Window, gradcheck, run, run_back, run_in_segments
+from enn_np import (
+    GRU,
+    LEM,
+    LSTM,
+    RNN,
+    Binding,
+    Convolution,
+    Engram,
+    LearnedEngram,
+    Window,
+    gradcheck,
+    run,
+    run_back,
+    run_in_segments,
+)
 
-BASELINES = (RNN, GRU, LSTM)
+BASELINES = (RNN, GRU, LSTM, LEM)
 MEMORIES = (Engram, Binding)  # cells with slots
-KINDS = (*BASELINES, *MEMORIES, Window)
+KINDS = (*BASELINES, *MEMORIES, Window, Convolution)
 sizes = st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -63,6 +77,11 @@ WINDOW_SWITCHES = {
 }
 
 
+def fed(cell, inputs):
+    """`inputs`, or how many features a cell takes that takes no other number."""
+    return cell.hidden if isinstance(cell, Convolution) else inputs
+
+
 def make(kind, hidden, slots):
     """A cell of these sizes, with its other settings as they come."""
     return kind(hidden, slots) if issubclass(kind, MEMORIES) else kind(hidden)
@@ -80,7 +99,8 @@ def cells(kind, **fixed):
     if kind is Window:
         own = {name: st.just(value) for name, value in fixed.items() if name in WINDOW_SWITCHES}
         return st.fixed_dictionaries(WINDOW_SWITCHES | own).map(lambda switches: Window(**switches))
-    return st.builds(kind, sizes)
+    own = {LEM: {"dt": st.sampled_from((1.0, 0.3))}, Convolution: {"width": st.integers(2, 4)}}
+    return st.builds(kind, sizes, **own.get(kind, {}))
 
 
 def binding(switches):
@@ -191,7 +211,7 @@ class Problem:
 
 def draw(cell, steps=4, batch=3, inputs=2, seed=0, masked=False, dtype=np.float64):
     """A problem whose every number is random, biases too."""
-    rng = np.random.default_rng(seed)
+    rng, inputs = np.random.default_rng(seed), fed(cell, inputs)
 
     def normal(shape, scale=1.0):
         return (scale * rng.standard_normal(shape)).astype(dtype)

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from problems import GRU, KINDS, LSTM, RNN, Binding, Engram, draw, make
+from problems import GRU, KINDS, LEM, LSTM, RNN, Binding, Convolution, Engram, draw, make
 
-from enn_np import run, run_back
+from enn_np import Classifier, run, run_back
 from enn_np.cells import Hidden
 from enn_np.engram import EngramState
 
@@ -85,7 +85,7 @@ def test_a_learned_decay_starts_somewhere():
     assert Binding(decay=1).decay == 1 and Binding(plasticity="fixed", rate=0).rate == 0
 
 
-@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM, LEM, Convolution])
 @pytest.mark.parametrize(
     ("value", "error"), [*[(value, TypeError) for value in NOT_COUNTS], (0, ValueError), (-3, ValueError)]
 )
@@ -93,6 +93,35 @@ def test_baseline_settings(kind, value, error):
     """Catches a size that is no size."""
     with pytest.raises(error, match=says("hidden", value)):
         kind(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "error"),
+    [
+        (LEM, "dt", 0, ValueError),
+        (LEM, "dt", nan, ValueError),
+        (LEM, "dt", "1", TypeError),
+        (Convolution, "width", 1, ValueError),
+        (Convolution, "width", 2.0, TypeError),
+    ],
+)
+def test_other_settings(kind, name, value, error):
+    """Catches a step that stands still, and a convolution over the present alone."""
+    with pytest.raises(error, match=says(name, value)):
+        kind(3, **{name: value})
+
+
+def test_a_convolution_has_as_many_inputs_as_outputs():
+    """Catches features that are broadcast over units, also where a model or a run brings them."""
+    cell = Convolution(3)
+    params = cell.init(np.random.default_rng(0), 3, np.float64)
+    for ask in (
+        lambda: cell.init(np.random.default_rng(0), 1),
+        lambda: Classifier([cell, GRU(4)], 1, 2),
+        lambda: run(cell, params, np.ones((T, B, 1))),
+    ):
+        with pytest.raises(ValueError, match=r"^inputs: expected 3, as many as hidden, got 1; .*`hidden`"):
+            ask()
 
 
 def test_no_more_slots_are_kept_than_there_are():

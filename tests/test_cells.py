@@ -1,4 +1,4 @@
-"""RNN, GRU, LSTM, Engram and Binding through the public protocol: gradients, time, batch, padding, purity, edges."""
+"""Every cell through the public protocol: gradients, time, batch, padding, purity, edges."""
 
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from problems import (
     cells,
     distance,
     draw,
+    fed,
     problems,
     seeds,
     sizes,
@@ -25,7 +26,20 @@ from problems import (
 )
 from tiny import sequences
 
-from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, LearnedEngram, Stream, Window, gradcheck
+from enn_np import (
+    GRU,
+    LEM,
+    LSTM,
+    RNN,
+    Binding,
+    Classifier,
+    Convolution,
+    Engram,
+    LearnedEngram,
+    Stream,
+    Window,
+    gradcheck,
+)
 from enn_np.backend import Workspace
 
 every_cell = pytest.mark.parametrize("kind", KINDS)
@@ -33,6 +47,8 @@ TINY = {
     "RNN": RNN(2),
     "GRU": GRU(2),
     "LSTM": LSTM(2),
+    "LEM": LEM(2),
+    "LEM, small steps": LEM(3, dt=0.3),
     "Engram": Engram(2, 3),
     "Engram, one trace a sample": Engram(2, 3, trace="sample"),
     "Engram, no layer norm, no clip": Engram(3, 2, layer_norm=False, trace_clip=None, hebbian_rate=0.5),
@@ -54,6 +70,8 @@ TINY = {
     "Binding, several time scales": Binding(2, 3, decay=0.5, slowest=0.01),
     "Window": Window(2, 3, 2),
     "Window, all remembered": Window(3, 2, 4, temperature=0.5),
+    "Convolution": Convolution(2, 3),
+    "Convolution, wider than the sequence": Convolution(2, 5),
     "Binding, all off": Binding(
         3,
         2,
@@ -64,7 +82,14 @@ TINY = {
         gated=False,
     ),
 }
-ONES = [RNN(1), GRU(1), LSTM(1), *(kind(*pair) for kind in MEMORIES for pair in ((1, 1), (1, 3), (3, 1)))]
+ONES = [
+    RNN(1),
+    GRU(1),
+    LSTM(1),
+    LEM(1),
+    Convolution(1, 2),
+    *(kind(*pair) for kind in MEMORIES for pair in ((1, 1), (1, 3), (3, 1))),
+]
 
 
 # --------------------------------------------------------------------------------- gradients by differences
@@ -75,7 +100,7 @@ ONES = [RNN(1), GRU(1), LSTM(1), *(kind(*pair) for kind in MEMORIES for pair in 
 def test_gradients(kind, data, steps, batch, inputs, seed, masked):
     """Catches any error in any derivative, in the order of time steps, and in what padding lets through."""
     cell = data.draw(cells(kind))
-    assert_gradients(lambda eps: gradcheck.check(cell, inputs, batch, steps, seed, masked, eps=eps))
+    assert_gradients(lambda eps: gradcheck.check(cell, fed(cell, inputs), batch, steps, seed, masked, eps=eps))
 
 
 @pytest.mark.parametrize(("name", "masked"), [(name, i % 2 == 1) for i, name in enumerate(TINY)])
@@ -626,7 +651,7 @@ def test_entropy_pushes_towards_few_slots():
 def test_sizes_of_one(cell, sizes, masked):
     """Catches an axis of length one that is squeezed, broadcast or divided by zero."""
     D, B, T = sizes
-    assert_gradients(lambda eps: gradcheck.check(cell, D, B, T, masked=masked, eps=eps))
+    assert_gradients(lambda eps: gradcheck.check(cell, fed(cell, D), B, T, masked=masked, eps=eps))
 
 
 @pytest.mark.parametrize("trace", ["batch", "sample"])

@@ -18,12 +18,14 @@ from tiny import KINDS, STACKS, classifier, digits, padding, sequences
 
 from enn_np import (
     GRU,
+    LEM,
     LSTM,
     RNN,
     SGD,
     Adam,
     Binding,
     Classifier,
+    Convolution,
     EarlyStopping,
     Engram,
     LearnedEngram,
@@ -71,7 +73,7 @@ BINDING_SWITCHES = (
     {"trace": "batch"},
     {"trace": "batch", "decay": 0.3, "learned_decay": True},
 )
-CELLS = [RNN(4), GRU(4), LSTM(4)]
+CELLS = [RNN(4), GRU(4), LSTM(4), LEM(4, dt=0.5), Convolution(4)]
 CELLS += [
     Engram(4, 5, trace_scale=2.0, trace=trace, **switches)
     for trace in ("batch", "sample")
@@ -167,10 +169,10 @@ def same_on_both(cell, masked, dtype, tolerance):
     assert_close(to_numpy([h, *final]), here.forward(keep=False)[:1] + here.forward(keep=False)[1], tolerance[dtype])
 
 
-@pytest.mark.parametrize("cell", [RNN(4), GRU(4), LSTM(4), Engram(4, 5), Binding(4, 5), Window(4, 5, 3)], ids=repr)
+@pytest.mark.parametrize("cell", [*CELLS[:5], Engram(4, 5), Binding(4, 5), Window(4, 5, 3)], ids=repr)
 def test_gradients_against_differences(tolerance, cell):
     """One of a kind: that all gradients are those of NumPy is asserted above."""
-    errors = gradcheck.check(cell, batch=3, masked=True, device="cuda")
+    errors = gradcheck.check(cell, inputs=4, batch=3, masked=True, device="cuda")
     assert max(errors.values()) <= gradcheck.TOLERANCE, errors
 
 

@@ -152,7 +152,7 @@ def test_the_checker_draws_again_at_kinks():
 @pytest.mark.parametrize("kind", KINDS)
 def test_checks_repeat_with_the_seed(kind):
     """Catches hidden randomness, and a seed that does nothing."""
-    one, same, other = (gradcheck.check(kind(2), steps=2, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (gradcheck.check(kind(2), inputs=2, steps=2, seed=seed) for seed in (1, 1, 2))
     assert one == same != other
 
 

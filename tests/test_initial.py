@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import KINDS, assert_close, assert_same, seeds
 
-from enn_np import GRU, LSTM, RNN, Engram, ops
+from enn_np import GRU, LEM, LSTM, RNN, Convolution, Engram, ops
 
 LAYERS = ((28, 128), (128, 64))  # inputs and hidden units of the baselines' two layers
 every_cell = pytest.mark.parametrize("kind", KINDS)
@@ -59,7 +59,7 @@ def test_orthogonal_is_uniform():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_init_repeats_with_the_seed(kind, dtype):
     """Catches hidden randomness, a wrong precision, and arrays that are no plain C order."""
-    one, same, other = (kind(6).init(generator(seed), 4, dtype) for seed in (1, 1, 2))
+    one, same, other = (kind(6).init(generator(seed), 6, dtype) for seed in (1, 1, 2))
     assert_same(one, same)
     assert any((one[name] != other[name]).any() for name in one)
     assert all(value.dtype == dtype and value.flags.c_contiguous for value in one.values())
@@ -78,6 +78,20 @@ def test_baselines_start_as_in_keras(kind):
         want = np.zeros((G, H))
         want[1:2] = kind is LSTM  # the forget gate remembers until it learns to forget
         assert_same([params[name]], [want])
+
+
+def test_lem_starts_as_in_the_authors_code():
+    """Catches zero biases, and a limit that depends on the inputs."""
+    params = LEM(40).init(generator(), 30, np.float64)
+    assert [value.shape for value in params.values()] == [(4, 30, 40), (4, 40, 40), (4, 40)]
+    assert all(0.95 / np.sqrt(40) < abs(value).max() <= 1 / np.sqrt(40) for value in params.values())
+
+
+def test_a_convolution_starts_near_the_identity():
+    """Catches weights in the order of time, so that the first step after a sequence of zeros would hear nothing."""
+    params = Convolution(300).init(generator(), 300, np.float64)
+    assert params["w"].shape == (4, 300) and (params["w"][0] == 1).all() and not params["b"].any()
+    assert params["w"][1:].std() == pytest.approx(0.1, rel=0.1)
 
 
 def test_engram_starts_as_in_keras():

@@ -5,9 +5,15 @@ import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import BASELINES, Binding, Engram, Window, assert_close, problems
+from problems import BASELINES, LEM, Binding, Convolution, Engram, Window, assert_close, problems
 
-LOOPS = {"RNN": oracle.rnn, "GRU": oracle.gru, "LSTM": oracle.lstm}
+LOOPS = {
+    "RNN": oracle.rnn,
+    "GRU": oracle.gru,
+    "LSTM": oracle.lstm,
+    "LEM": oracle.lem,
+    "Convolution": oracle.convolution,
+}
 
 
 def listed(problem):
@@ -17,13 +23,14 @@ def listed(problem):
     return params, problem.x.tolist(), tuple(part.tolist() for part in problem.state), mask
 
 
-@pytest.mark.parametrize("kind", BASELINES)
+@pytest.mark.parametrize("kind", (*BASELINES, Convolution))
 @given(data=st.data())
 def test_baselines(kind, data):
     """Catches a gate, bias or state that is mixed up, and padding that moves a state."""
     problem = data.draw(problems(kind))
     h, end, _ = problem.forward()
-    want_h, want_end = LOOPS[kind.__name__](*listed(problem))
+    dt = [problem.cell.dt] if kind is LEM else []
+    want_h, want_end = LOOPS[kind.__name__](*listed(problem), *dt)
     assert_close([h, *end], [want_h, *want_end])
 
 

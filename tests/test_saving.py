@@ -17,10 +17,12 @@ from tiny import KINDS, STACKS, C, D, T, classifier, copied, randomise, same_to_
 import enn_np
 from enn_np import (
     GRU,
+    LEM,
     LSTM,
     RNN,
     Binding,
     Classifier,
+    Convolution,
     Engram,
     LanguageModel,
     LearnedEngram,
@@ -254,7 +256,8 @@ def test_what_a_file_would_lose_is_not_saved(tmp_path, registry):
 # Copies
 
 
-EVERY_CELL = (RNN(4), GRU(4), LSTM(4), Engram(6, 4, entropy=0.1), LearnedEngram(6, 4), Binding(4, 4), Window(4, 4, 3))
+EVERY_CELL = (RNN(4), GRU(4), LSTM(4), LEM(4, dt=0.5), Convolution(D))
+EVERY_CELL += (Engram(6, 4, entropy=0.1), LearnedEngram(6, 4), Binding(4, 4), Window(4, 4, 3))
 
 
 @pytest.mark.parametrize("cell", EVERY_CELL, ids=lambda cell: type(cell).__name__)

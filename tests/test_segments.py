@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enn_np import GRU, LSTM, RNN, Binding, Engram, Window, run, run_back, run_in_segments
+from enn_np import GRU, LEM, LSTM, RNN, Binding, Convolution, Engram, Window, run, run_back, run_in_segments
 from enn_np.backend import Workspace
 
 CELLS = [
@@ -19,13 +19,15 @@ CELLS = [
     Engram(3, 4, trace="sample", trace_clip=None),
     Binding(3, 4, recurrent_cue=True),
     Window(3, 4, 2),
+    LEM(3, dt=0.5),
+    Convolution(3),
 ]
 
 
 def problem(cell, steps, seed, masked):
     rng = np.random.default_rng(seed)
-    params = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, 2, np.float64).items()}
-    x, upstream = rng.standard_normal((steps, 2, 2)), rng.standard_normal((steps, 2, 3))
+    params = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, 3, np.float64).items()}
+    x, upstream = rng.standard_normal((steps, 2, 3)), rng.standard_normal((steps, 2, 3))
     extra = {"mask": rng.random((steps, 2)) < 0.7 if masked else None}
     if isinstance(cell, Engram):
         extra["noise"] = cell.noise(rng, steps, np.float64)

@@ -10,9 +10,11 @@ import numpy as np
 from .. import __version__, checks, gradcheck
 from ..backend import device_module
 from ..binding import Binding
+from ..cells import LEM
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
+from ..window import Convolution
 from . import demo, table
 from .results import mute, tell
 from .runner import RESULTS, run_all, run_one
@@ -226,6 +228,7 @@ def gradient_table(seeds, device="cpu"):
     """
     window = {"window": {"window": 3}}  # shorter than the sequence
     cells = {table.cell(name, 4, 8, **window.get(name, {})): each[1] for name, each in table.CELLS.items()}
+    cells |= {LEM(4, dt=0.5): {"dt": 0.5}, Convolution(3): {}}  # as wide as the input
     few = {"retrieval": "top_k", "top_k": 3}, {"trace_clip": None}, {"trace_clip": 0.05, "hebbian_rate": 0.5}
     for change in (*{tuple(change): change for change in table.ABLATIONS.values()}.values(), *few):
         if not change.keys() & {"bank", "pooling", "cell", "trace_gradient"}:  # of the model, or not to agree

@@ -17,11 +17,11 @@ import numpy as np
 
 from .. import checks
 from ..binding import Binding
-from ..cells import GRU, LSTM, RNN
+from ..cells import GRU, LEM, LSTM, RNN, Baseline
 from ..engram import Engram
 from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
 from ..models import Classifier, Regressor, StepClassifier
-from ..window import Window
+from ..window import Convolution, Window
 from .learned import LearnedEngram
 
 
@@ -58,6 +58,7 @@ CELLS = {
     "rnn": (RNN, {}),
     "gru": (GRU, {}),
     "lstm": (LSTM, {}),
+    "lem": (LEM, {}),
     "gru-chrono": (GRU, {}),  # see `chrono`
     "lstm-chrono": (LSTM, {}),
     "engram": (Engram, {}),
@@ -80,6 +81,8 @@ CELLS = {
     "binding-delta": (Binding, {"rule": "delta"}),
     "key-hebb": (Binding, {"rule": "hebb", "address": "key", "decay": 0.01, "learned_decay": True}),
     "key-delta": (Binding, {"rule": "delta", "address": "key"}),
+    "key-delta-conv": (Binding, {"rule": "delta", "address": "key"}),  # see `network`
+    "binding-conv": (Binding, {}),
     "key-no-trace": (Binding, {"rule": "delta", "address": "key", "plasticity": "fixed", "rate": 0.0}),
 }
 # The paper's baselines have two layers, 128 and 64 wide. Beside them, in the sound protocol, two layers H and H / 2, or
@@ -124,7 +127,7 @@ ABLATIONS = {
     "lstm": {"cell": "LSTM"},  # how hard the task is
     "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
-TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
+TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM", "lem": "LEM"}
 TITLES |= {each: f"{TITLES[each.split('-')[0]]} of Engram's {'time' if 'time' in each else 'size'}" for each in MATCHED}
 TITLES |= {
     "binding-no-trace": "Binding without trace",
@@ -139,6 +142,8 @@ TITLES |= {
     "binding-delta": "Delta, slots",
     "key-hebb": "Hebb, key",
     "key-delta": "Delta, key",
+    "key-delta-conv": "Delta, key, convolution below",
+    "binding-conv": "Binding, convolution below",
     "key-no-trace": "Key without trace",
 }
 
@@ -243,9 +248,14 @@ FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 # 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A squared error of 0.167
 # says that nothing was learned of "adding".
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
-KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "binding", "binding-no-trace")
+KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "binding-no-trace")
 RULES = ("key-delta", "key-hebb", "binding-delta", "binding-hebb", "binding", "engram-sample", "key-no-trace")
-ASKING = {"models": (*RULES, "window", "gru", "lstm"), "columns": QUERIES, "inputs": 8_192, "outputs": 8_192}
+ASKING = {
+    "models": (*RULES, "key-delta-conv", "binding-conv", "window", "gru", "lstm"),
+    "columns": QUERIES,
+    "inputs": 8_192,
+    "outputs": 8_192,
+}
 ASKING |= {"seeds": 3, "family": "mqar", "trial": {"steps": 500}}
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
@@ -302,7 +312,7 @@ def find(key):
 def cell(name, hidden, slots=0, **more):
     """The cell of a name in `CELLS`."""
     kind, settings = CELLS[name]
-    memory = () if kind in (RNN, GRU, LSTM) else (slots,)
+    memory = () if issubclass(kind, Baseline) else (slots,)
     return kind(hidden, *memory, **{**settings, **more})
 
 
@@ -323,7 +333,8 @@ def network(experiment, name, seed=0, pooling="last", vocabulary=None):
     known("model", experiment, name)
     if "mqar" in (experiment.task or ""):  # of equal width, as published: the embedding outweighs the cells
         (width, slots), words = experiment.sizes, experiment.outputs
-        return LanguageModel(cell(name, width, slots), words, embedding=width, seed=seed)
+        below = [Convolution(width)] if name.endswith("-conv") else []
+        return LanguageModel([*below, cell(name, width, slots)], words, embedding=width, seed=seed)
     if experiment.source == "fresh":
         model = _of_equal_size(experiment, name, seed)
         return chrono(model) if name.endswith("-chrono") else model
