@@ -41,8 +41,8 @@ class DamagedFile(ValueError):
 
 # One block a data set: name, folder, and where others put it (torchvision); mirrors; each file's name and published
 # checksum, first those to download (.gz, .zip), then what they unpack to, none where they stay packed. SHA-1 sums are
-# those that GluonNLP publishes.
-# A text may be read, but is not called verified, in the order of `OTHER_ORDER`: stored results were measured on it.
+# those that GluonNLP publishes. A text may be read, but is not called verified, in the order of `OTHER_ORDER`: stored
+# results were measured on it.
 OTHER_ORDER = "14d54590d4e63eda7b9a100e2f577e3dd8b53d79971fa95cfea1211d08555a7a"  # of WikiText-2's train text
 TABLE = f"""
 mnist mnist MNIST/raw raw

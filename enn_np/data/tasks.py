@@ -135,9 +135,8 @@ def late_labels(rng: Generator, n: int, images: Array, labels: Array, ways: int 
     published), and which label it has, is drawn for every episode. No image comes twice in one. Each is moved by up to
     `shift` pixels down and across, with 0 behind it.
     Chance is 1 / ways. Who sees that a class is new, and guesses among the labels not yet told, is right in 45.7% of
-    the first times with 5 ways.
-    Published, Omniglot, the 1st, 2nd, 5th and 10th image of a class: LSTM 24.4%, 49.5%, 63.6% and 62.5%, MANN 36.4%,
-    82.8%, 94.9% and 98.1%. They had 1,200 characters to train on, and turned images by small angles too.
+    the first times with 5 ways. Published, Omniglot, at the 1st, 2nd, 5th and 10th image of a class: LSTM 24.4%, 49.5%,
+    63.6% and 62.5%, MANN 36.4%, 82.8%, 94.9% and 98.1%, with 1,200 characters to train on and small turns besides.
     Raises ValueError for fewer classes than ways, classes of several sizes, or of fewer images than shots.
     Source: Santoro and others, "One-shot Learning with Memory-Augmented Neural Networks", arXiv 1605.06065, table 1.
     """
