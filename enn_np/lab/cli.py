@@ -202,7 +202,7 @@ def _data(settings):
     else:  # unless it was named, what nobody fetched is left out
         names = SOURCES if name is None else (name,)
         rows = [row for each in names for row in verify(each, folder) if name or row.path]
-    where, row = folder or data_folder(), "{:<14}{:<26}{:>14}  {}".format
+    where, row = folder or data_folder(), "{:<14}{:<30}{:>14}  {}".format
     if not rows:
         print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")
         return 0
