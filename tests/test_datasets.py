@@ -2,11 +2,13 @@
 
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +126,52 @@ def test_real_cifar10():
     np.testing.assert_allclose(scaling.scale * 255, [62.99322, 62.08871, 66.70490], rtol=1e-6)
 
 
+def test_real_omniglot():
+    images, labels, alphabets = datasets.load_omniglot(real("omniglot"), download=False)
+    assert images.shape == (4840, 20, 20) and images.dtype == np.float32 and labels.dtype == np.int64
+    assert (np.bincount(labels) == 20).all() and (np.diff(labels) >= 0).all()
+    names, counts = np.unique(alphabets, return_counts=True)
+    known = ["Balinese", "Early_Aramaic", "Greek", "Japanese_(katakana)", "Korean", "Latin", "Sanskrit", "Tagalog"]
+    assert names.tolist() == known and counts.tolist() == [24, 22, 24, 47, 40, 26, 42, 17]
+    assert (alphabets == np.sort(alphabets)).all()
+    assert images.min() == 0 and images.max() == 1 and images.mean() == pytest.approx(0.0805518, abs=1e-6)
+    assert len({image.tobytes() for image in images}) == 4840
+
+
 # Synthetic files
+
+
+def test_omniglot_by_hand(tmp_path, monkeypatch):
+    """Paper for ink, a side turned, pixels lost at an edge, a character that stands in both files."""
+    from PIL import Image
+
+    ink, contents = np.random.default_rng(0).random((4, 105, 105)) < 0.2, {}
+    places = {
+        "small1": {"Ba/character02": 0, "Aa/character01": 1},
+        "small2": {"Aa/character01": 1, "Aa/character02": 2},
+    }
+    for part, drawn in places.items():
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(f"images_background_{part}/Aa/", b"")
+            for place, i in drawn.items():
+                png = io.BytesIO()
+                Image.fromarray(~ink[i]).save(png, "PNG")
+                archive.writestr(f"images_background_{part}/{place}/0001_01.png", png.getvalue())
+        contents[f"images_background_{part}.zip"] = packed.getvalue()
+    publish(monkeypatch, "omniglot", contents)
+    with pytest.raises(FileNotFoundError, match=r"no good copy of images_background_small1\.zip.*in "):
+        datasets.load_omniglot(tmp_path, download=False)
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    images, labels, alphabets = datasets.load_omniglot(tmp_path, download=False)
+    assert labels.tolist() == [0, 1, 2] and alphabets.tolist() == ["Aa", "Aa", "Ba"]
+    for image, i in zip(images, (1, 2, 0), strict=True):
+        fine = ink[i].repeat(4, 0).repeat(4, 1)  # 420 x 420, whose blocks of 21 x 21 are whole
+        np.testing.assert_allclose(image, fine.reshape(20, 21, 20, 21).mean((1, 3)), atol=1e-6)
+    (tmp_path / "images_background_small2.zip").write_bytes(data[:-1])
+    with pytest.raises(download.DamagedFile, match=r"small2\.zip is damaged: not the published file"):
+        datasets.load_omniglot(tmp_path, download=False)
 
 
 @pytest.mark.parametrize(

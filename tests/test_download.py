@@ -312,6 +312,23 @@ def test_an_archive_of_another_checksum_is_never_opened(archive, server, tmp_pat
         assert [path.name for path in (tmp_path / "tiny").iterdir()] == [".lock"]
 
 
+def test_an_archive_that_is_the_file_stays_packed(monkeypatch, server, tmp_path):
+    """Omniglot's, whose thousands of images would be as many files."""
+    server.body = data = GOOD["tiny.zip"]
+    known = hashlib.sha256(data).hexdigest()
+    name, source = download._source(f"tiny tiny\n{server.url('good')}\ntiny.zip {known}")
+    monkeypatch.setattr(download, "SOURCES", {name: source})
+    for _ in range(2):
+        folder = fetch("tiny", tmp_path)
+        assert [path.name for path in folder.iterdir() if path.name != ".lock"] == ["tiny.zip"]
+        assert (folder / "tiny.zip").read_bytes() == data and download.verify("tiny", tmp_path)[0].verified
+    assert len(server.requests) == 1
+    (folder / "tiny.zip").write_bytes(data[:-1])
+    assert download.verify("tiny", tmp_path)[0].verified is False
+    fetch("tiny", tmp_path)
+    assert len(server.requests) == 2 and (folder / "tiny.zip").read_bytes() == data
+
+
 def test_errors_that_are_no_damage_stay_as_they_are(tmp_path):
     with pytest.raises(FileNotFoundError):
         download.read(Found("tiny", "a.bin", tmp_path / "nothing"))

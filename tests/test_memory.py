@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np.checkpoint import build
-from enn_np.data.images import Dataset
-from enn_np.data.tasks import few_shot
+from enn_np.data import fetch
+from enn_np.data.images import Characters, Dataset, load_omniglot
+from enn_np.data.tasks import few_shot, late_labels
 from enn_np.lab import cli, inputs, runner, work
 from enn_np.lab import table as experiments
 from enn_np.lab.pages import table
@@ -136,6 +137,143 @@ def test_the_nearest_example_gives_the_label(digits):
     x[0, :10:2, 0], x[0, range(1, 10, 2), 4 + np.array([3, 0, 4, 1, 2])] = (0.1, 0.3, 0.5, 0.7, 0.9), 1
     x[0, 10:, 0] = 0.88, 0.12, 0.31, 0.45, 0.75
     assert inputs.nearest(task, x).tolist() == [[2, 3, 0, 4, 1]]
+
+
+# Labels one step late
+
+
+def numbered(classes, each, side=7):
+    """Images (classes x each, side, side): the number of each, from 1, in the middle, and -1 askew of it."""
+    images, middle = np.zeros((classes * each, side, side), np.float32), side // 2
+    images[:, middle, middle], images[:, middle - 1, middle - 1] = 1 + np.arange(len(images)), -1
+    return images, np.repeat(np.arange(classes), each)
+
+
+def turns_and_moves(pixels):
+    """Where -1 and number stand (..., 7, 7): by how many right angles images are turned, and how they are moved."""
+    number, mark = (np.divmod(kind(pixels.reshape(*pixels.shape[:-2], 49), -1), 7) for kind in (np.argmax, np.argmin))
+    down, across = np.subtract(mark, number)
+    assert (abs(down) == 1).all() and (abs(across) == 1).all()
+    return (down + 1) + (across + 1) // 2, np.subtract(number, 3)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.integers(0, 2))
+def test_labels_come_one_step_late(seed, ways, shots, spare, shift):
+    """A label beside its own image, a class too often, an image twice, two turns of one class, a row cut off."""
+    images, labels = numbered(ways + spare, shots + spare, 7)
+    mixed = generator(seed).permutation(len(images))
+    x, y = late_labels(generator(seed), 6, images[mixed], 3 * labels[mixed], ways, shots, shift)
+    assert x.shape == (6, ways * shots, 49 + ways) and y.shape == (6, ways * shots) and x.dtype == np.float32
+    assert not x[:, 0, 49:].any() and (x[:, 1:, 49:] == np.eye(ways)[y[:, :-1]]).all()
+    for pixels, named in zip(x[:, :, :49].reshape(6, -1, 7, 7), y, strict=True):
+        assert (np.bincount(named, minlength=ways) == shots).all()
+        number = pixels.max((1, 2)).astype(int) - 1
+        assert len(set(number)) == ways * shots  # no image twice
+        pairs = set(zip(named, labels[number], strict=True))
+        assert len(pairs) == ways == len({label for label, _ in pairs}) == len({kind for _, kind in pairs})
+        turns, moves = turns_and_moves(pixels)
+        assert len(set(zip(named, turns, strict=True))) == ways and abs(moves).max() <= shift
+        assert ((pixels != 0).sum((1, 2)) == 2).all()
+
+
+def test_classes_turns_places_and_labels_are_drawn_anew():
+    """A label that says which class it is, turns that are not alike, moves one way only, an order that tells."""
+    images, labels = numbered(5, 3, 7)
+    x, y = late_labels(generator(), 10_000, images, labels, 5, 2, 1)
+    pixels = x[:, :, :49].reshape(-1, 10, 7, 7)
+    turns, (down, across) = turns_and_moves(pixels[:, 0])
+    kind, moved = (pixels[:, 0].max((1, 2)).astype(int) - 1) // 3, (down + 1) * 3 + across + 1
+    for chance in (y[:, 0], y[:, 9], kind * 5 + y[:, 0], moved, kind * 4 + turns):
+        shares = np.bincount(chance) / len(chance)
+        np.testing.assert_allclose(shares, 1 / len(shares), atol=0.02)
+    np.testing.assert_allclose((y[:, 0] == y[:, 1]).mean(), 1 / 9, atol=0.015)
+
+
+def test_what_no_late_labels_can_be_made_of_is_told():
+    images, labels = numbered(2, 4)
+    for rows, ask in ((8, {"ways": 3}), (8, {"ways": 2, "shots": 5}), (7, {"ways": 2, "shots": 3})):
+        with pytest.raises(ValueError, match=r"images: expected . classes or more, all of one size, . images or more"):
+            late_labels(generator(), 1, images[:rows], labels[:rows], **{"shots": 2} | ask)
+    for wrong in ({"n": 0}, {"ways": 0}, {"shots": 0}, {"shift": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected at least"):
+            late_labels(
+                **{"rng": generator(), "n": 1, "images": images, "labels": labels, "ways": 2, "shots": 2} | wrong
+            )
+
+
+@pytest.fixture
+def omniglot(small, monkeypatch):
+    """Eight alphabets of six characters, ten drawings each: a noise of each character's, and a little more."""
+    rng = generator()
+    images = np.repeat(rng.random((48, 20, 20), np.float32), 10, axis=0) + 0.1 * rng.random((480, 20, 20), np.float32)
+    images[:, 10, 10] = np.arange(480)  # which drawing
+    made = Characters(images, np.repeat(np.arange(48), 10), np.repeat([*"ABCDEFGH"], 6))
+    monkeypatch.setattr(inputs.datasets, "load_omniglot", lambda: made)
+    monkeypatch.setattr(experiments, "PARAMETERS", 4_000)
+    return made
+
+
+def test_no_alphabet_is_in_two_parts(omniglot, monkeypatch):
+    """Nor does the seed change which; and what is tested stands still."""
+    seen, shifts, real = {}, {}, inputs.tasks.late_labels
+
+    def record(rng, n, images, labels, ways, shots, shift):
+        seen.setdefault(part, set()).update(omniglot.alphabets[images[:, 10, 10].astype(int) // 10])
+        assert (images[:, 10, 10].astype(int) // 10 == labels).all() and (ways, shots) == (5, 3)
+        shifts[part] = shift
+        return real(rng, n, images, labels, ways, shots, shift)
+
+    monkeypatch.setattr(inputs.tasks, "late_labels", record)
+    for seed in (0, 1):
+        draw = inputs.source(experiments.find("omniglot3"), seed)
+        for part in ("train", "validation", "test"):
+            assert draw(generator(), 2, part, 0)[0].shape == (2, 15, 405)
+    assert seen == {"train": set("ABCDE"), "validation": {"F"}, "test": {"G", "H"}}
+    assert shifts == {"train": 2, "validation": 0, "test": 0}
+
+
+def test_real_characters_are_as_long_as_a_label_and_told_apart_by_pixels():
+    if not all(file.path for file in fetch.find("omniglot")):
+        pytest.skip("set ENN_DATA to a folder that holds omniglot")
+    _, labels, alphabets = load_omniglot(download=False)
+    assert np.isin(alphabets[labels], ["Sanskrit", "Tagalog"]).sum() == 59 * 20
+    task = experiments.find("omniglot10")
+    draw = inputs.source(task, 0)
+    x, y = draw(generator(), 200, "train", 0)
+    assert x.shape == (200, 50, 405) and abs((x[:, :, :400] ** 2).sum(-1).mean() - 1) < 0.1
+    assert abs(x[:, :, :400].mean((0, 1))).max() < 0.02
+    x, y = draw(generator(), 500, "test", 0)
+    nearest = inputs.instances("nearest", inputs.nearest_before(task, x), y)
+    assert nearest["nearest_2"] == pytest.approx(0.47, abs=0.04)
+    assert nearest["nearest_10"] == pytest.approx(0.77, abs=0.04)
+
+
+def test_the_nearest_earlier_image_gives_the_label():
+    """The image itself, or a later one; and the first step, at which nothing has been told."""
+    task, x = experiments.find("omniglot2"), np.zeros((1, 5, 405), np.float32)
+    x[0, :, 0] = 0.5, 0.1, 0.45, 0.12, 0.44
+    x[0, 1:, 400:] = np.eye(5)[[3, 1, 4, 2]]
+    assert inputs.nearest_before(task, x).tolist() == [[0, 3, 3, 1, 4]]
+
+
+def test_accuracy_at_each_instance():
+    y, said = np.array([[0, 0, 1, 0], [1, 1, 0, 0]]), np.array([[0, 1, 1, 0], [1, 1, 1, 0]])
+    found = inputs.instances("x", said, y)  # times: 1 2 1 3 and 1 2 1 2
+    assert found == pytest.approx({"x_1": 3 / 4, "x_2": 2 / 3, "x_3": 1})
+
+
+def test_a_run_tells_the_accuracy_at_each_instance(omniglot, tmp_path):
+    ask = {"models": ["lstm", "binding"], "steps": 3, "results": tmp_path, "seeds": 1, "rates": (2e-3,), **QUIET}
+    for found in runner.run_all(["omniglot5"], **ask):
+        times = [found[f"test_instance_{k}"] for k in range(1, 6)]
+        assert np.mean(times) == pytest.approx(found["test_accuracy"], abs=1e-5) and "test_instance_6" not in found
+        assert found["test_nearest_1"] < 0.3 and found["test_nearest_2"] > 0.9  # noise tells characters
+    shown = table("results", "omniglot5", "sound", tmp_path)
+    assert "| test accuracy | 1st | 2nd | 5th | nearest, 2nd | nearest, 5th | steps |" in shown
+    for size in (1, 21):
+        with pytest.raises(ValueError, match=f"omniglot: expected a finite number .*got {size}"):
+            experiments.find(f"omniglot{size}")
 
 
 # All tasks

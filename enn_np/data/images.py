@@ -1,6 +1,8 @@
 """Image data sets as uint8 arrays, and what turns them into float32 sequences: rows, scaling, splits."""
 
 import hashlib
+import io
+import zipfile
 from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue
 # Images with labels, those to learn from and those to test on. Images: (n, H, W), or (n, H, W, C) with colours, uint8
 # from 0 to 255. Labels: (n,) int64 from 0 to 9.
 Dataset = namedtuple("Dataset", "x_train y_train x_test y_test")
+Characters = namedtuple("Characters", "images labels alphabets")  # see `load_omniglot`
 
 
 def load_digits() -> Dataset:
@@ -66,6 +69,34 @@ def load_cifar10(folder: Path | str | None = None, download: bool = True, verify
         part = slice(10_000 * i, 10_000 * (i + 1))
         x[part], y[part] = _read_cifar(file, verify)
     return Dataset(x[:50_000], y[:50_000], x[50_000:], y[50_000:])
+
+
+def load_omniglot(folder: Path | str | None = None, download: bool = True) -> Characters:
+    """The two small background sets of Omniglot: 242 characters of 8 alphabets, each drawn by 20 people.
+
+    images     (4840, 20, 20) float32: the means over equal areas of 105 x 105 pixels that are 0, paper, or 1, ink
+    labels     (4840,) int64, the character, from 0 to 241
+    alphabets  (242,) the name of each character's alphabet
+
+    Sorted by alphabet and character. Greek and Latin, which stand in both sets, come once. `folder` (default:
+    `data_folder()`) or its subfolder omniglot/ holds the .zip files; what is missing is downloaded.
+    Errors: as for `load_mnist`.
+    Source: Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction",
+    Science 2015; at 20 x 20, as here, Santoro and others, arXiv 1605.06065.
+    """
+    from matplotlib.image import imread
+
+    drawings = {}  # {"Greek/character01/0394_01.png": its bytes}
+    for file in fetch.locate("omniglot", folder, download):
+        with zipfile.ZipFile(io.BytesIO(fetch.read(file))) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".png")]
+            drawings |= {name.partition("/")[2]: archive.read(name) for name in names}
+    names = sorted(drawings)
+    # (105, 20): each of 105 pixels is 4 quarters, each of 20 columns the mean of 21 of them.
+    share = np.repeat(np.eye(20, dtype=np.float32), 21, axis=0).reshape(105, 4, 20).sum(1) / 21
+    images = np.stack([share.T @ (1 - imread(io.BytesIO(drawings[name]))) @ share for name in names])
+    characters, labels = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
+    return Characters(images, labels, np.array([each.partition("/")[0] for each in characters]))
 
 
 def _read_idx(file, verify):

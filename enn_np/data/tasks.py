@@ -123,6 +123,46 @@ def few_shot(rng: Generator, n: int, images: Array, labels: Array, ways: int = 5
     return x, y
 
 
+def late_labels(rng: Generator, n: int, images: Array, labels: Array, ways: int = 5, shots: int = 10, shift: int = 0):
+    """Name every image when it is shown; its label is told one step late: `shots` images of each of `ways` classes.
+
+    images  (m, S, S) float, labels (m,) int64, each equally often: what episodes are drawn from
+    x       (n, T, S S + ways) float32, T = ways shots: images in random order, each with the label of the step before
+            beside it, one-hot; none at the first step
+    y       (n, T) int64, the labels of the images, 0 to ways - 1
+
+    Which classes take part, by how many right angles all images of a class are turned (turned, it is another class, as
+    published), and which label it has, is drawn for every episode. No image comes twice in one. Each is moved by up to
+    `shift` pixels down and across, with 0 behind it.
+    Chance is 1 / ways. Who sees that a class is new, and guesses among the labels not yet told, is right in 45.7% of
+    the first times with 5 ways. Published, Omniglot, at the 1st, 2nd, 5th and 10th image of a class: LSTM 24.4%, 49.5%,
+    63.6% and 62.5%, MANN 36.4%, 82.8%, 94.9% and 98.1%, with 1,200 characters to train on and small turns besides.
+    Raises ValueError for fewer classes than ways, classes of several sizes, or of fewer images than shots.
+    Source: Santoro and others, "One-shot Learning with Memory-Augmented Neural Networks", arXiv 1605.06065, table 1.
+    """
+    n, ways, shots, shift = count("n", n), count("ways", ways), count("shots", shots), count("shift", shift, low=0)
+    size, (S, T) = np.unique(labels, return_counts=True)[1], (images.shape[1], ways * shots)
+    if len(size) < ways or size.min() < max(shots, size.max()):
+        wanted = f"expected {ways} classes or more, all of one size, {shots} images or more"
+        raise ValueError(f"images: {wanted}, got {size.tolist()}; leave some out")
+    order, pick = np.argsort(labels, kind="stable").reshape(len(size), -1), np.take_along_axis
+    shown = _shuffled(rng, n, np.arange(T))  # (n, T)
+    y = shown // shots
+    kinds = pick(_some(rng, n, ways, np.ones(len(size))), y, 1)
+    which = pick(_some(rng, n * ways, shots, np.ones(size[0])).reshape(n, T), shown, 1)
+    windows = np.pad(images, [(0, 0), (shift, shift), (shift, shift)])
+    windows = np.lib.stride_tricks.sliding_window_view(windows, (S, S), (1, 2))  # (m, moved down, across, S, S)
+    down, across = rng.integers(2 * shift + 1, size=(2, n, T))
+    pixels = windows[order[kinds, which], down, across]  # (n, T, S, S)
+    turns = pick(rng.integers(4, size=(n, ways)), y, 1)
+    for k in (1, 2, 3):
+        pixels[turns == k] = np.rot90(pixels[turns == k], k, (1, 2))
+    x = np.zeros((n, T, S * S + ways), np.float32)
+    x[:, :, : S * S] = pixels.reshape(n, T, -1)
+    x[:, 1:, S * S :] = np.eye(ways)[y[:, :-1]]
+    return x, y
+
+
 def _shuffled(rng, n, row):
     """n rows, each `row` in an order of its own."""
     return rng.permuted(np.tile(row, (n, 1)), axis=1)

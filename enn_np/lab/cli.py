@@ -168,7 +168,7 @@ def _line(run):
 
 def _list(settings):
     """A row per experiment; of the tasks with fresh sequences, each with a size that is published."""
-    sizes = "recall8", "fewshot5", "split5", "permuted5", "copy100", "adding100", "pixels14"
+    sizes = "recall8", "fewshot5", "omniglot10", "split5", "permuted5", "copy100", "adding100", "pixels14"
     print(f"{'experiment':<19}{'stored':>6}{'seeds':>7}  {'learning rates':<32}networks")
     for each in (*table.FIXED.values(), *map(table.task, sizes)):
         stored = len(list(settings.results.glob(f"{each.name}-{each.protocol}-*.json")))
@@ -204,7 +204,7 @@ def _data(settings):
     else:  # unless it was named, what nobody fetched is left out
         names = SOURCES if name is None else (name,)
         rows = [row for each in names for row in verify(each, folder) if name or row.path]
-    where, row = folder or data_folder(), "{:<14}{:<26}{:>14}  {}".format
+    where, row = folder or data_folder(), "{:<14}{:<30}{:>14}  {}".format
     if not rows:
         print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")
         return 0

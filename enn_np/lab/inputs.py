@@ -175,9 +175,52 @@ def nearest(experiment, x):
     """The label of the nearest example in pixels, (n, answers), of few-shot episodes x: it needs no learning at all."""
     S, D = WAYS * experiment.size, experiment.inputs - WAYS
     told, asked, labels = x[:, 0 : 2 * S : 2, :D], x[:, 2 * S :, :D], x[:, 1 : 2 * S : 2, D:].argmax(-1)
-    far = (told**2).sum(-1)[:, None] - 2 * asked @ told.swapaxes(1, 2)  # (n, answers, S), but for |asked|^2
-    return np.take_along_axis(labels, far.argmin(-1), axis=1)
+    return _nearest(asked, told, labels)
 
 
-DRAWS = {"recall": recall, "fewshot": few_shot, "copy": copy, "adding": adding, "mqar": queries, "widemqar": queries}
+def _nearest(asked, told, labels, unseen=0):
+    far = (told**2).sum(-1)[:, None] - 2 * asked @ told.swapaxes(1, 2)  # (n, asked, told), but for |asked|^2
+    return np.take_along_axis(labels, (far + unseen).argmin(-1), axis=1)
+
+
+def characters(experiment, seed):
+    """`tasks.late_labels` of Omniglot, `size` drawings of each of 5 characters.
+
+    The same alphabets for every seed, in the order of their names: five to train on (157 characters), Latin to
+    validate on, Sanskrit and Tagalog (59) as the test. Only training moves its drawings, by up to 2 pixels. Images are
+    less the mean of those trained on, and as long, on average, as a label, as for `few_shot`.
+    """
+    images, labels, alphabets = datasets.load_omniglot()
+    names, D = np.unique(alphabets), experiment.inputs - WAYS
+    parts = {"train": names[:5], "validation": names[5:6], "test": names[6:]}
+    rows = {part: np.isin(alphabets[labels], held) for part, held in parts.items()}
+    mean = images[rows["train"]].mean(0)
+    mean = sum(np.rot90(mean, k) for k in range(4)) / 4  # of characters turned by all right angles
+    length = np.sqrt(((images[rows["train"]] - mean) ** 2).sum((1, 2)).mean())
+
+    def draw(rng, n, part, phase):
+        pool, shift = (images[rows[part]], labels[rows[part]]), 2 if part == "train" else 0
+        x, y = tasks.late_labels(rng, n, *pool, WAYS, experiment.size, shift)
+        x[:, :, :D] -= mean.reshape(-1)
+        x[:, :, :D] /= length
+        return x, y
+
+    return draw
+
+
+def nearest_before(experiment, x):
+    """The label of the nearest earlier image in pixels, (n, T), of `characters` x; 0 at the first step."""
+    D, steps = experiment.inputs - WAYS, x.shape[1] - 1
+    unseen = np.triu(np.full((steps, steps), np.inf, np.float32), 1)  # step t sees the images and labels before t
+    return np.pad(_nearest(x[:, 1:, :D], x[:, :-1, :D], x[:, 1:, D:].argmax(-1), unseen), [(0, 0), (1, 0)])
+
+
+def instances(name, said, y):
+    """{"name_k": share of right answers at the k-th image of a class} of answers and labels (n, T)."""
+    times = np.take_along_axis(np.eye(WAYS, dtype=int)[y].cumsum(1), y[:, :, None], 2)[:, :, 0]
+    return {f"{name}_{k}": float((said == y)[times == k].mean()) for k in range(1, times.max() + 1)}
+
+
+DRAWS = {"recall": recall, "fewshot": few_shot, "copy": copy, "adding": adding, "omniglot": characters}
+DRAWS |= dict.fromkeys(("mqar", "widemqar"), queries)
 DRAWS |= dict.fromkeys(("split", "permuted", "pixels"), pictures)

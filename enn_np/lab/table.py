@@ -162,6 +162,7 @@ COPIED = (("symbols right", "test_accuracy", ".1%"), ("test loss", "test_loss", 
 SEEN = (("seen digits", "test_seen_accuracy", ".1%"), ("nearest in pixels", "test_nearest_accuracy", ".1%"))
 FEWSHOT = (("new digits", "test_accuracy", ".1%"), *SEEN)
 QUERIES = (("test accuracy", "test_accuracy", ".1%"), ("bytes of state", "state_bytes", ",.0f"))
+INSTANCES = {1: "1st", 2: "2nd", 5: "5th", 10: "10th"}  # how often a class has been shown
 CONTINUAL = (("average accuracy", "test_accuracy", ".1%"), ("forgetting", "test_forgetting", ".1%"))
 
 
@@ -261,6 +262,7 @@ LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each 
 TASKS = {
     "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
     "fewshot": {"outputs": WAYS, "answers": 5, "columns": FEWSHOT},
+    "omniglot": {"inputs": 20**2 + WAYS, "outputs": WAYS, "models": ("lstm", "gru", "engram-sample", *KEEPERS[-2:])},
     "split": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
     "permuted": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
     "copy": {"inputs": 10, "outputs": 8, "answers": 10, "columns": COPIED, **LONG},
@@ -284,6 +286,12 @@ def task(name):
         own |= {"inputs": keys + 11, "slots": SLOTS if size <= 26 else 2 * keys}
     elif kind == "fewshot":
         own["inputs"] = SIDE**2 + WAYS
+    elif kind == "omniglot":
+        checks.number(kind, size, low=2, high=20)  # drawings of a character
+        own["answers"] = WAYS * size
+        told = [(word, f"test_instance_{k}", ".1%") for k, word in INSTANCES.items() if k <= size]
+        pixels = [(f"nearest, {word}", f"test_nearest_{k}", ".1%") for k, word in INSTANCES.items() if 1 < k <= size]
+        own["columns"] = (*RIGHT, *told, *pixels)
     elif kind in ("split", "permuted"):
         checks.number(kind, size, low=2, high=5 if kind == "split" else None)
         own["phases"] = size

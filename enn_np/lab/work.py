@@ -211,6 +211,9 @@ class Turns(Callback):
             seen = self.model.evaluate(*self.draw(self.rng, len(x), "seen", 0))["accuracy"]
             nearest = float((inputs.nearest(self.experiment, x) == y).mean())
             found |= rounded({"seen_accuracy": seen, "nearest_accuracy": nearest})
+        if self.experiment.task == "omniglot":
+            found |= rounded(inputs.instances("instance", self.model.predict(x), y))
+            found |= rounded(inputs.instances("nearest", inputs.nearest_before(self.experiment, x), y))
         if self.experiment.task == "recall" and isinstance(self.model.cells[0], Binding):
             found["recalled"] = recalled(self.model, x[0])
         return found
