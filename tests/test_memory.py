@@ -448,10 +448,3 @@ def test_queries_are_asked_by_the_published_sizes_and_the_bytes_of_state_are_sho
     assert "| Delta, key | 0 |" in (shown := table("results", "mqar4", "sound", tmp_path)) and "16,896" in shown
     with pytest.raises(ValueError, match=r"^mqar: expected one of 4, 8, 16, 64, got 5"):
         experiments.find("mqar5")
-
-
-def test_a_rate_is_chosen_by_trials_of_500_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "VALIDATION", 8)
-    task = experiments.find("mqar4")
-    run = runner.trial(task, "gru", 1e-3, {}, tmp_path)
-    assert run.training == task.training | {"learning_rate": 1e-3, "steps": 500} and run.short

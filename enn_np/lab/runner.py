@@ -205,7 +205,7 @@ def trial(experiment, model, rate, asked, results):
     training = settings_of(experiment, model, asked, rate)
     if short := experiment.trial:
         limits = [each["limit"] for each in (training, short) if each.get("limit")]
-        training |= {**short, **asked} | ({"limit": min(limits, default=None)} if "limit" in training else {})
+        training |= {**short, **asked, "limit": min(limits, default=None)}
     return Run(experiment, model, 0, training, results, trial=True)
 
 

@@ -257,7 +257,7 @@ ASKING = {
     "inputs": 8_192,
     "outputs": 8_192,
 }
-ASKING |= {"seeds": 3, "family": "mqar", "trial": {"steps": 500}}
+ASKING |= {"seeds": 3, "family": "mqar"}
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
@@ -339,10 +339,10 @@ def network(experiment, name, seed=0, pooling="last", vocabulary=None):
     """
     experiment = find(experiment) if isinstance(experiment, str) else experiment
     known("model", experiment, name)
-    if "mqar" in (experiment.task or ""):  # of equal width, as published: the embedding outweighs the cells
+    if "mqar" in (experiment.task or ""):  # as published: of equal width, and one table of words for both ends
         (width, slots), words = experiment.sizes, experiment.outputs
         below = [Convolution(width)] if name.endswith("-conv") else []
-        return LanguageModel([*below, cell(name, width, slots)], words, embedding=width, seed=seed)
+        return LanguageModel([*below, cell(name, width, slots)], words, embedding=width, tied=True, seed=seed)
     if experiment.source == "fresh":
         model = _of_equal_size(experiment, name, seed)
         return chrono(model) if name.endswith("-chrono") else model
