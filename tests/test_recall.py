@@ -13,7 +13,7 @@ from enn_np import checkpoint as storage
 from enn_np.checkpoint import build
 from enn_np.data.tasks import associative_recall
 from enn_np.lab import cli, inputs, pages, runner, table, work
-from enn_np.lab.results import folder
+from enn_np.lab.results import MACHINE, folder
 from enn_np.look.attribution import written_by, written_lengths
 
 
@@ -222,6 +222,21 @@ def test_a_best_rate_at_an_edge_widens_the_grid(monkeypatch, tmp_path, best, rat
         seen = []
         rate, missing = runner.search(task, "gru", grid, {}, tmp_path)
         assert {*seen} == {*grid, *(rates if grid == task.rates else ())} and not missing and rate in seen
+
+
+def test_a_run_that_solved_its_task_comes_before_one_that_went_on(tmp_path):
+    """A rate that never got over 99.7% was taken before one that was done, because its loss had more steps to fall."""
+    rates, made = folder(tmp_path / "rates"), {5e-4: 500, 1e-3: 250, 2e-3: 250, 5e-3: None, 1e-2: None}
+
+    numbers = {"benchmark": "recall2", "protocol": "sound", "model": "gru", "seed": 0, "parameters": 1, "seconds": 1.0}
+    numbers |= {"test_loss": 1.0, "test_accuracy": 1.0, "machine": dict.fromkeys(MACHINE, "")}
+    for rate, steps in made.items():
+        ended = {"stopped": "early" if steps else "finished", "steps": steps or 2_500}
+        asked = {"training": runner.settings_of(table.find("recall2"), "gru", {}, rate)}
+        history = {"history": {"val_loss": [1.0, 0.1 if steps else 0.01, rate]}}
+        text = json.dumps({**numbers, **ended, **asked, **history})
+        (rates / f"recall2-sound-gru-{rate:g}.json").write_text(text)
+    assert runner.search(table.find("recall2"), "gru", (*made,), {}, tmp_path) == (1e-3, [])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

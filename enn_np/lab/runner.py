@@ -179,7 +179,8 @@ def search(experiment, model, grid, asked, results):
 
     A trial is the whole run of seed 0, whose result then stands for it and whose last validation counts; or as short
     as the experiment says, and the best counts. The grid of fresh samples gets further rates, half or twice the best,
-    while that is the lowest or the highest.
+    while that is the lowest or the highest. A run that ended early, for nothing was left to learn, comes before those
+    that did not, the sooner the better: its loss is that of fewer steps.
     """
     widens = experiment.source == "fresh" and grid == experiment.rates
     while len(grid) > 1:
@@ -187,10 +188,10 @@ def search(experiment, model, grid, asked, results):
         found = {rate: run.stored() for rate, run in trials.items()}
         if missing := [trials[rate] for rate in grid if found[rate] is None]:
             return None, missing
-        losses = {rate: _loss(each, trials[rate].short) for rate, each in found.items()}
-        best = min(grid, key=lambda rate: (losses[rate], rate))
+        ranks = {rate: _rank(each, trials[rate].short) for rate, each in found.items()}
+        best = min(grid, key=lambda rate: (ranks[rate], rate))
         beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(best)
-        if widens and beyond and losses[best] < math.inf:
+        if widens and beyond and found[best]["stopped"] != "diverged":
             grid = (*grid, beyond)
             continue
         whole = trials[best]._replace(trial=False)
@@ -209,10 +210,13 @@ def trial(experiment, model, rate, asked, results):
     return Run(experiment, model, 0, training, results, trial=True)
 
 
-def _loss(found, short):
+def _rank(found, short):
+    """(steps to the end of a run that solved its task, else infinity; validation loss)."""
     if found["stopped"] == "diverged":
-        return math.inf
-    return min(found["history"]["val_loss"]) if short else found["history"]["val_loss"][-1]
+        return math.inf, math.inf
+    solved = found["stopped"] == "early" and "steps" in found
+    losses = found["history"]["val_loss"]
+    return found["steps"] if solved else math.inf, min(losses) if short else losses[-1]
 
 
 # ------------------------------------------------------------------------------------------------- at a time, in turn
