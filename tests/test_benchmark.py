@@ -231,6 +231,19 @@ def test_wrong_arguments_are_refused_before_any_work(tmp_path, monkeypatch, wron
     assert not list(tmp_path.iterdir())
 
 
+def test_results_of_a_changed_tree_are_refused_where_results_are_kept(tmp_path, monkeypatch):
+    """ "-dirty" in data/results said that nobody could run it again. Another folder takes it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "revision", lambda: "0123456789ab-dirty")
+    what = {"experiments": ["regression/paper"], "models": ["rnn"], "seeds": 0}
+    for kept in (runner.RESULTS, f"{runner.RESULTS}/fair"):
+        with pytest.raises(ValueError, match=r"^results: data/results is for .* 0123456789ab-dirty; commit"):
+            runner.run_all(**what, results=kept)
+    assert not list(tmp_path.iterdir()) and runner.run_all(**what, results="elsewhere") == []
+    monkeypatch.setattr(runner, "revision", lambda: "0123456789ab")
+    assert runner.run_all(**what) == []
+
+
 # Networks by name
 
 

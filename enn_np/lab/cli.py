@@ -1,4 +1,4 @@
-"""The commands: `python -m enn_np demo | run | list | tables | report | gradcheck | data`."""
+"""The commands: `python -m enn_np demo | run | list | tables | verify | report | gradcheck | data`."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ from . import demo, table
 from .results import mute, tell
 from .runner import RESULTS, run_all, run_one
 
-PAGE = "data/results/README.md"
+PAGES = [Path("README.md"), Path("data/results/README.md")]
 
 
 def main(arguments=None):
@@ -76,6 +76,7 @@ def _parser():
 
     device = {"default": "cpu", "choices": ("cpu", "cuda"), "help": "where to compute; cuda needs CuPy (%(default)s)"}
     folder = {"type": _path, "metavar": "DIR"}
+    page = {"type": _path, "nargs": "+", "default": PAGES, "help": "Markdown files with marks (those of a clone)"}
     results = {"default": RESULTS, "help": "folder of result files (%(default)s)", **folder}
 
     add = command("demo", "train all four networks on the bundled digits, and draw what they learned", _demo)
@@ -105,7 +106,11 @@ def _parser():
     add("--results", **results)
 
     add = command("tables", "write the pages' result tables, and the figures, from the stored results", _tables)
-    add("--page", type=_path, nargs="+", default=[Path(PAGE)], help=f"Markdown files with marks ({PAGE})")
+    add("--page", **page)
+    add("--results", **results)
+
+    add = command("verify", "compare every table of the pages with what the stored results say", _verify)
+    add("--page", **page)
     add("--results", **results)
 
     add = command("report", "write one HTML page about a run, to open from disk", _report)
@@ -190,6 +195,14 @@ def _tables(settings):
             print(f"{page}: wrote table {name}")
     for path in figures(settings.results):
         print(f"wrote {path}")
+
+
+def _verify(settings):
+    from .pages import verify
+
+    wrong = verify(settings.page, settings.results)
+    print("\n".join(wrong) or f"{', '.join(map(str, settings.page))}: every table is what the files say")
+    return 1 if wrong else 0
 
 
 def _data(settings):

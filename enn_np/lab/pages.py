@@ -7,35 +7,27 @@ A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, whic
     ablation:mnist:recall  the settings of `table.ABLATIONS` on two benchmarks
     bench:cpu:2            times against other frameworks, of bench/cpu.json, on two threads
     claims:RUN             what the traces of a stored run say of the paper's claims
+    verdicts               the rows of `verdicts.ROWS`
+    files                  what is stored, of which revisions, and its checksums
+
+`python -m enn_np verify` says where a page and the files differ.
 """
 
 import re
-from itertools import combinations
+from collections import Counter
+from hashlib import sha256
+from itertools import combinations, zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
-from .results import read_json, read_result, write_json
+from .results import files, lacks, load_results, read_json, read_result, write_json
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
+from .verdicts import verdicts_table
 
 DASH = "-"
-
-
-def load_results(folder, benchmark, protocol):
-    """{model: [result, ...]} of every stored run, sorted by seed. Raises ValueError naming a file that is no result."""
-    found = {}
-    for path in sorted(Path(folder).glob("*.json")):
-        result = read_result(path)
-        if (result["benchmark"], result["protocol"]) != (benchmark, protocol) or result["stopped"] == "diverged":
-            continue
-        runs = found.setdefault(result["model"], {})
-        if runs.setdefault(result["seed"], result) is not result:
-            raise ValueError(f"{path}: a second result of {result['model']} with seed {result['seed']}; remove one")
-    known = find(f"{benchmark}/{protocol}").known
-    models = sorted(found, key=lambda model: known.index(model) if model in known else len(known))
-    return {model: [runs for _, runs in sorted(found[model].items())] for model in models}
 
 
 def table(kind, *what):
@@ -78,7 +70,7 @@ def _row(experiment, model, runs):
 
 def tests_table(folder, benchmark, protocol):
     """A row per pair that is asked about: what `stats.compare` finds; losses and perplexities turned around."""
-    from .stats import compare, interquartile_mean
+    from .stats import compare
 
     results, score = load_results(folder, benchmark, protocol), find(f"{benchmark}/{protocol}").score
     sign, form = (1, "+.2%") if score == "test_accuracy" else (-1, "+.4g")
@@ -93,18 +85,13 @@ def tests_table(folder, benchmark, protocol):
             "difference": f"**{each.difference:{form}}**",
             "95% interval": _ends(each.interval, form),
             "Welch p": f"{each.welch:.2g}",
-            "permutation p": f"{each.permutation:.2g}",
+            "permutation p": _number(each.permutation, ".2g"),
             "Hedges' g": f"{each.hedges_g:+.1f}",
             "P(first better)": f"{each.improvement:.0%}",
         }
         for each in compare(scores, pairs)
     ]
-    middle = ", ".join(
-        f"{_title(model)} {abs(interquartile_mean(list(runs.values()))):{form.strip('+')}}"
-        for model, runs in scores.items()
-        if any(model in pair for pair in pairs)
-    )
-    notes = f"Intervals: Student's t, paired by seed. p values are Holm-adjusted. Interquartile means: {middle}."
+    notes = "Intervals: Student's t, paired by seed. p values are Holm-adjusted; -: no p below 0.05 with so few seeds."
     turned = f" Differences are of {score.replace('_', ' ')}, turned so that more is better." * (sign < 0)
     return f"{_records(rows)}\n\n{notes}{turned}"
 
@@ -122,13 +109,14 @@ def ablation_table(folder, *benchmarks):
             found = {each.a: each for each in compare(scores, pairs)}
             head += [f"{benchmark}: accuracy", "from full", "p", f"slots of {find(f'{benchmark}/ablation').sizes[1]}"]
             columns.append({name: _ablated(runs, found.get(name)) for name, runs in results.items()})
-            origins.append(f"{benchmark}: {_origin(results)}")
+            seeds = ", ".join(sorted({_seeds(runs) for runs in results.values()}))
+            origins.append(f"{benchmark}: {_origin(results)} Seeds: {seeds}.")
     rows = []
     for name, change in ABLATIONS.items():
         if any(name in column for column in columns):
             words = ", ".join(f"{key} = {value}" for key, value in change.items()) or DASH
             rows.append([name, words, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
-    return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted.", *origins])
+    return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted for each task.", *origins])
 
 
 def _ablated(runs, comparison):
@@ -193,30 +181,72 @@ def stored_traces(folder, run):
     return read_arrays(f"{path}.npz")["traces"], read_json(f"{path}.json")["trace"]
 
 
+def files_table(folder):
+    """A row per experiment: how many results, of which versions, what they do not say, and one checksum of all."""
+    rows = []
+    for name, paths in files(folder).items():
+        stored = [read_json(path) for path in paths if path.suffix == ".json"]
+        results = [each for each in stored if "stopped" in each]
+        lacking = sorted(Counter(what for each in results for what in lacks(each)).items())
+        versions = sorted({(each.get("machine") or {}).get("enn_np", "unknown") for each in results})
+        content = b"".join(path.name.encode() + path.read_bytes().replace(b"\r\n", b"\n") for path in paths)
+        row = {"stored": name, "files": str(len(paths)), "of version": ", ".join(versions) or DASH}
+        row["results that lack"] = ", ".join(f"{what}: {many}" for what, many in lacking) or DASH
+        rows.append(row | {"sha256, first 16 digits": f"`{sha256(content).hexdigest()[:16]}`"})
+    return _records(rows) if rows else "No stored results yet."
+
+
 KINDS = {
     "results": results_table,
     "tests": tests_table,
     "ablation": ablation_table,
     "bench": bench_table,
     "claims": claims_table,
+    "verdicts": verdicts_table,
+    "files": files_table,
 }
+NAME = rf"(?:{'|'.join(KINDS)})(?::[\w.-]+)*"
+
+
+def marked(page, folder):
+    """The text of a Markdown file, and (mark, what stands there, what the files say) of each of its tables."""
+    try:
+        text = Path(page).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
+    found = re.findall(rf"<!-- ({NAME}) -->(.*?)<!-- /\1 -->", text, re.DOTALL)
+    ends = re.findall(rf"<!-- /?({NAME}) -->", text)
+    if lone := [name for name in ends if ends.count(name) % 2]:
+        raise ValueError(f"page: {page}: <!-- {lone[0]} -->: expected <!-- /{lone[0]} --> after its table; write it")
+    return text, [(name, old, table(*name.split(":"), folder)) for name, old in found]
 
 
 def fill(page, folder):
     """Write every table between its marks in `page`, a Markdown file. Returns the names of the tables."""
-    page, found = Path(page), []
-    try:
-        text = page.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
+    text, found = marked(page, folder)
+    for name, old, new in found:
+        text = text.replace(f"<!-- {name} -->{old}<!-- /{name} -->", f"<!-- {name} -->\n{new}\n<!-- /{name} -->")
+    write_text(page, text)
+    return [name for name, *_ in found]
 
-    def fresh(match):
-        found.append(match[1])
-        return f"<!-- {match[1]} -->\n{table(*match[1].split(':'), folder)}\n<!-- /{match[1]} -->"
 
-    marks = rf"<!-- ((?:{'|'.join(KINDS)})(?::[\w-]+)+) -->.*?<!-- /\1 -->"
-    write_text(page, re.sub(marks, fresh, text, flags=re.DOTALL))
-    return found
+def verify(pages, folder):
+    """What is wrong, in words: a table that is not what the files say, numbers beside a figure that are not, a result
+    of this version that does not say where it is from."""
+    wrong, folder = [], Path(folder)
+    for page in pages:
+        for name, old, new in marked(page, folder)[1]:
+            rows = zip_longest(old.strip().splitlines(), new.splitlines(), fillvalue="(nothing)")
+            for stands, said in [each for each in rows if each[0] != each[1]][:1]:
+                wrong.append(f"{page}: {name}: first difference\n  here:      {stands}\n  the files: {said}")
+    for path in sorted((folder / "figures").glob("*-claims.json")):
+        if read_json(path) != claims.measure(*stored_traces(folder, path.stem.removesuffix("-claims"))):
+            wrong.append(f"{path}: not what the stored traces say; run python -m enn_np tables")
+    for path in [path for paths in files(folder).values() for path in paths if path.suffix == ".json"]:
+        result = read_json(path)
+        if "stopped" in result and (result.get("machine") or {}).get("enn_np", "0.1.0") != "0.1.0":
+            wrong += [f"{path}: lacks {what}; run it again" for what in lacks(result)]
+    return wrong
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -269,7 +299,7 @@ def figures(folder):
             name = each.name if each.protocol == "paper" else f"{each.name}-{each.protocol}"
             settings = curves(histories[TITLES[few[0]]][0])
             drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **settings)
-    for path in sorted(folder.glob("*-engram-*.npz")):
+    for path in sorted(folder.glob("*-engram-0.npz")):
         stored, (traces, statistics) = read_arrays(path), stored_traces(folder, path.stem)
         found = trace_figures(traces, stored["retrieval"][0], stored["probe"][0])
         found |= {"structured": claims.structure(traces), "stable": claims.stability(traces)}

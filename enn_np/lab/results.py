@@ -1,5 +1,6 @@
 """What a run leaves on disk: its folder while it lasts, the result that stays, and what it was measured on."""
 
+import functools
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ import numpy as np
 from ..backend import card_name
 from ..checkpoint import differ, lock, spelled_out, write_text
 from ..train import LOST
+from .table import find
 
 
 def folder(out):
@@ -96,6 +98,50 @@ def read_result(path, tested=True):
     return found
 
 
+def load_results(folder, benchmark, protocol):
+    """{model: [result, ...]} of every stored run, sorted by seed. Raises ValueError naming a file that is no result."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        result = _unchanged(path, path.stat().st_mtime_ns, path.stat().st_size)
+        if (result["benchmark"], result["protocol"]) != (benchmark, protocol) or result["stopped"] == "diverged":
+            continue
+        runs = found.setdefault(result["model"], {})
+        if runs.setdefault(result["seed"], result) is not result:
+            raise ValueError(f"{path}: a second result of {result['model']} with seed {result['seed']}; remove one")
+    known = find(f"{benchmark}/{protocol}").known
+    models = sorted(found, key=lambda model: known.index(model) if model in known else len(known))
+    return {model: [runs for _, runs in sorted(found[model].items())] for model in models}
+
+
+@functools.cache
+def _unchanged(path, *_):
+    return read_result(path)
+
+
+def lacks(result):
+    """What a result does not say of where its numbers are from."""
+    machine, clip = result.get("machine") or {}, (result.get("training") or {}).get("clip")
+    revision = machine.get("revision") or ""
+    said = {
+        "a revision": revision,
+        "a committed tree": not revision.endswith("-dirty"),
+        "a machine": machine.keys() >= MACHINE,
+        "settings": result.get("training"),
+        "gradient norms": not clip or result["stopped"] == "diverged" or "gradient_norm" in result["history"],
+    }
+    return [name for name, value in said.items() if not value]
+
+
+def files(folder):
+    """{experiment, or subfolder: [path, ...]} of all that is stored, but for figures and what is not committed."""
+    folder, found = Path(folder), {}
+    for path in sorted(path for kind in ("json", "npz") for path in folder.rglob(f"*.{kind}")):
+        where, name = path.relative_to(folder).parent.as_posix(), "/".join(path.stem.split("-")[:2])
+        if where.partition("/")[0] not in ("figures", "runs"):
+            found.setdefault(name if where == "." else where, []).append(path)
+    return found
+
+
 def _finite(value):
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
@@ -119,11 +165,6 @@ def machine(device="cpu"):
     """What the numbers were measured on."""
     from .. import __version__
 
-    checkout, revision = Path(__file__).resolve().parents[2], None
-    if (checkout / ".git").exists():  # the commit, with "-dirty" where files differ from it
-        command = ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        with suppress(OSError, subprocess.CalledProcessError):
-            revision = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     card = {"card": card_name()} if device == "cuda" else {}
     return card | {
         "processor": processor(),
@@ -133,8 +174,18 @@ def machine(device="cpu"):
         "numpy": np.__version__,
         "enn_np": __version__,
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
-        "revision": revision,
+        "revision": revision(),
     }
+
+
+@functools.cache
+def revision():
+    """The commit of the checkout, with "-dirty" where files differ from it; None where there is none."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / ".git").exists():
+        command = ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        with suppress(OSError, subprocess.CalledProcessError):
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def processor():

@@ -26,7 +26,7 @@ from ..checkpoint import lock, whole, write_text
 from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged
 from . import pages, table, work
-from .results import folder, machine, read_result, run_folder, tell, write_json
+from .results import folder, machine, read_result, revision, run_folder, tell, write_json
 from .table import Experiment
 
 RESULTS = "data/results"
@@ -99,10 +99,11 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
     with run_folder(out, run.what, resume) as (out, checkpoint, done):
         if done:
             return done
+        measured = machine(device)  # of the code that is loaded, not of what is committed by the end
         ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
         history = ready.learn(verbose=verbose, checkpoint=checkpoint, resume=resume)
         summary = {**run.what, **({} if run.short else ready.test()), **work.outcome(history, ready.monitor)}
-        summary |= {"config": ready.model.config(), "machine": machine(device)}
+        summary |= {"config": ready.model.config(), "machine": measured}
         ready.model.save(out / "model.npz")
         images = ready.monitor if ready.labels is not None else None
         if images:
@@ -137,6 +138,7 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     asked = {name: value for name, value in asked.items() if value is not None}
     seeds, jobs = None if seeds is None else checks.count("seeds", seeds, low=0), checks.count("jobs", jobs)
     device_module(device)
+    default, place = Path(RESULTS).resolve(), Path(results).resolve()
     plan = [
         (experiment, table.known("models", experiment, model), experiment.rates if rates is None else rates)
         for experiment in map(table.find, experiments)
@@ -150,8 +152,11 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
         for rate in grid:
             settings_of(experiment, model, asked, rate)
         changed = any(value != experiment.training[name] for name, value in asked.items())
-        if changed and Path(results).resolve() == Path(RESULTS).resolve():
+        if changed and place == default:
             raise ValueError(f"{', '.join(asked)}: {RESULTS} is for whole runs, got {asked}; name another --results")
+    if default in (place, *place.parents) and (revision() or "").endswith("-dirty"):
+        why = f"{RESULTS} is for results of a commit, this is {revision()}"
+        raise ValueError(f"results: {why}; commit your changes, or name another --results")
     results, tried = folder(results), set()
     while trials := [run for each in plan for run in search(*each, asked, results)[1] if run.path not in tried]:
         say(f"{len(trials)} trials of learning rates to do first")
@@ -249,7 +254,8 @@ def _one(run, device, verbose):
             return f"diverged, and is not tried again: {why}"
         if summary["stopped"] == "interrupted":
             raise KeyboardInterrupt
-        kept = run.seed == 0 and run.model == "engram" and run.experiment.name in table.PAPER and not run.short
+        kept = run.model == "engram" and run.experiment.name in table.PAPER and not run.short
+        kept = kept and (run.seed == 0 or run.experiment.protocol == "paper")
         if kept and (place / "trace.npz").exists():
             with whole(run.path.with_suffix(".npz")) as file:
                 file.write((place / "trace.npz").read_bytes())

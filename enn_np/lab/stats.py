@@ -1,6 +1,7 @@
 """Tests that can tell networks apart, on several seeds, by SciPy. Whatever is drawn is drawn from a fixed seed."""
 
 from itertools import combinations
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,14 @@ def improvement(a, b):
     return float(((a > b) + (a == b) / 2).mean())
 
 
+def false_alarms(correlation, repeats=10_000):
+    """1 where ANOVA over four equal models, by two values of one run each that correlate so, finds p < 0.05, else 0."""
+    draw = np.random.default_rng(0).standard_normal
+    run, part = draw((repeats, 4, 1)), draw((repeats, 4, 2))
+    values = np.sqrt(correlation) * run + np.sqrt(1 - correlation) * part
+    return (stats.f_oneway(*values.transpose(1, 2, 0)).pvalue < 0.05).astype(float)
+
+
 def hedges_g(a, b):
     """Difference of means in pooled standard deviations, corrected for small samples (Hedges 1981).
 
@@ -57,7 +66,7 @@ def holm(p):
 
 class Comparison(NamedTuple):
     """One pair of models on the seeds that both have: how many. difference: mean of a - b; interval: of that, paired;
-    welch, permutation: p, Holm-adjusted."""
+    welch, permutation: p, Holm-adjusted, None where so few runs cannot bring it below 0.05."""
 
     a: str
     b: str
@@ -65,7 +74,7 @@ class Comparison(NamedTuple):
     difference: float
     interval: tuple | None
     welch: float
-    permutation: float
+    permutation: float | None
     hedges_g: float
     improvement: float
 
@@ -88,9 +97,10 @@ def compare(scores, pairs=None):
     if not found:
         return []
     welch, permutation = (holm([getattr(each, test) for each in found]) for test in ("welch", "permutation"))
+    least = holm([2 / comb(2 * each.seeds, each.seeds) for each in found])  # two of all ways to deal
     return [
-        each._replace(welch=float(p), permutation=float(q))
-        for each, p, q in zip(found, welch, permutation, strict=True)
+        each._replace(welch=float(p), permutation=float(q) if low < 0.05 else None)
+        for each, p, q, low in zip(found, welch, permutation, least, strict=True)
     ]
 
 
