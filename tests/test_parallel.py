@@ -19,7 +19,9 @@ from enn_np import (
     LSTM,
     Adam,
     Binding,
+    Checkpoint,
     Diverged,
+    EarlyStopping,
     Engram,
     LanguageModel,
     Regressor,
@@ -130,6 +132,39 @@ def test_workers_equal_one(kind, size, alone):
     assert difference(found[0], alone[kind]) < CLOSE
     for one in found[1:]:
         assert same_to_the_bit(one[0].params, found[0][0].params) and difference(one, found[0]) == 0
+
+
+class Copied(Checkpoint):
+    """A checkpoint whose file is kept, beside it, as it is in the middle of the third epoch."""
+
+    def save(self, config, params, state, what):
+        super().save(config, params, state, what)
+        if what == "epoch 3, batch 2":
+            shutil.copy(self.path, self.path.with_name("middle.npz"))
+
+
+@pytest.mark.parametrize("kind", ("lstm", "fresh", "windows", "stream"))
+@pytest.mark.parametrize("size", (1, 3))
+def test_another_number_of_workers_goes_on(kind, size, alone, tmp_path):
+    """What one worker alone knows, such as the state that its rows of a text have come to, must be in the file."""
+    threads(2, lambda workers: train(kind, workers, checkpoint=Copied(tmp_path / "run.npz", 0)))
+    found = threads(size, lambda workers: train(kind, workers, checkpoint=tmp_path / "middle.npz", resume=True))
+    assert difference(found[0], alone[kind]) < CLOSE
+
+
+def test_what_is_decided_is_decided_by_rank_0():
+    """Two machines may round a validation differently; one that stops alone leaves the other waiting."""
+
+    def run(workers):
+        def draw(rng, step):
+            return sequences(6)
+
+        held = iter([{"loss": 1.0, "accuracy": 0.5}] * 9) if workers.rank == 0 else None
+        settings = {"callbacks": [EarlyStopping(patience=2)], "verbose": 0, "reduce": workers}
+        return fit_fresh(classifier(), draw, [1] * 9, validate=lambda done: next(held), **settings)
+
+    for history in threads(2, run):
+        assert history["val_loss"] == [1.0] * 3 and history.stopped == "early"
 
 
 def test_the_sum_by_hand():
