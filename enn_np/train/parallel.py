@@ -80,11 +80,11 @@ class Workers:
         if self.size == 1:
             return slice(None), 1, rng
         start, stop = size * self.rank // self.size, size * (self.rank + 1) // self.size
-        rows = slice(start, max(stop, start + 1)) if start < size else slice(0, 1)  # some row, to draw as others do
+        rows = slice(start, max(stop, start + 1))  # who has none takes one that counts nothing, to draw as others do
         return rows, int(stop > start), Rows(rng, rows, size)
 
     def join(self, part, rows, size, counts):
-        """All workers' rows (size, ...)."""
+        """All workers' rows (size, ...), from those of each, which `counts` is 1 or 0 for, as in `rows`."""
         if self.size == 1:
             return part
         whole = np.zeros((size, *part.shape[1:]), part.dtype)
