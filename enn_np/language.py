@@ -18,6 +18,7 @@ import numpy as np
 from . import checks, train
 from .backend import array_module, to_numpy
 from .binding import Binding
+from .bptt import each
 from .cells import GRU, LSTM, RNN
 from .checkpoint import register
 from .data.text import ids_below, stream_batches, unigram_perplexity
@@ -203,6 +204,7 @@ class LanguageModel(Model):
         verbose: int | str = "auto",
         checkpoint: train.Checkpoint | str | os.PathLike | None = None,
         resume: bool = False,
+        reduce: train.Workers | None = None,
     ) -> train.History:
         """Train on a text (N,) by truncated BPTT over pieces of `steps` tokens, and return the `History`.
 
@@ -221,7 +223,7 @@ class LanguageModel(Model):
             settings |= {"seed": seed, "data": train.fingerprint(tokens, held)}
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer
         work, rngs = Pieces(self, tokens, rows, steps), {"rng": train.draws(seed, train.FIT_STREAM)}
-        how = (optimizer, callbacks, verbose, checkpoint, resume)
+        how = (optimizer, callbacks, verbose, checkpoint, resume, reduce)
         return train.Training(self, work, epochs, rngs, settings, validate, *how).run()
 
     def sample(self, prompt_ids, length: int, temperature: float = 1.0, rng=None) -> np.ndarray:
@@ -247,6 +249,8 @@ class Pieces:
     """An epoch of `fit_stream` (see `train.Samples`): the text once. The state goes from piece to piece as numbers, so
     that no gradient follows it back."""
 
+    workers = train.Workers()
+
     def __init__(self, model, tokens, batch_size, steps):
         self.model, self.text, xp = model, (tokens, batch_size, steps), array_module(model.params["head.W"])
         self.start = [cell.initial_state(batch_size, model.dtype, None, xp) for cell in model.cells]
@@ -258,10 +262,13 @@ class Pieces:
         return stream_batches(*self.text)
 
     def learn(self, piece, carry, rng):
-        ids, targets = map(self.model.time_major, piece)
-        states = [type(state)(**carry[str(i)]) for i, state in enumerate(self.start)]
+        size = len(piece[0])
+        rows, live, rng = self.workers.rows(size, rng)
+        ids, targets = (self.model.time_major(part[rows]) for part in piece)
+        states = [each(lambda part: part[rows], type(state)(**carry[str(i)])) for i, state in enumerate(self.start)]
         numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
-        return ids.size, train.add({}, numbers, ids.size), grads, _carry(states)
+        states = [each(lambda part: self.workers.join(part, rows, size, live), state) for state in states]
+        return live * ids.size, train.add({}, numbers, live * ids.size), grads, _carry(states)
 
 
 def _carry(states):

@@ -18,7 +18,7 @@ from .bptt import run, run_back
 from .checkpoint import register
 from .engram import Engram
 from .ops import cross_entropy, dot_rows, flat, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
-from .train import INFERENCE, add, draws, fit, given
+from .train import INFERENCE, add, draws, fit, given, parallel
 from .window import Convolution, Window
 
 
@@ -133,7 +133,7 @@ class Model:
         """
         xp, finals, tapes = array_module(x), [], []
         for i, cell in enumerate(self.cells):
-            state = states[i] if states else cell.initial_state(x.shape[1], x.dtype, rng, xp)
+            state = states[i] if states else parallel.start(cell, x.shape[1], x.dtype, rng, xp)
             noise = cell.noise(rng, len(x), x.dtype, xp) if rng is not None and hasattr(cell, "noise") else None
             given = {} if noise is None else {"noise": noise}
             x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, self._workspaces[i], **given)
@@ -164,7 +164,7 @@ class Model:
         """x with a share of its numbers zeroed and the others scaled up, and the factors (None: nothing dropped)."""
         if not (learning and self.dropout):
             return x, None
-        factors = array_module(x).asarray(rng.random(x.shape, x.dtype) >= self.dropout).astype(x.dtype)
+        factors = array_module(x).asarray(parallel.random(rng, x.shape, x.dtype) >= self.dropout).astype(x.dtype)
         factors /= 1 - self.dropout
         return x * factors, factors
 

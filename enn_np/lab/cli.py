@@ -14,10 +14,11 @@ from ..cells import LEM
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
+from ..train.parallel import started
 from ..window import Convolution
 from . import demo, table
 from .results import mute, tell
-from .runner import RESULTS, run_all, run_one
+from .runner import RESULTS, follow, run_all, run_one
 
 PAGES = [Path("README.md"), Path("data/results/README.md")]
 
@@ -137,6 +138,19 @@ def _demo(settings):
 
 
 def _run(settings):
+    """Under mpiexec rank 0 does all that is done once, and the others learn with it."""
+    workers = started()
+    if workers.rank:
+        return follow(workers)
+    try:
+        if workers.size > 1 and settings.jobs > 1:
+            raise ValueError(f"jobs: mpiexec started {workers.size} processes that share a run, got {settings.jobs}")
+        return _run_here(settings)
+    finally:
+        workers.first(lambda: None)
+
+
+def _run_here(settings):
     asked = {name: getattr(settings, name) for name in ("epochs", "limit", "steps", "batch_size", "train_file")}
     asked = {name: value for name, value in asked.items() if value is not None}
     out, models, rates = settings.out, settings.models, settings.rates

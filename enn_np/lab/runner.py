@@ -16,7 +16,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from ..backend import device_module
 from ..checkpoint import lock, whole, write_text
 from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged
+from ..train.parallel import started
 from . import pages, table, work
 from .results import folder, machine, read_result, revision, run_folder, tell, write_json
 from .table import Experiment
@@ -101,7 +102,10 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
             return done
         measured = machine(device)  # of the code that is loaded, not of what is committed by the end
         ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
-        history = ready.learn(verbose=verbose, checkpoint=checkpoint, resume=resume)
+        workers, saving = started(), {"checkpoint": checkpoint, "resume": resume}
+        workers.check(ready.model)
+        workers.first(lambda: (run, device, saving))  # see `follow`
+        history = ready.learn(verbose=verbose, reduce=workers, **saving)
         summary = {**run.what, **({} if run.short else ready.test()), **work.outcome(history, ready.monitor)}
         summary |= {"config": ready.model.config(), "machine": measured}
         ready.model.save(out / "model.npz")
@@ -112,6 +116,16 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
         if not run.short:
             pages.draw(out, {table.TITLES.get(run.model, run.model): summary}, images)
         return summary
+
+
+def follow(workers):
+    """What a process of mpiexec does that is not rank 0: it learns with that, run by run, until that says None."""
+    with workers:
+        while task := workers.first(None):
+            run, device, saving = task
+            ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
+            with suppress(Diverged):
+                ready.learn(verbose=0, reduce=workers, **saving)
 
 
 def run_one(key, model, seed, out, rate=None, resume=False, device="cpu", verbose="auto", **asked):

@@ -16,11 +16,12 @@ from ..backend import array_module
 from ..checkpoint import Checkpoint
 from ..optim import Optimizer
 from .loop import BLAS_THREADS, Training
+from .parallel import MPI, Workers
 from .watch import LOST, Callback, Diverged, EarlyStopping, History, ReduceOnPlateau
 
 __all__ = [
-    "BLAS_THREADS", "LOST", "Callback", "Diverged", "EarlyStopping", "History", "ReduceOnPlateau", "Training",
-    "add", "draws", "fingerprint", "fit", "fit_fresh", "translated",
+    "BLAS_THREADS", "LOST", "MPI", "Callback", "Diverged", "EarlyStopping", "History", "ReduceOnPlateau", "Training",
+    "Workers", "add", "draws", "fingerprint", "fit", "fit_fresh", "translated",
 ]  # fmt: skip
 
 # What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.
@@ -64,8 +65,11 @@ class Samples:
     """An epoch of `size` numbers a batch: order(rng, epoch) has all of them, draw(numbers) the x, y and mask they mean.
 
     What the loop asks of such a class: begin(rng, epoch) -> carry, arrays in nested dicts that go from batch to batch;
-    batches(carry), all of them; learn(batch, carry, rng) -> how many it saw, sums over them, gradients, carry.
+    batches(carry), all of them; learn(batch, carry, rng) -> how many it saw, sums over them, gradients, carry. The loop
+    sets `workers`: of a batch, learn sees the rows of this one.
     """
+
+    workers = Workers()
 
     def __init__(self, model, order, size, draw):
         self.model, self.order, self.size, self.draw = model, order, size, draw
@@ -78,10 +82,15 @@ class Samples:
 
     def learn(self, numbers, carry, rng):
         model, (x, y, mask) = self.model, self.draw(numbers)
-        count = int(model.counts(x, y, mask).sum())
-        mask = None if mask is None else model.time_major(mask)
-        y = array_module(model.params["head.W"]).asarray(y)
-        found, grads = model.loss_and_grads(model.time_major(x), y, rng, mask)
+        rows, live, rng = self.workers.rows(len(x), rng)
+        counts = model.counts(x, y, mask)
+        count, uneven = live * int(counts[rows].sum()), mask is not None or counts.min() < counts.max()
+        mask = None if mask is None else model.time_major(mask[rows])
+        y = array_module(model.params["head.W"]).asarray(y[rows])
+        found, grads = model.loss_and_grads(model.time_major(x[rows]), y, rng, mask)
+        if self.workers.size > 1 and uneven and "penalty" in found:
+            why = "l1 and entropy are means over steps, which a mask counts otherwise than the loss"
+            raise ValueError(f"reduce: {why}; leave out the mask or the penalties, or train in one process")
         return count, add({}, found, count), grads, carry
 
 
@@ -109,6 +118,7 @@ def fit(
     verbose: int | str = "auto",
     checkpoint: Checkpoint | str | os.PathLike | None = None,
     resume: bool = False,
+    reduce: Workers | None = None,
 ) -> History:
     """Train `model` in place and return its `History`.
 
@@ -120,7 +130,8 @@ def fit(
     elsewhere. Ctrl-C ends training with the best weights so far. checkpoint: a file to save the run to, every minute
     (`Checkpoint(path, seconds=60)`) and after every epoch; its weights in the end are those of the model. resume: go on
     from there, if it exists, to the same end to the bit; the settings must be the same, `epochs` may be more. BLAS
-    works on one thread, see `one_thread`.
+    works on one thread, see `one_thread`. reduce: workers that share every batch, such as `enn_np.train.MPI()`, see
+    parallel.py; all call `fit` alike and end with one model, and rank 0 prints and saves.
 
     History: "loss" is that of the data, as in `evaluate`; "penalty" what cells with penalties add to it in training.
     Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
@@ -145,7 +156,7 @@ def fit(
 
     work = Samples(model, lambda rng, epoch: rng.permutation(real), batch_size, rows)
     model.target_shape = np.shape(targets)[1:]
-    rngs, how = {"rng": draws(seed, FIT)}, (optimizer, callbacks, verbose, checkpoint, resume)
+    rngs, how = {"rng": draws(seed, FIT)}, (optimizer, callbacks, verbose, checkpoint, resume, reduce)
     return Training(model, work, epochs, rngs, settings, validate, *how).run()
 
 
@@ -156,7 +167,7 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
     how many batches each epoch has, such as [250] * 4. validate(done) -> {"loss": ..., "accuracy": ...} after each
     epoch, done: steps so far. rngs: two generators, the one that draw is handed, and that of dropout, initial states
     and trace noise; made from the model's seed if None. settings, and all else: optimizer, callbacks, verbose,
-    checkpoint and resume, and errors, as in `fit`.
+    checkpoint, resume and reduce, and errors, as in `fit`.
     """
     if not isinstance(steps, list | tuple) or not steps:
         raise TypeError(f"steps: expected the number of batches of each epoch, such as [250] * 4, got {steps!r}")

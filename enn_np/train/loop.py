@@ -19,6 +19,7 @@ from .. import checks
 from ..backend import array_module, to_numpy
 from ..checkpoint import Checkpoint, check_saving, differ, trusted
 from ..optim import Adam, Optimizer
+from .parallel import Workers
 from .watch import Bar, Callback, Diverged, History, cost, not_finite, note_reads, say, watch_memory
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -57,6 +58,7 @@ class Training:
     verbose: int | str = "auto"
     checkpoint: Checkpoint | str | os.PathLike | None = None
     resume: bool = False
+    reduce: Workers | None = None
 
     mode, stop, restore, interrupted, seconds = "auto", False, False, False, 0.0  # of training, before a resume
     part = None  # the epoch that is under way, see `_begin`
@@ -78,6 +80,12 @@ class Training:
             check_saving(self.model)  # before any work
         elif self.resume:
             raise ValueError("resume: there is nothing to resume from, got checkpoint=None; name the checkpoint's path")
+        self.reduce = Workers() if self.reduce is None else self.reduce
+        if not isinstance(self.reduce, Workers):
+            raise TypeError(f"reduce: expected Workers such as enn_np.train.MPI(), got {self.reduce!r}")
+        self.reduce.check(self.model)
+        self.work.workers = self.reduce
+        self.verbose = 0 if self.reduce.rank else self.verbose
         self.names = ("loss", *self.model.metrics)
         self.names += tuple(f"val_{name}" for name in self.names) if self.validate else ()
         self.monitor = "val_loss" if self.validate else "loss"
@@ -103,9 +111,12 @@ class Training:
         self.settings["optimizer"] = {"kind": type(self.optimizer).__name__} | {
             name: value for name, value in vars(self.optimizer).items() if name not in ("steps", "state")
         }
-        with self.checkpoint.held() if self.checkpoint else nullcontext(), one_thread():
-            if self.checkpoint and self.checkpoint.path.exists():
+        held = self.checkpoint.held() if self.checkpoint and not self.reduce.rank else nullcontext()
+        with self.reduce, held, one_thread():
+            if self.checkpoint and self.reduce.first(self.checkpoint.path.exists):
                 self._restore()
+            if self.reduce.rank:
+                self.checkpoint = None  # it is that of rank 0
             self._train()
         return self.history
 
@@ -119,6 +130,8 @@ class Training:
                     raise KeyboardInterrupt
             self.history.stopped = "early" if self.stop else "finished"
         except KeyboardInterrupt:
+            if self.reduce.size > 1:  # the others are at another place
+                raise
             self.history.stopped, self.restore = "interrupted", True
         self.history.duration = self.clock()
         with self.undivided():
@@ -140,9 +153,7 @@ class Training:
         title = f"{getattr(self.model, 'title', 'epoch')} {self.epoch + 1}/{self.epochs}"
         with closing(Bar(len(batches), title, self.verbose, part.batches)) as bar:
             self._learn(batches[part.batches :], part, bar)
-            logs = self.model.scores(part.totals, part.seen)
-            if self.validate:
-                logs |= {f"val_{name}": value for name, value in self.validate().items()}
+            logs = self.reduce.first(lambda: self._scores(part))  # one for all: what callbacks decide must be the same
             for name, value in logs.items():
                 if not math.isfinite(value):
                     raise self._diverged(f"{name} became {value} in")
@@ -161,12 +172,19 @@ class Training:
             except KeyboardInterrupt:  # the others see this epoch too, so that a resumed run has all of it
                 self.interrupted = True
 
+    def _scores(self, part):
+        """The numbers of an epoch, training and validation."""
+        held = self.validate() if self.validate else {}
+        return self.model.scores(part.totals, part.seen) | {f"val_{name}": value for name, value in held.items()}
+
     def _learn(self, batches, part, bar):
         """What is left of an epoch's batches. Ctrl-C leaves off between two of them."""
-        read, whole = {}, not part.batches  # of an epoch's beginning before a resume, nothing is known
+        # Of an epoch's beginning before a resume, and of other workers' rows, nothing is known.
+        read, whole = {}, not part.batches and self.reduce.size == 1
         for batch in batches:
             self.drawn = self._generators()
             count, sums, grads, carry = self.work.learn(batch, part.carry, self.rngs["rng"])
+            count, sums, grads = self.reduce.total(count, sums, grads)
             fault, norm = not_finite(sums["loss"], grads)
             if fault:
                 raise self._diverged(f"{fault} at step {self.optimizer.steps + 1}, batch {part.batches + 1} of")
@@ -181,7 +199,8 @@ class Training:
                 self.save()
             if self.interrupted:
                 raise KeyboardInterrupt
-        watch_memory(self.model, self.warned, read if whole else {})
+        if not self.reduce.rank:
+            watch_memory(self.model, self.warned, read if whole else {})
 
     def _norms(self, norms):
         """What a history says of the gradient norms (steps,) of an epoch."""
@@ -264,7 +283,7 @@ class Training:
         if not self.resume:
             what = f"{path} holds a run already; resume=True (--resume) goes on with it"
             raise ValueError(f"checkpoint: {what}, to start anew name another")
-        state, mine = self.checkpoint.load(self.model.config(), params)
+        state, mine = self.reduce.first(lambda: self.checkpoint.load(self.model.config(), params))
         differ(path, self.settings, state.get("settings"))
         with trusted(path):
             history.update({name: [float(value) for value in values] for name, values in state["history"].items()})

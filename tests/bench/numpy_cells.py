@@ -1,12 +1,14 @@
-"""Our own side, through the public API, as a user would train or stream."""
+"""Our own side, through the public API, as a user would train or stream; by one process, or by the ranks of mpiexec."""
 
 import platform
 import tracemalloc
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from enn_np import Adam, Stream, __version__, run, run_back, run_in_segments
 from enn_np.backend import Workspace, array_module, card_name, to_device, to_numpy
+from enn_np.train.parallel import started
 
 
 def versions(problem):
@@ -44,22 +46,31 @@ def gradients(model, x, y):
 
 
 class Training:
-    """One step of training: forward, backward, clip, Adam. Random initial states and trace noise are drawn, too."""
+    """One step of training: forward, backward, sum over ranks, clip, Adam. Random initial states and trace noise are
+    drawn, too. Every rank has its rows, and one BLAS thread."""
 
     def __init__(self, problem):
-        self.problem, self.optimizer, self.rng = problem, Adam(clip_norm=1.0), np.random.default_rng(0)
-        self.model, self.x, self.y = self._network("float32")
+        self.problem, self.optimizer, self.workers = problem, Adam(clip_norm=1.0), started()
+        if self.workers.size > 1:
+            threadpool_limits(1, user_api="blas")
+        rows, _, self.rng = self.workers.rows(problem.batch, np.random.default_rng(0))
+        self.rows, (self.model, self.x, self.y) = rows, self._network("float32", rows)
 
-    def _network(self, dtype):
-        device = self.problem.device
-        return self.problem.model(dtype).to_device(device), *to_device(self.problem.data(dtype), device)
+    def _network(self, dtype, rows):
+        x, y = self.problem.data(dtype)
+        batch, device = (np.ascontiguousarray(x[:, rows]), y[rows]), self.problem.device
+        return self.problem.model(dtype).to_device(device), *to_device(batch, device)
 
     def answers(self, dtype):
-        """Ours on a card is a competitor like the others: it must find what NumPy finds."""
-        return gradients(*self._network(dtype))
+        """Ours on a card, or of several ranks, is a competitor like the others: it must find what NumPy finds."""
+        model, x, y = self._network(dtype, self.rows)
+        found, grads = model.loss_and_grads(x, y, None)
+        count, sums, grads = self.workers.total(len(y), {"loss": found["loss"] * len(y)}, grads)
+        return to_numpy({**grads, "loss": array_module(x).asarray(sums["loss"] / count)})
 
     def run(self):
-        _, grads = self.model.loss_and_grads(self.x, self.y, self.rng)
+        found, grads = self.model.loss_and_grads(self.x, self.y, self.rng)
+        _, _, grads = self.workers.total(len(self.y), found, grads)
         self.optimizer.update(self.model.params, grads)
         wait(self.x)
 

@@ -162,6 +162,9 @@ def _measure(name, work, threads, interpreters, settings, log):
 def _prepare(side, python, threads, settings):
     """The side's worker, or None, and its answer."""
     command = [str(python), "-m", "bench.worker", side.module, side.variant, str(threads)]
+    if side.variant == "ranks":  # as many processes as the others have threads
+        mpiexec = Path(python).with_name("mpiexec")
+        command = [str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", str(threads), *command]
     try:
         worker = Worker(side.name, command, threads, settings["passive"], settings["device"])
     except WorkerError as error:

@@ -10,6 +10,8 @@ import os
 import sys
 import time
 
+from enn_np.train.parallel import started
+
 from . import numpy_cells
 from .problem import TOLERANCES, Problem, difference
 
@@ -19,7 +21,8 @@ def main(module, variant, threads):
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes to stderr, and never between the answers
     competitor = None
-    for line in sys.stdin:
+    workers = started()
+    for line in requests(workers):
         request = json.loads(line)
         try:
             if request["do"] == "prepare":
@@ -30,7 +33,25 @@ def main(module, variant, threads):
             reply = {"status": "absent", "note": str(error)}
         except Exception as error:  # whatever a library raises belongs in the table, not in a broken pipe
             reply = {"status": "failed", "note": f"{type(error).__name__}: {error}"[:500]}
-        print(json.dumps(reply), file=answers)
+        if not workers.rank:
+            print(json.dumps(reply), file=answers)
+
+
+def requests(workers):
+    """The lines that come; rank 0 of several reads them and tells the others, which sleep: MPI waits by spinning."""
+    if not workers.rank:
+        for line in sys.stdin:
+            for other in range(1, workers.size):
+                workers.comm.send(line, other)
+            yield line
+        for other in range(1, workers.size):
+            workers.comm.send("", other)
+    while workers.rank:
+        while not workers.comm.iprobe():
+            time.sleep(0.002)
+        if not (line := workers.comm.recv()):
+            return
+        yield line
 
 
 def prepare(module, variant, threads, problem):
@@ -39,7 +60,7 @@ def prepare(module, variant, threads, problem):
     problem = Problem(**{**problem, "hidden": tuple(problem["hidden"])})
     competitor = cells.build(problem, variant, threads)
     agreement, note = {}, ""
-    if cells is not numpy_cells or (problem.device == "cuda" and problem.kind == "train"):
+    if cells is not numpy_cells or variant or (problem.device == "cuda" and problem.kind == "train"):
         agreement, note = compare(competitor, problem)
     reply = {"status": "mismatch" if note else "ok", "note": note, "agreement": agreement}
     reply |= {"versions": cells.versions(problem), "memory": getattr(competitor, "memory", None)}

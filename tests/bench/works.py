@@ -64,6 +64,14 @@ def baseline(cell, torch_name):
     return against(cell, peers, cell=cell, hidden=(128, 64))
 
 
+def ranks(name, peers, **sizes):
+    """Half a batch in each of two processes, where the others have two threads, against these and one process."""
+    work = against(name, peers, **sizes)
+    sides = [Side("enn_np, ranks", "enn_np", "numpy_cells", "ranks", Problem(**sizes)), *work.sides[1:]]
+    sides.append(ours("enn_np, one process", **sizes))
+    return Work(sides, [(name, 0, i) for i in range(1, len(sides))])
+
+
 def card_works():
     """The works on a card: the paper's MNIST sizes, where launches decide, and large ones, where products do."""
     torch = {name: ("torch", "torch_cells", name) for name in ("eager", "compile", "graphs")}
@@ -98,6 +106,11 @@ def all_works(device="cpu"):
         "streaming": against("streaming", {"torch eager": TORCH}, "time step", kind="stream", batch=1, steps=200),
         "growth-T": growth("T", "steps", (28, 112, 392, 784)),
         "growth-B": growth("B", "batch", (32, 128, 512)),
+        "lstm-ranks": ranks("lstm-ranks", {"torch nn.LSTM": TORCH, "Keras": KERAS}, cell="lstm", hidden=(128, 64)),
+        "gru-ranks": ranks("gru-ranks", {"torch nn.GRU": TORCH, "Keras": KERAS}, cell="gru", hidden=(128, 64)),
+        "rnn-ranks": ranks("rnn-ranks", {"torch nn.RNN": TORCH, "Keras": KERAS}, cell="rnn", hidden=(128, 64)),
+        "engram-sample-ranks": ranks("engram-sample-ranks", {}, trace="sample"),
+        "binding-ranks": ranks("binding-ranks", {}, cell="binding"),
         "recompute": Work(recompute, [("recompute T=784", 0, 1)]),
     }
     return {name: work._replace(sides=[*work.sides, PRODUCT]) for name, work in named.items()}

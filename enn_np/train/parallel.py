@@ -1,0 +1,159 @@
+"""Data parallelism: every worker takes its rows of a batch, and what the workers find is added up before the update.
+
+    mean over n rows = sum over workers of n_r / n (mean over their n_r rows); so with the gradients, which are linear
+
+Everything random is drawn by every worker for the whole batch, and its rows are kept: many do what one does alone, to
+rounding. `Workers` is one process alone, and what any other kind must have; `MPI` is the processes of mpiexec.
+"""
+
+import functools
+import os
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import array_module, to_numpy
+from .watch import Diverged
+
+
+class Rows(NamedTuple):
+    """A generator, which is the same for every worker, and which rows of a batch of `size` are here."""
+
+    whole: Any
+    rows: slice
+    size: int
+
+    def __getattr__(self, name):
+        """What is drawn for the batch as a whole, such as trace noise, is drawn as if there were no rows."""
+        return getattr(self.whole, name)
+
+
+def random(rng, shape, dtype):
+    """Numbers in [0, 1) of a shape (..., B, H), or (..., B K, H) with K to a row."""
+    if not isinstance(rng, Rows):
+        return rng.random(shape, dtype)
+    *lead, many, width = shape
+    start, stop, _ = rng.rows.indices(rng.size)
+    each = many // (stop - start)
+    return rng.whole.random((*lead, rng.size * each, width), dtype)[..., start * each : stop * each, :]
+
+
+def start(cell, batch, dtype, rng, xp):
+    """A cell's initial state for `batch` rows."""
+    if not isinstance(rng, Rows):
+        return cell.initial_state(batch, dtype, rng, xp)
+    state = cell.initial_state(rng.size, dtype, rng.whole, xp)
+    return type(state)(*(part[rng.rows] for part in state))
+
+
+class Workers:
+    """One process alone. Of several, each knows its `rank`, from 0, and their `size`, and can do three things:
+
+    worker(array): the sum of all workers' arrays, in place. first(function): what it returns, or raises, on rank 0.
+    with worker: what is raised within by one worker ends them all.
+    """
+
+    rank, size = 0, 1
+
+    def __call__(self, array):
+        return array
+
+    def first(self, function):
+        return function()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def check(self, model):
+        """Raise ValueError unless every row of a batch can learn without the others."""
+        for cell in model.cells if self.size > 1 else ():
+            if getattr(cell, "shared", ()):
+                why = f'the trace of {type(cell).__name__} is a mean over the batch, got trace="batch"'
+                raise ValueError(f'reduce: {why}; workers would wait for each other at every step, use trace="sample"')
+
+    def rows(self, size, rng):
+        """Which rows of `size` are this worker's, 1 or 0 for whether they count, and the generator for them."""
+        if self.size == 1:
+            return slice(None), 1, rng
+        start, stop = size * self.rank // self.size, size * (self.rank + 1) // self.size
+        rows = slice(start, max(stop, start + 1))  # who has none takes one that counts nothing, to draw as others do
+        return rows, int(stop > start), Rows(rng, rows, size)
+
+    def join(self, part, rows, size, counts):
+        """All workers' rows (size, ...), from those of each, which `counts` is 1 or 0 for, as in `rows`."""
+        if self.size == 1:
+            return part
+        whole = np.zeros((size, *part.shape[1:]), part.dtype)
+        whole[rows] = counts * to_numpy(part)
+        return array_module(part).asarray(self(whole))
+
+    def total(self, count, sums, grads):
+        """A batch's count, its sums and its mean gradients, from those of the workers' rows, by one message."""
+        if self.size == 1:
+            return count, sums, grads
+        like, numbers = next(iter(grads.values())), [count, *(float(value) * (count > 0) for value in sums.values())]
+        flat = np.concatenate([numbers, *(to_numpy(g).ravel() for g in grads.values())], dtype=like.dtype)
+        flat[len(numbers) :] *= count
+        self(flat)
+        flat[len(numbers) :] /= flat[0]
+        numbers, *parts = np.split(flat, np.cumsum([len(numbers), *(g.size for g in grads.values())])[:-1])
+        sums = dict(zip(sums, numbers[1:].astype(np.float64), strict=True))
+        parts = {name: part.reshape(grads[name].shape) for name, part in zip(grads, parts, strict=True)}
+        return int(numbers[0]), sums, {name: array_module(like).asarray(part) for name, part in parts.items()}
+
+
+class MPI(Workers):
+    """The processes that `mpiexec -n 2 python ...` started, on one machine or many, by mpi4py.
+
+    An error that nobody catches ends all of them, for the others would wait for ever.
+    """
+
+    def __init__(self):
+        try:
+            from mpi4py import MPI
+        except ImportError as error:
+            raise ImportError(f"reduce: MPI needs mpi4py: pip install mpi4py mpich ({error})") from error
+        self.comm, self.in_place = MPI.COMM_WORLD, MPI.IN_PLACE
+        self.rank, self.size = self.comm.rank, self.comm.size
+        sys.excepthook = self._end
+
+    def __call__(self, array):
+        self.comm.Allreduce(self.in_place, array)
+        return array
+
+    def first(self, function):
+        found = error = None
+        try:
+            found = None if self.rank else function()
+        except Exception as caught:
+            error = caught
+        found, error = self.comm.bcast((found, error))
+        if error is not None:
+            raise error
+        return found
+
+    def __exit__(self, kind, error, trace):
+        if kind and not issubclass(kind, Diverged):  # they diverge together
+            self._end(kind, error, trace)
+
+    def _end(self, kind, error, trace):
+        sys.__excepthook__(kind, error, trace)
+        remedy = "so all end; where there is a checkpoint it is whole, resume from it"
+        print(f"enn_np: rank {self.rank} of {self.size} failed, {remedy}", file=sys.stderr, flush=True)
+        self.comm.Abort(1)
+
+
+@functools.cache
+def started():
+    """The workers that mpiexec started, or this process alone, which never imports mpi4py."""
+    told = max(int(os.environ.get(name, 1)) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    if told == 1:
+        return Workers()
+    if (workers := MPI()).size != told:
+        what = f"mpiexec started {told} processes, mpi4py finds {workers.size}"
+        raise RuntimeError(f"{what}: they are of two MPIs; use the mpiexec beside this python, of pip install mpich")
+    return workers
