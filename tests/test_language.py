@@ -167,7 +167,7 @@ def test_every_epoch_starts_from_zero_and_every_piece_from_the_end_of_the_one_be
         assert not any(part.any() for state in first for part in state)
     for i in (1, 2, 3, 5, 6, 7):
         for one, other in zip(starts[i], ends[i - 1], strict=True):
-            assert all(part is before for part, before in zip(one, other, strict=True))
+            assert all((part == before).all() for part, before in zip(one, other, strict=True))
         assert any(part.any() for state in starts[i] for part in state)
 
 
