@@ -4,6 +4,8 @@ WRONG says of each what students get wrong: a name for it, what stands in the so
 """
 
 import ast
+import os
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -218,3 +220,40 @@ def test_every_exercise_is_here_and_says_so_to_nbgrader():
         assert graded.grade and graded.locked and graded.points > 0 and graded.grade_id == f"{number}-test-{name}"
     for number in ("01", "02", "03", "04", "05", "14", "15"):
         assert sum(name.startswith(number) for name in WRONG) >= 3
+
+
+def nbgrader(command, folder):
+    command = [sys.executable, "-m", "nbgrader", *command.split(), f"--course-dir={folder}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_nbgrader_hands_out_and_grades_what_comes_back(tmp_path, monkeypatch):
+    """A right answer, one with a wrong sign in the first exercise, and the notebook as it was handed out."""
+    api = pytest.importorskip("nbgrader.api", reason="pip install nbgrader (only teachers need it)")
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # nbgrader calls alembic
+    run.main(["--student", str(tmp_path / "source" / "course"), "01"])
+    nbgrader("generate_assignment course", tmp_path)
+    (path,) = (tmp_path / "release" / "course").glob("*.ipynb")
+    assert "raise NotImplementedError()" in path.read_text() and "(1 - leak)" not in path.read_text()
+
+    solutions = {grade_id: given[2] for grade_id, given in exercises().items() if grade_id.startswith("01")}
+    first = next(iter(solutions))
+    wrong = solutions[first].replace(*WRONG[first]["wrong sign"])
+    for student, answers in {"right": solutions, "sign": solutions | {first: wrong}, "empty": {}}.items():
+        nb = nbformat.read(path, 4)
+        for cell in nb.cells:
+            grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
+            cell.source = answers.get(grade_id, cell.source)
+        target = tmp_path / "submitted" / student / "course" / path.name
+        target.parent.mkdir(parents=True)
+        nbformat.write(nb, target)
+    nbgrader("autograde course", tmp_path)
+
+    with api.Gradebook(f"sqlite:///{tmp_path / 'gradebook.db'}") as book:
+        points = {each.student.id: each.score for each in book.assignment_submissions("course")}
+        most = book.find_assignment("course").max_score
+    assert most == sum(exercises()[grade_id][3].metadata.nbgrader.points for grade_id in solutions) > 0
+    lost = exercises()[first][3].metadata.nbgrader.points
+    assert points == {"right": most, "sign": most - lost, "empty": 0}
