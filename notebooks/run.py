@@ -5,7 +5,12 @@
     python notebooks/run.py --out DIR --solutions --epochs 1 03
                                        into DIR, with the solutions of exercises, and one
                                        epoch of every training: do all cells still run?
+    python notebooks/run.py --student DIR
+                                       into DIR, without the folded solutions: to hand out,
+                                       or to give to `nbgrader generate_assignment`
 
+An exercise to derive is an empty function, a solution cell of nbgrader. To execute, its
+folded solution takes its place, and is taken out again before the notebook is written.
 ENN_FULL=1 in the environment runs them at full size; without it they see no data set but
 the bundled digits. What is written depends on the cells and the stored results alone: ids
 by position, no times, no versions. The links at the end come from the files that are here.
@@ -36,6 +41,9 @@ def run(self, whole=Training.run):
     self.epochs = min(self.epochs, {})
     return whole(self)
 Training.run = run"""  # what a kernel does before its first cell, where --epochs is given
+FOLDED = re.compile(
+    r"<details>\n<summary>Solution</summary>\n(.*?)</details>\n*", re.DOTALL
+)
 MANAGED = ("badges", "install", "links")  # cells that this file writes, known by their id
 
 
@@ -55,8 +63,30 @@ def title(path):
 def solutions(nb):
     """The code in the folded solutions of the exercises."""
     text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
-    folded = "".join(re.findall(r"<details>(.*?)</details>", text, re.DOTALL))
-    return re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", "".join(FOLDED.findall(text)), re.DOTALL)
+
+
+def solved(nb):
+    """{position: solution} of the empty functions; a solution begins with the same line."""
+    known = {code.split("\n", 1)[0]: code.rstrip() for code in solutions(nb)}
+    return {
+        i: known[cell.source.split("\n", 1)[0]]
+        for i, cell in enumerate(nb.cells)
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    }
+
+
+def put(nb, sources):
+    """Sources of cells, by their position."""
+    for i, source in sources.items():
+        nb.cells[i].source = source
+
+
+def hand_out(nb):
+    """Take the folded solutions out, those of the questions too."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FOLDED.sub("", cell.source).rstrip()
 
 
 def repository():
@@ -122,12 +152,12 @@ def execute(nb, epochs=None):
 
 
 def strip(nb):
-    """Leave of a notebook what its cells decide."""
+    """Leave of a notebook what its cells decide, and what nbgrader must know."""
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nb.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     for i, cell in enumerate(nb.cells):
         cell.id = cell.id if cell.id in MANAGED else f"cell-{i:02}"
-        cell.metadata = {}
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "nbgrader"}
         if "outputs" in cell:
             cell.outputs = _joined(each for each in cell.outputs if not _lives(each))
             for output in cell.outputs:
@@ -163,7 +193,13 @@ def main(arguments=None):
     parser.add_argument(
         "--solutions",
         action="store_true",
-        help="run the solutions of the exercises as well",
+        help="run the solutions of the questions as well",
+    )
+    parser.add_argument(
+        "--student",
+        type=Path,
+        metavar="DIR",
+        help="write to DIR without solutions, and run nothing",
     )
     parser.add_argument("--epochs", type=int, help="of every training, at most")
     given = parser.parse_args(arguments)
@@ -177,9 +213,19 @@ def main(arguments=None):
     for path in paths:
         nb = nbformat.read(path, 4)
         frame(nb, path, where)
+        if given.student:
+            hand_out(nb)
+            given.student.mkdir(parents=True, exist_ok=True)
+            nbformat.write(nb, given.student / path.name)
+            continue
+        filled = solved(nb)
+        empty = {i: nb.cells[i].source for i in filled}
         if given.solutions:
-            nb.cells += [nbformat.v4.new_code_cell(code) for code in solutions(nb)]
+            more = [code for code in solutions(nb) if code.rstrip() not in filled.values()]
+            nb.cells += [nbformat.v4.new_code_cell(code) for code in more]
+        put(nb, filled)
         execute(nb, given.epochs)
+        put(nb, empty)
         strip(nb)
         nbformat.write(nb, given.out / path.name)
         print(path.name, file=sys.stderr)

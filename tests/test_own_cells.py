@@ -223,7 +223,7 @@ def louder_steps(problem):
 
 @dataclass(frozen=True)
 class TwoSpeeds(Engram):
-    """Notebook 14's cell, with noise, any penalty and no clip."""
+    """A cell of two speeds, with noise, any penalty and no clip."""
 
     hebbian_rate: float = 1.0
     fast: float = 0.3
