@@ -152,6 +152,24 @@ WRONG = {
         "forgotten term": ("(da - (da * a).sum(1, keepdims=True))", "da"),
         "wrong axis": ("(da * a).sum(1, keepdims=True)", "(da * a).sum(0, keepdims=True)"),
     },
+    "16-hebb_back": {
+        "wrong sign": ("-(dA * A).sum()", "(dA * A).sum()"),
+        "forgotten factor": ("(1 - delta) * dA", "dA"),
+        "wrong factor": ("g * at_a, g * at_v", "at_a, g * at_v"),
+        "wrong axis": ("(at_v * v).sum(1, keepdims=True)", "(at_v * v).sum(0, keepdims=True).sum(1, keepdims=True)"),
+    },
+    "16-delta_back": {
+        "wrong sign": ("da = g * dw - np", "da = g * dw + np"),
+        "forgotten term": (' - np.einsum("bnh,bh->bn", A, de)', ""),
+        "forgotten factor": ("dA, g * a)", "dA, a)"),
+        "nothing back to the trace": ('dA - np.einsum("bn,bh->bnh", a, de), da', "dA, da"),
+    },
+    "16-key_back": {
+        "wrong sign": ("(da - (da * a)", "(da + (da * a)"),
+        "forgotten factor": (" * a) / length", " * a)"),
+        "forgotten term": ("(da - (da * a).sum(1, keepdims=True) * a)", "da"),
+        "wrong axis": ("(da * a).sum(1, keepdims=True)", "(da * a).sum(0, keepdims=True)"),
+    },
 }
 FAILS = AssertionError, AttributeError, TypeError, ValueError  # how a test refuses
 EMPTY = "### BEGIN SOLUTION\n    # your code here\n    ### END SOLUTION"
@@ -218,7 +236,7 @@ def test_every_exercise_is_here_and_says_so_to_nbgrader():
         graded = test.metadata.nbgrader
         assert path.name.startswith(number) and len(WRONG[grade_id]) >= 3
         assert graded.grade and graded.locked and graded.points > 0 and graded.grade_id == f"{number}-test-{name}"
-    for number in ("01", "02", "03", "04", "05", "14", "15"):
+    for number in ("01", "02", "03", "04", "05", "14", "15", "16"):
         assert sum(name.startswith(number) for name in WRONG) >= 3
 
 
