@@ -131,7 +131,7 @@ class SoftmaxHead:
         """The loss and the number of right answers of `loss_and_grads`, without gradients: a third of the work."""
         _, rows, targets, scale = self._check(params, h, targets, weights)
         log_p, right, _ = self._score_all(params, rows, targets, None)
-        return -(scale * log_p).sum(), right.sum()
+        return -(scale * log_p).sum(), (right & (scale > 0)).sum()
 
     def loss_and_grads(self, params: dict, h, targets, weights=None) -> tuple:
         """Cross-entropy of h (..., H) with targets (...), integers below V.
@@ -145,18 +145,20 @@ class SoftmaxHead:
         log_p, right, (back, grads) = self._score_all(params, rows, targets, scale)
         dh = array_module(h).zeros_like(flat(h))
         dh[seen] = back
-        return -(scale * log_p).sum(), dh.reshape(h.shape), grads, right.sum()
+        return -(scale * log_p).sum(), dh.reshape(h.shape), grads, (right & (scale > 0)).sum()
 
     def _check(self, params, h, targets, weights):
-        """Which tokens count; of these as rows h (n, H), targets (n,), and each one's share (n,) in the mean."""
+        """Which tokens are looked at, on a card all; of these as rows h (n, H), targets (n,), and each one's share (n,)
+        in the mean."""
         xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if weights is not None:
             weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
             if weights.size != targets.size or (xp is np and ((weights < 0).any() or not weights.any())):
                 raise ValueError(f"weights: expected {shape}, none negative, not all 0; leave tokens out by 0")
-            seen = xp.flatnonzero(weights)
-            targets, shape, scale = targets.reshape(-1)[seen], seen.shape, weights[seen] / weights.sum()
+            seen = xp.flatnonzero(weights) if xp is np else seen  # how many there are a card would have to tell
+            targets, scale = targets.reshape(-1)[seen], weights[seen] / weights.sum()
+            shape = targets.shape
         if xp is np:  # asking on a GPU would stall the stream; there data were asked about on the host
             class_labels("targets", targets, shape, self.vocabulary(params))
         targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around

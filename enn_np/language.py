@@ -160,7 +160,9 @@ class LanguageModel(Model):
     def _weights(self, targets, mask):
         """What the head counts: None where all is asked."""
         asked = targets != NOT_ASKED
-        return mask if asked.all() else asked if mask is None else asked & mask
+        if array_module(targets) is np and asked.all():  # a card would make the host wait
+            return mask
+        return asked if mask is None else asked & mask
 
     def measure(self, x, y, rng=None, mask=None):
         return self._measure(self.hidden(x, rng, mask)[0], y.T, mask)
