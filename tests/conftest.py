@@ -9,11 +9,13 @@ import os
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+import signal  # noqa: E402
 import sys  # noqa: E402
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background comes with Ctrl-C ignored
 EXAMPLES = 25
 common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 settings.register_profile("ci", max_examples=EXAMPLES, derandomize=True, **common)

@@ -9,6 +9,7 @@ rounding. `Workers` is one process alone, and what any other kind must have; `MP
 import functools
 import os
 import sys
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,6 +145,7 @@ class MPI(Workers):
         sys.__excepthook__(kind, error, trace)
         remedy = "so all end; where there is a checkpoint it is whole, resume from it"
         print(f"enn_np: rank {self.rank} of {self.size} failed, {remedy}", file=sys.stderr, flush=True)
+        time.sleep(1)  # mpiexec drops what it has not yet passed on when it is told to end
         self.comm.Abort(1)
 
 
