@@ -348,11 +348,9 @@ def _spread(runs, key, form):
     """Mean, and the standard deviation where there is one; a number of bytes has none."""
     values = _values(runs, key)
     mean = format(np.mean(values), form)
-    return (
-        mean
-        if len(values) < 2 or form.startswith(",")
-        else f"{mean.rstrip('%')} ± {format(np.std(values, ddof=1), form)}"
-    )
+    if len(values) < 2 or form.startswith(","):
+        return mean
+    return f"{mean.rstrip('%')} ± {format(np.std(values, ddof=1), form)}"
 
 
 def _interval(values, form):

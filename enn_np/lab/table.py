@@ -81,10 +81,9 @@ CELLS = {
     "binding-delta": (Binding, {"rule": "delta"}),
     "key-hebb": (Binding, {"rule": "hebb", "address": "key", "decay": 0.01, "learned_decay": True}),
     "key-delta": (Binding, {"rule": "delta", "address": "key"}),
-    "key-delta-conv": (Binding, {"rule": "delta", "address": "key"}),  # see `network`
-    "binding-conv": (Binding, {}),
     "key-no-trace": (Binding, {"rule": "delta", "address": "key", "plasticity": "fixed", "rate": 0.0}),
 }
+CELLS |= {f"{name}-conv": CELLS[name] for name in ("key-delta", "binding")}  # above a convolution, see `network`
 # The paper's baselines have two layers, 128 and 64 wide. Beside them, in the sound protocol, two layers H and H / 2, or
 # two Binding(H, 64) whose cue sees the state, chosen among nine settings by MNIST's validation loss of seed 0.
 # "parameters" has as many as Engram(128, 64), "time" takes as long for a training step as it does with a trace per
@@ -256,8 +255,9 @@ ASKING = {
     "columns": QUERIES,
     "inputs": 8_192,
     "outputs": 8_192,
+    "seeds": 3,
+    "family": "mqar",
 }
-ASKING |= {"seeds": 3, "family": "mqar"}
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
@@ -297,7 +297,7 @@ def task(name):
         own["phases"] = size
     elif kind == "pixels":
         checks.choice(kind, size, (2, 4, 7, 14, 28))
-    elif kind in ("mqar", "widemqar"):
+    elif own["family"] == "mqar":
         checks.choice(kind, size, tuple(MQAR_STEPS))
     training = {"learning_rate": 2e-3, "steps": 2_500, "batch_size": 128, "clip": 1.0}
     return Experiment(name, "sound", training, "fresh", rates=FRESH_RATES, task=kind, size=size, **own)
@@ -339,7 +339,7 @@ def network(experiment, name, seed=0, pooling="last", vocabulary=None):
     """
     experiment = find(experiment) if isinstance(experiment, str) else experiment
     known("model", experiment, name)
-    if "mqar" in (experiment.task or ""):  # as published: of equal width, and one table of words for both ends
+    if experiment.family == "mqar":  # as published: of equal width, and one table of words for both ends
         (width, slots), words = experiment.sizes, experiment.outputs
         below = [Convolution(width)] if name.endswith("-conv") else []
         return LanguageModel([*below, cell(name, width, slots)], words, embedding=width, tied=True, seed=seed)

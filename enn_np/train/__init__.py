@@ -84,11 +84,11 @@ class Samples:
         model, (x, y, mask) = self.model, self.draw(numbers)
         rows, live, rng = self.workers.rows(len(x), rng)
         counts = model.counts(x, y, mask)
-        count, uneven = live * int(counts[rows].sum()), mask is not None or counts.min() < counts.max()
+        count = live * int(counts[rows].sum())
         mask = None if mask is None else model.time_major(mask[rows])
         y = array_module(model.params["head.W"]).asarray(y[rows])
         found, grads = model.loss_and_grads(model.time_major(x[rows]), y, rng, mask)
-        if self.workers.size > 1 and uneven and "penalty" in found:
+        if self.workers.size > 1 and "penalty" in found and (mask is not None or counts.min() < counts.max()):
             why = "l1 and entropy are means over steps, which a mask counts otherwise than the loss"
             raise ValueError(f"reduce: {why}; leave out the mask or the penalties, or train in one process")
         return count, add({}, found, count), grads, carry
