@@ -136,8 +136,8 @@ class SoftmaxHead:
     def loss_and_grads(self, params: dict, h, targets, weights=None) -> tuple:
         """Cross-entropy of h (..., H) with targets (...), integers below V.
 
-        weights (...): how much each token counts, such as a mask, not all 0; None counts all alike. The target of one of
-        weight 0 may be anything, and no logit of it is made, but on a card. Returns the loss, the (weighted) mean of
+        weights (...): how much each token counts, such as a mask, not all 0; None counts all alike. Where it is 0 the
+        target may be anything, and no logit is made, but on a card. Returns the loss, the (weighted) mean of
         -log p(target) in nats; its gradient dh (..., H); a dict of gradients keyed as `params`; and for how many tokens
         of weight above 0 the target was the most probable word. Raises TypeError or ValueError, naming the argument.
         """
