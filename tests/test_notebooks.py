@@ -10,9 +10,12 @@ import os
 import re
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
+import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from enn_np import Engram
 from enn_np.lab.pages import table
@@ -140,6 +143,27 @@ def test_links_lead_somewhere(path):
     said = text(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", said):
         assert (FOLDER / target).exists(), target
+
+
+def test_the_cheat_sheet_is_one_page_with_every_equation_and_nothing_overlaps(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import cheatsheet
+
+    cheatsheet.main(["--out", str(tmp_path)])
+    pdf, drawn = (tmp_path / "cheatsheet.pdf").read_bytes(), (tmp_path / "cheatsheet.svg").read_text(encoding="utf-8")
+    assert len(re.findall(rb"/Type /Page\b", pdf)) == 1
+    for number in range(1, 10):
+        assert drawn.count(f"<!-- ({number}) -->") == 2  # of Engram and of Binding
+    committed = (FOLDER / "cheatsheet.pdf").read_bytes()
+    by, same = (re.search(rb"/Producer .*", each)[0] for each in (pdf, committed))
+    assert pdf == committed or by != same, "python notebooks/cheatsheet.py"  # another matplotlib draws other bytes
+    with matplotlib.rc_context(cheatsheet.SETTINGS):
+        canvas = FigureCanvasAgg(cheatsheet.draw())
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in canvas.figure.texts]
+    whole = canvas.figure.bbox
+    assert all(box.x0 > 0 and box.y0 > 0 and box.x1 < whole.x1 and box.y1 < whole.y1 for box in boxes)
+    across = [(one, other) for one, other in combinations(boxes, 2) if abs(one.y0 - other.y0) < whole.height / 200]
+    assert len(across) > 50 and not any(one.x0 < other.x1 and other.x0 < one.x1 for one, other in across)
 
 
 @pytest.mark.parametrize("i", range(len(NOTEBOOKS)), ids=NAMES)
