@@ -188,6 +188,21 @@ def test_the_map_names_every_notebook_once_with_its_reading_time():
         assert re.search(rf"\b{minutes} min\b", line), line
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_each_makes_8_to_15_slides_without_what_is_to_derive(path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="notebooks need jupyter: pip install -r requirements.txt")
+    monkeypatch.syspath_prepend(FOLDER)
+    import run
+
+    notebook = nbformat.read(path, 4)
+    run.hand_out(notebook)
+    run.cut(notebook)
+    kinds = [cell.metadata.slideshow.slide_type for cell in notebook.cells]
+    assert kinds[0] == "slide" and 8 <= kinds.count("slide") <= 15
+    shown = [cell.source for cell, kind in zip(notebook.cells, kinds, strict=True) if kind != "skip"]
+    assert not any("BEGIN SOLUTION" in source or "<summary>Solution" in source for source in shown)
+
+
 def test_badges_come_with_a_public_address(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="notebooks need jupyter: pip install -r requirements.txt")
     monkeypatch.syspath_prepend(FOLDER)
