@@ -145,6 +145,17 @@ def test_links_lead_somewhere(path):
         assert (FOLDER / target).exists(), target
 
 
+def test_the_guide_has_goals_for_every_notebook_and_numbers_that_stand_there():
+    guide = (FOLDER / "TEACHING.md").read_text(encoding="utf-8")
+    parts = {part.split("\n")[0]: part for part in re.split(r"^##+ ", guide, flags=re.MULTILINE)}
+    for path in NOTEBOOKS:
+        part = parts[text(path).splitlines()[0].removeprefix("# ")]
+        assert all(f"- **{word}** " in part for word in ("Can", "Sticks", "Ask")), path.name
+    shown = "".join(path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, ROOT / "README.md"])
+    found = re.findall(r"\d+\.\d+(?=%)", guide)
+    assert len(found) > 8 and [number for number in found if number not in shown] == []
+
+
 def test_the_cheat_sheet_is_one_page_with_every_equation_and_nothing_overlaps(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     import cheatsheet
