@@ -7,6 +7,7 @@ The letters are those of the code: ops, cells, engram and binding in enn_np.
 
 import argparse
 import re
+import zlib
 from pathlib import Path
 
 import matplotlib as mpl
@@ -184,10 +185,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder")
     out = parser.parse_args(arguments).out
+    known = {"Keywords": f"{zlib.crc32(PAGE.encode()):08x}"}  # says of which PAGE a file is
     with mpl.rc_context(SETTINGS):
         page = draw()
         for kind, date in (("pdf", "CreationDate"), ("svg", "Date")):
-            page.savefig(out / f"cheatsheet.{kind}", metadata={date: None})
+            page.savefig(out / f"cheatsheet.{kind}", metadata=known | {date: None})
 
 
 if __name__ == "__main__":

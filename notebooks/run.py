@@ -99,7 +99,9 @@ def cut(nb, fewest=8, most=15):
     cells, kinds, hidden = [], [], False
     for cell in nb.cells:
         text = cell.cell_type == "markdown"
-        for part in re.split(r"^(?=## )", cell.source, flags=re.MULTILINE) if text else "-":
+        for part in (
+            re.split(r"^(?=## )", cell.source, flags=re.MULTILINE) if text else ["code"]
+        ):
             if part:
                 head = text and part.startswith("#")
                 hidden = part.startswith("## Derive it") if head else hidden
@@ -224,13 +226,14 @@ def main(arguments=None):
         action="store_true",
         help="run the solutions of the questions as well",
     )
-    parser.add_argument(
+    copies = parser.add_mutually_exclusive_group()
+    copies.add_argument(
         "--student",
         type=Path,
         metavar="DIR",
         help="write to DIR without solutions, and run nothing",
     )
-    parser.add_argument(
+    copies.add_argument(
         "--slides", type=Path, metavar="DIR", help="write to DIR as slides, and run nothing"
     )
     parser.add_argument("--epochs", type=int, help="of every training, at most")
@@ -245,12 +248,12 @@ def main(arguments=None):
     for path in paths:
         nb = nbformat.read(path, 4)
         frame(nb, path, where)
-        if copies := given.slides or given.student:
+        if out := given.slides or given.student:
             hand_out(nb)
             if given.slides:
                 cut(nb)
-            copies.mkdir(parents=True, exist_ok=True)
-            nbformat.write(nb, copies / path.name)
+            out.mkdir(parents=True, exist_ok=True)
+            nbformat.write(nb, out / path.name)
             continue
         filled = solved(nb)
         empty = {i: nb.cells[i].source for i in filled}
