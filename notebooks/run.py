@@ -8,6 +8,9 @@
     python notebooks/run.py --student DIR
                                        into DIR, without the folded solutions: to hand out,
                                        or to give to `nbgrader generate_assignment`
+    python notebooks/run.py --slides DIR 03
+                                       into DIR, cut into 8 to 15 slides, for
+                                       `jupyter nbconvert --to slides DIR/03*.ipynb`
 
 An exercise to derive is an empty function, a solution cell of nbgrader. To execute, its
 folded solution takes its place, and is taken out again before the notebook is written.
@@ -87,6 +90,34 @@ def hand_out(nb):
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = FOLDED.sub("", cell.source).rstrip()
+
+
+def cut(nb, fewest=8, most=15):
+    """Slides, for nbconvert: one a heading, later text on a click. Where headings are few,
+    such text begins slides, too. Imports, exercises to derive and links are left out."""
+    imports = next(c for c in nb.cells if c.cell_type == "code" and c.id not in MANAGED)
+    cells, kinds, hidden = [], [], False
+    for cell in nb.cells:
+        text = cell.cell_type == "markdown"
+        for part in (
+            re.split(r"^(?=## )", cell.source, flags=re.MULTILINE) if text else ["code"]
+        ):
+            if part:
+                head = text and part.startswith("#")
+                hidden = part.startswith("## Derive it") if head else hidden
+                kind = "slide" if head else "fragment" if text else "-"
+                skip = hidden or cell is imports or cell.id in MANAGED
+                kinds.append("skip" if skip else kind)
+                cells.append(nbformat.v4.new_markdown_cell(part) if text else cell)
+    heads, more = (
+        [i for i, k in enumerate(kinds) if k == x] for x in ("slide", "fragment")
+    )
+    short = sorted(heads, key=lambda i: len(cells[i].source))[:-most]
+    kinds = ["fragment" if i in short else kind for i, kind in enumerate(kinds)]
+    extra = more[: most - len(heads)] if len(heads) < fewest else []
+    for i, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
+        cell.metadata = {"slideshow": {"slide_type": "slide" if i in extra else kind}}
+    nb.cells = cells
 
 
 def repository():
@@ -195,11 +226,15 @@ def main(arguments=None):
         action="store_true",
         help="run the solutions of the questions as well",
     )
-    parser.add_argument(
+    copies = parser.add_mutually_exclusive_group()
+    copies.add_argument(
         "--student",
         type=Path,
         metavar="DIR",
         help="write to DIR without solutions, and run nothing",
+    )
+    copies.add_argument(
+        "--slides", type=Path, metavar="DIR", help="write to DIR as slides, and run nothing"
     )
     parser.add_argument("--epochs", type=int, help="of every training, at most")
     given = parser.parse_args(arguments)
@@ -213,10 +248,12 @@ def main(arguments=None):
     for path in paths:
         nb = nbformat.read(path, 4)
         frame(nb, path, where)
-        if given.student:
+        if out := given.slides or given.student:
             hand_out(nb)
-            given.student.mkdir(parents=True, exist_ok=True)
-            nbformat.write(nb, given.student / path.name)
+            if given.slides:
+                cut(nb)
+            out.mkdir(parents=True, exist_ok=True)
+            nbformat.write(nb, out / path.name)
             continue
         filled = solved(nb)
         empty = {i: nb.cells[i].source for i in filled}

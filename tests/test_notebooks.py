@@ -10,9 +10,12 @@ import os
 import re
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
+import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from enn_np import Engram
 from enn_np.lab.pages import table
@@ -142,6 +145,38 @@ def test_links_lead_somewhere(path):
         assert (FOLDER / target).exists(), target
 
 
+def test_the_guide_has_goals_for_every_notebook_and_numbers_that_stand_there():
+    guide = (FOLDER / "TEACHING.md").read_text(encoding="utf-8")
+    parts = {part.split("\n")[0]: part for part in re.split(r"^##+ ", guide, flags=re.MULTILINE)}
+    for path in NOTEBOOKS:
+        part = parts[text(path).splitlines()[0].removeprefix("# ")]
+        assert all(f"- **{word}** " in part for word in ("Can", "Sticks", "Ask")), path.name
+    shown = "".join(path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, ROOT / "README.md"])
+    found = re.findall(r"\d+\.\d+(?=%)", guide)
+    assert len(found) > 8 and [number for number in found if number not in shown] == []
+
+
+def test_the_cheat_sheet_is_one_page_with_every_equation_and_nothing_overlaps(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import cheatsheet
+
+    cheatsheet.main(["--out", str(tmp_path)])
+    pdf, drawn = (tmp_path / "cheatsheet.pdf").read_bytes(), (tmp_path / "cheatsheet.svg").read_text(encoding="utf-8")
+    assert len(re.findall(rb"/Type /Page\b", pdf)) == 1
+    for number in range(1, 10):
+        assert drawn.count(f"<!-- ({number}) -->") == 2  # of Engram and of Binding
+    committed = (FOLDER / "cheatsheet.pdf").read_bytes()
+    made, stored = (re.search(rb"/Keywords \(\w+\)", each)[0] for each in (pdf, committed))
+    assert made == stored, "the sheet has changed: python notebooks/cheatsheet.py"
+    with matplotlib.rc_context(cheatsheet.SETTINGS):
+        canvas = FigureCanvasAgg(cheatsheet.draw())
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in canvas.figure.texts]
+    whole = canvas.figure.bbox
+    assert all(box.x0 > 0 and box.y0 > 0 and box.x1 < whole.x1 and box.y1 < whole.y1 for box in boxes)
+    across = [(one, other) for one, other in combinations(boxes, 2) if abs(one.y0 - other.y0) < whole.height / 200]
+    assert len(across) > 50 and not any(one.x0 < other.x1 and other.x0 < one.x1 for one, other in across)
+
+
 @pytest.mark.parametrize("i", range(len(NOTEBOOKS)), ids=NAMES)
 def test_each_has_what_a_reader_expects_and_leads_to_the_next(i):
     path = NOTEBOOKS[i]
@@ -162,6 +197,21 @@ def test_the_map_names_every_notebook_once_with_its_reading_time():
         (line,) = [line for line in page.splitlines() if f"({path.name})" in line]
         (minutes,) = re.findall(r"Reading time: (\d+) minutes", text(path))
         assert re.search(rf"\b{minutes} min\b", line), line
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_each_makes_8_to_15_slides_without_what_is_to_derive(path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat", reason="notebooks need jupyter: pip install -r requirements.txt")
+    monkeypatch.syspath_prepend(FOLDER)
+    import run
+
+    notebook = nbformat.read(path, 4)
+    run.hand_out(notebook)
+    run.cut(notebook)
+    kinds = [cell.metadata.slideshow.slide_type for cell in notebook.cells]
+    assert kinds[0] == "slide" and 8 <= kinds.count("slide") <= 15
+    shown = [cell.source for cell, kind in zip(notebook.cells, kinds, strict=True) if kind != "skip"]
+    assert not any("BEGIN SOLUTION" in source or "<summary>Solution" in source for source in shown)
 
 
 def test_badges_come_with_a_public_address(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The pages prove themselves: examples run, tables are the stored results, links lead somewhere, the house is small."""
 
 import ast
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "results"
 PAGES = {
     page: (ROOT / page).read_text(encoding="utf-8")
-    for page in ("README.md", "data/results/README.md", "data/README.md", "notebooks/README.md", "CONTRIBUTING.md")
+    for page in (
+        *("README.md", "data/results/README.md", "data/README.md", "CONTRIBUTING.md"),
+        *("notebooks/README.md", "notebooks/TEACHING.md"),
+    )
 }
 README, TABLES = PAGES["README.md"], PAGES["data/results/README.md"]
 
@@ -110,12 +114,18 @@ def test_links_lead_to_files_and_headings(page):
         path, _, heading = target.partition("#")
         path = ((ROOT / page).parent / path).resolve() if path else ROOT / page
         assert path.exists(), target
-        assert not heading or heading in _anchors(path.read_text(encoding="utf-8")), target
+        assert not heading or heading in _anchors(path), target
 
 
-def _anchors(text):
-    """The headings of a Markdown page as links name them."""
+def _anchors(path):
+    """The headings of a Markdown page or a notebook as links name them."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    if path.suffix == ".ipynb":
+        return {heading.replace(" ", "-") for heading in headings}
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
