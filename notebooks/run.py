@@ -183,11 +183,13 @@ def build_site(out):
     for name in (*tools, "jupyterlite_core", "jupyterlite_pyodide_kernel"):
         if importlib.util.find_spec(name) is None:
             sys.exit(f"--site: {name} is not installed; run pip install -e '.[site]'")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        sys.exit(f"--site: expected a new or empty folder, got {out}; remove it first")
     with tempfile.TemporaryDirectory() as temporary:
-        pages, lite = Path(temporary, "pages"), Path(temporary, "lite")
+        pages, html, lite = (Path(temporary, name) for name in ("pages", "html", "lite"))
         _copy_pages(pages)
-        _python("sphinx", "--quiet", "--fail-on-warning", pages, out)
-        shutil.copy(FOLDER.parent / "enn_np" / "look" / "live.html", out)
+        _python("sphinx", "--quiet", "--fail-on-warning", pages, html)
+        shutil.copy(FOLDER.parent / "enn_np" / "look" / "live.html", html)
         _copy_to_run(lite / "contents")
         _python("hatchling", "build", "-t", "wheel", "-d", lite, cwd=FOLDER.parent)
         extensions = Path(sys.prefix, "share", "jupyter", "labextensions", "@jupyterlite")
@@ -200,12 +202,13 @@ def build_site(out):
             "no_unused_shared_packages": True,
         }
         config = {"LiteBuildConfig": config}
-        config["PipliteAddon"] = {
-            "piplite_urls": [path.name for path in lite.glob("*.whl")]
-        }
+        wheels = [path.name for path in lite.glob("*.whl")]
+        config["PipliteAddon"] = {"piplite_urls": wheels}
         (lite / "jupyter_lite_config.json").write_text(json.dumps(config), encoding="utf-8")
-        _python("jupyterlite_core", "build", "--output-dir", out / "lite", cwd=lite)
-    _slim(out)
+        _python("jupyterlite_core", "build", "--output-dir", html / "lite", cwd=lite)
+        _slim(html)
+        hidden = shutil.ignore_patterns(".doctrees", ".buildinfo*", "_sources")
+        shutil.copytree(html, out, ignore=hidden, dirs_exist_ok=True)
 
 
 def _python(*command, cwd=None):
@@ -271,9 +274,9 @@ def _copy_to_run(to):
             archive.write(path, path.relative_to(results))
 
 
-def _slim(out):
+def _slim(html):
     """Remove 10 MB that no page uses, and write pictures in 256 colours."""
-    mathjax, fonts = out / "_static" / "mathjax", out / "lite" / "build"
+    mathjax, fonts = html / "_static" / "mathjax", html / "lite" / "build"
     used = ("tex-chtml.js", "output/chtml/fonts/", "input/tex/extensions/")
     for path in mathjax.rglob("*.*"):
         if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(used):
@@ -281,7 +284,7 @@ def _slim(out):
     for path in fonts.glob("fa-*"):
         if path.suffix in (".svg", ".eot", ".ttf"):  # for browsers of before 2014
             path.unlink()
-    for path in (*(out / "_images").glob("*.png"), *(out / "_downloads").rglob("*.png")):
+    for path in (*(html / "_images").glob("*.png"), *(html / "_downloads").rglob("*.png")):
         Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 

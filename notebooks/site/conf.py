@@ -6,6 +6,7 @@ html_title = "enn_np: a recurrent network with a Hebbian memory"
 extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 html_theme = "furo"
 html_favicon = "icon.svg"
+html_static_path = html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
 exclude_patterns = ["enn_np"]
 nb_execution_mode = "off"  # the notebooks are committed with their outputs
