@@ -40,4 +40,4 @@ def write_live(out=PAGE, steps=3_000, seed=0):
     held = {name: getattr(model.cells[0], name) for name in ("hidden", "slots", "temperature")}
     held |= {"steps": steps, "tested": TEST, "right": right}
     held |= {"params": {name: short(value).tolist() for name, value in params.items()}}
-    return write_text(out, WEIGHTS.sub(json.dumps(held), PAGE.read_text(encoding="utf-8")))
+    return write_text(out, WEIGHTS.sub(json.dumps(held, separators=",:"), PAGE.read_text(encoding="utf-8")))
