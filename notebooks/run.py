@@ -201,10 +201,9 @@ def build_site(out):
             "no_sourcemaps": True,
             "no_unused_shared_packages": True,
         }
-        config = {"LiteBuildConfig": config}
-        wheels = [path.name for path in lite.glob("*.whl")]
-        config["PipliteAddon"] = {"piplite_urls": wheels}
-        (lite / "jupyter_lite_config.json").write_text(json.dumps(config), encoding="utf-8")
+        wheels = {"piplite_urls": [path.name for path in lite.glob("*.whl")]}
+        config = json.dumps({"LiteBuildConfig": config, "PipliteAddon": wheels})
+        (lite / "jupyter_lite_config.json").write_text(config, encoding="utf-8")
         _python("jupyterlite_core", "build", "--output-dir", html / "lite", cwd=lite)
         _slim(html)
         hidden = shutil.ignore_patterns(".doctrees", ".buildinfo*", "_sources")
@@ -222,19 +221,14 @@ def _python(*command, cwd=None):
 
 def _copy_pages(to):
     """What the site shows and links to; its own pages and conf.py at the top."""
-    root, hidden = FOLDER.parent, shutil.ignore_patterns("__pycache__", "site", ".*")
+    root = FOLDER.parent
+    hidden = shutil.ignore_patterns("__pycache__", "site", "runs", ".*")
     shutil.copytree(FOLDER / "site", to)
     for name in ("enn_np", "data/results", "notebooks"):
         shutil.copytree(root / name, to / name, ignore=hidden)
-    for name in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "data/README.md",
-        "LICENSE",
-    ):
-        shutil.copy(root / name, to / name)
-    shutil.copy(root / "CITATION.cff", to)
+    pages = (*root.glob("*.md"), *root.glob("data/*.md"))
+    for path in (*pages, root / "LICENSE", root / "CITATION.cff"):
+        shutil.copy(path, to / path.relative_to(root))
     for page in to.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
         for words, target in re.findall(r"\[([^]]+)\]\(([\w./]+)\)", text):
@@ -242,11 +236,8 @@ def _copy_pages(to):
                 text = text.replace(f"[{words}]({target})", words)
         page.write_text(text, encoding="utf-8")
     for path in (to / "notebooks").glob("[0-9][0-9]_*.ipynb"):
-        nb, where = (
-            nbformat.read(path, 4),
-            f"../lite/lab/index.html?path=notebooks/{path.name}",
-        )
-        link = f'<a href="{where}">Run this notebook in the browser</a>'
+        nb, where = nbformat.read(path, 4), f"index.html?path=notebooks/{path.name}"
+        link = f'<a href="../lite/lab/{where}">Run this notebook in the browser</a>'
         nb.cells.insert(1, nbformat.v4.new_markdown_cell(link, id="lite"))
         nbformat.write(nb, path)
 
@@ -275,7 +266,7 @@ def _copy_to_run(to):
 
 
 def _slim(html):
-    """Remove 10 MB that no page uses, and write pictures in 256 colours."""
+    """Remove what no page uses, about 20 MB, and write pictures in 256 colours."""
     mathjax, fonts = html / "_static" / "mathjax", html / "lite" / "build"
     used = ("tex-chtml.js", "output/chtml/fonts/", "input/tex/extensions/")
     for path in mathjax.rglob("*.*"):
