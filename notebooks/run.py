@@ -229,8 +229,8 @@ def _copy_pages(to):
     pages = (*root.glob("*.md"), *root.glob("data/*.md"))
     for path in (*pages, root / "LICENSE", root / "CITATION.cff"):
         shutil.copy(path, to / path.relative_to(root))
-    for page in to.rglob("*.md"):
-        text = page.read_text(encoding="utf-8")
+    for page in (*to.rglob("*.md"), *to.rglob("*.ipynb")):
+        text = re.sub(r"(?<=\.ipynb#)[^)\s]+", _slug, page.read_text(encoding="utf-8"))
         for words, target in re.findall(r"\[([^]]+)\]\(([\w./]+)\)", text):
             if (page.parent / target).is_dir():  # which a site cannot show
                 text = text.replace(f"[{words}]({target})", words)
@@ -240,6 +240,11 @@ def _copy_pages(to):
         link = f'<a href="../lite/lab/{where}">Run this notebook in the browser</a>'
         nb.cells.insert(1, nbformat.v4.new_markdown_cell(link, id="lite"))
         nbformat.write(nb, path)
+
+
+def _slug(heading):
+    """Sphinx writes #why-the-leak where Jupyter writes #Why-the-leak?."""
+    return re.sub(r"[^\w-]", "", heading[0].lower())
 
 
 def _copy_to_run(to):
