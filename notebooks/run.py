@@ -11,6 +11,8 @@
     python notebooks/run.py --slides DIR 03
                                        into DIR, cut into 8 to 15 slides, for
                                        `jupyter nbconvert --to slides DIR/03*.ipynb`
+    python notebooks/run.py --site DIR into DIR, a site to read, search and run online;
+                                       needs `pip install -e '.[site]'`
 
 An exercise to derive is an empty function, a solution cell of nbgrader. To execute, its
 folded solution takes its place, and is taken out again before the notebook is written.
@@ -22,13 +24,20 @@ pyproject.toml names a Repository under [project.urls].
 """
 
 import argparse
+import importlib.util
+import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image  # which matplotlib needs
 
 FOLDER = Path(__file__).resolve().parent
 BLAS = (
@@ -196,6 +205,116 @@ def strip(nb):
                     output.metadata = {}
 
 
+def build_site(out):
+    """A static site in `out`: pages by Sphinx, the live page, JupyterLite with the package.
+
+    All is made from copies. Nothing is downloaded.
+    """
+    tools = ("sphinx", "myst_nb", "furo", "sphinx-mathjax-offline", "hatchling")
+    for name in (*tools, "jupyterlite_core", "jupyterlite_pyodide_kernel"):
+        if importlib.util.find_spec(name) is None:
+            sys.exit(f"--site: {name} is not installed; run pip install -e '.[site]'")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        sys.exit(f"--site: expected a new or empty folder, got {out}; remove it first")
+    with tempfile.TemporaryDirectory() as temporary:
+        pages, html, lite = (Path(temporary, name) for name in ("pages", "html", "lite"))
+        _copy_pages(pages)
+        _python("sphinx", "--quiet", "--fail-on-warning", pages, html)
+        shutil.copy(FOLDER.parent / "enn_np" / "look" / "live.html", html)
+        _copy_to_run(lite / "contents")
+        _python("hatchling", "build", "-t", "wheel", "-d", lite, cwd=FOLDER.parent)
+        extensions = Path(sys.prefix, "share", "jupyter", "labextensions", "@jupyterlite")
+        config = {
+            "apps": ["lab"],
+            "contents": ["contents"],
+            "federated_extensions": [str(extensions / "pyodide-kernel-extension")],
+            "ignore_sys_prefix": True,  # of the extensions the kernel alone
+            "no_sourcemaps": True,
+            "no_unused_shared_packages": True,
+        }
+        wheels = {"piplite_urls": [path.name for path in lite.glob("*.whl")]}
+        config = json.dumps({"LiteBuildConfig": config, "PipliteAddon": wheels})
+        (lite / "jupyter_lite_config.json").write_text(config, encoding="utf-8")
+        _python("jupyterlite_core", "build", "--output-dir", html / "lite", cwd=lite)
+        _slim(html)
+        hidden = shutil.ignore_patterns(".doctrees", ".buildinfo*", "_sources")
+        shutil.copytree(html, out, ignore=hidden, dirs_exist_ok=True)
+
+
+def _python(*command, cwd=None):
+    """Run a module; what it says is shown if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"--site: {command[0]} failed\n{done.stdout}{done.stderr}")
+
+
+def _copy_pages(to):
+    """What the site shows and links to; its own pages and conf.py at the top."""
+    root = FOLDER.parent
+    hidden = shutil.ignore_patterns("__pycache__", "site", "runs", ".*")
+    shutil.copytree(FOLDER / "site", to)
+    for name in ("enn_np", "data/results", "notebooks"):
+        shutil.copytree(root / name, to / name, ignore=hidden)
+    pages = (*root.glob("*.md"), *root.glob("data/*.md"))
+    for path in (*pages, root / "LICENSE", root / "CITATION.cff"):
+        shutil.copy(path, to / path.relative_to(root))
+    for page in (*to.rglob("*.md"), *to.rglob("*.ipynb")):
+        text = re.sub(r"(?<=\.ipynb#)[^)\s]+", _slug, page.read_text(encoding="utf-8"))
+        for words, target in re.findall(r"\[([^]]+)\]\(([\w./]+)\)", text):
+            if (page.parent / target).is_dir():  # which a site cannot show
+                text = text.replace(f"[{words}]({target})", words)
+        page.write_text(text, encoding="utf-8")
+    for path in (to / "notebooks").glob("[0-9][0-9]_*.ipynb"):
+        nb, where = nbformat.read(path, 4), f"index.html?path=notebooks/{path.name}"
+        link = f'<a href="../lite/lab/{where}">Run this notebook in the browser</a>'
+        nb.cells.insert(1, nbformat.v4.new_markdown_cell(link, id="lite"))
+        nbformat.write(nb, path)
+
+
+def _slug(heading):
+    """Sphinx writes #why-the-leak where Jupyter writes #Why-the-leak?."""
+    return re.sub(r"[^\w-]", "", heading[0].lower())
+
+
+def _copy_to_run(to):
+    """Notebooks without outputs, which install the package, and the results they read."""
+    (to / "notebooks").mkdir(parents=True)
+    (to / "data").mkdir()
+    shutil.copy(FOLDER / "min_engram.py", to / "notebooks")
+    install = (
+        "# The package comes from this site; NumPy and the others from the network.\n"
+        "import shutil\n\n%pip install -q enn_np\n"
+        'shutil.unpack_archive("../data/results.zip", "../data/results")'
+    )
+    for path in notebooks():
+        nb = nbformat.read(path, 4)
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.outputs = []
+        nb.cells.insert(1, nbformat.v4.new_code_cell(install, id="install"))
+        nbformat.write(nb, to / "notebooks" / path.name)
+    results = FOLDER.parent / "data" / "results"
+    with zipfile.ZipFile(to / "data" / "results.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(results.rglob("*.json")):
+            archive.write(path, path.relative_to(results))
+
+
+def _slim(html):
+    """Remove what no page uses, about 20 MB, and write pictures in 256 colours."""
+    mathjax, fonts = html / "_static" / "mathjax", html / "lite" / "build"
+    used = ("tex-chtml.js", "output/chtml/fonts/", "input/tex/extensions/")
+    for path in mathjax.rglob("*.*"):
+        if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(used):
+            path.unlink()
+    for path in fonts.glob("fa-*"):
+        if path.suffix in (".svg", ".eot", ".ttf"):  # for browsers of before 2014
+            path.unlink()
+    for path in (*(html / "_images").glob("*.png"), *(html / "_downloads").rglob("*.png")):
+        Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+
+
 def _lives(output):
     """Whether it is a slider or a bar, which live in a running kernel only."""
     data = output.get("data", {})
@@ -237,7 +356,12 @@ def main(arguments=None):
         "--slides", type=Path, metavar="DIR", help="write to DIR as slides, and run nothing"
     )
     parser.add_argument("--epochs", type=int, help="of every training, at most")
+    parser.add_argument(
+        "--site", type=Path, metavar="DIR", help="write the site to DIR, and run nothing"
+    )
     given = parser.parse_args(arguments)
+    if given.site:
+        return build_site(given.site.resolve())
     paths = [
         path for path in notebooks() if not given.numbers or path.name[:2] in given.numbers
     ]

@@ -37,6 +37,15 @@ def card(monkeypatch):
     return strict
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium; for tests marked `needs_browser` or `needs_chromium`."""
+    from browser import started
+
+    with started(tmp_path_factory.mktemp("profile")) as made:
+        yield made
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Networks and data of tasks with fresh sequences that take no time, and no figures."""

@@ -1,22 +1,17 @@
 """The report: what it says is what the run holds, nothing in a file can break it, and it works in a real browser."""
 
 import base64
-import contextlib
 import io
 import json
-import os
 import re
-import shutil
-import socket
 import subprocess
-import time
-import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+from browser import HOME, LEFT, RIGHT, needs_browser
 from PIL import Image
 
 from enn_np import GRU, Classifier, Engram, Regressor
@@ -576,80 +571,6 @@ def test_markup_in_files_stays_text(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ a real browser
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER and os.environ.get("ENN_BROWSER")),
-    reason="set ENN_BROWSER=1 on a machine with chromium and chromedriver",
-)
-LEFT, RIGHT, HOME = "\ue012", "\ue014", "\ue011"  # keys, as WebDriver writes them
-FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
-
-
-class Browser:
-    """Chromium by the WebDriver protocol, which is JSON over HTTP: no client library is needed."""
-
-    def __init__(self, url, profile):
-        self.url = url
-        options = {"binary": CHROMIUM, "args": [*FLAGS.split(), f"--user-data-dir={profile}"]}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        made = self.call("POST", "/session", capabilities={"alwaysMatch": wanted})
-        self.url += f"/session/{made['sessionId']}"
-
-    def call(self, method, path, **body):
-        content = None if method == "GET" else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)["value"]
-
-    def open(self, path, width=1200, scheme="light"):
-        self.chrome("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.chrome("Emulation.setDeviceMetricsOverride", **size)
-        self.call("POST", "/url", url=path.resolve().as_uri())
-
-    def chrome(self, command, **parameters):
-        return self.call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
-
-    def ask(self, script):
-        return self.call("POST", "/execute/sync", script=f"return {script}", args=[])
-
-    def press(self, selector, keys):
-        (element,) = self.call("POST", "/element", using="css selector", value=selector).values()
-        self.call("POST", f"/element/{element}/value", text=keys)
-
-    def complaints(self):
-        return self.call("POST", "/se/log", type="browser")
-
-    def picture(self):
-        """What is on the screen, (height, width, 3) from 0 to 1."""
-        from matplotlib.image import imread
-
-        shot = self.chrome("Page.captureScreenshot", format="png")["data"]
-        return imread(io.BytesIO(base64.b64decode(shot)))[..., :3]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    driver = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url, made = f"http://127.0.0.1:{port}", None
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/status", timeout=5):
-                break
-            time.sleep(0.1)
-        made = Browser(url, tmp_path_factory.mktemp("profile"))
-        yield made
-    finally:
-        if made is not None:
-            made.call("DELETE", "")
-        driver.terminate()
-        driver.wait(10)
 
 
 def colours(picture):
