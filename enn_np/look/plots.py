@@ -54,7 +54,8 @@ def task_curves(tasks):
         _networks(ax, f"tasks[{title!r}]", networks, f"val_{kind}", colors, "step")
         limits = {"xlim": (0, None)} | ({"ylim": (0, 1.03)} if kind == "accuracy" else {})
         finish(ax, title, "training step", f"validation {kind}", kind, **limits)
-    max(axes, key=lambda ax: len(ax.lines)).legend(frameon=False, handlelength=3)
+    most = max(axes, key=lambda ax: len(ax.lines)).get_legend_handles_labels()
+    axes[0].figure.legend(*most, loc="outside lower center", ncols=6, frameon=False, handlelength=3)
     return axes[0].figure
 
 
