@@ -5,8 +5,8 @@
 `check(cell)` asks this of every parameter, the input and the initial state of any cell that follows the protocol,
 yours too. `compare` asks it of any loss over a dict of arrays.
 
-A function with kinks (ReLU, clip, top-k) has no derivative where a difference steps across one: then the check draws
-its numbers again. It knows by the pattern of exact zeros and clipped entries, never by looking at the answer.
+A function with kinks (ReLU, clip, top-k) has no derivative at a kink. Where a difference steps across one, the check
+draws its numbers again. It sees this in the pattern of exact zeros and clipped entries, never in the answer.
 """
 
 import numpy as np
@@ -29,8 +29,7 @@ def compare(loss, values, grads, rng, eps=1e-6, every=False, size=0.0):
     only across a kink (or None). values: where to look. grads: the gradients there. rng: draws the direction v.
     every: ask each coordinate by itself, in place of one random direction. The error of one array is the largest
     |difference - <g, v>| over |g| |v|, and infinite where anything is not finite. A difference is no finer than the
-    rounding of |loss| over eps; size: of what the loss adds up, if that is more. Raises Kink where no difference can be
-    trusted.
+    rounding of |loss| over eps; size: of what the loss adds up, if that is more. Raises Kink where it meets one.
     """
     (value, here), errors = loss(values), {}
     rounding = 4 * np.finfo(float).eps * max(abs(value), size) / eps

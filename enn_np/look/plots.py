@@ -2,10 +2,9 @@
 
 Each function returns a new Figure, 8 inches wide. The first call imports matplotlib, and none imports pyplot: no
 backend is needed, no figure stays open. In a notebook, say `%matplotlib inline` once and end a cell with the figure.
-Signed values are red and blue around a white zero, shares run from dark to bright (cividis); lines differ in
-colour (Okabe and Ito, 2008), dash and marker, so that a print in grey still reads.
-Bad input (rank, NaN, empty, lengths that differ) raises ValueError: the message names the argument, what came and
-what was expected.
+Signed values are red and blue around a white zero, shares run from dark to bright (cividis). Lines differ in colour
+(Okabe and Ito, 2008), dash and marker, so a print in grey can be read. A network has the same colour in all figures.
+Bad input (rank, NaN, empty, unequal lengths) raises ValueError: it names the argument, what came and what was expected.
 
 Letters: T time steps, N memory slots, H hidden units, K traces, W pixels in an input row, Q questions.
 """
@@ -19,6 +18,7 @@ from .monitor import slots_per_recall
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")  # marker and dash of each colour
+NETWORKS = {"Engram": 0, "RNN": 1, "GRU": 2, "LSTM": 3, "Binding": 4, "LEM": 5}  # its number of both, in all figures
 UNITS, SLOTS, TRACE = "hidden unit (index)", "memory slot (index)", "trace A (no unit)"
 
 
@@ -31,7 +31,7 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     """
     if not histories or not metrics:
         raise ValueError(f"histories, metrics: expected at least one each, got {histories!r} and {metrics!r}")
-    axes, colors = panels(len(metrics), (8, 3.4)), {}
+    axes, colors = panels(len(metrics), (8, 3.4)), numbers(histories)
     for metric, ax in zip(metrics, axes, strict=True):
         _networks(ax, "histories", histories, metric, colors)
         kind = metric.removeprefix("val_").replace("_", " ")
@@ -48,13 +48,14 @@ def task_curves(tasks):
     """
     if not tasks or not all(tasks.values()):
         raise ValueError(f"tasks: expected at least one, each with a network, got {tasks!r:.100}")
-    axes, colors = panels(len(tasks), (8, 3.4)), {}
+    axes, colors = panels(len(tasks), (8, 3.4)), numbers(name for networks in tasks.values() for name in networks)
     for (title, networks), ax in zip(tasks.items(), axes, strict=True):
         kind = "accuracy" if all("val_accuracy" in run for runs in networks.values() for run in runs) else "loss"
         _networks(ax, f"tasks[{title!r}]", networks, f"val_{kind}", colors, "step")
         limits = {"xlim": (0, None)} | ({"ylim": (0, 1.03)} if kind == "accuracy" else {})
         finish(ax, title, "training step", f"validation {kind}", kind, **limits)
-    max(axes, key=lambda ax: len(ax.lines)).legend(frameon=False, handlelength=3)
+    most = max(axes, key=lambda ax: len(ax.lines)).get_legend_handles_labels()
+    axes[0].figure.legend(*most, loc="outside lower center", ncols=6, frameon=False, handlelength=3)
     return axes[0].figure
 
 
@@ -70,9 +71,7 @@ def trace_evolution(traces, labels=None, unit="epoch"):
     """Traces over training or over a sequence as maps on one colour scale, and the size |A| of each as lines.
 
     traces  (K, N, H)
-    labels  K names or numbers, 1 to K without them; `unit` is what they count
-
-    There are up to 6 maps, evenly spread over K.
+    labels  K names or numbers, 1 to K without them; `unit` is what they count. Up to 6 maps, evenly spread over K
     """
     traces = checked(traces)
     K = len(traces)
@@ -99,8 +98,7 @@ def retrieval_over_time(a, image=None):
 
     image  (T, W) numbers or (T, W, 3) colours, 0 to 1 or uint8: row t is the input of step t
 
-    The colour bar marks 1/N, an even recall. The panel at the right is exp(entropy), the effective number of slots: 1
-    is one slot, N all slots alike.
+    The colour bar marks 1/N, an even recall. At the right is the effective number of slots, exp(entropy): 1 to N.
     """
     a = _array(a, "a", ("T", "N"))
     T, N = a.shape
@@ -130,9 +128,8 @@ def retrieval_over_time(a, image=None):
 def arcs(words, questions, lengths, asked=None, title="Which past step wrote what each key recalls"):
     """From each question an arc to every step that wrote what it recalls, as thick and dark as that part is long.
 
-    words: T strings, one per step; questions: Q strings, each asked after all the words; lengths (Q, T), the rows of
-    `attribution.written_lengths`; asked: the index of the question to stand out, or None. Of a stored result:
-    `arcs(*attribution.told(result["recalled"]))`.
+    words: T strings, one a step; questions: Q strings, asked after them; lengths (Q, T): `attribution.written_lengths`;
+    asked: index of the question that stands out, or None. Of a result: `arcs(*attribution.told(result["recalled"]))`.
     """
     lengths = _array(lengths, "lengths", (len(questions), len(words)))
     (ax,) = panels(1, (8, 3.2))
@@ -195,6 +192,15 @@ def finish(ax, title, x, y="", kind="", legend=False, **limits):
         ax.legend(frameon=False, handlelength=3)
 
 
+def numbers(networks):
+    """{name: number of its line}: by NETWORKS and the name's first word; the others take free ones."""
+    found = {}
+    for name in sorted(dict.fromkeys(networks), key=lambda name: name not in NETWORKS):
+        free = [i for i in range(len(COLORS)) if i not in found.values()] or [len(found)]
+        found[name] = own if (own := NETWORKS.get(name.partition(" ")[0].strip(","))) in free else free[-1]
+    return found
+
+
 def line(ax, i, x, y, label):
     """Draw line number i and return its colour."""
     i %= len(COLORS)
@@ -203,8 +209,7 @@ def line(ax, i, x, y, label):
 
 
 def _networks(ax, name, networks, metric, colors, steps=None):
-    """A line per network, the mean of its runs, and a band from the smallest to the largest; over epochs or, where
-    `steps` names them, over steps. colors: the number of each network so far; name: of the networks."""
+    """A line per network, the mean of its runs, and a band from the smallest to the largest, over epochs or `steps`."""
     for network, runs in networks.items():
         name_of, runs = f"{name}[{network!r}]", [runs] if isinstance(runs, dict) else runs
         values = _runs(name_of, runs, metric)  # (runs, epochs)
@@ -213,7 +218,7 @@ def _networks(ax, name, networks, metric, colors, steps=None):
             x = np.nanmax(_runs(name_of, runs, steps), 0)
             for row in values:
                 row[np.isnan(row)] = row[~np.isnan(row)][-1]
-        color = line(ax, colors.setdefault(network, len(colors)), x, np.nanmean(values, 0), network)
+        color = line(ax, colors[network], x, np.nanmean(values, 0), network)
         ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
 
 
