@@ -11,6 +11,8 @@
 
 An exercise to derive is an empty function, a solution cell of nbgrader. To execute, its
 folded solution takes its place, and is taken out again before the notebook is written.
+A cell that draws says what is seen, in a comment "# alt: ..." at its end. It becomes the
+text that a page has for those who do not see the picture.
 ENN_FULL=1 in the environment runs them at full size; without it they see no data set but
 the bundled digits. What is written depends on the cells and the stored results alone: ids
 by position, no times, no versions. The links at the end come from the files that are here.
@@ -44,6 +46,7 @@ Training.run = run"""  # what a kernel does before its first cell, where --epoch
 FOLDED = re.compile(
     r"<details>\n<summary>Solution</summary>\n(.*?)</details>\n*", re.DOTALL
 )
+ALT = re.compile(r"^# alt: (.+(?:\n# .+)*)", re.MULTILINE)
 MANAGED = ("badges", "install", "links")  # cells that this file writes, known by their id
 
 
@@ -160,9 +163,11 @@ def strip(nb):
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "nbgrader"}
         if "outputs" in cell:
             cell.outputs = _joined(each for each in cell.outputs if not _lives(each))
+            told = ALT.search(cell.source)
+            alt = {"image/png": {"alt": told[1].replace("\n# ", " ")}} if told else {}
             for output in cell.outputs:
                 if "data" in output:
-                    output.metadata = {}
+                    output.metadata = alt if "image/png" in output.data else {}
 
 
 def _lives(output):

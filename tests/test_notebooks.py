@@ -50,8 +50,9 @@ def faults(notebook):
         for output in cell["outputs"]:
             if output["output_type"] == "error" or output.get("name") == "stderr":
                 found.append(f"{output['output_type']}: {output.get('evalue') or output.get('text')}")
-            if output.get("metadata"):
-                found.append(f"metadata of an output: {output['metadata']}")
+            given = output.get("metadata", {})
+            if set(given) - {"image/png"} or set(given.get("image/png", {})) - {"alt"}:
+                found.append(f"metadata of an output: {given}")
     more = {key for cell in notebook["cells"] for key in cell["metadata"]} - {"nbgrader"}
     if set(notebook["metadata"]) != {"kernelspec", "language_info"} or more:
         found.append("metadata: write the notebook by `python notebooks/run.py`")
@@ -62,6 +63,16 @@ def faults(notebook):
 def test_what_is_committed_is_complete_and_clean(path):
     assert faults(json.loads(path.read_text(encoding="utf-8"))) == []
     assert path.stat().st_size < 1.5e6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[:7], ids=NAMES[:7])
+def test_every_picture_has_words_for_those_who_do_not_see_it(path):
+    """By `# alt: ...` in the cell that draws it: what an HTML page has as the picture's alternative text."""
+    for cell in cells(path, "code"):
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                alt = output["metadata"].get("image/png", {}).get("alt", "")
+                assert len(alt) > 40 and f"alt: {alt}" in source(cell).replace("\n# ", " "), source(cell)
 
 
 EPOCHS = {"09": 10, "10": 2}  # at most, of every training; 1 unless assertions are about what was learned

@@ -114,6 +114,16 @@ def test_task_curves_count_an_early_end_on():
     assert "loss" in adding.get_ylabel() and "accuracy" in pairs.get_ylabel()
 
 
+def test_a_network_has_one_colour_in_every_figure():
+    """Whichever stand beside it, in whatever order; a variant has its network's, unless that stands beside it."""
+    for names in (["GRU", "Engram"], ["Engram, own trace", "Delta, key", "GRU"], ["Engram of old", "Engram", "GRU"]):
+        (ax,) = plots.learning_curves({name: {"loss": [2, 1]} for name in names}, metrics=["loss"]).axes
+        colors = {drawn.get_label(): drawn.get_color() for drawn in ax.lines}
+        assert [*colors] == names and len(set(colors.values())) == len(names)
+        assert colors["GRU"] == plots.COLORS[2]
+        assert colors.get("Engram", colors[names[0]]) == plots.COLORS[0]
+
+
 def test_more_models_than_colours():
     (ax,) = plots.learning_curves({f"model {i}": {"loss": [2, 1]} for i in range(9)}, metrics=["loss"]).axes
     assert len(ax.lines) == 9

@@ -19,6 +19,7 @@ from .monitor import slots_per_recall
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.")  # marker and dash of each colour
+NETWORKS = {"Engram": 0, "RNN": 1, "GRU": 2, "LSTM": 3, "Binding": 4, "LEM": 5}  # its number of both, in all figures
 UNITS, SLOTS, TRACE = "hidden unit (index)", "memory slot (index)", "trace A (no unit)"
 
 
@@ -31,7 +32,7 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     """
     if not histories or not metrics:
         raise ValueError(f"histories, metrics: expected at least one each, got {histories!r} and {metrics!r}")
-    axes, colors = panels(len(metrics), (8, 3.4)), {}
+    axes, colors = panels(len(metrics), (8, 3.4)), numbers(histories)
     for metric, ax in zip(metrics, axes, strict=True):
         _networks(ax, "histories", histories, metric, colors)
         kind = metric.removeprefix("val_").replace("_", " ")
@@ -48,7 +49,7 @@ def task_curves(tasks):
     """
     if not tasks or not all(tasks.values()):
         raise ValueError(f"tasks: expected at least one, each with a network, got {tasks!r:.100}")
-    axes, colors = panels(len(tasks), (8, 3.4)), {}
+    axes, colors = panels(len(tasks), (8, 3.4)), numbers(name for networks in tasks.values() for name in networks)
     for (title, networks), ax in zip(tasks.items(), axes, strict=True):
         kind = "accuracy" if all("val_accuracy" in run for runs in networks.values() for run in runs) else "loss"
         _networks(ax, f"tasks[{title!r}]", networks, f"val_{kind}", colors, "step")
@@ -195,6 +196,16 @@ def finish(ax, title, x, y="", kind="", legend=False, **limits):
         ax.legend(frameon=False, handlelength=3)
 
 
+def numbers(networks):
+    """{name: number of its line}: by NETWORKS and the name's first word; whoever is left takes a free one."""
+    found = {}
+    for name in sorted(dict.fromkeys(networks), key=lambda name: name not in NETWORKS):
+        free = [i for i in range(len(COLORS)) if i not in found.values()] or [len(found)]
+        own = NETWORKS.get(name.partition(" ")[0].strip(","))
+        found[name] = own if own in free else free[-1]
+    return found
+
+
 def line(ax, i, x, y, label):
     """Draw line number i and return its colour."""
     i %= len(COLORS)
@@ -204,7 +215,7 @@ def line(ax, i, x, y, label):
 
 def _networks(ax, name, networks, metric, colors, steps=None):
     """A line per network, the mean of its runs, and a band from the smallest to the largest; over epochs or, where
-    `steps` names them, over steps. colors: the number of each network so far; name: of the networks."""
+    `steps` names them, over steps. colors: from `numbers`; name: of the networks."""
     for network, runs in networks.items():
         name_of, runs = f"{name}[{network!r}]", [runs] if isinstance(runs, dict) else runs
         values = _runs(name_of, runs, metric)  # (runs, epochs)
@@ -213,7 +224,7 @@ def _networks(ax, name, networks, metric, colors, steps=None):
             x = np.nanmax(_runs(name_of, runs, steps), 0)
             for row in values:
                 row[np.isnan(row)] = row[~np.isnan(row)][-1]
-        color = line(ax, colors.setdefault(network, len(colors)), x, np.nanmean(values, 0), network)
+        color = line(ax, colors[network], x, np.nanmean(values, 0), network)
         ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
 
 
