@@ -1,10 +1,10 @@
-"""NumPy or CuPy, decided by the arrays that come in, and where arrays live: the only file that knows there are two.
+"""NumPy or CuPy: the arrays that come in decide. Only this file knows that there are two, and where arrays live.
 
     xp = array_module(x)       # numpy, or cupy if x lives on the GPU
     h = xp.tanh(x @ W)         # one code path for both
 
-CuPy is never imported unless somebody asks for "cuda". A card works while the host prepares the next operation, as long
-as nobody asks for a number: float(), bool() and `if` of a device array wait for it, so no step does that.
+CuPy is imported only if somebody asks for "cuda". A card works while the host prepares the next operation. float(),
+bool() and `if` of a device array wait for the card, so no step uses them.
 """
 
 import sys
@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 # The C library of Linux takes every array over 128 KB fresh from the system, page by page, until one of up to 32 MB was
-# freed; from then on it keeps what is freed for the next, and temporaries are cheap. No effect elsewhere.
+# freed. From then on it keeps freed memory for the next array, and temporaries are cheap. No effect elsewhere.
 np.empty(2**23 - 2**11, np.float32)
 
 
@@ -52,7 +52,7 @@ def card_name():
 def to_device(tree, device):
     """An array, or a dict, list, tuple or NamedTuple of arrays, on "cpu" or "cuda".
 
-    What is there already is not copied, and None stays None. Raises as `device_module`.
+    Arrays that are there already are not copied, and None stays None. Errors: those of `device_module`.
     """
     xp = device_module(device)
     if tree is None:
@@ -81,15 +81,15 @@ def empty(shapes, like, lead=()):
 class Workspace:
     """Arrays that are kept from call to call. Fresh large arrays cost page faults, a fifth of a training step.
 
-    Whoever passes one to `run` agrees that the tape and h are overwritten by the next run with the same workspace;
-    `run_back` notices a tape that was. Without one, every run has its own arrays.
+    The next run with the same workspace overwrites the tape and h of this one; `run_back` notices such a tape. Without
+    a workspace, every run has its own arrays.
     """
 
     def __init__(self):
         self._arrays, self.runs = {}, 0
 
     def __getstate__(self):
-        """A copy, by `pickle` or `copy`, has its own arrays to come; tapes bring theirs along."""
+        """A copy, by `pickle` or `copy`, makes its own arrays later; a tape is copied with its arrays."""
         return {**vars(self), "_arrays": {}}
 
     def empty(self, name, shapes, like, lead=()):

@@ -3,8 +3,8 @@
     run       forward in time    e = encode(x);  for t:  state, kept[t] = step(e[t], state)
     run_back  backward in time   for t reversed:  dstate, de[t] = step_back(dstate, ...);  collect
 
-A cell says what one step does and how to undo it; these loops repeat it, hold the states of padded steps, and hand
-the stacked arrays to `collect`, so that every weight gradient is one matrix product over all steps.
+A cell says what one step does and how to undo it. These loops repeat it, keep the states at padding, and pass the
+stacked arrays to `collect`. So every weight gradient is one matrix product over all steps.
 
 Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes first: x is (T, B, D).
 """
@@ -85,7 +85,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     """The gradient of a loss through the whole run.
 
     dh (T, B, H): the loss' gradient at every h, or None. dstate: at the final state (parts may be None), or None.
-    input_gradient: False spares dx where x is data, which nobody differentiates, and hands back None for it.
+    input_gradient: False saves the work for dx, where x is data, and returns None for it.
     upstream: at other things a step kept, (T, B, ...), such as da at the retrieval weights of Engram; not at padding.
     Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
     Raises RuntimeError if the tape's workspace has served another run since.
@@ -131,7 +131,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
 
 
 def note(rows, t, length, values, place):
-    """Put `values` at row t of `rows`, if they are not there already; made for the first of them, if they are None."""
+    """Put `values` at row t of `rows`, if they are not there already. Where `rows` is None, make them first."""
     if rows is None:
         rows = each(lambda part: array_module(part).empty((length, *part.shape), part.dtype), values)
     put(place or at(rows, t), values)
@@ -151,12 +151,12 @@ def each(function, tree):
 
 
 def at(tree, t):
-    """Entry t of every array in a NamedTuple; what is there for all steps stays."""
+    """Entry t of every array in a NamedTuple; parts that are no arrays stay as they are."""
     return tree and type(tree)(*(part[t] if hasattr(part, "dtype") else part for part in tree))
 
 
 def hold(cell, mask, t, new, old):
-    """`new` at step t, or where that is padding `old`; what the batch shares is new while anyone is alive."""
+    """`new` at step t, but `old` at padding. What the batch shares is `new` as long as one sample is alive."""
     if mask is None:
         return new
 

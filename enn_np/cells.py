@@ -10,8 +10,8 @@ first part, and all that is kept are NamedTuples. A cell of yours is these six m
     step_back(params, d, e, state, k)           -> d, de     the mirror image, from bottom to top
     collect(params, x, e, before, k, de)        -> dx, grads undoes `encode`; weight gradients over all leading axes
 
-To be fast, a cell writes into arrays that it is given. One with shapes(batch) -> e, k, de, the shapes of one step, gets
-encode(..., mask, out), step(..., k), step_back(..., k, de) and collect(..., de, input_gradient).
+To be fast, a cell may write into arrays that it is given. If it has shapes(batch) -> e, k, de, the shapes of one step,
+its calls are encode(..., mask, out), step(..., k), step_back(..., k, de) and collect(..., de, input_gradient).
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
 every gate then is a contiguous (B, H) array. `d` is the gradient at the state after the step, then before it.
@@ -50,8 +50,8 @@ class Traced(Cell):
 
     @property
     def hooks(self):
-        """Where a trace per sample is kept, unless as an array: see trace.py. A subclass, which may write otherwise,
-        has arrays, and says `listable` if it may have another store."""
+        """Where a trace per sample is kept, if not in an array: see trace.py. A subclass may write otherwise, so it has
+        arrays, unless it says `listable` itself."""
         return STORES[self.store] if self.trace == "sample" and "listable" in vars(type(self)) else None
 
     def traces(self, tape):
@@ -65,7 +65,7 @@ class Traced(Cell):
         return (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
 
     def _share(self, e):
-        """Each sample's part in the mean of what is written: 1 / B, unless padding says otherwise; all per sample."""
+        """Each sample's part in the mean of what is written: 1 / B, or by the mask; 1 with a trace per sample."""
         if self.trace == "sample":
             return 1.0
         return 1 / e.r.shape[-2] if e.share is None else e.share

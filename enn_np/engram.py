@@ -10,8 +10,8 @@
     (8) D_t  = mean over the batch of a_t z_t'                what fires together (per sample: no mean)
     (9) A_t  = clip( (1 - eta) A_{t-1} + eta (D_t + eps_t) )  ... wires together, and fades
 
-Letters: T time, B batch, D inputs, H hidden, N memory slots. `encode` computes (1) for all steps at once, for the cue
-needs no past, `step` the rest; `step_back` undoes (9) to (2), and `collect` (1), where it sums the weight gradients.
+Letters: T time, B batch, D inputs, H hidden, N memory slots. `encode` computes (1) for all steps at once, as the cue
+needs no past; `step` the rest. `step_back` undoes (9) to (2); `collect` undoes (1) and sums the weight gradients.
 """
 
 from collections import namedtuple
@@ -28,7 +28,7 @@ from .ops import write
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
-# All that needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
+# What needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
 # noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8); trace, where the trace is a list.
 EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share trace")
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
@@ -44,14 +44,14 @@ class Engram(Traced):
 
     hidden H and slots N; hebbian_rate eta, 0 freezes the trace; trace_scale alpha, 0 hides it; temperature tau and
     sparsity sigma, which only divides it; trace_noise, sd of eps_t; trace_clip c, or None; layer_norm on or off.
-    trace: "batch", shared by the batch, so that a sample's output depends on its batch mates, or "sample". The default
-    is the published "batch": the stored results and the paper's numbers are its; with "sample" a prediction is the
-    sample's own, which is what most uses outside the paper want. See `published`.
+    trace: "batch", one for the batch, so that a sample's output depends on the others, or "sample", one for each. The
+    default is the published "batch", as in the paper's numbers. Most other uses want "sample": then a prediction
+    depends on its sample alone. See `published`.
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
-    store: where a trace per sample is kept, see trace.py: "dense" or, faster where no clip acts, "list"; a subclass,
-    which may write otherwise, and a trace of the batch are always dense.
+    store: where a trace per sample is kept, see trace.py: "dense" or "list", which is faster where no clip acts. The
+    batch's trace is always dense, and so is that of a subclass, because it may write otherwise.
     initial_scale: sd of h_0 and A_0 where they are drawn at random, as the published code does at inference too.
     """
 
@@ -89,9 +89,8 @@ class Engram(Traced):
 
     @classmethod
     def published(cls, hidden=128, slots=64, **settings):
-        """The cell of the published code: one trace for the batch, and h_0, A_0 and trace noise that are drawn. For its
-        inference, where they are drawn too, build the model with random_inference=True; by default it draws nothing
-        there, so that the same input gives the same answer."""
+        """The cell of the published code: one trace for the batch; h_0, A_0 and trace noise are drawn. A model built
+        with random_inference=True draws them at inference, too. Without it, equal inputs have equal answers."""
         return cls(hidden, slots, trace="batch", trace_noise=0.001, initial_scale=0.01, **settings)
 
     @property
@@ -151,7 +150,7 @@ class Engram(Traced):
         relu_norm(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
 
     def _write(self, k, e, A):
-        """(8) and (9) into k.A. The trace is read before it is written: step t recalls what steps before t wrote."""
+        """(8) and (9) into k.A. The trace was read first: step t recalls what the steps before t wrote."""
         eta = self.hebbian_rate
         w = k.a * (eta * self._share(e))  # (B, N) eta (8) is w z'
         if e.trace:
@@ -190,7 +189,7 @@ class Engram(Traced):
         return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
 
     def _unclip(self, dA, A):
-        """A copy of dA, zero on the clip, where a small change changes nothing, or all zero without trace_gradient."""
+        """A copy of dA: zero on the clip, where a small change has no effect; all zero without trace_gradient."""
         xp = array_module(A)
         if not self.trace_gradient:
             return xp.zeros_like(dA)
@@ -236,7 +235,7 @@ class Engram(Traced):
 
             l1 * sum_n |a_n|  +  entropy * -sum_n a_n log a_n
 
-        The first is constant for weights that sum to 1, and its gradient dies in the softmax: it cannot sparsify.
+        The first is constant for weights that sum to 1: the softmax takes its gradient away, so it cannot sparsify.
         Returns the value and its gradient da (T, B, N); (0.0, None) where both strengths are 0.
         """
         if self.l1 == 0 and self.entropy == 0:

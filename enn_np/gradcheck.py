@@ -5,8 +5,8 @@
 `check(cell)` asks this of every parameter, the input and the initial state of any cell that follows the protocol,
 yours too. `compare` asks it of any loss over a dict of arrays.
 
-A function with kinks (ReLU, clip, top-k) has no derivative where a difference steps across one: then the check draws
-its numbers again. It knows by the pattern of exact zeros and clipped entries, never by looking at the answer.
+A function with kinks (ReLU, clip, top-k) has no derivative at a kink. Where a difference steps across one, the check
+draws its numbers again. It sees this in the pattern of exact zeros and clipped entries, never in the answer.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """The mathematics under every cell: each function beside its derivative `*_back`.
 
-A forward returns its value, and what its backward needs where the value is not enough. A backward takes the
-gradient of the loss with respect to the value, and returns the gradient with respect to the input.
+A forward returns its value and, where that is not enough, what its backward needs. A backward takes the gradient of the
+loss with respect to the value, and returns the gradient with respect to the input.
 
 Shapes: `...` any leading axes (time, batch), D inputs, H features, N memory slots, B batch.
 """
@@ -32,8 +32,8 @@ def linear_back(dy, x):
 
 
 def turned(params, name):
-    """The transpose of a weight: laid out anew by `run_back`, once for all steps, for BLAS reads that an eighth faster
-    than a transposed view; else the view."""
+    """The transpose of a weight. `run_back` copies it once for all steps, because BLAS reads a copy an eighth faster
+    than a transposed view. Without such a copy it is the view."""
     return params.get(name + "'", params[name].swapaxes(-1, -2))
 
 
@@ -54,7 +54,7 @@ def relu(x, out=None):
 
 
 def relu_back(dy, y, out=None):
-    """dy where the unit was on. The kink itself counts as off."""
+    """dy where the unit was on, else 0. At the kink the unit counts as off."""
     return array_module(y).multiply(dy, y > 0, out=out)
 
 
@@ -75,7 +75,7 @@ def softmax(x):
 
 
 def softmax_back(dy, y):
-    """y * (dy - <dy, y>). Entries with y = 0 get nothing, so it serves a softmax over some entries too."""
+    """y * (dy - <dy, y>). Entries with y = 0 get nothing, so it is right for a softmax over some entries, too."""
     dx = dy - dot_rows(dy, y)
     dx *= y
     return dx
@@ -137,7 +137,7 @@ def layer_norm(x, gamma, beta, out=None):
 
 
 def layer_norm_back(dy, gamma, x_hat, inv):
-    """dx: mean and variance depend on every entry, hence the two means that are taken away."""
+    """dx. Two means are taken away, because mean and variance depend on every entry."""
     width = dy.shape[-1]
     dx = dy * gamma  # gradient of x_hat, then of x in place
     along = dot_rows(dx, x_hat) / width
@@ -148,7 +148,7 @@ def layer_norm_back(dy, gamma, x_hat, inv):
 
 
 def relu_norm(params, name, r, out):
-    """LN( ReLU( r ) ), the ReLU in place, into out = (y, r_hat, r_inv); where a cell has no layer norm, a copy."""
+    """LN( ReLU( r ) ) into out = (y, r_hat, r_inv), the ReLU in place. Without layer norm, y is the ReLU."""
     relu(r, out=r)
     if f"gamma_{name}" in params:
         layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
@@ -165,8 +165,8 @@ def relu_norm_back(params, name, dy, r, r_hat, r_inv, out=None):
 def unit(x, out=None):
     """x / |x| over the last axis, with |x|^2 held at or above 1e-12. Returns the unit vectors and 1 / |x|.
 
-    Each operand is divided by its own length before the product, not the product by both lengths: cosines then
-    stay in [-1, 1] whatever the lengths, and zero vectors give zero.
+    Each operand is divided by its own length before the product, not the product by both lengths. So cosines stay in
+    [-1, 1] for all lengths, and zero vectors give zero.
     """
     xp = array_module(x)
     u, inv = out or (None, None)
@@ -175,7 +175,7 @@ def unit(x, out=None):
 
 
 def unit_back(du, u, inv):
-    """Only the part of du across x turns the unit vector; where |x|^2 was held, its length is a constant."""
+    """Only the part of du across x turns the unit vector. Where |x|^2 was held, 1 / |x| is a constant: 1e6."""
     xp = array_module(u)
     held = inv >= 1 / xp.sqrt(xp.full(1, UNIT_EPS, u.dtype))
     dx = du - u * xp.where(held, 0, dot_rows(du, u))
@@ -186,7 +186,7 @@ def unit_back(du, u, inv):
 def cosine(u, memory):
     """Cosines (B, N) of unit vectors u (B, H) with every row of a memory, see trace.py; and 1 / |row|, (N,) or (B, N).
 
-    u is divided by its length before the product, the product by the rows' lengths after it: no vector's length can
+    u is divided by its length before the product. The product is divided by the rows' lengths. So no length can
     overflow, and a row of zeros gives 0.
     """
     xp = array_module(u)
@@ -197,8 +197,8 @@ def cosine(u, memory):
 
 
 def cosine_back(ds, s, inv):
-    """At the products <u, M_n>, dp (B, N), from which du = read(dp, M), and dM = write(dp, u) - along * M: as in
-    `unit_back`, only the part across a row turns it. along (N, 1) or (B, N, 1)."""
+    """dp (B, N), the gradient at the products <u, M_n>, and along, (N, 1) or (B, N, 1). From them du = read(dp, M) and
+    dM = write(dp, u) - along * M: as in `unit_back`, only the part across a row turns it."""
     xp = array_module(inv)
     dp = ds * inv
     along = xp.where(inv >= 1 / xp.sqrt(xp.full(1, UNIT_EPS, inv.dtype)), 0, ds * s)
@@ -207,7 +207,7 @@ def cosine_back(ds, s, inv):
 
 
 # Three contractions make an associative memory M, (N, H) shared by the batch or (B, N, H) one per sample.
-# They are each other's derivatives, which is all that backpropagation through a memory needs:
+# Each is the derivative of the other two. Backpropagation through a memory needs nothing else:
 #
 #     match(z, M):  dz = read(dy, M)     dM = write(dy, z)
 #     read(a, M):   da = match(dy, M)    dM = write(a, dy)
@@ -227,7 +227,7 @@ def read(a, M):
 def write(a, z, shared):
     """Outer products a z', summed over the batch (N, H) if shared, else one per sample (B, N, H).
 
-    a (U, B, N) and z (U, B, H) are summed over their U uses, too: one product where there would be U and a sum.
+    a (U, B, N) and z (U, B, H) are also summed over their U uses: one product in place of U products and a sum.
     """
     if shared:
         a, z = flat(a), flat(z)
@@ -240,8 +240,8 @@ def write(a, z, shared):
 class Dense:
     """The trace as an array A, (B, N, H) or, shared by the batch, (N, H), at one step.
 
-    M (N, H), alpha: of M~, which is written into M_eff; without M it is A. dA: on the way back, the gradient at the
-    trace after the step, then before it.
+    M (N, H), alpha: of M~ = M + alpha A, which is written into M_eff; without M, M~ is A. dA: on the way back, the
+    gradient at the trace, first after the step, then before it.
     """
 
     def __init__(self, A, M=None, alpha=1.0, M_eff=None, dA=None):
@@ -260,16 +260,16 @@ class Dense:
         return read(a, self.M_eff)
 
     def write_back(self, a, v, keep, share=1.0, taught=True):
-        """Where share times a was written: gradients at a, v and, where it is an array, `keep`. taught: unless False,
-        gradients go on to what was before."""
+        """Undo the writing of v by share * a: gradients at a, at v and, if `keep` is an array, at `keep`. taught is
+        for the list of trace.py: here dA is zero where the gradient is cut."""
         da, dv = match(v, self.dA) * share, read(a, self.dA) * share
         dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
         self.dA *= keep if isinstance(keep, float) else keep[..., None]
         return da, dv, dkeep
 
     def recall_back(self, a, dm, u=None, dp=None, along=None):
-        """From the gradients at read(a), dm, and, where there was a match, at match(u), dp, with `along` of
-        `cosine_back` for that at the norms: gradients at u and M."""
+        """Undo read(a), whose gradient is dm, and, where there was a match, match(u). dp and along: of `cosine_back`.
+        Returns the gradients at u and M."""
         if u is None:
             self.dA += write(a, dm, self.shared)
             return None, None
@@ -282,7 +282,7 @@ class Dense:
         return read(dp, self.M_eff), dM
 
 
-# Where a trace per sample is kept: None for `Dense`; trace.py adds "list", what a run does for it around its loops.
+# Where a trace per sample is kept: None for `Dense`. trace.py adds "list": what a run does for it around its loops.
 STORES = {"dense": None}
 
 

@@ -1,7 +1,7 @@
 """Optimizers, as Keras defines them. Parameters, gradients and moments are dicts with the same keys.
 
-Clipping comes first and is one of two things: `clip_norm` shortens each gradient by its own length (Keras' clipnorm,
-and so the paper), `global_clip_norm` all by their common length, which keeps the direction of the whole step.
+Clipping comes first. There are two kinds: `clip_norm` shortens each gradient by its own length (Keras' clipnorm, which
+the paper uses); `global_clip_norm` shortens all by their common length, which keeps the direction of the whole step.
 """
 
 import math
@@ -72,7 +72,7 @@ class Optimizer:
 
 
 def _shorten(arrays, limit):
-    """Scale all arrays by limit / max(norm, limit), where the host never learns the norm."""
+    """Scale all arrays by limit / max(norm, limit); the host does not wait for the norm."""
     xp = array_module(arrays[0])
     squared = sum(xp.vdot(g, g) for g in arrays)
     for g in arrays:
@@ -108,7 +108,7 @@ class Adam(Optimizer):
     moments = ("m", "v")
 
     def rule(self, p, g, m, v):
-        """g has served when v has it, and its memory then holds the step."""
+        """Once v has the square of g, g is free: from then on its memory holds the step."""
         xp, b1, b2 = array_module(g), self.beta_1, self.beta_2
         m *= b1
         m += (1 - b1) * g

@@ -2,10 +2,9 @@
 
 Each function returns a new Figure, 8 inches wide. The first call imports matplotlib, and none imports pyplot: no
 backend is needed, no figure stays open. In a notebook, say `%matplotlib inline` once and end a cell with the figure.
-Signed values are red and blue around a white zero, shares run from dark to bright (cividis); lines differ in
-colour (Okabe and Ito, 2008), dash and marker, so that a print in grey still reads.
-Bad input (rank, NaN, empty, lengths that differ) raises ValueError: the message names the argument, what came and
-what was expected.
+Signed values are red and blue around a white zero, shares run from dark to bright (cividis). Lines differ in colour
+(Okabe and Ito, 2008), dash and marker, so a print in grey can be read. A network has the same colour in all figures.
+Bad input (rank, NaN, empty, unequal lengths) raises ValueError: it names the argument, what came and what was expected.
 
 Letters: T time steps, N memory slots, H hidden units, K traces, W pixels in an input row, Q questions.
 """
@@ -71,9 +70,7 @@ def trace_evolution(traces, labels=None, unit="epoch"):
     """Traces over training or over a sequence as maps on one colour scale, and the size |A| of each as lines.
 
     traces  (K, N, H)
-    labels  K names or numbers, 1 to K without them; `unit` is what they count
-
-    There are up to 6 maps, evenly spread over K.
+    labels  K names or numbers, 1 to K without them; `unit` is what they count. Up to 6 maps, evenly spread over K
     """
     traces = checked(traces)
     K = len(traces)
@@ -100,8 +97,7 @@ def retrieval_over_time(a, image=None):
 
     image  (T, W) numbers or (T, W, 3) colours, 0 to 1 or uint8: row t is the input of step t
 
-    The colour bar marks 1/N, an even recall. The panel at the right is exp(entropy), the effective number of slots: 1
-    is one slot, N all slots alike.
+    The colour bar marks 1/N, an even recall. At the right is the effective number of slots, exp(entropy): 1 to N.
     """
     a = _array(a, "a", ("T", "N"))
     T, N = a.shape
@@ -131,9 +127,8 @@ def retrieval_over_time(a, image=None):
 def arcs(words, questions, lengths, asked=None, title="Which past step wrote what each key recalls"):
     """From each question an arc to every step that wrote what it recalls, as thick and dark as that part is long.
 
-    words: T strings, one per step; questions: Q strings, each asked after all the words; lengths (Q, T), the rows of
-    `attribution.written_lengths`; asked: the index of the question to stand out, or None. Of a stored result:
-    `arcs(*attribution.told(result["recalled"]))`.
+    words: T strings, one a step; questions: Q strings, asked after them; lengths (Q, T): `attribution.written_lengths`;
+    asked: index of the question that stands out, or None. Of a result: `arcs(*attribution.told(result["recalled"]))`.
     """
     lengths = _array(lengths, "lengths", (len(questions), len(words)))
     (ax,) = panels(1, (8, 3.2))
@@ -197,12 +192,11 @@ def finish(ax, title, x, y="", kind="", legend=False, **limits):
 
 
 def numbers(networks):
-    """{name: number of its line}: by NETWORKS and the name's first word; whoever is left takes a free one."""
+    """{name: number of its line}: by NETWORKS and the name's first word; the others take free ones."""
     found = {}
     for name in sorted(dict.fromkeys(networks), key=lambda name: name not in NETWORKS):
         free = [i for i in range(len(COLORS)) if i not in found.values()] or [len(found)]
-        own = NETWORKS.get(name.partition(" ")[0].strip(","))
-        found[name] = own if own in free else free[-1]
+        found[name] = own if (own := NETWORKS.get(name.partition(" ")[0].strip(","))) in free else free[-1]
     return found
 
 
@@ -214,8 +208,7 @@ def line(ax, i, x, y, label):
 
 
 def _networks(ax, name, networks, metric, colors, steps=None):
-    """A line per network, the mean of its runs, and a band from the smallest to the largest; over epochs or, where
-    `steps` names them, over steps. colors: from `numbers`; name: of the networks."""
+    """A line per network, the mean of its runs, and a band from the smallest to the largest, over epochs or `steps`."""
     for network, runs in networks.items():
         name_of, runs = f"{name}[{network!r}]", [runs] if isinstance(runs, dict) else runs
         values = _runs(name_of, runs, metric)  # (runs, epochs)
