@@ -68,7 +68,7 @@ def test_what_is_committed_is_complete_and_clean(path):
     assert path.stat().st_size < 1.5e6
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:9], ids=NAMES[:9])
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_every_picture_has_words_for_those_who_do_not_see_it(path):
     """By `# alt: ...` in the cell that draws it: what an HTML page has as the picture's alternative text."""
     for cell in cells(path, "code"):

@@ -17,7 +17,7 @@ from PIL import Image
 from enn_np import GRU, Classifier, Engram, Regressor
 from enn_np.look import attribution
 from enn_np.look import report as webreport
-from enn_np.look.report import EXAMPLES, contents, write_report
+from enn_np.look.report import EXAMPLES, WORST, contents, ticks, write_report
 
 T, D, N, H, K = 6, 8, 5, 7, 4  # steps, inputs, slots, hidden units, stored traces
 STATISTICS = ("min", "max", "mean_abs", "sd", "share_small", "share_clipped", "effective_slots", "drift")
@@ -170,6 +170,28 @@ def test_the_summary_is_that_of_the_run(whole):
         assert said in words, said
 
 
+def test_the_page_opens_with_what_came_out(whole, tmp_path):
+    """A best one of several that is the worst, or a single network that is called the best."""
+    intact, off, *_ = whole[2]["slots"]["ablations"]
+    said = f" The network with the trace is right on {intact[1]} of 20 stored sequences, on {off[1]} with it off."
+    assert whole[2]["takeaway"] == "Engram: test accuracy 93.75%, test loss (nats) 0.2500." + said
+    models = {"Engram": run_numbers(test_loss=0.3), "GRU": run_numbers(test_perplexity=20), "LSTM": {"history": {}}}
+    del models["Engram"]["test_accuracy"], models["GRU"]["test_accuracy"]
+    found = data_of(tmp_path, {"models": models})["takeaway"]
+    assert found == "GRU, the best of 3 networks: test loss (nats) 0.2500, test perplexity 20.0."
+    order = "This page shows", "Engram: test accuracy 93.75%", "Results on the test set"
+    places = [" ".join(Page(whole[1]).texts).index(part) for part in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("low, high", ((0.0139, 0.014), (-3, 7.5), (1, 1000), (0, 63), (1, 2), (5.0, 5.0)))
+def test_an_axis_has_more_than_one_tick(low, high):
+    """One tick or none where the range is short, or one that lies outside."""
+    found = ticks(low, high)
+    assert len(found) >= 2 - (low == high) and low <= min(found) and max(found) <= high
+    assert isinstance(high, float) or all(tick == int(tick) for tick in found)
+
+
 def test_a_demo_has_a_row_per_model(tmp_path):
     models = {"Engram": run_numbers(), "GRU": run_numbers(2, test_accuracy=0.5, trace=None)}
     summary = {"models": models, "settings": {"batch_size": 32}}
@@ -178,7 +200,7 @@ def test_a_demo_has_a_row_per_model(tmp_path):
     assert "93.75%" in words and "50.00%" in words and "batch_size" in words
     assert data["curves"]["Validation loss (nats)"] == {"Engram": [1, 1 / 2, 1 / 3], "GRU": [1, 1 / 2]}
     assert "Engram from 1 to 0.333; GRU from 1 to 0.5" in words
-    assert re.search(r"<b>effective slots</b>.*\n? *from 0.01 to 0.04", text)
+    assert re.search(r"<b>effective slots, by epoch</b>.*\n? *from 0.01 to 0.04", text)
     assert 'L1,75L2,100h0"' in text
 
 
@@ -203,14 +225,21 @@ def test_maps_are_the_arrays(whole):
 
 
 def test_sequences_are_explained_as_attribution_does(whole):
-    """One of each class first, then mistakes; what is said of one is what its own functions return."""
+    """The worst errors first, then one of each class; what is said of one is what its own functions return."""
     examples, stored, model = whole[2]["examples"], arrays(), network()
     assert len(examples) == EXAMPLES
-    assert [each["truth"] for each in examples[:3]] == [0, 1, 2]
     alone = Classifier(Engram(H, N, trace_scale=3, trace="sample"), D, 3, pooling="mean")
     given, likely = alone.predict(stored["probe"]), alone.predict_proba(stored["probe"])
-    wrong = np.flatnonzero(given != stored["labels"])
-    order = [0, 1, 2, *wrong[wrong > 2]][:EXAMPLES]
+    wrong, right = np.flatnonzero(given != stored["labels"]), np.flatnonzero(given == stored["labels"])
+    expected = alone.predict_proba(stored["probe"])[np.arange(20), stored["labels"]]
+    worst = wrong[np.argsort(expected[wrong])][:WORST].tolist()
+    order = list(dict.fromkeys([*worst, 0, 1, 2, *range(20)]))[:EXAMPLES]
+    assert len(wrong) > WORST and [each["truth"] != each["target"] for each in examples[:WORST]] == [True] * WORST
+    head, rows = whole[2]["errors"]["confusion"]
+    assert head == ["", 0, 1, 2]
+    for k, *row in rows:
+        assert row == [((stored["labels"] == k) & (given == j)).sum() for j in range(3)]
+    assert sum(rows[k][k + 1] for k in range(3)) == len(right) == 20 - whole[2]["errors"]["wrong"]
     assert [each["number"] for each in examples] == [i + 1 for i in order]
     x = stored["probe"][order]
     for part in ("trace", "bank"):
@@ -306,9 +335,10 @@ def test_colours_and_other_places(tmp_path):
     folder = run_folder(tmp_path / "run", summary_of(benchmark="cifar10"), arrays(inputs=3 * T), network(3 * T))
     out = write_report(folder, tmp_path / "elsewhere.html")
     assert out == tmp_path / "elsewhere.html" and not folder.joinpath("report.html").exists()
-    shown = picture(contents(folder / "summary.json")["examples"][0]["input"]["src"])
+    first = contents(folder / "summary.json")["examples"][0]
+    shown = picture(first["input"]["src"])
     assert (shown.mode, shown.size) == ("RGB", (T, T))
-    x = arrays(inputs=3 * T)["probe"][0]
+    x = arrays(inputs=3 * T)["probe"][first["number"] - 1]
     x = (x - x.min()) / (x.max() - x.min())
     np.testing.assert_allclose(np.asarray(shown) / 255, x.reshape(T, T, 3), atol=0.01)
 
@@ -610,7 +640,10 @@ def test_slider_and_chooser_change_what_is_shown(browser, whole):
 
     browser.press("input[type=radio]", RIGHT)
     third = seen(browser)
-    assert third["verdict"].startswith("Sequence 2: read as") and third["panels"] != second["panels"]
+    assert (
+        third["verdict"].startswith(f"Sequence {whole[2]['examples'][1]['number']}: read as")
+        and third["panels"] != second["panels"]
+    )
     assert third["row"] != second["row"] and third["marker"] == second["marker"]
     assert browser.ask('document.querySelectorAll("input[type=radio]").length') == EXAMPLES
 
@@ -627,24 +660,19 @@ def test_slider_and_chooser_change_what_is_shown(browser, whole):
 
 
 @needs_browser
-def test_a_click_on_a_panel_chooses_its_row(browser, whole):
-    browser.open(whole[0] / "report.html")
-    script = """(() => {
-        const box = document.querySelector("article:not(.off) .held").getBoundingClientRect();
-        const at = { bubbles: true, clientX: box.left + 9, clientY: box.top + 0.99 * box.height };
-        document.querySelector("article:not(.off) .held img").dispatchEvent(new MouseEvent("click", at));
-        return document.querySelector("output[for=row]").innerText.trim();
-    })()"""
-    assert browser.ask(script) == str(T)
-
-
-@needs_browser
 @pytest.mark.parametrize(("width", "scheme"), ((1200, "light"), (1200, "dark"), (390, "light"), (320, "dark")))
 def test_the_page_fits_and_is_not_empty(browser, whole, width, scheme):
     """A sideways scroll on a phone, a white page in the dark, text that cannot be told from its ground."""
     browser.open(whole[0] / "report.html", width, scheme)
     assert browser.ask("document.documentElement.scrollWidth") <= width
-    assert browser.ask('document.querySelectorAll("section").length') == 7
+    assert browser.ask('document.querySelectorAll("section").length') == 8
+    # what is wider than the screen says so, and nothing else does
+    cue = '[...document.querySelectorAll(".wide")].map((each) => [each.scrollWidth > each.clientWidth,'
+    cue += ' getComputedStyle(each, "::before").content.includes("scroll")])'
+    assert all(wider == told for wider, told in browser.ask(cue))
+    assert any(wider for wider, _ in browser.ask(cue)) == (width < 600)
+    box = "((each) => each.offsetWidth / each.offsetHeight)(document.querySelector('article .held.square'))"
+    assert browser.ask(box) == pytest.approx(1)  # T x T, as a digit's rows are
     top = browser.picture()
     assert (top[0, 0].mean() > 0.9) == (scheme == "light")
     assert colours(top) > 50

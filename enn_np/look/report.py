@@ -5,8 +5,7 @@
 
 It reads the summary and, where they are, trace.npz (traces (K, N, H), retrieval (n, T, N), probe (n, T, D) and, for
 what needs the truth, labels (n,)) and model.npz; of a result alone the .npz beside it. A summary that does not fit is
-refused; another file that is missing or does not fit is left out, and the page says so. report.html is the page as a
-Jinja template, which escapes all text. Figures and maps are pictures in it; its script chooses which part is seen.
+refused; another file that is missing or does not fit is left out, and the page says so. report.html is its template.
 
 Letters: K stored traces, n sequences, T time, D inputs, N memory slots, H hidden.
 """
@@ -15,10 +14,9 @@ import base64
 import io
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, PackageLoader
 
 from .. import checks
 from ..checkpoint import load, read_arrays, spelled_out, write_text
@@ -29,16 +27,14 @@ from . import attribution, plots
 from .claims import common_row
 from .monitor import HebbianTraceMonitor, slots_per_recall
 
-JINJA = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
+JINJA = Environment(loader=PackageLoader(__package__, ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 NO_TRACE = "No trace of an Engram network is stored here (trace.npz): all that needs one is left out."
 NO_MODEL = "The network is not stored here (model.npz): its sequences are shown without explanation."
 WANTED = "a folder that `python -m enn_np run --out` or `demo` wrote, or the JSON file of a stored result"
 LARGEST = 2**30  # bytes of an array that are read
 DRAWN = ("models", "history", "trace", "recalled")  # the rest of a summary is shown as it is
 ROWS, COLUMNS, TRACES = 96, 192, 32  # of a map, and of maps in a row: more are averaged, or left out evenly
-EXAMPLES, PROBE = 12, 128  # sequences to look at one by one, and to count over
+EXAMPLES, WORST, PROBE = 16, 6, 128  # sequences to look at one by one, errors among them, and sequences to count over
 STEPS = 128  # longer sequences are not taken apart step by step: that takes T runs of each
 RESULTS = {  # name of a number: heading and form
     "test_accuracy": ("test accuracy", "{:.2%}"),
@@ -50,19 +46,26 @@ RESULTS = {  # name of a number: heading and form
 PARTS = dict(zip(("cue", "bank", "trace", "past", "bias"), plots.COLORS, strict=False))  # of c, and their colours
 
 
+def ticks(low, high):
+    """Round numbers from low to high, for an axis, or these two where fewer lie between; whole numbers stay whole."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = MaxNLocator(4, integer=isinstance(high, int)).tick_values(low, high)
+    return found if len(found := found[(low <= found) & (found <= high)]) > 1 else sorted({low, high})
+
+
 def write_report(run_dir, out=None):
     """Write the report of a run directory to `out`, or to report.html in it, and return the path.
 
     run_dir: what `python -m enn_np run --out` or `demo` wrote, or the JSON file of one stored result, whose page lies
-    beside it. Explaining sequences of a stored Engram model takes some seconds. Raises ValueError, naming the file, if
-    there is no summary.json or it does not describe a run.
+    beside it. Raises ValueError, naming the file, if there is no summary.json or it does not describe a run.
     """
     source = spelled_out(run_dir)
     source = source / "summary.json" if source.is_dir() else source
     if source.suffix != ".json" or not source.is_file():
         raise ValueError(f"{source}: no run is there; expected {WANTED}")
     name = "report" if source.name == "summary.json" else source.stem
-    page = JINJA.get_template("report.html").render(contents(source), COLORS=plots.COLORS, PARTS=PARTS)
+    page = JINJA.get_template("report.html").render(contents(source), COLORS=plots.COLORS, PARTS=PARTS, ticks=ticks)
     return write_text(out or source.with_name(f"{name}.html"), page)
 
 
@@ -80,6 +83,8 @@ def contents(source):
     statistics = next((run["trace"] for run in runs.values() if run.get("trace")), [])
     return {
         "title": title.format(*(summary.get(name, "–") for name in ("model", "benchmark", "protocol", "seed"))),
+        "slots": (slots := _slot_use(model, stored)),
+        "takeaway": _takeaway(runs, slots),
         "notes": notes,
         "entry": entry,
         "results": _results(summary, runs, f"{entry}s"),
@@ -87,9 +92,9 @@ def contents(source):
         "curves": _curves(history),
         "trace": _trace_maps(stored.get("traces"), statistics),
         "statistics": statistics,
-        "examples": _examples(model, stored),
+        "errors": (errors := _errors(model, stored) if model and "labels" in stored else None),
+        "examples": _examples(model, stored, errors),
         "steps": stored["probe"].shape[1] if "probe" in stored else 0,
-        "slots": _slot_use(model, stored),
         "configuration": json.dumps({k: v for k, v in summary.items() if k not in DRAWN}, indent=2)[:20_000],
     }
 
@@ -164,6 +169,19 @@ def _results(summary, runs, entries):
     return ["model", *(RESULTS[name][0] for name in known), entries, "ended"], rows
 
 
+def _takeaway(runs, slots):
+    """What a reader should know first, in sentences."""
+    best = max(runs, key=lambda name: runs[name].get("test_accuracy", -runs[name].get("test_loss", np.inf)))
+    scores = [f"{RESULTS[k][0]} {RESULTS[k][1].format(runs[best][k])}" for k in list(RESULTS)[:3] if k in runs[best]]
+    said = f"{best}{f', the best of {len(runs)} networks' * (len(runs) > 1)}: {', '.join(scores)}." * bool(scores)
+    if slots and slots["ablations"]:
+        intact, off = (row[1] for row in slots["ablations"][:2])
+        said += (
+            f" The network with the trace is right on {intact} of {slots['n']} stored sequences, on {off} with it off."
+        )
+    return said
+
+
 def _curves(histories):
     """A chart of every metric in {title: history}: training and validation of one model, or validation of several."""
     charts, one = {}, len(histories) == 1
@@ -192,18 +210,27 @@ def _trace_maps(traces, statistics):
     }
 
 
-def _examples(model, stored):
+def _errors(model, stored):
+    """How often what is read as what, each sequence alone, and the worst errors first."""
+    x, truth = stored["probe"][:PROBE].astype(model.dtype), stored["labels"][:PROBE]
+    p = attribution.alone(model, x)[0].predict_proba(x)  # (n, classes)
+    given, classes = p.argmax(1), range(p.shape[1])
+    rows = [[k, *np.bincount(given[truth == k], minlength=len(classes)).tolist()] for k in classes]
+    wrong = sorted(np.flatnonzero(given != truth).tolist(), key=lambda i: p[i, truth[i]])  # by what the truth was given
+    return {"n": len(x), "wrong": len(wrong), "confusion": (["", *classes], rows), "worst": wrong[:WORST]}
+
+
+def _examples(model, stored, errors):
     """Sequences to look at one by one: with a network explained, else what is stored of them."""
     if "probe" not in stored:
         return []
     probe, labels, a = stored["probe"][:PROBE], stored.get("labels"), stored.get("retrieval", ())
     chosen, told = range(min(EXAMPLES, len(probe))), {}
-    if model:  # one sequence of each class, and then mistakes
+    if model:  # the worst errors, and then one sequence of each class
         probe = probe.astype(model.dtype)
-        given = attribution.alone(model, probe)[3]
-        classes = given if labels is None else labels[: len(probe)]
-        firsts, mistakes = np.unique(classes, return_index=True)[1][:EXAMPLES], np.flatnonzero(classes != given)
-        chosen = list(dict.fromkeys([*firsts.tolist(), *mistakes.tolist(), *range(len(probe))]))[:EXAMPLES]
+        classes = attribution.alone(model, probe)[3] if labels is None else labels[: len(probe)]
+        firsts = np.unique(classes, return_index=True)[1].tolist()
+        chosen = list(dict.fromkeys([*(errors["worst"] if errors else ()), *firsts, *range(len(probe))]))[:EXAMPLES]
         a, told = _explained(model, probe, probe[chosen])
         told |= {} if labels is None else {"truth": labels[chosen]}
     examples = []
@@ -240,9 +267,7 @@ def _explained(model, probe, x):
             found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=0.05)
         written = np.zeros((len(x), T, T))  # read at, written at
         for t, recalled in enumerate(np.linalg.norm(seen["trace_part"], axis=-1)):
-            written[:, t, :t] = (
-                attribution.written_lengths(cell, tape, t) / np.where(recalled > 0, recalled, 1)[:, None]
-            )
+            written[:, t, :t] = attribution.written_lengths(cell, tape, t) / (recalled + (recalled == 0))[:, None]
         strongest = written[:, T // 4 :].max()  # the first rows have but few to read from
         told |= {
             "attribution": [_map(part, "RdBu_r", abs(part).max()) for part in found.x],
@@ -264,9 +289,8 @@ def _slot_use(model, stored):
         a, found = HebbianTraceMonitor(model, x).retrieval, attribution.ablations(model, x, labels)
         intact = found["intact"]["loss"]
         without = attribution.slot_ablation(model, x, labels)["loss"] - intact if a.shape[2] > 1 else []
-        for name, score in found.items():
-            loss = score["loss"]
-            rows.append((name, f"{score['accuracy']:.1%}", f"{loss:.4f}", f"{loss - intact:+.2g}"))
+        scores = [(name, score["accuracy"], score["loss"]) for name, score in found.items()]
+        rows = [(name, f"{right:.1%}", f"{loss:.4f}", f"{loss - intact:+.2g}") for name, right, loss in scores]
     if a is None:
         return None
     return {"n": len(a), "truth": "labels" in stored, "use": a.mean((0, 1)), "without": without, "ablations": rows}
@@ -298,7 +322,8 @@ def _map(values, colours, high, low=None):
     image = image.resize((min(image.width, COLUMNS), min(image.height, ROWS)), Image.Resampling.BOX)
     if colours:
         image.putpalette(colormaps[colours](range(256), bytes=True)[:, :3].tobytes())
-    return {"src": _png(image.save), "colours": colours, "low": float(low), "high": float(high)}
+    square = image.width == image.height
+    return {"src": _png(image.save), "colours": colours, "low": float(low), "high": float(high), "square": square}
 
 
 def _png(save, **settings):
