@@ -1,6 +1,7 @@
-"""Tables and figures from stored results: what the pages show is what a command wrote under data/results/.
+"""Tables, figures and sentences from stored results: what the pages show is what a command wrote under data/results/.
 
-A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills:
+A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills. Where
+PAGE.jinja stands beside a page, the page is made of that: its sentences have {{ figures }}, see `_rendered`.
 
     results:mnist:paper    a benchmark's models by a protocol, means over seeds beside the paper's numbers
     tests:mnist:paper      those models in pairs: differences, tests, effect sizes
@@ -10,11 +11,14 @@ A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, whic
     verdicts               the rows of `verdicts.ROWS`
     files                  what is stored, of which revisions, and its checksums
 
-`python -m enn_np verify` says where a page and the files differ.
+`python -m enn_np verify` says where a page and the files differ, or where another page, of those listed under a heading
+"Quoted elsewhere", has other figures.
 """
 
+import json
 import re
 from collections import Counter
+from functools import partial, reduce
 from hashlib import sha256
 from itertools import combinations, zip_longest
 from pathlib import Path
@@ -25,7 +29,7 @@ from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
 from .results import files, lacks, load_results, read_json, read_result, write_json
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
-from .verdicts import verdicts_table
+from .verdicts import by_seed, one_more, slower, small, turned, verdicts_table
 
 DASH = "-"
 
@@ -208,37 +212,83 @@ KINDS = {
 NAME = rf"(?:{'|'.join(KINDS)})(?::[\w.-]+)*"
 
 
-def marked(page, folder):
-    """The text of a Markdown file, and (mark, what stands there, what the files say) of each of its tables."""
-    try:
-        text = Path(page).read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
-    found = re.findall(rf"<!-- ({NAME}) -->(.*?)<!-- /\1 -->", text, re.DOTALL)
+def made(page, folder):
+    """The text that a Markdown file should have: its template's, or its own, with figures and tables filled in."""
+    template = Path(f"{page}.jinja")
+    text = _rendered(template, Path(folder)) if template.exists() else _text(page)
     ends = re.findall(rf"<!-- /?({NAME}) -->", text)
     if lone := [name for name in ends if ends.count(name) % 2]:
         raise ValueError(f"page: {page}: <!-- {lone[0]} -->: expected <!-- /{lone[0]} --> after its table; write it")
-    return text, [(name, old, table(*name.split(":"), folder)) for name, old in found]
+
+    def filled(found):
+        return f"<!-- {found[1]} -->\n{table(*found[1].split(':'), folder)}\n<!-- /{found[1]} -->"
+
+    return re.sub(rf"<!-- ({NAME}) -->.*?<!-- /\1 -->", filled, text, flags=re.DOTALL)
+
+
+def _text(page):
+    try:
+        return Path(page).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
+
+
+def _rendered(template, folder):
+    """The text of a template, whose words are those of `given` and `filters`."""
+    from jinja2 import Environment, StrictUndefined, TemplateError
+    from scipy import stats as scipy
+
+    from .stats import false_alarms, interval
+
+    pages = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    given = {"of": partial(numbers, folder), "file": lambda name: read_json(folder / name), "paper": PAPER}
+    given |= {"small": small, "turned": turned, "scipy": scipy, "false_alarms": false_alarms}
+    given["slower"] = lambda rival: slower(rival).measure(folder)
+    pages.filters |= {
+        "f": lambda value, form=".1f": format(value, form),
+        "mean": lambda values, form=".1f": format(np.mean(values), form),
+        "sd": lambda values, form=".1f": format(np.std(values, ddof=1), form),
+        "ends": lambda values, form=".1f": _ends(interval(values), form),
+        "next": lambda values, form: _ends(one_more(np.mean(values), interval(values), len(values)), form),
+        "apart": lambda values: "separable" if np.prod(interval(values)) > 0 else "not separable",
+        "count": lambda values: {3: "three", 5: "five"}.get(len(values), len(values)),
+    }
+    try:
+        return pages.from_string(_text(template)).render(given)
+    except TemplateError as error:
+        raise ValueError(f"page: {template}: {error}") from None
+
+
+def numbers(folder, network, *less, field=None):
+    """A number for every seed of a network such as "mnist/paper/engram", see `by_seed`. less: another, taken off
+    seed by seed. field: "history.loss.-1", or a function of a result; else its score. Accuracies are in percent."""
+    field = field or find("/".join(network.split("/")[-3:-1])).score
+
+    def number(run):
+        if callable(field):
+            return field(run)
+        found = reduce(lambda part, name: part[int(name) if isinstance(part, list) else name], field.split("."), run)
+        return 100 * found if field.endswith(("accuracy", "forgetting")) else found
+
+    return by_seed(folder, lambda run, *others: number(run) - sum(map(number, others)), network, *less)
 
 
 def fill(page, folder):
-    """Write every table between its marks in `page`, a Markdown file. Returns the names of the tables."""
-    text, found = marked(page, folder)
-    for name, old, new in found:
-        text = text.replace(f"<!-- {name} -->{old}<!-- /{name} -->", f"<!-- {name} -->\n{new}\n<!-- /{name} -->")
-    write_text(page, text)
-    return [name for name, *_ in found]
+    """Write a page, or the tables between its marks. Returns the names of the tables."""
+    write_text(page, text := made(page, folder))
+    return re.findall(rf"<!-- ({NAME}) -->", text)
 
 
 def verify(pages, folder):
-    """What is wrong, in words: a table that is not what the files say, numbers beside a figure that are not, a result
-    of this version that does not say where it is from."""
+    """What is wrong, in words: a line of a page that is not what the files say, numbers beside a figure that are not, a
+    result of this version that does not say where it is from, a figure that another page quotes wrongly."""
     wrong, folder = [], Path(folder)
     for page in pages:
-        for name, old, new in marked(page, folder)[1]:
-            rows = zip_longest(old.strip().splitlines(), new.splitlines(), fillvalue="(nothing)")
-            for stands, said in [each for each in rows if each[0] != each[1]][:1]:
-                wrong.append(f"{page}: {name}: first difference\n  here:      {stands}\n  the files: {said}")
+        told = made(page, folder)
+        lines = zip_longest(_text(page).splitlines(), told.splitlines(), fillvalue="(nothing)")
+        for i, (stands, said) in [each for each in enumerate(lines, 1) if each[1][0] != each[1][1]][:1]:
+            wrong.append(f"{page}, line {i}: first difference\n  here:      {stands}\n  the files: {said}")
+        wrong += misquoted(Path(page), told)
     for path in sorted((folder / "figures").glob("*-claims.json")):
         if read_json(path) != claims.measure(*stored_traces(folder, path.stem.removesuffix("-claims"))):
             wrong.append(f"{path}: not what the stored traces say; run python -m enn_np tables")
@@ -246,6 +296,21 @@ def verify(pages, folder):
         result = read_json(path)
         if "stopped" in result and (result.get("machine") or {}).get("enn_np", "0.1.0") != "0.1.0":
             wrong += [f"{path}: lacks {what}; run it again" for what in lacks(result)]
+    return wrong
+
+
+def misquoted(page, text):
+    """Of each row | [name](path) | figure, figure | under "Quoted elsewhere": whether that page has them, in this order
+    in one paragraph, whatever the words between."""
+    wrong = []
+    for path, figures in re.findall(r"^\| \[.*\]\((.*)\) \| (.*) \|$", text.partition("# Quoted elsewhere\n")[2], re.M):
+        said = _text(page.parent / path)
+        if path.endswith(".ipynb"):
+            cells = [cell for cell in json.loads(said)["cells"] if cell["cell_type"] == "markdown"]
+            said = "\n\n".join("".join(cell["source"]) for cell in cells)
+        wanted = ".*?".join(rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)" for figure in figures.split(", "))
+        if not any(re.search(wanted, " ".join(part.split())) for part in re.split(r"\n\s*\n", said)):
+            wrong.append(f"{path}: no paragraph has {figures}; write these, or mend the list in {page}.jinja")
     return wrong
 
 

@@ -23,20 +23,25 @@ RULES = {
 }
 
 
+def by_seed(folder, number, *networks):
+    """[number(run, ...)] of the runs that networks, such as "mnist/paper/engram", have of one seed, for each seed; one
+    more name in front is a folder in `folder`."""
+    runs = []
+    for *place, benchmark, protocol, model in (each.split("/") for each in networks):
+        stored = load_results(Path(folder, *place), benchmark, protocol)
+        runs.append({run["seed"]: run for run in stored.get(model, [])})
+    return [number(*(each[seed] for each in runs)) for seed in sorted(set(runs[0]).intersection(*runs))]
+
+
 class Effect(NamedTuple):
-    """`number` of the runs that networks, (experiment, name) each, have of one seed; of the folder if there are none,
-    and then mean, interval and how many values it is of."""
+    """`number` of the runs that networks have of one seed, see `by_seed`; of the folder if there are none, and then
+    mean, interval and how many values it is of."""
 
     number: object
     networks: tuple = ()
 
     def measure(self, folder):
-        if not self.networks:
-            return self.number(folder)
-        runs = [load_results(folder, *key.split("/")).get(name, []) for key, name in self.networks]
-        runs = [{run["seed"]: run for run in each} for each in runs]
-        seeds = sorted(set(runs[0]).intersection(*runs))
-        return _summary([self.number(*(each[seed] for each in runs)) for seed in seeds])
+        return _summary(by_seed(folder, self.number, *self.networks)) if self.networks else self.number(folder)
 
 
 class Row(NamedTuple):
@@ -67,11 +72,11 @@ def against(key, end="", field="accuracy"):
     def better(ours, theirs):
         return (ours[f"test_{field}"] - theirs[f"test_{field}"]) * (100 if field == "accuracy" else -1)
 
-    return {name.upper(): Effect(better, ((key, "engram"), (key, name + end))) for name in ("rnn", "gru", "lstm")}
+    return {name.upper(): Effect(better, (f"{key}/engram", f"{key}/{name}{end}")) for name in ("rnn", "gru", "lstm")}
 
 
-def of_run(number, key="mnist/paper", name="engram"):
-    return {"": Effect(number, ((key, name),))}
+def of_run(number, network="mnist/paper/engram"):
+    return {"": Effect(number, (network,))}
 
 
 def accuracy(run):
@@ -80,8 +85,7 @@ def accuracy(run):
 
 def without(part):
     """What a change of the cell does to its accuracy on MNIST."""
-    key = "mnist/ablation"
-    return Effect(lambda less, full: accuracy(less) - accuracy(full), ((key, part), (key, "full")))
+    return Effect(lambda less, full: accuracy(less) - accuracy(full), (f"mnist/ablation/{part}", "mnist/ablation/full"))
 
 
 def small(run):
@@ -89,6 +93,11 @@ def small(run):
     from scipy.special import erf
 
     return 100 * (run["trace"][-1]["share_small"] - erf(SMALL / run["trace"][-1]["sd"] / 2**0.5))
+
+
+def turned(run):
+    """How far the last epoch moves the trace, in percent of the first."""
+    return 100 * run["trace"][-1]["drift"] / run["trace"][1]["drift"]
 
 
 def structure(folder):
@@ -119,10 +128,10 @@ def slower(rival):
 MNIST, CIFAR10 = (100 * PAPER[name]["engram"]["test_accuracy"] for name in ("mnist", "cifar10"))
 DIGITS, PHOTOS, TRACE, PART = "mnist-row-by-row", "cifar-10-row-by-row", "what-the-trace-holds", "one-thing-changed"
 TWO, NUMBER, TEXT = "what-two-values-of-one-run-can-tell", "regression-by-one-number", "wikitext-2-word-by-word"
-PHOTO, RECALL = of_run(accuracy, "cifar10/paper"), of_run(accuracy, "recall/ablation", "full")
-LINE = of_run(lambda run: run["test_loss"] - run["test_linear_loss"], "regression/paper")
+PHOTO, RECALL = of_run(accuracy, "cifar10/paper/engram"), of_run(accuracy, "recall/ablation/full")
+LINE = of_run(lambda run: run["test_loss"] - run["test_linear_loss"], "regression/paper/engram")
 SLOTS = of_run(lambda run: run["trace"][-1]["effective_slots"])
-TURN = of_run(lambda run: 100 * run["trace"][-1]["drift"] / run["trace"][1]["drift"])
+TURN = of_run(turned)
 PARTS = {"trace": without("no-trace"), "bank and trace": without("no-bank-no-trace")}
 PERPLEXITY = against("wikitext2/sound", "", "perplexity")
 SPEED = {"GRU": slower("gru"), "LSTM": slower("lstm")}
@@ -130,6 +139,7 @@ CHOSEN = "{}; chosen on the test set, as published"
 EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.9'
 PATTERN = "one pattern: {} points more of it than untrained"
 PAIRS = "of four pairs {}; a guess from their values 38.35%"
+UNASKED = "recall from all slots alike points to none; a test by deletion needs five trained networks, 98 minutes"
 ROWS = (
     Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, of_run(accuracy), "{}", "{:.2f}%", "reported", MNIST),
     Row("it is on a par with its rivals there", DIGITS, against("mnist/paper")),
@@ -147,8 +157,13 @@ ROWS = (
     Row("on WikiText-2 it is on a par", TEXT, PERPLEXITY, "perplexity, less is plus: {}", "{:+.1f}", seeds=3),
     Row("WikiText-103: perplexity 1,181", "commands", {}, missing="430 hours of one core"),
     Row("it trains faster than GRU and LSTM", "speed", SPEED, "a step's time over theirs: {}", "{:.2f}", "less", 1),
-    Row("it can be interpreted", TRACE, {}, missing="recall from all slots alike points to none; no number is stored"),
+    Row("it can be interpreted", TRACE, {}, missing=UNASKED),
 )
+
+
+def one_more(mean, interval, n):
+    """Where one more run is expected: it spreads, too, and about a mean that is not known exactly."""
+    return [mean + (end - mean) * (n + 1) ** 0.5 for end in interval]
 
 
 def verdicts_table(folder):
@@ -165,8 +180,8 @@ def _judged(row, folder):
     found, words, said = {name: effect.measure(folder) for name, effect in row.effects.items()}, {}, []
     for name, (mean, interval, n) in found.items():
         said.append(f"{name} {row.form.format(mean)}".strip() + (f" ({_ends(row, interval)})" if interval else ""))
-        if interval and row.rule == "reported":  # one more run spreads, too, and about a mean that is not known exactly
-            interval = [mean + (end - mean) * (n + 1) ** 0.5 for end in interval]
+        if interval and row.rule == "reported":
+            interval = one_more(mean, interval, n)
             said[-1] += f", one more run {_ends(row, interval)}"
         if interval:
             place = int(interval[1] >= row.goal) + int(interval[0] > row.goal)
@@ -175,14 +190,8 @@ def _judged(row, folder):
     n, effect = min(n for *_, n in found.values()), row.words.format(", ".join(said))
     if n >= row.seeds:
         return row.claim, word, effect, f"{n:,}", more
-    word = "not judged" + (f", so far {word}" if word else "")
-    return (
-        row.claim,
-        word,
-        f"{effect}; the rest takes {row.missing or _rest(row, n, folder)}",
-        f"{n} of {row.seeds}",
-        more,
-    )
+    effect += f"; the rest takes {row.missing or _rest(row, n, folder)}"
+    return row.claim, "not judged" + f", so far {word}" * bool(word), effect, f"{n} of {row.seeds}", more
 
 
 def _ends(row, interval):
@@ -192,5 +201,5 @@ def _ends(row, interval):
 def _rest(row, n, folder):
     """How long the missing seeds take, by the clock of the stored ones."""
     networks = dict.fromkeys(network for effect in row.effects.values() for network in effect.networks)
-    times = [np.mean([run["seconds"] for run in load_results(folder, *key.split("/"))[name]]) for key, name in networks]
+    times = [np.mean(by_seed(folder, lambda run: run["seconds"], network)) for network in networks]
     return f"{(row.seeds - n) * sum(times) / 60:.0f} minutes"
