@@ -1,7 +1,7 @@
 """Tables, figures and sentences from stored results: what the pages show is what a command wrote under data/results/.
 
-A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills. Where
-PAGE.jinja stands beside a page, the page is made of that: its sentences have {{ figures }}, see `_rendered`.
+A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills. Of a
+page with a PAGE.jinja beside it all is made of that, whose sentences compute their figures, see `_rendered`.
 
     results:mnist:paper    a benchmark's models by a protocol, means over seeds beside the paper's numbers
     tests:mnist:paper      those models in pairs: differences, tests, effect sizes
@@ -11,14 +11,14 @@ PAGE.jinja stands beside a page, the page is made of that: its sentences have {{
     verdicts               the rows of `verdicts.ROWS`
     files                  what is stored, of which revisions, and its checksums
 
-`python -m enn_np verify` says where a page and the files differ, or where another page, of those listed under a heading
-"Quoted elsewhere", has other figures.
+`python -m enn_np verify` says where a page and the files differ, and which page has not the figures that a page lists
+under "Quoted elsewhere".
 """
 
 import json
 import re
 from collections import Counter
-from functools import partial, reduce
+from functools import partial
 from hashlib import sha256
 from itertools import combinations, zip_longest
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
 from .results import files, lacks, load_results, read_json, read_result, write_json
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
-from .verdicts import by_seed, one_more, slower, small, turned, verdicts_table
+from .verdicts import numbers, one_more, slower, small, turned, verdicts_table
 
 DASH = "-"
 
@@ -200,15 +200,8 @@ def files_table(folder):
     return _records(rows) if rows else "No stored results yet."
 
 
-KINDS = {
-    "results": results_table,
-    "tests": tests_table,
-    "ablation": ablation_table,
-    "bench": bench_table,
-    "claims": claims_table,
-    "verdicts": verdicts_table,
-    "files": files_table,
-}
+TABLES = (results_table, tests_table, ablation_table, bench_table, claims_table, verdicts_table, files_table)
+KINDS = {each.__name__.removesuffix("_table"): each for each in TABLES}
 NAME = rf"(?:{'|'.join(KINDS)})(?::[\w.-]+)*"
 
 
@@ -219,11 +212,8 @@ def made(page, folder):
     ends = re.findall(rf"<!-- /?({NAME}) -->", text)
     if lone := [name for name in ends if ends.count(name) % 2]:
         raise ValueError(f"page: {page}: <!-- {lone[0]} -->: expected <!-- /{lone[0]} --> after its table; write it")
-
-    def filled(found):
-        return f"<!-- {found[1]} -->\n{table(*found[1].split(':'), folder)}\n<!-- /{found[1]} -->"
-
-    return re.sub(rf"<!-- ({NAME}) -->.*?<!-- /\1 -->", filled, text, flags=re.DOTALL)
+    whole = re.compile(rf"(<!-- ({NAME}) -->).*?(<!-- /\2 -->)", re.DOTALL)
+    return whole.sub(lambda found: "\n".join((found[1], table(*found[2].split(":"), folder), found[3])), text)
 
 
 def _text(page):
@@ -238,39 +228,23 @@ def _rendered(template, folder):
     from jinja2 import Environment, StrictUndefined, TemplateError
     from scipy import stats as scipy
 
-    from .stats import false_alarms, interval
+    from .stats import false_alarms, interval, sample
 
     pages = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    given = {"of": partial(numbers, folder), "file": lambda name: read_json(folder / name), "paper": PAPER}
-    given |= {"small": small, "turned": turned, "scipy": scipy, "false_alarms": false_alarms}
-    given["slower"] = lambda rival: slower(rival).measure(folder)
+    given = {"of": partial(numbers, folder), "file": lambda name: read_json(folder / name), "folder": folder}
+    given |= {"paper": PAPER, "scipy": scipy, "false_alarms": false_alarms}
+    given |= {"small": small, "turned": turned, "slower": slower}
     pages.filters |= {
         "f": lambda value, form=".1f": format(value, form),
-        "mean": lambda values, form=".1f": format(np.mean(values), form),
-        "sd": lambda values, form=".1f": format(np.std(values, ddof=1), form),
+        "mean": lambda values, form=".1f": format(sample("values", values, low=1).mean(), form),
         "ends": lambda values, form=".1f": _ends(interval(values), form),
         "next": lambda values, form: _ends(one_more(np.mean(values), interval(values), len(values)), form),
         "apart": lambda values: "separable" if np.prod(interval(values)) > 0 else "not separable",
-        "count": lambda values: {3: "three", 5: "five"}.get(len(values), len(values)),
     }
     try:
         return pages.from_string(_text(template)).render(given)
     except TemplateError as error:
         raise ValueError(f"page: {template}: {error}") from None
-
-
-def numbers(folder, network, *less, field=None):
-    """A number for every seed of a network such as "mnist/paper/engram", see `by_seed`. less: another, taken off
-    seed by seed. field: "history.loss.-1", or a function of a result; else its score. Accuracies are in percent."""
-    field = field or find("/".join(network.split("/")[-3:-1])).score
-
-    def number(run):
-        if callable(field):
-            return field(run)
-        found = reduce(lambda part, name: part[int(name) if isinstance(part, list) else name], field.split("."), run)
-        return 100 * found if field.endswith(("accuracy", "forgetting")) else found
-
-    return by_seed(folder, lambda run, *others: number(run) - sum(map(number, others)), network, *less)
 
 
 def fill(page, folder):
@@ -287,7 +261,9 @@ def verify(pages, folder):
         told = made(page, folder)
         lines = zip_longest(_text(page).splitlines(), told.splitlines(), fillvalue="(nothing)")
         for i, (stands, said) in [each for each in enumerate(lines, 1) if each[1][0] != each[1][1]][:1]:
-            wrong.append(f"{page}, line {i}: first difference\n  here:      {stands}\n  the files: {said}")
+            wrong.append(
+                f"{page}, line {i}: first difference; run `tables`\n  here:      {stands}\n  the files: {said}"
+            )
         wrong += misquoted(Path(page), told)
     for path in sorted((folder / "figures").glob("*-claims.json")):
         if read_json(path) != claims.measure(*stored_traces(folder, path.stem.removesuffix("-claims"))):
