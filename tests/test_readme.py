@@ -49,7 +49,7 @@ def test_two_commands_each_on_one_line():
 
 
 def test_tables_are_the_stored_results():
-    """All of both pages, and so the verdicts; numbers beside figures; where later results are from; what is quoted."""
+    """All of both pages, and so the verdicts; what others quote; where later results are from."""
     assert verify([ROOT / "README.md", RESULTS / "README.md"], RESULTS) == []
 
 
@@ -83,7 +83,6 @@ def clone(tmp_path_factory):
         ("data/results/mnist-ablation-full-0.json", '"effective_slots": ', "the files: | mnist/ablation"),
         ("data/results/rates/mnist-sound-gru-0.001.json", r'"val_loss": \[\s*', "the files: | rates"),
         ("data/results/bench/cpu.json", '"ours_ms": ', "the files: | bench"),
-        ("data/results/figures/mnist-paper-engram-0-claims.json", '"trained": ', "not what the stored traces say"),
         ("data/results/fair/recall32-sound-binding-0.json", '"revision(?=": )', "lacks a revision; run it again"),
     ],
 )

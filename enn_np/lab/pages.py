@@ -27,7 +27,7 @@ import numpy as np
 
 from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
-from .results import files, lacks, load_results, read_json, read_result, write_json
+from .results import files, lacks, load_results, read_json, read_result
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
 from .verdicts import numbers, one_more, slower, small, turned, verdicts_table
 
@@ -35,8 +35,7 @@ DASH = "-"
 
 
 def table(kind, *what):
-    """The table of a mark in Markdown, KIND:A:B, from the results in a folder: table("results", "mnist", "paper",
-    folder)."""
+    """The table of a mark KIND:A:B in Markdown: table("results", "mnist", "paper", folder)."""
     *names, folder = what
     return KINDS[kind](folder, *names)
 
@@ -53,13 +52,15 @@ def results_table(folder, benchmark, protocol):
 
 def _row(experiment, model, runs):
     """{title: cell} of a model's runs. A text of its own cut has numbers that are no answer to the paper's."""
+    from .stats import interval
+
     fresh, paper = experiment.source == "fresh", PAPER.get(experiment.name, {})
     row = {"model": _title(model), "seeds": _seeds(runs)}
     for title, key, form in experiment.columns:
         judged = key == experiment.score
         row[title] = f"**{_spread(runs, key, form)}**" if judged or fresh else _spread(runs, key, form)
         if judged and not fresh:
-            row["95% interval"] = _interval(_values(runs, key), form)
+            row["95% interval"] = _ends(interval(_values(runs, key)), form)
         if experiment.source != "stream" and any(key in published for published in paper.values()):
             what = "paper" if judged else f"paper: {title.removeprefix('test ')}"
             row[what] = _number(paper.get(model, {}).get(key), form)
@@ -254,8 +255,8 @@ def fill(page, folder):
 
 
 def verify(pages, folder):
-    """What is wrong, in words: a line of a page that is not what the files say, numbers beside a figure that are not, a
-    result of this version that does not say where it is from, a figure that another page quotes wrongly."""
+    """What is wrong, in words: a line of a page that is not what the files say, a figure that another page quotes
+    wrongly, a result of this version that does not say where it is from."""
     wrong, folder = [], Path(folder)
     for page in pages:
         told = made(page, folder)
@@ -265,9 +266,6 @@ def verify(pages, folder):
                 f"{page}, line {i}: first difference; run `tables`\n  here:      {stands}\n  the files: {said}"
             )
         wrong += misquoted(Path(page), told)
-    for path in sorted((folder / "figures").glob("*-claims.json")):
-        if read_json(path) != claims.measure(*stored_traces(folder, path.stem.removesuffix("-claims"))):
-            wrong.append(f"{path}: not what the stored traces say; run python -m enn_np tables")
     for path in [path for paths in files(folder).values() for path in paths if path.suffix == ".json"]:
         result = read_json(path)
         if "stopped" in result and (result.get("machine") or {}).get("enn_np", "0.1.0") != "0.1.0":
@@ -329,9 +327,9 @@ def figures(folder):
 
     Learning curves of every benchmark and protocol, with bands from the lowest to the highest seed, and of tasks that
     ask for memory; of stored traces (the .npz beside an Engram result), retrieval weights, the trace over training, and
-    what `claims` says of them, with its numbers as JSON; what a binding memory recalls, as arcs.
+    what `claims` says of them; what a binding memory recalls, as arcs.
     """
-    folder, drawn, written = Path(folder), {}, []
+    folder, drawn = Path(folder), {}
     for each in FIXED.values():
         results = load_results(folder, each.name, each.protocol) if each.protocol != "ablation" else {}
         few = [model for model in (*MODELS, "binding") if model in results]  # matched sizes: the table
@@ -346,8 +344,6 @@ def figures(folder):
         found |= {"structured": claims.structure(traces), "stable": claims.stability(traces)}
         found["sparse"] = claims.sparsity(traces, statistics)
         drawn |= {f"{path.stem}-{what}": figure for what, figure in found.items()}
-        numbers = claims.measure(traces, statistics)
-        written.append(write_json(folder / "figures" / f"{path.stem}-claims.json", numbers))
     for name, tasks in task_histories(folder).items():
         drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
@@ -356,7 +352,7 @@ def figures(folder):
     paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
     for path in paths:
         plots.save(drawn[path.stem], path)
-    return paths + written
+    return paths
 
 
 def task_histories(folder):
@@ -392,12 +388,6 @@ def _spread(runs, key, form):
     if len(values) < 2 or form.startswith(","):
         return mean
     return f"{mean.rstrip('%')} ± {format(np.std(values, ddof=1), form)}"
-
-
-def _interval(values, form):
-    from .stats import interval
-
-    return _ends(interval(values), form)
 
 
 def _ends(interval, form):
