@@ -77,7 +77,7 @@ def clone(tmp_path_factory):
         ("notebooks/09_cifar10.ipynb", r"The published (?=\d)", "09_cifar10.ipynb: no paragraph has 46.8%"),
         ("data/results/README.md", r"\| GRU \| 0 to 4 \| \*\*", "here:      | GRU | 0 to 4"),
         ("data/results/README.md", r"\| mnist/paper \| ", "here:      | mnist/paper"),
-        ("data/results/README.md", r"GRU and LSTM are not separable:\s*", "five seeds). Every Engram run"),
+        ("data/results/README.md", r"GRU and LSTM are not separable:\s*", "5 seeds). Every Engram run"),
         ("data/results/README.md", r"\| ANOVA, accuracy \| F = ", "the files: | ANOVA, accuracy | F = 83.33"),
         ("data/results/mnist-paper-gru-3.json", '"test_accuracy": ', "data/results/README.md, line"),
         ("data/results/mnist-ablation-full-0.json", '"effective_slots": ', "the files: | mnist/ablation"),
