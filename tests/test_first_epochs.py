@@ -1,7 +1,7 @@
 """The first epoch of one run of each benchmark, at reduced size, is still what it was when it was stored.
 
-In float64: there OpenBLAS for Haswell and for SkylakeX differ by less than 1e-13. In float32, as the stored results are, Adam
-turns what rounding leaves of a zero gradient into a whole step, and after 14 steps they differ by 1e-2.
+In float64: there OpenBLAS for Haswell and for SkylakeX differ by less than 1e-13. In float32, as results are stored,
+Adam turns what rounding leaves of a zero gradient into a whole step, and after 14 steps they differ by 1e-2.
 
 `python tests/test_first_epochs.py` stores them again, of a commit: when a change of the training itself is meant.
 """
