@@ -53,7 +53,7 @@ def test_two_commands_each_on_one_line():
 
 
 def test_tables_are_the_stored_results():
-    """All of both pages, and so the verdicts; numbers beside figures; where later results are from."""
+    """All of both pages, and so the verdicts; what others quote; where later results are from."""
     assert verify([ROOT / "README.md", RESULTS / "README.md"], RESULTS) == []
 
 
@@ -64,8 +64,9 @@ def test_generated_tables_are_on_the_page_of_results_but_for_the_verdicts():
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """The pages and what they are made of."""
+    """The pages, what they are made of, and what quotes them."""
     clone = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "notebooks", clone / "notebooks")
     shutil.copytree(RESULTS, clone / "data" / "results", ignore=shutil.ignore_patterns("runs", "*.png", "*.svg"))
     shutil.copy(ROOT / "README.md", clone)
     return clone
@@ -74,15 +75,18 @@ def clone(tmp_path_factory):
 @pytest.mark.parametrize(
     ("file", "after", "says"),
     [
-        ("README.md", r"recall is sparse \| refuted \| ", "README.md: verdicts: first difference"),
-        ("README.md", r"recall is sparse.*half \| ", "README.md: verdicts: first difference"),
-        ("data/results/README.md", r"\| GRU \| 0 to 4 \| \*\*", "README.md: results:mnist:paper: first difference"),
-        ("data/results/README.md", r"\| mnist/paper \| ", "README.md: files: first difference"),
-        ("data/results/mnist-paper-gru-3.json", '"test_accuracy": ', "README.md: files: first difference"),
-        ("data/results/mnist-ablation-full-0.json", '"effective_slots": ', "README.md: files: first difference"),
-        ("data/results/rates/mnist-sound-gru-0.001.json", r'"val_loss": \[\s*', "README.md: files: first difference"),
-        ("data/results/bench/cpu.json", '"ours_ms": ', "README.md: files: first difference"),
-        ("data/results/figures/mnist-paper-engram-0-claims.json", '"trained": ', "not what the stored traces say"),
+        ("README.md", r"recall is sparse \| refuted \| ", "here:      | recall is sparse"),
+        ("README.md", r"recall is sparse.*half \| ", "here:      | recall is sparse"),
+        ("README.md", "asked for one key, Engram is right ", "README.md: no paragraph has 36.9%"),
+        ("notebooks/09_cifar10.ipynb", r"The published (?=\d)", "09_cifar10.ipynb: no paragraph has 46.8%"),
+        ("data/results/README.md", r"\| GRU \| 0 to 4 \| \*\*", "here:      | GRU | 0 to 4"),
+        ("data/results/README.md", r"\| mnist/paper \| ", "here:      | mnist/paper"),
+        ("data/results/README.md", r"GRU and LSTM are not separable:\s*", "5 seeds). Every Engram run"),
+        ("data/results/README.md", r"\| ANOVA, accuracy \| F = ", "the files: | ANOVA, accuracy | F = 83.33"),
+        ("data/results/mnist-paper-gru-3.json", '"test_accuracy": ', "data/results/README.md, line"),
+        ("data/results/mnist-ablation-full-0.json", '"effective_slots": ', "the files: | mnist/ablation"),
+        ("data/results/rates/mnist-sound-gru-0.001.json", r'"val_loss": \[\s*', "the files: | rates"),
+        ("data/results/bench/cpu.json", '"ours_ms": ', "the files: | bench"),
         ("data/results/fair/recall32-sound-binding-0.json", '"revision(?=": )', "lacks a revision; run it again"),
     ],
 )
@@ -105,7 +109,7 @@ def test_a_changed_digit_makes_verify_fail(clone, monkeypatch, capsys, file, aft
 def test_verify_passes_on_what_is_committed(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone)
     assert cli.main(["verify"]) == 0
-    assert "every table is what the files say" in capsys.readouterr().out
+    assert "every table and figure is what the files say" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -110,7 +110,7 @@ def _parser():
     add("--page", **page)
     add("--results", **results)
 
-    add = command("verify", "compare every table of the pages with what the stored results say", _verify)
+    add = command("verify", "compare every table and figure of the pages with what the stored results say", _verify)
     add("--page", **page)
     add("--results", **results)
 
@@ -224,7 +224,7 @@ def _verify(settings):
     from .pages import verify
 
     wrong = verify(settings.page, settings.results)
-    print("\n".join(wrong) or f"{', '.join(map(str, settings.page))}: every table is what the files say")
+    print("\n".join(wrong) or f"{', '.join(map(str, settings.page))}: every table and figure is what the files say")
     return 1 if wrong else 0
 
 

@@ -1,6 +1,7 @@
-"""Tables and figures from stored results: what the pages show is what a command wrote under data/results/.
+"""Tables, figures and sentences from stored results: what the pages show is what a command wrote under data/results/.
 
-A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills:
+A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, which `python -m enn_np tables` fills. Of a
+page with a PAGE.jinja beside it all is made of that, whose sentences compute their figures, see `_rendered`.
 
     results:mnist:paper    a benchmark's models by a protocol, means over seeds beside the paper's numbers
     tests:mnist:paper      those models in pairs: differences, tests, effect sizes
@@ -10,11 +11,14 @@ A page names its tables by marks, <!-- KIND:A:B --> ... <!-- /KIND:A:B -->, whic
     verdicts               the rows of `verdicts.ROWS`
     files                  what is stored, of which revisions, and its checksums
 
-`python -m enn_np verify` says where a page and the files differ.
+`python -m enn_np verify` says where a page and the files differ, and which page has not the figures that a page lists
+under "Quoted elsewhere".
 """
 
+import json
 import re
 from collections import Counter
+from functools import partial
 from hashlib import sha256
 from itertools import combinations, zip_longest
 from pathlib import Path
@@ -23,16 +27,15 @@ import numpy as np
 
 from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
-from .results import files, lacks, load_results, read_json, read_result, write_json
+from .results import files, lacks, load_results, read_json, read_result
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
-from .verdicts import verdicts_table
+from .verdicts import numbers, one_more, slower, small, turned, verdicts_table
 
 DASH = "-"
 
 
 def table(kind, *what):
-    """The table of a mark in Markdown, KIND:A:B, from the results in a folder: table("results", "mnist", "paper",
-    folder)."""
+    """The table of a mark KIND:A:B in Markdown: table("results", "mnist", "paper", folder)."""
     *names, folder = what
     return KINDS[kind](folder, *names)
 
@@ -49,13 +52,15 @@ def results_table(folder, benchmark, protocol):
 
 def _row(experiment, model, runs):
     """{title: cell} of a model's runs. A text of its own cut has numbers that are no answer to the paper's."""
+    from .stats import interval
+
     fresh, paper = experiment.source == "fresh", PAPER.get(experiment.name, {})
     row = {"model": _title(model), "seeds": _seeds(runs)}
     for title, key, form in experiment.columns:
         judged = key == experiment.score
         row[title] = f"**{_spread(runs, key, form)}**" if judged or fresh else _spread(runs, key, form)
         if judged and not fresh:
-            row["95% interval"] = _interval(_values(runs, key), form)
+            row["95% interval"] = _ends(interval(_values(runs, key)), form)
         if experiment.source != "stream" and any(key in published for published in paper.values()):
             what = "paper" if judged else f"paper: {title.removeprefix('test ')}"
             row[what] = _number(paper.get(model, {}).get(key), form)
@@ -196,56 +201,90 @@ def files_table(folder):
     return _records(rows) if rows else "No stored results yet."
 
 
-KINDS = {
-    "results": results_table,
-    "tests": tests_table,
-    "ablation": ablation_table,
-    "bench": bench_table,
-    "claims": claims_table,
-    "verdicts": verdicts_table,
-    "files": files_table,
-}
+TABLES = (results_table, tests_table, ablation_table, bench_table, claims_table, verdicts_table, files_table)
+KINDS = {each.__name__.removesuffix("_table"): each for each in TABLES}
 NAME = rf"(?:{'|'.join(KINDS)})(?::[\w.-]+)*"
 
 
-def marked(page, folder):
-    """The text of a Markdown file, and (mark, what stands there, what the files say) of each of its tables."""
-    try:
-        text = Path(page).read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
-    found = re.findall(rf"<!-- ({NAME}) -->(.*?)<!-- /\1 -->", text, re.DOTALL)
+def made(page, folder):
+    """The text that a Markdown file should have: its template's, or its own, with figures and tables filled in."""
+    template = Path(f"{page}.jinja")
+    text = _rendered(template, Path(folder)) if template.exists() else _text(page)
     ends = re.findall(rf"<!-- /?({NAME}) -->", text)
     if lone := [name for name in ends if ends.count(name) % 2]:
         raise ValueError(f"page: {page}: <!-- {lone[0]} -->: expected <!-- /{lone[0]} --> after its table; write it")
-    return text, [(name, old, table(*name.split(":"), folder)) for name, old in found]
+    whole = re.compile(rf"(<!-- ({NAME}) -->).*?(<!-- /\2 -->)", re.DOTALL)
+    return whole.sub(lambda found: "\n".join((found[1], table(*found[2].split(":"), folder), found[3])), text)
+
+
+def _text(page):
+    try:
+        return Path(page).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"page: {page}: not readable as text ({error}); name a Markdown file") from None
+
+
+def _rendered(template, folder):
+    """The text of a template, whose words are those of `given` and `filters`."""
+    from jinja2 import Environment, StrictUndefined, TemplateError
+    from scipy import stats as scipy
+
+    from .stats import false_alarms, interval, sample
+
+    pages = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    given = {"of": partial(numbers, folder), "file": lambda name: read_json(folder / name), "folder": folder}
+    given |= {"paper": PAPER, "scipy": scipy, "false_alarms": false_alarms}
+    given |= {"small": small, "turned": turned, "slower": slower}
+    pages.filters |= {
+        "f": lambda value, form=".1f": format(value, form),
+        "mean": lambda values, form=".1f": format(sample("values", values, low=1).mean(), form),
+        "ends": lambda values, form=".1f": _ends(interval(values), form),
+        "next": lambda values, form: _ends(one_more(np.mean(values), interval(values), len(values)), form),
+        "apart": lambda values: "separable" if np.prod(interval(values)) > 0 else "not separable",
+    }
+    try:
+        return pages.from_string(_text(template)).render(given)
+    except TemplateError as error:
+        raise ValueError(f"page: {template}: {error}") from None
 
 
 def fill(page, folder):
-    """Write every table between its marks in `page`, a Markdown file. Returns the names of the tables."""
-    text, found = marked(page, folder)
-    for name, old, new in found:
-        text = text.replace(f"<!-- {name} -->{old}<!-- /{name} -->", f"<!-- {name} -->\n{new}\n<!-- /{name} -->")
-    write_text(page, text)
-    return [name for name, *_ in found]
+    """Write a page, or the tables between its marks. Returns the names of the tables."""
+    write_text(page, text := made(page, folder))
+    return re.findall(rf"<!-- ({NAME}) -->", text)
 
 
 def verify(pages, folder):
-    """What is wrong, in words: a table that is not what the files say, numbers beside a figure that are not, a result
-    of this version that does not say where it is from."""
+    """What is wrong, in words: a line of a page that is not what the files say, a figure that another page quotes
+    wrongly, a result of this version that does not say where it is from."""
     wrong, folder = [], Path(folder)
     for page in pages:
-        for name, old, new in marked(page, folder)[1]:
-            rows = zip_longest(old.strip().splitlines(), new.splitlines(), fillvalue="(nothing)")
-            for stands, said in [each for each in rows if each[0] != each[1]][:1]:
-                wrong.append(f"{page}: {name}: first difference\n  here:      {stands}\n  the files: {said}")
-    for path in sorted((folder / "figures").glob("*-claims.json")):
-        if read_json(path) != claims.measure(*stored_traces(folder, path.stem.removesuffix("-claims"))):
-            wrong.append(f"{path}: not what the stored traces say; run python -m enn_np tables")
+        told = made(page, folder)
+        lines = zip_longest(_text(page).splitlines(), told.splitlines(), fillvalue="(nothing)")
+        for i, (stands, said) in [each for each in enumerate(lines, 1) if each[1][0] != each[1][1]][:1]:
+            wrong.append(
+                f"{page}, line {i}: first difference; run `tables`\n  here:      {stands}\n  the files: {said}"
+            )
+        wrong += misquoted(Path(page), told)
     for path in [path for paths in files(folder).values() for path in paths if path.suffix == ".json"]:
         result = read_json(path)
         if "stopped" in result and (result.get("machine") or {}).get("enn_np", "0.1.0") != "0.1.0":
             wrong += [f"{path}: lacks {what}; run it again" for what in lacks(result)]
+    return wrong
+
+
+def misquoted(page, text):
+    """Of each row | [name](path) | figure, figure | under "Quoted elsewhere": whether that page has them, in this order
+    in one paragraph, whatever the words between."""
+    wrong = []
+    for path, figures in re.findall(r"^\| \[.*\]\((.*)\) \| (.*) \|$", text.partition("# Quoted elsewhere\n")[2], re.M):
+        said = _text(page.parent / path)
+        if path.endswith(".ipynb"):
+            cells = [cell for cell in json.loads(said)["cells"] if cell["cell_type"] == "markdown"]
+            said = "\n\n".join("".join(cell["source"]) for cell in cells)
+        wanted = ".*?".join(rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)" for figure in figures.split(", "))
+        if not any(re.search(wanted, " ".join(part.split())) for part in re.split(r"\n\s*\n", said)):
+            wrong.append(f"{path}: no paragraph has {figures}; write these, or mend the list in {page}.jinja")
     return wrong
 
 
@@ -288,9 +327,9 @@ def figures(folder):
 
     Learning curves of every benchmark and protocol, with bands from the lowest to the highest seed, and of tasks that
     ask for memory; of stored traces (the .npz beside an Engram result), retrieval weights, the trace over training, and
-    what `claims` says of them, with its numbers as JSON; what a binding memory recalls, as arcs.
+    what `claims` says of them; what a binding memory recalls, as arcs.
     """
-    folder, drawn, written = Path(folder), {}, []
+    folder, drawn = Path(folder), {}
     for each in FIXED.values():
         results = load_results(folder, each.name, each.protocol) if each.protocol != "ablation" else {}
         few = [model for model in (*MODELS, "binding") if model in results]  # matched sizes: the table
@@ -305,8 +344,6 @@ def figures(folder):
         found |= {"structured": claims.structure(traces), "stable": claims.stability(traces)}
         found["sparse"] = claims.sparsity(traces, statistics)
         drawn |= {f"{path.stem}-{what}": figure for what, figure in found.items()}
-        numbers = claims.measure(traces, statistics)
-        written.append(write_json(folder / "figures" / f"{path.stem}-claims.json", numbers))
     for name, tasks in task_histories(folder).items():
         drawn[f"{name}-sound-learning-curves"] = plots.task_curves(tasks)
     path = folder / "recall8-sound-binding-0.json"
@@ -315,7 +352,7 @@ def figures(folder):
     paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
     for path in paths:
         plots.save(drawn[path.stem], path)
-    return paths + written
+    return paths
 
 
 def task_histories(folder):
@@ -351,12 +388,6 @@ def _spread(runs, key, form):
     if len(values) < 2 or form.startswith(","):
         return mean
     return f"{mean.rstrip('%')} ± {format(np.std(values, ddof=1), form)}"
-
-
-def _interval(values, form):
-    from .stats import interval
-
-    return _ends(interval(values), form)
 
 
 def _ends(interval, form):

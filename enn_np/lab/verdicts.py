@@ -3,6 +3,7 @@
 A row's verdict comes from an interval: a new result may change it, and nobody has to.
 """
 
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from ..checkpoint import read_arrays
 from ..look.claims import SMALL, outer_products
 from .results import load_results, read_json
-from .table import PAPER
+from .table import PAPER, find
 
 # What it is if the interval lies below the goal, holds it, lies above it. "reported" is of a single published run: the
 # interval is then where one more run is expected, else that of the mean.
@@ -23,26 +24,32 @@ RULES = {
 }
 
 
-class Effect(NamedTuple):
-    """`number` of the runs that networks, (experiment, name) each, have of one seed; of the folder if there are none,
-    and then mean, interval and how many values it is of."""
+def numbers(folder, network, *less, field=None):
+    """A number for every seed of a network such as "mnist/paper/engram"; "fair/" in front is a folder in `folder`.
 
-    number: object
-    networks: tuple = ()
+    less: another network, taken off seed by seed. field: "history.loss.-1", or a function of a result; else what
+    networks are judged by. Accuracies are in percent.
+    """
+    runs = []
+    for *place, benchmark, protocol, model in (each.split("/") for each in (network, *less)):
+        stored = load_results(Path(folder, *place), benchmark, protocol)
+        runs.append({run["seed"]: run for run in stored.get(model, [])})
+    field = field or find(f"{benchmark}/{protocol}").score
 
-    def measure(self, folder):
-        if not self.networks:
-            return self.number(folder)
-        runs = [load_results(folder, *key.split("/")).get(name, []) for key, name in self.networks]
-        runs = [{run["seed"]: run for run in each} for each in runs]
-        seeds = sorted(set(runs[0]).intersection(*runs))
-        return _summary([self.number(*(each[seed] for each in runs)) for seed in seeds])
+    def number(run):
+        if callable(field):
+            return field(run)
+        found = reduce(lambda part, name: part[int(name) if isinstance(part, list) else name], field.split("."), run)
+        return 100 * found if field.endswith(("accuracy", "forgetting")) else found
+
+    same = [[each[seed] for each in runs] for seed in sorted(set(runs[0]).intersection(*runs))]
+    return [number(run) - sum(map(number, others)) for run, *others in same]
 
 
 class Row(NamedTuple):
-    """claim: of the paper. link: a heading of the page of results. effects: {name: Effect}, each judged by `rule` and
-    `goal`, said in `words` and `form`. seeds: how many it takes. missing: what that would take, in words, if it is
-    not the time of as many stored runs."""
+    """claim: of the paper. link: a heading of the results page. effects: {name: networks, for `numbers` with `field`;
+    or a function of the folder, to (mean, interval, n)}, each judged by `rule` and `goal`, said in `words` and `form`.
+    seeds: how many it takes. missing: what that would take, in words, if it is not the time of as many stored runs."""
 
     claim: str
     link: str
@@ -53,6 +60,7 @@ class Row(NamedTuple):
     goal: float = 0
     seeds: int = 5
     missing: str | None = None
+    field: object = None
 
 
 def _summary(values):
@@ -61,27 +69,14 @@ def _summary(values):
     return (np.mean(values), interval(values), len(values)) if len(values) else (np.nan, None, 0)
 
 
-def against(key, end="", field="accuracy"):
-    """Engram against each of the paper's rivals, more is better, accuracies in percent."""
-
-    def better(ours, theirs):
-        return (ours[f"test_{field}"] - theirs[f"test_{field}"]) * (100 if field == "accuracy" else -1)
-
-    return {name.upper(): Effect(better, ((key, "engram"), (key, name + end))) for name in ("rnn", "gru", "lstm")}
+def against(key, end=""):
+    """Engram against each of the paper's rivals."""
+    return {name.upper(): (f"{key}/engram", f"{key}/{name}{end}") for name in ("rnn", "gru", "lstm")}
 
 
-def of_run(number, key="mnist/paper", name="engram"):
-    return {"": Effect(number, ((key, name),))}
-
-
-def accuracy(run):
-    return 100 * run["test_accuracy"]
-
-
-def without(part):
-    """What a change of the cell does to its accuracy on MNIST."""
-    key = "mnist/ablation"
-    return Effect(lambda less, full: accuracy(less) - accuracy(full), ((key, part), (key, "full")))
+def above_line(run):
+    """By how much its loss is above that of the straight line that fits best."""
+    return run["test_loss"] - run["test_linear_loss"]
 
 
 def small(run):
@@ -89,6 +84,11 @@ def small(run):
     from scipy.special import erf
 
     return 100 * (run["trace"][-1]["share_small"] - erf(SMALL / run["trace"][-1]["sd"] / 2**0.5))
+
+
+def turned(run):
+    """How far the last epoch moves the trace, in percent of the first."""
+    return 100 * run["trace"][-1]["drift"] / run["trace"][1]["drift"]
 
 
 def structure(folder):
@@ -104,51 +104,53 @@ def alarms(folder):
     return _summary(100 * false_alarms(0.9))
 
 
-def slower(rival):
+def slower(rival, folder):
     """How many times as long as a rival's one training step takes, and what the quartiles of both leave open."""
-
-    def measure(folder):
-        found = read_json(Path(folder) / "bench" / "cpu.json")
-        works = {row["work"]: row for row in found["rows"] if row["threads"] == 1}
-        (a, b), (c, d) = (works[name]["ours_quartiles"] for name in ("engram", rival))
-        return works["engram"]["ours_ms"] / works[rival]["ours_ms"], (a / d, b / c), found["header"]["repeats"]
-
-    return Effect(measure)
+    found = read_json(Path(folder) / "bench" / "cpu.json")
+    works = {row["work"]: row for row in found["rows"] if row["threads"] == 1}
+    (a, b), (c, d) = (works[name]["ours_quartiles"] for name in ("engram", rival))
+    return works["engram"]["ours_ms"] / works[rival]["ours_ms"], (a / d, b / c), found["header"]["repeats"]
 
 
 MNIST, CIFAR10 = (100 * PAPER[name]["engram"]["test_accuracy"] for name in ("mnist", "cifar10"))
 DIGITS, PHOTOS, TRACE, PART = "mnist-row-by-row", "cifar-10-row-by-row", "what-the-trace-holds", "one-thing-changed"
 TWO, NUMBER, TEXT = "what-two-values-of-one-run-can-tell", "regression-by-one-number", "wikitext-2-word-by-word"
-PHOTO, RECALL = of_run(accuracy, "cifar10/paper"), of_run(accuracy, "recall/ablation", "full")
-LINE = of_run(lambda run: run["test_loss"] - run["test_linear_loss"], "regression/paper")
-SLOTS = of_run(lambda run: run["trace"][-1]["effective_slots"])
-TURN = of_run(lambda run: 100 * run["trace"][-1]["drift"] / run["trace"][1]["drift"])
-PARTS = {"trace": without("no-trace"), "bank and trace": without("no-bank-no-trace")}
-PERPLEXITY = against("wikitext2/sound", "", "perplexity")
-SPEED = {"GRU": slower("gru"), "LSTM": slower("lstm")}
-CHOSEN = "{}; chosen on the test set, as published"
+DIGIT, PHOTO = {"": ("mnist/paper/engram",)}, {"": ("cifar10/paper/engram",)}
+LINE, RECALL = {"": ("regression/paper/engram",)}, {"": ("recall/ablation/full",)}
+PARTS = {"trace": "no-trace", "bank and trace": "no-bank-no-trace"}
+PARTS = {name: (f"mnist/ablation/{part}", "mnist/ablation/full") for name, part in PARTS.items()}
+PERPLEXITY = {name: pair[::-1] for name, pair in against("wikitext2/sound").items()}
+SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
 EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.9'
-PATTERN = "one pattern: {} points more of it than untrained"
+CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
 PAIRS = "of four pairs {}; a guess from their values 38.35%"
+LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
+MOVES = "the last epoch moves it {} as far as the first"
+UNASKED = "recall from all slots alike points to none; a test by deletion needs five trained networks, 98 minutes"
 ROWS = (
-    Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, of_run(accuracy), "{}", "{:.2f}%", "reported", MNIST),
+    Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, DIGIT, "{}", "{:.2f}%", "reported", MNIST),
     Row("it is on a par with its rivals there", DIGITS, against("mnist/paper")),
     Row("... with rivals of its size", "by-the-sound-protocol", against("mnist/sound", "-parameters")),
     Row("it reaches 46.8% on CIFAR-10", PHOTOS, PHOTO, CHOSEN, "{:.2f}%", "reported", CIFAR10),
     Row("it is on a par with its rivals there", PHOTOS, against("cifar10/paper")),
-    Row("regression beats a straight line", NUMBER, LINE, "{} from the line's loss, generated data", "{:+.3f}", "less"),
-    Row("ANOVA over two values of a run tells models apart", TWO, {"": Effect(alarms)}, EQUALS, "{:.1f}%", "less", 5),
-    Row("recall is sparse", TRACE, SLOTS, "{} of 64 slots take part; sparse were under half", "{:.2f}", "less", 32),
-    Row("the trace is structured", TRACE, {"": Effect(structure)}, PATTERN, rule="more", missing="78 minutes"),
-    Row("... sparse", TRACE, of_run(small), "entries below 0.01: {} points more than in noise", rule="more"),
-    Row("... stable", TRACE, TURN, "the last epoch moves it {} as far as the first", "{:.0f}%", "less", 100),
+    Row("regression beats a straight line", NUMBER, LINE, LOWER, "{:+.3f}", "less", field=above_line),
+    Row("ANOVA over two values of a run tells models apart", TWO, {"": alarms}, EQUALS, "{:.1f}%", "less", 5),
+    Row("recall is sparse", TRACE, DIGIT, SLOTS, "{:.2f}", "less", 32, field="trace.-1.effective_slots"),
+    Row("the trace is structured", TRACE, {"": structure}, PATTERN, rule="more", missing="78 minutes"),
+    Row("... sparse", TRACE, DIGIT, "entries below 0.01: {} points more than in noise", rule="more", field=small),
+    Row("... stable", TRACE, DIGIT, MOVES, "{:.0f}%", "less", 100, field=turned),
     Row("the memory helps", PART, PARTS, "MNIST without {}", rule="less", missing="87 minutes"),
     Row("it stores what it is shown", PART, RECALL, PAIRS, "{:.2f}%", "more", 38.35),
     Row("on WikiText-2 it is on a par", TEXT, PERPLEXITY, "perplexity, less is plus: {}", "{:+.1f}", seeds=3),
     Row("WikiText-103: perplexity 1,181", "commands", {}, missing="430 hours of one core"),
     Row("it trains faster than GRU and LSTM", "speed", SPEED, "a step's time over theirs: {}", "{:.2f}", "less", 1),
-    Row("it can be interpreted", TRACE, {}, missing="recall from all slots alike points to none; no number is stored"),
+    Row("it can be interpreted", TRACE, {}, missing=UNASKED),
 )
+
+
+def one_more(mean, interval, n):
+    """Where one more run is expected: it spreads, too, and about a mean that is not known exactly."""
+    return [mean + (end - mean) * (n + 1) ** 0.5 for end in interval]
 
 
 def verdicts_table(folder):
@@ -162,11 +164,11 @@ def _judged(row, folder):
     more = f"[runs](data/results/README.md#{row.link})"
     if not row.effects:
         return row.claim, "not judged", row.missing, "0", more
-    found, words, said = {name: effect.measure(folder) for name, effect in row.effects.items()}, {}, []
+    found, words, said = {name: _measured(row, each, folder) for name, each in row.effects.items()}, {}, []
     for name, (mean, interval, n) in found.items():
         said.append(f"{name} {row.form.format(mean)}".strip() + (f" ({_ends(row, interval)})" if interval else ""))
-        if interval and row.rule == "reported":  # one more run spreads, too, and about a mean that is not known exactly
-            interval = [mean + (end - mean) * (n + 1) ** 0.5 for end in interval]
+        if interval and row.rule == "reported":
+            interval = one_more(mean, interval, n)
             said[-1] += f", one more run {_ends(row, interval)}"
         if interval:
             place = int(interval[1] >= row.goal) + int(interval[0] > row.goal)
@@ -175,14 +177,12 @@ def _judged(row, folder):
     n, effect = min(n for *_, n in found.values()), row.words.format(", ".join(said))
     if n >= row.seeds:
         return row.claim, word, effect, f"{n:,}", more
-    word = "not judged" + (f", so far {word}" if word else "")
-    return (
-        row.claim,
-        word,
-        f"{effect}; the rest takes {row.missing or _rest(row, n, folder)}",
-        f"{n} of {row.seeds}",
-        more,
-    )
+    effect += f"; the rest takes {row.missing or _rest(row, n, folder)}"
+    return row.claim, "not judged" + f", so far {word}" * bool(word), effect, f"{n} of {row.seeds}", more
+
+
+def _measured(row, effect, folder):
+    return effect(folder) if callable(effect) else _summary(numbers(folder, *effect, field=row.field))
 
 
 def _ends(row, interval):
@@ -191,6 +191,6 @@ def _ends(row, interval):
 
 def _rest(row, n, folder):
     """How long the missing seeds take, by the clock of the stored ones."""
-    networks = dict.fromkeys(network for effect in row.effects.values() for network in effect.networks)
-    times = [np.mean([run["seconds"] for run in load_results(folder, *key.split("/"))[name]]) for key, name in networks]
+    networks = dict.fromkeys(network for effect in row.effects.values() for network in effect)
+    times = [np.mean(numbers(folder, network, field="seconds")) for network in networks]
     return f"{(row.seeds - n) * sum(times) / 60:.0f} minutes"
