@@ -68,17 +68,21 @@ def sweep(path):
         part.unlink(missing_ok=True)
 
 
+class Taken(ValueError):
+    """What another process has, this one cannot have."""
+
+
 @contextmanager
 def lock(path, refuse=None):
     """Hold the file `path` as a lock of the operating system, which ends with its process: a killed one leaves none.
 
-    Waits where another process (or thread) holds it; with `refuse`, what it guards, raises ValueError in its name.
+    Waits where another process (or thread) holds it; with `refuse`, what it guards, raises Taken in its name.
     """
     with open(path, "ab") as file:
         try:
             _take(file, wait=not refuse)
         except BlockingIOError:
-            raise ValueError(f"{refuse} is in use by another run; wait for its end, or choose another place") from None
+            raise Taken(f"{refuse} is in use by another run; wait for its end, or choose another place") from None
         except OSError:  # a network file system may have no locks: then nothing is guarded
             pass
         yield

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from bench.__main__ import main
 from bench.problem import Problem, difference
 from bench.process import Worker, WorkerError, environment
 from bench.timing import all_works, bench, chart, table
+
+from enn_np.lab import cli
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = {"torch": "/no/such/python", "jax": "/no/such/python", "tensorflow": "/no/such/python"}
@@ -313,7 +317,7 @@ def test_our_side_of_every_kind(kind):
     problem = Problem(kind=kind, steps=3, batch=2, inputs=3, hidden=(4,), slots=3)
     competitor, reply = worker.prepare("numpy_cells", "", 1, vars(problem))
     assert reply["status"] == "ok" and worker.turn(competitor)["seconds"] > 0
-    assert (reply["memory"] is not None) == (kind == "recompute")
+    assert (reply["memory"] is not None) == (kind in ("train", "recompute"))
 
 
 def test_a_stream_ends_where_the_sequence_ends():
@@ -339,3 +343,76 @@ def test_peers_that_are_installed_here_agree(library, cell):
     problem = {"cell": cell, "steps": 3, "batch": 2, "inputs": 3, "hidden": hidden, "slots": 3}
     _, reply = worker.prepare(f"{library}_cells", "eager", 1, problem)
     assert reply["status"] == "ok", reply["note"]
+
+
+# ------------------------------------------------------------------------------------------------------ on a card
+
+FAKE = """#!/usr/bin/env bash
+case "$1" in
+-c) {card} ;;
+*) echo "$*" >>calls; {work} ;;
+esac
+"""
+
+
+def card(folder, card="echo 'An NVIDIA card'", work="echo done", total=1200):
+    """tests/card.sh by a stand-in for Python. Returns the ended process, and what the stand-in was called with."""
+    python = folder / "python"
+    python.write_text(FAKE.format(card=card, work=work).replace(">>calls", f">>{folder}/calls"))
+    python.chmod(0o755)
+    settings = {**os.environ, "PYTHON": str(python), "TORCH": "its/python", "TOTAL": str(total)}
+    command = ["bash", str(ROOT / "tests" / "card.sh"), str(folder / "out")]
+    ended = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
+    calls = folder / "calls"
+    return ended, calls.read_text().splitlines() if calls.exists() else []
+
+
+bash = pytest.mark.skipif(shutil.which("timeout") is None, reason="no timeout, which coreutils has")
+
+
+@bash
+def test_all_for_a_card_in_this_order(tmp_path):
+    ended, calls = card(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert calls[0] == "-m pytest -m gpu" and calls[-1].startswith("-m enn_np run recall32 --models binding lstm ")
+    benches = [
+        re.search(r"^-m tests.bench --device cuda --works (\S+) --torch its/python ", call) for call in calls[1:9]
+    ]
+    assert [each[1] for each in benches] == list(all_works("cuda"))
+    models = [re.search(r"^-m enn_np run mnist/paper --models (\w+) .*--device cuda", call)[1] for call in calls[9:13]]
+    assert models == ["engram", "lstm", "gru", "rnn"] and len(calls) == 14
+    seconds = [int(found) for found in re.findall(r"at most (\d+) s", ended.stdout)]
+    assert len(seconds) == 14 and 1190 <= sum(seconds) <= 1200
+    assert (tmp_path / "out" / "card.txt").read_text().startswith("An NVIDIA card\n")
+    assert (tmp_path / "out" / "recall32.txt").read_text().endswith("done\n")
+
+
+@bash
+def test_every_call_is_one_that_its_command_takes(tmp_path, monkeypatch):
+    """Catches a script that names what is no longer there, and fails on the one day that a card can be had."""
+    asked = {}
+    monkeypatch.setattr("bench.__main__.bench", lambda **settings: asked.update(settings))
+    monkeypatch.setattr("enn_np.lab.cli.device_module", lambda device: None)
+    monkeypatch.setattr("enn_np.lab.runner.device_module", lambda device: None)
+    monkeypatch.setattr("enn_np.lab.runner.do", lambda runs, *_: asked.update(runs=[run.name for run in runs]))
+    runs = []
+    for call in card(tmp_path)[1][1:]:
+        _, module, *given = call.split()
+        assert (main if module == "tests.bench" else cli.main)(given) == (0 if module == "tests.bench" else 1)
+        runs += asked.pop("runs", [])
+        assert asked.pop("works", ["lstm"])[0] in all_works("cuda")
+    assert len(runs) == 6 and runs[-2:] == ["recall32-sound-binding-0", "recall32-sound-lstm-0"]
+
+
+@bash
+def test_without_a_card_it_says_so_and_stops(tmp_path):
+    ended, calls = card(tmp_path, card=f'shift; exec {sys.executable} -c "$@"')
+    assert ended.returncode == 2 and not calls and not (tmp_path / "out").exists()
+    assert ended.stderr.startswith("card.sh: no card to run on: device=")
+
+
+@bash
+def test_a_part_that_takes_too_long_is_cut_off_and_the_others_go_on(tmp_path):
+    ended, calls = card(tmp_path, work="[[ $* != *gpu* ]] || exec sleep 60", total=10)
+    assert ended.returncode == 1 and len(calls) == 14
+    assert "== tests ended with status 124 (124: cut off)" in (tmp_path / "out" / "tests.txt").read_text()

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..train.parallel import started
 from ..window import Convolution
 from . import demo, table
 from .results import mute, tell
-from .runner import RESULTS, follow, run_all, run_one
+from .runner import RESULTS, cluster, follow, run_all, run_one
 
 PAGES = [Path("README.md"), Path("data/results/README.md")]
 
@@ -92,6 +93,7 @@ def _parser():
     add("--seeds", type=int, help="how many, 0 first, or 0 to choose learning rates only (the experiment's own)")
     add("--rates", type=float, nargs="+", help="learning rate, or several to choose from (the experiment's own)")
     add("--jobs", type=int, default=1, help="processes at a time, one BLAS thread each (%(default)s)")
+    add("--on", metavar="ADDRESS", help="a Dask scheduler, tcp://HOST:PORT, whose workers do the runs")
     add("--results", **results)
     add("--seed", type=int, help="with --out: seed of everything random (0)")
     add("--out", help="one run, its model, traces and figures in this folder, and no stored result", **folder)
@@ -146,8 +148,8 @@ def _run(settings):
     if workers.rank:
         return follow(workers)
     try:
-        if workers.size > 1 and settings.jobs > 1:
-            raise ValueError(f"jobs: mpiexec started {workers.size} processes that share a run, got {settings.jobs}")
+        if sum((settings.jobs > 1, bool(settings.on), bool(settings.out) or workers.size > 1)) > 1:
+            raise ValueError(f"jobs, on: got {settings.jobs}, {settings.on}; give one, and no --out and no mpiexec")
         return _run_here(settings)
     finally:
         workers.first(lambda: None)
@@ -160,8 +162,9 @@ def _run_here(settings):
     if out is None:
         if settings.resume or settings.seed is not None:
             raise ValueError("resume, seed: they are of one run in a folder; name it by --out, or use --seeds")
-        what = settings.experiment, models, settings.seeds, rates, settings.results, settings.jobs, settings.device
-        found = run_all(*what, **asked)
+        with cluster(settings.on) if settings.on else nullcontext(settings.jobs) as jobs:
+            what = settings.experiment, models, settings.seeds, rates, settings.results, jobs, settings.device
+            found = run_all(*what, **asked)
         for run in filter(None, found):
             tell(_line(run))
         return 1 if None in found else 0

@@ -6,23 +6,24 @@
 
 A run that leaves the finite numbers has a result, too, which says so; the others go on. Whatever is cut off, the same
 command goes on: finished runs are skipped, others taken up from their checkpoints. Two such commands share the work,
-because a run that another process has is left to it.
+because a run that another process has is left to it. So do the machines of a cluster, which share the folder.
 """
 
+import asyncio
 import math
 import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+import time
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import checks
 from ..backend import device_module
-from ..checkpoint import lock, whole, write_text
+from ..checkpoint import Taken, lock, whole, write_text
 from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged
 from ..train.parallel import started
@@ -34,7 +35,7 @@ RESULTS = "data/results"
 
 
 class Run(NamedTuple):
-    """A run and the folder of its result. training: its settings. trial: it tries a learning rate, with seed 0."""
+    """All that decides a result, and its folder. training: its settings. trial: it tries a learning rate, by seed 0."""
 
     experiment: Experiment
     model: str
@@ -145,12 +146,13 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     experiments: keys, see `table.find`. models: names, all of the experiment if None. seeds: so many, 0 first, the
     experiment's own number if None, 0 to choose learning rates only. rates: one, or several to choose from per network
     by validation loss with seed 0; the experiment's own if None. jobs: processes at a time, each with one BLAS thread;
-    with 1, all is done here. asked: other settings than the experiment's own; such runs are no results, so that they
-    are refused in the default folder. Raises ValueError or TypeError, naming the argument, before any work, or where a
-    result found was trained otherwise.
+    with 1, all is done here; or an Executor, whose workers share the folder `results`. asked: other settings than the
+    experiment's own; such runs are no results, so that they are refused in the default folder. Raises ValueError or
+    TypeError, naming the argument, before any work, or where a result found was trained otherwise.
     """
     asked = {name: value for name, value in asked.items() if value is not None}
-    seeds, jobs = None if seeds is None else checks.count("seeds", seeds, low=0), checks.count("jobs", jobs)
+    seeds = None if seeds is None else checks.count("seeds", seeds, low=0)
+    jobs = jobs if isinstance(jobs, Executor) else checks.count("jobs", jobs)
     device_module(device)
     default, place = Path(RESULTS).resolve(), Path(results).resolve()
     plan = [
@@ -171,7 +173,9 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     if default in (place, *place.parents) and (revision() or "").endswith("-dirty"):
         why = f"{RESULTS} is for results of a commit, this is {revision()}"
         raise ValueError(f"results: {why}; commit your changes, or name another --results")
-    results, tried = folder(results), set()
+    results, tried = folder(results).absolute(), set()
+    if isinstance(jobs, Executor) and not jobs.submit(os.path.isdir, results).result():
+        raise ValueError(f"results: a worker of the cluster sees no {results}; name a folder that all machines share")
     while trials := [run for each in plan for run in search(*each, asked, results)[1] if run.path not in tried]:
         say(f"{len(trials)} trials of learning rates to do first")
         do(trials, jobs, device, say)
@@ -241,22 +245,23 @@ def _rank(found, short):
 # ------------------------------------------------------------------------------------------------- at a time, in turn
 
 
-def one(run, device="cpu", verbose="auto"):
+def one(run, device="cpu", verbose="auto", wait=False):
     """Make the result of one run, from its checkpoint if it has one, unless another process does. Returns what became
-    of it, in words."""
-    try:
-        return _one(run, device, verbose)
-    except Exception as error:
-        return f"FAILED: {type(error).__name__}: {error}"
+    of it, in words. wait: for the end of that other process, which a cluster may have given up."""
+    while True:
+        try:
+            return _one(run, device, verbose)
+        except Taken:
+            if not wait:
+                return "another process has it"
+            time.sleep(1)
+        except Exception as error:
+            return f"FAILED: {type(error).__name__}: {error}"
 
 
 def _one(run, device, verbose):
     place = folder(run.results / "runs" / ("trial-" * run.trial + run.name))
-    with ExitStack() as held:
-        try:
-            held.enter_context(lock(place / ".result.lock", run.name))
-        except ValueError:
-            return "another process has it"
+    with lock(place / ".result.lock", run.name):
         if run.path.exists():
             return "another process did it"
         try:
@@ -281,10 +286,10 @@ def _one(run, device, verbose):
 
 
 def do(runs, jobs, device="cpu", say=tell):
-    """Make the results of runs, `jobs` at a time, and say how each ended; one that fails costs no other.
+    """Make the results of runs, `jobs` at a time or by an Executor; say how each ended. One that fails costs no other.
 
     Processes are spawned, not forked, so that NumPy is imported in them after the number of BLAS threads is set. A
-    Ctrl-C ends them at once. Raises OSError, naming the run, where the system killed one.
+    Ctrl-C ends them at once.
     """
     runs = list({run.path: run for run in runs}.values())
     if jobs == 1 or not runs:
@@ -293,22 +298,41 @@ def do(runs, jobs, device="cpu", say=tell):
         return
     before, others = {name: os.environ.get(name) for name in BLAS_THREADS}, set(multiprocessing.active_children())
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _with_parent)
+    spawn = multiprocessing.get_context("spawn")
+    pool = jobs if isinstance(jobs, Executor) else ProcessPoolExecutor(jobs, spawn, _with_parent)
     try:
-        running = {pool.submit(one, run, device, 0): run.name for run in runs}
+        running = {pool.submit(one, run, device, 0, pool is jobs): run.name for run in runs}
         for future in as_completed(running):
-            name = running[future]
-            say(f"{name}: {future.result()}")
-    except BrokenProcessPool:
-        raise OSError(f"{name}: its process was killed (out of memory?); the same command goes on from here") from None
+            try:
+                what = future.result()
+            except Exception as error:  # not of `one`, which raises none
+                what = f"FAILED: {type(error).__name__}: {error}; the same command goes on from here"
+            say(f"{running[future]}: {what}")
     except KeyboardInterrupt:
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not jobs:
+            pool.shutdown(cancel_futures=True)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def cluster(address):
+    """An Executor of the workers of the Dask scheduler at `address`. Raises ValueError where none answers."""
+    try:
+        from distributed import Client
+        from distributed.comm import connect
+
+        asyncio.run(asyncio.wait_for(connect(address), 5)).abort()  # Client may wait for ever
+        client = Client(address, timeout=5)
+    except Exception as error:
+        remedy = "pip install distributed, start `dask scheduler` and give the address that it prints, tcp://HOST:PORT"
+        raise ValueError(f"on: no Dask scheduler answers at {address!r} ({error!r}); {remedy}") from error
+    with client:
+        yield client.get_executor(pure=False)
 
 
 def _with_parent():

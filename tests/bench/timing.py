@@ -260,8 +260,8 @@ def table(result):
         line += f"{row['ratio']:>8.2f}" if row["ratio"] else f"{'-':>8}"
         line += f"{row['floor_share']:>8.0%}" if row["floor_share"] else f"{'-':>8}"
         line += f"  {row['unit']}"
-        if row["ours_memory"] and row["peer_memory"]:
-            line += f", memory {row['ours_memory'] / 1e6:.0f} against {row['peer_memory'] / 1e6:.0f} MB"
+        memory = [f"{row[side] / 1e6:.0f}" for side in ("ours_memory", "peer_memory") if row[side]]
+        line += f", memory {' against '.join(memory)} MB" if memory else ""
         lines.append(line + (f"\n    {row['status'].upper()}: {row['note']}" if row["status"] != "ok" else ""))
     starved = min((row[key] for row in rows for key in ("ours_cpus", "peer_cpus") if row[key]), default=1)
     if starved < QUIET:

@@ -64,6 +64,13 @@ def baseline(cell, torch_name):
     return against(cell, peers, cell=cell, hidden=(128, 64))
 
 
+def recompute(name, **sizes):
+    """Forward and backward of a long run in segments, against its whole tape."""
+    sides = [ours("enn_np, recomputing", kind="recompute", segments=28, **sizes)]
+    sides.append(ours("enn_np, whole tape", kind="recompute", **sizes))
+    return Work(sides, [(name, 0, 1)])
+
+
 def ranks(name, peers, **sizes):
     """Half a batch in each of two processes, where the others have two threads, against these and one process."""
     work = against(name, peers, **sizes)
@@ -87,15 +94,14 @@ def card_works():
 
 
 def all_works(device="cpu"):
-    """All works by name, at the paper's MNIST sizes; on a card those of `card_works`."""
+    """All works by name, at the paper's MNIST sizes or, "-wide", four times as many hidden units; on a card those of
+    `card_works`."""
     if device == "cuda":
         return card_works()
     engram = {"torch eager": TORCH, "torch.compile": COMPILED, "JAX jit": JIT, "tensorflow-engram": KERAS}
     sample = [ours("enn_np", trace="sample"), ours("enn_np, one trace a batch")]
     sample.append(ours("enn_np, no clip", trace="sample", trace_clip=None))
     binding = [ours("enn_np", cell="binding"), ours("enn_np, the paper's cell")]
-    long = {"kind": "recompute", "steps": 784}
-    recompute = [ours("enn_np, recomputing", segments=28, **long), ours("enn_np, whole tape", **long)]
     named = {
         "engram": against("engram", engram),
         "lstm": baseline("lstm", "torch nn.LSTM"),
@@ -111,6 +117,9 @@ def all_works(device="cpu"):
         "rnn-ranks": ranks("rnn-ranks", {"torch nn.RNN": TORCH, "Keras": KERAS}, cell="rnn", hidden=(128, 64)),
         "engram-sample-ranks": ranks("engram-sample-ranks", {}, trace="sample"),
         "binding-ranks": ranks("binding-ranks", {}, cell="binding"),
-        "recompute": Work(recompute, [("recompute T=784", 0, 1)]),
+        "recompute": recompute("recompute T=784", steps=784),
+        "engram-wide": against("engram H=512", engram, hidden=(512,)),
+        "lstm-wide": against("lstm H=512", {"torch nn.LSTM": TORCH, "Keras": KERAS}, cell="lstm", hidden=(512,)),
+        "recompute-wide": recompute("recompute T=784 H=512", steps=784, hidden=(512,)),
     }
     return {name: work._replace(sides=[*work.sides, PRODUCT]) for name, work in named.items()}
