@@ -50,8 +50,8 @@ class Engram(Traced):
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
-    store: where a trace per sample is kept, see trace.py: "dense" or, faster where no clip acts, "list"; a subclass,
-    which may write otherwise, and a trace of the batch are always dense.
+    store: where a trace per sample is kept, see trace.py: "dense" or, faster, "list", which has no noise, no clip and
+    no cut gradient; a subclass, which may write otherwise, and a trace of the batch are always dense.
     initial_scale: sd of h_0 and A_0 where they are drawn at random, as the published code does at inference too.
     """
 
@@ -155,7 +155,7 @@ class Engram(Traced):
         eta = self.hebbian_rate
         w = k.a * (eta * self._share(e))  # (B, N) eta (8) is w z'
         if e.trace:
-            e.trace.write(w, e.z, 1 - eta, noise=None if e.noise is None else eta * e.noise, times=1 / e.z_inv)
+            e.trace.write(w, e.z, 1 - eta, times=1 / e.z_inv)
             return
         xp = array_module(A)
         xp.multiply(A, 1 - eta, out=k.A)
@@ -172,7 +172,7 @@ class Engram(Traced):
         dz, dm, dh = self.integrate_back(params, d.h, k, de)
         share, keep = self.hebbian_rate * self._share(e), 1 - self.hebbian_rate
         A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
-        da_8, dv, _ = A.write_back(k.a, e.z, keep, share, self.trace_gradient)  # (9) to A_{t-1}, (8)
+        da_8, dv, _ = A.write_back(k.a, e.z, keep, share)  # (9) to A_{t-1}, (8)
         da = A.match(dm, ahead=False) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
         xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
         dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)

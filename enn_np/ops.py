@@ -259,9 +259,8 @@ class Dense:
     def read(self, a):
         return read(a, self.M_eff)
 
-    def write_back(self, a, v, keep, share=1.0, taught=True):
-        """Where share times a was written: gradients at a, v and, where it is an array, `keep`. taught: unless False,
-        gradients go on to what was before."""
+    def write_back(self, a, v, keep, share=1.0):
+        """Where share times a was written: gradients at a, v and, where it is an array, `keep`."""
         da, dv = match(v, self.dA) * share, read(a, self.dA) * share
         dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
         self.dA *= keep if isinstance(keep, float) else keep[..., None]
