@@ -319,7 +319,7 @@ class Binding(Addressing, Traced):
         A = e.trace or Dense(state.A, dA=d.A.copy())
         at = self._written_at(state, k)
         dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
-        da, dat = A.match(de.m, ahead=False), 0  # (3) to a_t
+        da, dat = A.match(de.m), 0  # (3) to a_t
         if self.rule == "delta":
             dat = A.match(-de.v)  # (7) to the address that recalls, and to A_{t-1}
             A.recall_back(at, -de.v)

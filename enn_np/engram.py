@@ -173,7 +173,7 @@ class Engram(Traced):
         share, keep = self.hebbian_rate * self._share(e), 1 - self.hebbian_rate
         A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
         da_8, dv, _ = A.write_back(k.a, e.z, keep, share)  # (9) to A_{t-1}, (8)
-        da = A.match(dm, ahead=False) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
+        da = A.match(dm) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
         xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
         dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
         du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3), (2) to the bank and to A_{t-1}

@@ -250,7 +250,7 @@ class Dense:
             array_module(A).multiply(A, alpha, out=M_eff)
             array_module(A).add(M_eff, M, out=M_eff)
 
-    def match(self, u, ahead=True):
+    def match(self, u):
         return match(u, self.M_eff)
 
     def norms(self):

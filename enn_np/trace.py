@@ -27,7 +27,7 @@ Letters: T time, B batch, N slots, H hidden. L_j = [W_jj ; ... ; W_j1 ; P_j], (B
 import numpy as np
 
 from .backend import array_module
-from .ops import STORES, dot_rows, match, read, unit_back, write
+from .ops import STORES, dot_rows, match, read, write
 
 PIECE = 32  # steps between two cuts
 
@@ -37,23 +37,22 @@ class Listed:
 
     A (B, N, H) enters the first step. M (N, H), alpha: of M~; without M it is A, and nobody asks for norms. live
     (T, B, 1) bool: at padding nothing is written and nothing fades. keep_all: False where there is no way back.
-    us (T, B, H): the vectors to be matched, for what can be asked of A_0 at once.
     """
 
     dA = None  # the gradient at the trace goes from step to step in here
 
-    def __init__(self, A, M=None, alpha=1.0, us=None, live=None, keep_all=True):
+    def __init__(self, A, M=None, alpha=1.0, live=None, keep_all=True):
         xp = array_module(A)
-        self.M, self.alpha, self.us, self.live, self.keep_all, self.t = M, alpha, us, live, keep_all, 0
+        self.M, self.alpha, self.live, self.keep_all, self.t = M, alpha, live, keep_all, 0
         # Without A_0 a step has less to read, but a card would have to be asked, and waited for.
-        self.pieces, self.notes = [Piece(A, not (xp is np and not A.any()), us)], []
+        self.pieces, self.notes = [Piece(A, not (xp is np and not A.any()))], []
         self.piece = self.pieces[0]
         if M is not None:
             self.A_0, self.M_2 = A.copy(), dot_rows(M, M)[:, 0]
             self.x, self.r = xp.einsum("bnh,nh->bn", A, M), dot_rows(A, A)[..., 0]
 
-    def match(self, u, ahead=True):
-        self.g = self.piece.against_rows(u, ahead)
+    def match(self, u):
+        self.g = self.piece.against_rows(u)
         self.y = self.piece.gather(self.g)
         if self.M is None:
             return self.y
@@ -82,8 +81,7 @@ class Listed:
         self.piece.write(w, keep, v, self.keep_all)
         self.t += 1
         if self.piece.steps == self.piece.size:
-            us = None if self.us is None else self.us[self.t :]
-            self.piece = Piece(self.trace(), True, us)
+            self.piece = Piece(self.trace())
             self.pieces = [*self.pieces, self.piece] if self.keep_all else [self.piece]
 
     def trace(self):
@@ -106,7 +104,7 @@ class Listed:
 
     def turn(self, dA):
         """Before it: the gradient at the trace that the last step left, or None."""
-        self.left, self.t, self.dV, self.dU = list(self.pieces), len(self.notes), [], []
+        self.left, self.t, self.dV = list(self.pieces), len(self.notes), []
         L = self.pieces[0].lists[0]
         self.dx = self.dr = self.dy = array_module(L).zeros_like(L[:, 0])
         self._enter(dA)
@@ -116,10 +114,9 @@ class Listed:
         self.piece.enter(dA)
 
     def _leave(self):
-        dA, dV, dU = self.piece.back()
+        dA, dV = self.piece.back()
         self.piece.close()
         self.dV.insert(0, dV)
-        self.dU.insert(0, dU)
         return dA
 
     def write_back(self, a, v, keep, share=1.0):
@@ -135,7 +132,8 @@ class Listed:
             drw = 2 * dr * w
             dw = dw + dx * vM + 2 * keep * dr * y + drw * dot_rows(v, v)
             self.dvM, self.dy = dx * w, keep * drw
-            dv = self.dvM @ self.M + (drw * w).sum(-1, keepdims=True) * v
+            self.q_y = self.piece.spread(self.dy)
+            dv = self.dvM @ self.M + (drw * w).sum(-1, keepdims=True) * v + self.piece.read(self.q_y)
             self.dx, self.dr = keep * dx, keep**2 * dr
         if self.live is not None:
             dw, dkeep = dw * self.live[self.t], dkeep * self.live[self.t]
@@ -149,14 +147,13 @@ class Listed:
             return None, None
         xp, times, dl = array_module(a), note[4], -0.5 * along[..., 0]
         self.dx, self.dr = self.dx + 2 * self.alpha * dl, self.dr + self.alpha**2 * dl
-        q_p, q_y = self.piece.spread(self.alpha * dp), self.piece.spread(self.dy)
-        self.piece.add(note[1], self.alpha * dp + times * self.dy, q_p + times * q_y, u)
-        self.piece.reads.append((q_p, q_y))  # to u and v: all steps' at once, in `back`
+        q_p = self.piece.spread(self.alpha * dp)
+        self.piece.add(note[1], self.alpha * dp + times * self.dy, q_p + times * self.q_y, u)
         dM = write(xp.stack((dp + times * self.dvM, a)), xp.stack((u, dm)), True)
-        return dp @ self.M, dM + 2 * dl.sum(0)[:, None] * self.M
+        return dp @ self.M + self.piece.read(q_p), dM + 2 * dl.sum(0)[:, None] * self.M
 
     def back(self):
-        """After it: gradients at A_0, at v and u of every step, (T, B, H), and what A_0 adds to that at M."""
+        """After it: gradients at A_0, at v of every step, (T, B, H), and what A_0 adds to that at M."""
         dA = self._leave()
         while self.left:  # a cut after the last step
             self._enter(dA)
@@ -165,7 +162,7 @@ class Listed:
         if self.M is not None:
             dA += 2 * self.dr[..., None] * self.A_0 + self.dx[..., None] * self.M
             dM = xp.einsum("bn,bnh->nh", self.dx, self.A_0)
-        return dA, xp.concatenate(self.dV), xp.concatenate(self.dU), dM
+        return dA, xp.concatenate(self.dV), dM
 
 
 class Piece:
@@ -175,9 +172,8 @@ class Piece:
     out where it is known to be zero. L: the list as it is now; lists: all of them, L_0, L_1 and so on.
     """
 
-    def __init__(self, A, A_0=True, us=None):
+    def __init__(self, A, A_0=True):
         self.size, xp, (B, N, H) = PIECE, array_module(A), A.shape
-        self.uA = us[: self.size].swapaxes(0, 1) @ A.swapaxes(1, 2) if A_0 and us is not None else None  # (B, n, N)
         self.rows = xp.empty((B, self.size + N * A_0, H), A.dtype)
         self.rows[:, self.size :] = A[:, : N * A_0]
         self.L = xp.ones((B, 1, N), A.dtype)
@@ -188,12 +184,9 @@ class Piece:
         """How many steps there are in L."""
         return self.L.shape[1] - 1
 
-    def against_rows(self, u, ahead=False):
-        """<u, row> of all rows so far, (B, j + N). ahead: for this u it is known of A_0."""
-        if not ahead or self.uA is None:
-            return match(u, self.rows[:, self.size - self.steps :])
-        new = match(u, self.rows[:, self.size - self.steps : self.size])
-        return array_module(u).concatenate((new, self.uA[:, self.steps]), axis=1)
+    def against_rows(self, u):
+        """<u, row> of all rows so far, (B, j + N)."""
+        return match(u, self.rows[:, self.size - self.steps :])
 
     def gather(self, g):
         """From what is so of every row to what is so of every slot, (B, N)."""
@@ -230,7 +223,7 @@ class Piece:
         """Begin the way back with the gradient at the trace that leaves, or None."""
         self.L = L = self.lists[-1]
         xp, n, (B, _, N), H = array_module(L), self.steps, L.shape, self.rows.shape[2]
-        self.dL, self.drows, self.uses, self.reads = xp.zeros_like(L), xp.zeros((B, self.size + N, H), L.dtype), [], []
+        self.dL, self.drows, self.uses = xp.zeros_like(L), xp.zeros((B, self.size + N, H), L.dtype), []
         if dA is not None:
             A = self.rows[:, self.size :]
             self.dL[:, :n] = self.rows[:, self.size - n : self.size] @ dA.swapaxes(1, 2)
@@ -240,7 +233,7 @@ class Piece:
 
     def close(self):
         """The way back is done, and what it needed is free."""
-        self.dL = self.drows = self.uses = self.reads = None
+        self.dL = self.drows = self.uses = None
 
     def write_back(self, keep):
         """Undo the last write: gradients at w and, where every slot has its own, at `keep`."""
@@ -268,16 +261,7 @@ class Piece:
             for i, (q, _) in enumerate(uses):
                 Q[:, i, Q.shape[2] - q.shape[1] :] = q
             self.drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in uses], axis=1)
-        dV = self.drows[:, self.size - n : self.size][:, ::-1].swapaxes(0, 1)
-        if self.reads:
-            Q = xp.zeros((len(self.rows), 2 * n, self.size + self.L.shape[2]), self.rows.dtype)
-            for i, pair in enumerate(reversed(self.reads)):
-                for q, at in zip(pair, (i, n + i), strict=True):
-                    Q[:, at, self.size - i :] = q
-            rows = self.rows[:, self.size - n :]
-            read_back = (Q[..., self.size - n : self.rows.shape[1]] @ rows).swapaxes(0, 1)
-            return self.drows[:, self.size :], dV + read_back[n:], read_back[:n]
-        return self.drows[:, self.size :], dV, dV[:0]
+        return self.drows[:, self.size :], self.drows[:, self.size - n : self.size][:, ::-1].swapaxes(0, 1)
 
 
 class ListStore:
@@ -288,7 +272,7 @@ class ListStore:
         """In front of the first step: the list in the encoded input, and nothing in the place of A in the state."""
         live, M = None if mask is None else mask[..., None], {}
         if hasattr(cell, "trace_scale"):  # of Engram; Binding matches nothing with its trace
-            M = {"M": params["M"], "alpha": cell.trace_scale, "us": e.z_unit}
+            M = {"M": params["M"], "alpha": cell.trace_scale}
             if e.noise is not None or cell.trace_clip is not None or not cell.trace_gradient:
                 wanted = "trace_noise=0, trace_clip=None and trace_gradient=True"
                 raise ValueError(f'store: "list" holds what was written and nothing else; use {wanted}, or "dense"')
@@ -307,12 +291,12 @@ class ListStore:
 
     @staticmethod
     def leave(e, d, de):
-        """Behind it: what the list sends to A_0, and to what was written and matched."""
-        dA, dV, dU, dM = e.trace.back()
+        """Behind it: what the list sends to A_0, and to what was written."""
+        dA, dV, dM = e.trace.back()
         if e.trace.M is None:
             de.v[...] = dV
         else:
-            de.z[...] += dV + unit_back(dU, e.z_unit, e.z_inv)
+            de.z[...] += dV
             de.M[0] += dM
         return d._replace(A=dA), de
 
