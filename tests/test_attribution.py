@@ -57,28 +57,8 @@ class Loud(Engram):
         super()._write(k, e._replace(z=3 * e.z), A)
 
 
-class Sevens(Engram):
-    def _write(self, k, e, A):
-        k.A[...] = 7.0
-
-
-class Stepping(Engram):
-    """Writes by a step of its own."""
-
-    def step(self, params, e, state, k=None):
-        after, k = super().step(params, e, state, k)
-        after.A[...] *= 0.5
-        return after, k
-
-
 class Learning(LearnedEngram):
     """Of a class that is made into a plain Engram to be looked into."""
-
-
-class Doubling(Binding):
-    def _write(self, e, state, k):
-        super()._write(e, state, k)
-        k.A[...] *= 2
 
 
 def close(one, other, tolerance=1e-10):
@@ -158,18 +138,19 @@ def test_parts_of_the_integration_add_up(cell, seed, batch, steps, masked):
 
 
 @settings(max_examples=60)
-@given(cells(Engram, trace_clip=None), seeds, sizes, st.integers(1, 6), st.booleans())
-def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps, masked):
-    """(9) unrolled with a power too many, without the start, the noise or the batch mates, or with padding that fades
-    or writes."""
-    _, tape, seen = engram_run(cell, seed, batch, steps, masked=masked)
+@given(cells(Engram), seeds, sizes, st.integers(1, 6), st.booleans(), st.sampled_from((np.float32, np.float64)))
+def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps, masked, dtype):
+    """(9) unrolled with a power too many, without the start, the noise, the clip or the batch mates, or with padding
+    that fades or writes."""
+    _, tape, seen = engram_run(cell, seed, batch, steps, dtype, masked=masked)
     for t in range(steps):
         parts = written_by(cell, tape, t)
-        assert parts["steps"].shape == parts["noise"].shape == (t, batch, cell.hidden)
-        close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0), seen["trace_part"][t])
+        assert parts["steps"].shape == (t, batch, cell.hidden)
+        total = parts["start"] + parts["steps"].sum(0)
+        close(total, seen["trace_part"][t], 1e-10 if dtype == np.float64 else 1e-4)
         if masked:
             padding = ~tape.mask[:t] if cell.trace == "sample" else np.repeat(~tape.mask[:t].any(1)[:, None], batch, 1)
-            assert not parts["steps"][padding].any() and not parts["noise"][padding].any()
+            assert not parts["steps"][padding].any()
 
 
 @settings(max_examples=60)
@@ -179,7 +160,7 @@ def test_the_binding_trace_is_the_sum_of_what_every_step_wrote(problem):
     cell, _, tape = problem.cell, *problem.forward()[1:]
     for t in range(len(problem.x)):
         parts = written_by(cell, tape, t)
-        assert parts["steps"].shape == parts["noise"].shape == (t, *problem.x.shape[1:2], cell.hidden)
+        assert parts["steps"].shape == (t, *problem.x.shape[1:2], cell.hidden)
         close(parts["start"] + parts["steps"].sum(0), cell.record(problem.params, tape)["trace_part"][t])
         if problem.mask is not None:
             padding = ~problem.mask[:t]
@@ -243,56 +224,15 @@ def test_a_step_that_is_kept_from_writing_is_what_the_parts_say(trace):
         close(parts["steps"][s], cell.trace_scale * (a @ lost if trace == "batch" else (a[:, None] @ lost)[:, 0]))
 
 
-def test_what_the_clip_took_is_named():
-    """A clip that was active and goes unnoticed: the parts alone would claim more than the trace holds."""
-    cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=0.02, trace_noise=0, trace="sample")
-    _, tape, seen = engram_run(cell, 1, trace=0)
+def test_what_the_clip_takes_is_not_written():
+    """A step that is told to have written more than the trace holds, or less where no clip acts."""
+    cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=None, trace_noise=0, trace="sample")
+    _, tape, _ = engram_run(cell, 1, trace=0)
     parts, a, z = written_by(cell, tape, 5), tape.kept.a, tape.e.z
-    assert abs(parts["clipped"]).max() > 1e-3
-    close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"], seen["trace_part"][5])
     for s in range(5):  # by (8)
         close(parts["steps"][s], cell.trace_scale * 0.5 ** (5 - s) * (a[5] * a[s]).sum(-1, keepdims=True) * z[s])
-
-
-@settings(max_examples=60)
-@given(cells(Engram), seeds, sizes, st.integers(1, 6), st.booleans(), st.sampled_from((np.float32, np.float64)))
-def test_with_the_clip_too_the_parts_add_up(cell, seed, batch, steps, masked, dtype):
-    """A cell refused for rounding, or for its clip."""
-    _, tape, seen = engram_run(cell, seed, batch, steps, dtype, masked=masked)
-    for t in range(steps):
-        parts = written_by(cell, tape, t)
-        total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"]
-        close(total, seen["trace_part"][t], 1e-10 if dtype == np.float64 else 1e-4)
-
-
-WRITERS = {
-    "louder": Loud(5, 4, hebbian_rate=0.3),
-    "louder under the clip": Loud(5, 4, hebbian_rate=0.3, trace_clip=0.02),
-    "all one number": Sevens(5, 4),
-    "ahead of the loop": Sevens(40, 4, trace="sample", trace_clip=None),
-    "on the clip": Sevens(5, 4, trace="sample", trace_clip=7.0),
-    "by its step": Stepping(5, 4, hebbian_rate=0.3, trace="sample"),
-    "doubled": Doubling(5, 4, temperature=0.5),
-    "doubled for the batch": Doubling(5, 4, temperature=0.5, trace="batch"),
-}
-
-
-@pytest.mark.parametrize("cell", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize("dtype", (np.float32, np.float64))
-def test_who_writes_otherwise_is_refused(cell, dtype):
-    """Parts of 0.28 for a recall of 0.035, and the difference called the clip's."""
-    problem = draw(cell, steps=6) if isinstance(cell, Binding) else None
-    tape = problem.forward()[2] if problem else engram_run(cell, 1, trace=0, dtype=dtype)[1]
-    with pytest.raises(ValueError, match=rf"^cell: expected the tape's own, .*{type(cell).__name__}: .* before t = 5"):
-        written_by(cell, tape, 5)
-
-
-def test_a_tape_of_other_settings_is_refused():
-    cell = Engram(5, 4, hebbian_rate=0.3)
-    _, tape, _ = engram_run(cell, 1)
-    for other in ({"hebbian_rate": 0.1}, {"trace_clip": 0.01}):
-        with pytest.raises(ValueError, match=r"^cell: expected the tape's own, .*Engram: "):
-            written_by(replace(cell, **other), tape, 5)
+    clipped = replace(cell, trace_clip=0.02)
+    assert abs(written_by(clipped, engram_run(clipped, 1, trace=0)[1], 5)["steps"]).max() <= 0.02 * cell.trace_scale * 2
 
 
 def test_bad_tapes():
@@ -576,7 +516,6 @@ def test_other_models():
         ({"baseline": np.zeros((6, T, D + 1))}, ValueError, "^baseline: .*shape"),
         ({"baseline": np.zeros((6, T, D), np.float32)}, TypeError, "^baseline: .*float64"),
         ({"tolerance": 0}, ValueError, "^tolerance: "),
-        ({"nodes": 0}, ValueError, "^nodes: "),
         ({"x": np.zeros((6, T, D), np.uint8)}, TypeError, "^x: .*uint8"),
     ],
 )

@@ -290,7 +290,7 @@ def test_attribution(tolerance):
         numbers |= {
             f"changes {part}": attribution.logit_changes(model, x, part=part, mask=mask) for part in ("trace", "bank")
         }
-        numbers |= attribution.integrated_gradients(model, x[:2], tolerance=0.5, nodes=2, mask=mask[:2])._asdict()
+        numbers |= attribution.integrated_gradients(model, x[:2], tolerance=0.5, mask=mask[:2])._asdict()
         for variant, scores in attribution.ablations(model, x, y, 3, mask=mask).items():
             numbers |= {f"{variant} {name}": np.array(value) for name, value in scores.items()}
         numbers |= {f"slot {name}": value for name, value in attribution.slot_ablation(model, x, y).items()}

@@ -61,12 +61,12 @@ def written_by(cell, tape, t):
     """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9), or (7) of a Binding cell, whose
     alpha is 1, unrolled. t counts from 0.
 
-    Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
-    steps, which was written beside it; and clipped (B, H), what the clip took away of what (8) says. They add up to the
-    trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
-    At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
+    Returns start (B, H), what is left of the initial trace, and steps (t, B, H), what was written at s = 0 to t - 1,
+    with its noise and without what the clip took. They add up to the trace part. They are vectors: any linear
+    functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a shared
+    trace stands still where the whole batch is padding.
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
-    another run since, and ValueError for a t that is not one of its steps, or where the cell writes in another way.
+    another run since, and ValueError for a t that is not one of its steps.
     """
     if not isinstance(cell, Engram | Binding) or isinstance(cell, LearnedEngram) or not isinstance(tape, Tape):
         wanted = "an Engram or Binding cell (a LearnedEngram by its settled(params)) and the tape of one segment"
@@ -74,36 +74,16 @@ def written_by(cell, tape, t):
     tape.fresh()
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
-    xp, k, e, A = array_module(tape.x), tape.kept, tape.e, cell.traces(tape)[: t + 1]
+    xp, k, A, binding = array_module(tape.x), tape.kept, cell.traces(tape)[: t + 1], isinstance(cell, Binding)
     live = xp.ones((t, len(k.a[t]), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
-    binding, shared = isinstance(cell, Binding), cell.trace == "batch"
-    wrote, keep = live, k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
-    if shared:
-        A, wrote, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
-    keep = xp.where(wrote, keep, 1).astype(A.dtype)  # (t, 1 or B, 1 or N)
+    keep = k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
+    if cell.trace == "batch":
+        A, live, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
+    keep = xp.where(live, keep, 1).astype(A.dtype)  # (t, 1 or B, 1 or N)
     since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), A.dtype)))[::-1].cumprod(0)[::-1]
     a = (1 if binding else cell.trace_scale) * k.a[t] * since  # (t + 1, B, N): how t reads what step s - 1 left
-
-    if binding:
-        w, v, eps, clip = live * k.w[:t], e.v[:t] if k.v is None else k.v[:t], None, None
-    else:
-        share = live / xp.maximum(live.sum(1, keepdims=True), 1) if shared else live
-        w, v, eps, clip = (cell.hebbian_rate * share).astype(A.dtype) * k.a[:t], e.z[:t], e.noise, cell.trace_clip
-    written = (w.swapaxes(1, 2) @ v)[:, None] if shared else w[..., None] * v[:, :, None]  # (t, 1 or B, N, H)
-    noise = xp.zeros_like(written) if eps is None else wrote[..., None] * (cell.hebbian_rate * eps[:t, None])
-    new = keep[..., None] * A[:-1] + written + noise
-    rounding = 1000 * np.finfo(A.dtype).eps
-    kept = new if clip is None or not cell.hebbian_rate else xp.where(wrote[..., None], xp.clip(new, -clip, clip), new)
-    if t and not (abs(kept - A[1:]).max() <= rounding * (abs(A).max() + abs(written).max())):
-        wanted = "expected the tape's own, which writes by (8) and (9), or (6) and (7)"
-        raise ValueError(f"cell: {wanted}, got {type(cell).__name__}: it wrote something else before t = {t}")
-    lost = A[1:] - new
-
-    def recalled(part):
-        return (a[1:, :, None] @ part)[:, :, 0]  # (t, B, H)
-
-    parts = {"steps": recalled(written), "noise": recalled(noise), "clipped": recalled(lost).sum(0)}
-    return {"start": read(a[0], A[0]), **parts}
+    written = xp.where(live[..., None], A[1:] - keep[..., None] * A[:-1], 0)  # (t, 1 or B, N, H)
+    return {"start": read(a[0], A[0]), "steps": (a[1:, :, None] @ written)[:, :, 0]}
 
 
 def written_lengths(cell, tape, t):
@@ -114,7 +94,7 @@ def written_lengths(cell, tape, t):
     `written_by`.
     """
     parts = to_numpy(written_by(cell, tape, t))
-    recalled = parts["start"] + parts["clipped"] + (parts["steps"] + parts["noise"]).sum(0)  # (B, H)
+    recalled = parts["start"] + parts["steps"].sum(0)  # (B, H)
     size = np.sqrt((recalled**2).sum(-1))
     return ((parts["steps"] * recalled).sum(-1) / np.where(size > 0, size, 1)).T
 
@@ -234,25 +214,25 @@ class IntegratedGradients(NamedTuple):
 SMALLEST, MOST = 2.0**-20, 1000  # pieces of a path: no shorter one is cut, and there are not many more
 
 
-def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, nodes=4, mask=None):
+def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, mask=None):
     """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) of output `target`, by hand-written BPTT:
 
         attribution = (x - baseline) * integral over p from 0 to 1 of d output / d x at baseline + p (x - baseline)
 
     x (n, T, D); target: an output or one per sequence, by default the largest; baseline, like x: zeros by default. Each
-    sequence is run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece
+    sequence is run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre nodes of a piece
     fail most to add up to the difference of outputs between its ends, until the whole is complete to the relative
     `tolerance`: a thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where
     lengths are small. Where the output jumps on the way, as slots change by "top_k" or a code vanishes, no path is
     complete: a RuntimeWarning says what is missing, as `residual` does of each sequence.
     """
-    tolerance, nodes = checks.number("tolerance", tolerance, above=0), checks.count("nodes", nodes)
+    tolerance = checks.number("tolerance", tolerance, above=0)
     model, _, x, target, mask = alone(model, x, target, mask)
     baseline = np.zeros_like(x) if baseline is None else checks.float_array("baseline", baseline, x.shape, x.dtype)
     found = []
     for i, (start, way, out) in enumerate(zip(baseline, x - baseline, target, strict=True)):
         along = partial(_along, model, out, start, way, None if mask is None else mask[i])
-        found.append(_integrate(along, way, tolerance, nodes))
+        found.append(_integrate(along, way, tolerance))
     *parts, missed = (np.stack(part) for part in zip(*found, strict=True))
     found = IntegratedGradients(*parts)
     if missed.any():
@@ -264,9 +244,9 @@ def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, n
     return found
 
 
-def _integrate(along, way, tolerance, nodes):
+def _integrate(along, way, tolerance):
     """The three parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
-    points, weights = np.polynomial.legendre.leggauss(nodes)
+    points, weights = np.polynomial.legendre.leggauss(4)
     first, last = along(np.array([0.0, 1.0]))
     size, noise = abs(first) + abs(last), 100 * np.finfo(first.dtype).eps
     allowed = max(tolerance * abs(last - first), tolerance * 1e-6 * size, noise * size)
