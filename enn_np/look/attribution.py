@@ -32,6 +32,7 @@ from ..engram import Engram
 from ..lab.learned import LearnedEngram
 from ..models import Classifier, Regressor, class_labels
 from ..ops import read, relu
+from .monitor import engram_layer
 
 VALUES = 10  # of associative recall
 
@@ -289,15 +290,13 @@ def _along(model, target, start, way, mask, p, back=False):
 
 def _quiet(model):
     """A copy of `model` that draws nothing at random, and the index of its first Engram layer."""
-    layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
-    if not layers:
-        raise ValueError("model: expected one with an Engram cell, got none; only Engram has a memory to look into")
-    cell = model.cells[layers[0]]
+    layer = engram_layer(model)
+    cell = model.cells[layer]
     if type(cell) not in (Engram, LearnedEngram):
         raise ValueError(f"model: expected an Engram cell, got {type(cell).__name__}, which may work otherwise")
-    cell = cell.settled(model.layer_params(layers[0])) if type(cell) is LearnedEngram else cell
+    cell = cell.settled(model.layer_params(layer)) if type(cell) is LearnedEngram else cell
     # Steps are taken by themselves here, and change the trace that they read: it has to be an array.
-    return _with(model, layers[0], replace(cell, store="dense") if cell.hooks else cell), layers[0]
+    return _with(model, layer, replace(cell, store="dense") if cell.hooks else cell), layer
 
 
 def _with(model, layer, cell, **params):
