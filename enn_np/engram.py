@@ -29,7 +29,7 @@ from .ops import write
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
 # All that needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
-# noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8); trace, where the trace is a list.
+# noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8); trace, where that is a list.
 EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share trace")
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
@@ -131,7 +131,7 @@ class Engram(Traced):
         linear(x, params["W_z"], params["b_z"], out=e.r)
         relu_norm(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
         unit(e.z, out=(e.z_unit, e.z_inv))
-        return e._replace(noise=noise, share=self._shares(mask, x))
+        return e._replace(noise=noise, share=self._share(mask, x))
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
@@ -153,7 +153,7 @@ class Engram(Traced):
     def _write(self, k, e, A):
         """(8) and (9) into k.A. The trace is read before it is written: step t recalls what steps before t wrote."""
         eta = self.hebbian_rate
-        w = k.a * (eta * self._share(e))  # (B, N) eta (8) is w z'
+        w = k.a * (eta * e.share)  # (B, N) eta (8) is w z'
         if e.trace:
             e.trace.write(w, e.z, 1 - eta, times=1 / e.z_inv)
             return
@@ -170,7 +170,7 @@ class Engram(Traced):
         de, xp = de or empty(self.shapes(len(d.h))[2], d.h), array_module(d.h)
 
         dz, dm, dh = self.integrate_back(params, d.h, k, de)
-        share, keep = self.hebbian_rate * self._share(e), 1 - self.hebbian_rate
+        share, keep = self.hebbian_rate * e.share, 1 - self.hebbian_rate
         A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
         da_8, dv, _ = A.write_back(k.a, e.z, keep, share)  # (9) to A_{t-1}, (8)
         da = A.match(dm) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)

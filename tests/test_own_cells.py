@@ -158,7 +158,7 @@ def with_write():
 
 
 def with_share():
-    return type("Half", (Engram,), {"_share": lambda self, e: 0.5})(40, 5, trace="sample", trace_clip=None)
+    return type("Half", (Engram,), {"_share": lambda self, mask, x: 0.5})(40, 5, trace="sample", trace_clip=None)
 
 
 def in_the_object():
@@ -235,7 +235,7 @@ class TwoSpeeds(Engram):
 
     def _write(self, k, e, A):
         eta, c = self.rates, self.trace_clip
-        written = write(k.a * self._share(e), e.z, self.trace == "batch") + (0 if e.noise is None else e.noise)
+        written = write(k.a * e.share, e.z, self.trace == "batch") + (0 if e.noise is None else e.noise)
         faded = (1 - eta) * A + eta * written
         k.A[...] = faded if c is None else np.clip(faded, -c, c)
 
