@@ -52,7 +52,7 @@ class Listed:
             self.x, self.r = xp.einsum("bnh,nh->bn", A, M), dot_rows(A, A)[..., 0]
 
     def match(self, u):
-        self.g = self.piece.against_rows(u)
+        self.g = match(u, self.piece.seen)
         self.y = self.piece.gather(self.g)
         if self.M is None:
             return self.y
@@ -115,7 +115,6 @@ class Listed:
 
     def _leave(self):
         dA, dV = self.piece.back()
-        self.piece.close()
         self.dV.insert(0, dV)
         return dA
 
@@ -184,9 +183,10 @@ class Piece:
         """How many steps there are in L."""
         return self.L.shape[1] - 1
 
-    def against_rows(self, u):
-        """<u, row> of all rows so far, (B, j + N)."""
-        return match(u, self.rows[:, self.size - self.steps :])
+    @property
+    def seen(self):
+        """All rows so far, (B, j + N, H), or (B, j, H) without A_0."""
+        return self.rows[:, self.size - self.steps :]
 
     def gather(self, g):
         """From what is so of every row to what is so of every slot, (B, N)."""
@@ -202,8 +202,7 @@ class Piece:
         return array_module(a).concatenate((match(a, L[:, :j]), a * L[:, j]), axis=1)
 
     def read(self, q):
-        rows = self.rows[:, self.size - self.steps :]
-        return read(q[:, : rows.shape[1]], rows)
+        return read(q[:, : self.seen.shape[1]], self.seen)
 
     def write(self, w, keep, v, keep_all):
         """w v' beside what is kept of the list."""
@@ -231,10 +230,6 @@ class Piece:
             self.drows[:, self.size - n : self.size] = L[:, :n] @ dA
             self.drows[:, self.size :] = L[:, n, :, None] * dA
 
-    def close(self):
-        """The way back is done, and what it needed is free."""
-        self.dL = self.drows = self.uses = None
-
     def write_back(self, keep):
         """Undo the last write: gradients at w and, where every slot has its own, at `keep`."""
         self.L, dw, self.dL = self.lists[self.steps - 1], self.dL[:, 0], self.dL[:, 1:]
@@ -255,13 +250,14 @@ class Piece:
 
     def back(self):
         """After the way back: the gradients at A_0 and at the values, (n, B, H), the first step's first."""
-        xp, n = array_module(self.rows), len(self.lists) - 1
+        xp, n, drows = array_module(self.rows), len(self.lists) - 1, self.drows
         if uses := self.uses[::-1]:
-            Q = xp.zeros((len(self.rows), len(uses), self.drows.shape[1]), self.rows.dtype)
+            Q = xp.zeros((len(self.rows), len(uses), drows.shape[1]), self.rows.dtype)
             for i, (q, _) in enumerate(uses):
                 Q[:, i, Q.shape[2] - q.shape[1] :] = q
-            self.drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in uses], axis=1)
-        return self.drows[:, self.size :], self.drows[:, self.size - n : self.size][:, ::-1].swapaxes(0, 1)
+            drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in uses], axis=1)
+        self.dL = self.drows = self.uses = None  # what only the way back needed is free
+        return drows[:, self.size :], drows[:, self.size - n : self.size][:, ::-1].swapaxes(0, 1)
 
 
 class ListStore:
