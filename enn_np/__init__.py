@@ -18,12 +18,10 @@ from .language import LanguageModel
 from .models import Classifier, Model, Regressor, StepClassifier
 from .optim import SGD, Adam
 from .stream import Stream, run_in_segments
-from .train import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh, translated
+from .train import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, fit, fit_fresh
 from .window import Convolution, Window
 
 __version__ = "0.2.0"
-for _kind in [each for each in globals().values() if isinstance(each, type) and "__init__" in vars(each)]:
-    _kind.__init__ = translated(_kind.__init__)
 __all__ = [
     "GRU", "LEM", "LSTM", "RNN", "SGD", "Adam", "Binding", "Callback", "Cell", "Checkpoint", "Classifier",
     "Convolution", "Diverged", "EarlyStopping", "Engram", "EngramState", "History", "LanguageModel", "LearnedEngram",

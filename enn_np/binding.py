@@ -44,8 +44,8 @@ BindingState = namedtuple("BindingState", "h A a")
 # the cue; cosines s and address a (B, N), and what that reads in the bank, (B, H).
 ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # What needs no past: all of that, or with a recurrent cue just x_t W_z + b_z in the place of r; value v (B, H);
-# x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or None, each sample's part in a shared trace; trace, where
-# that is a list.
+# x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or one number, each sample's part in a shared trace; trace,
+# where that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
 # weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,); what
@@ -259,7 +259,7 @@ class Binding(Addressing, Traced):
             linear(x, params["w_g"], params["b_g"], out=e.g)
         elif self.plasticity == "learned":
             e.g[...] = params["b_g"]
-        return e._replace(share=self._shares(mask, x))
+        return e._replace(share=self._share(mask, x))
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
@@ -276,7 +276,7 @@ class Binding(Addressing, Traced):
         else:
             sigmoid(e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
         at = self._written_at(state, k)
-        xp.multiply(at, k.g * self._share(e), out=k.w)  # (B, N) (6) where to write
+        xp.multiply(at, k.g * e.share, out=k.w)  # (B, N) (6) where to write
         k.keep[...] = 1 - self._delta(params)
         if self.rule == "replace":
             k.keep[...] *= 1 - (k.w.sum(0) if self.shared else k.w)
@@ -319,14 +319,14 @@ class Binding(Addressing, Traced):
         A = e.trace or Dense(state.A, dA=d.A.copy())
         at = self._written_at(state, k)
         dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
-        da, dat = A.match(de.m, ahead=False), 0  # (3) to a_t
+        da, dat = A.match(de.m), 0  # (3) to a_t
         if self.rule == "delta":
             dat = A.match(-de.v)  # (7) to the address that recalls, and to A_{t-1}
             A.recall_back(at, -de.v)
         A.recall_back(k.a, de.m)  # (3) to A_{t-1}
         if self.rule == "replace":
             dw -= (1 - self._delta(params)) * de.keep
-        dw *= self._share(e)
+        dw *= e.share
         xp.multiply(dot_rows(dw, at), k.g * (1 - k.g), out=de.g)  # (6) to g_t, through the sigmoid of (5)
         if self.plasticity == "gate":
             dh += de.g * params["u_g"].T  # (5) to h_{t-1}

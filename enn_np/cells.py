@@ -58,17 +58,14 @@ class Traced(Cell):
         """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t."""
         return tape.states.A if tape.e.trace is None else tape.e.trace.traces()
 
-    def _shares(self, mask, x):
-        """`_share` at every step where padding matters, (..., B, 1): the mean is over the samples still alive."""
-        if mask is None or self.trace == "sample":
-            return None
-        return (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
-
-    def _share(self, e):
-        """Each sample's part in the mean of what is written: 1 / B, or by the mask; 1 with a trace per sample."""
+    def _share(self, mask, x):
+        """Each sample's part in the mean of what is written: 1 / B, or with padding, where the mean is over the samples
+        still alive, (..., B, 1); 1 with a trace per sample."""
         if self.trace == "sample":
             return 1.0
-        return 1 / e.r.shape[-2] if e.share is None else e.share
+        if mask is None:
+            return 1 / x.shape[-2]
+        return (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
 
 
 class Baseline(Cell):

@@ -29,7 +29,7 @@ from .ops import write
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
 # What needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
-# noise (N, H) or None; share (B, 1) or None, each sample's part in the mean of (8); trace, where the trace is a list.
+# noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8); trace, where that is a list.
 EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share trace")
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
@@ -50,8 +50,8 @@ class Engram(Traced):
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
-    store: where a trace per sample is kept, see trace.py: "dense" or "list", which is faster where no clip acts. The
-    batch's trace is always dense, and so is that of a subclass, because it may write otherwise.
+    store: where a trace per sample is kept, see trace.py: "dense" or, faster, "list", which has no noise, no clip and
+    no cut gradient. The batch's trace is always dense, and so is that of a subclass, because it may write otherwise.
     initial_scale: sd of h_0 and A_0 where they are drawn at random, as the published code does at inference too.
     """
 
@@ -130,7 +130,7 @@ class Engram(Traced):
         linear(x, params["W_z"], params["b_z"], out=e.r)
         relu_norm(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
         unit(e.z, out=(e.z_unit, e.z_inv))
-        return e._replace(noise=noise, share=self._shares(mask, x))
+        return e._replace(noise=noise, share=self._share(mask, x))
 
     def step(self, params, e, state, k=None):
         k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
@@ -152,9 +152,9 @@ class Engram(Traced):
     def _write(self, k, e, A):
         """(8) and (9) into k.A. The trace was read first: step t recalls what the steps before t wrote."""
         eta = self.hebbian_rate
-        w = k.a * (eta * self._share(e))  # (B, N) eta (8) is w z'
+        w = k.a * (eta * e.share)  # (B, N) eta (8) is w z'
         if e.trace:
-            e.trace.write(w, e.z, 1 - eta, noise=None if e.noise is None else eta * e.noise, times=1 / e.z_inv)
+            e.trace.write(w, e.z, 1 - eta, times=1 / e.z_inv)
             return
         xp = array_module(A)
         xp.multiply(A, 1 - eta, out=k.A)
@@ -169,10 +169,10 @@ class Engram(Traced):
         de, xp = de or empty(self.shapes(len(d.h))[2], d.h), array_module(d.h)
 
         dz, dm, dh = self.integrate_back(params, d.h, k, de)
-        share, keep = self.hebbian_rate * self._share(e), 1 - self.hebbian_rate
+        share, keep = self.hebbian_rate * e.share, 1 - self.hebbian_rate
         A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
-        da_8, dv, _ = A.write_back(k.a, e.z, keep, share, self.trace_gradient)  # (9) to A_{t-1}, (8)
-        da = A.match(dm, ahead=False) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
+        da_8, dv, _ = A.write_back(k.a, e.z, keep, share)  # (9) to A_{t-1}, (8)
+        da = A.match(dm) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
         xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
         dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
         du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3), (2) to the bank and to A_{t-1}

@@ -107,4 +107,4 @@ def _pattern(cell, tape):
     """Where ReLUs are off, slots unread and the trace clipped: changes only when a kink is crossed."""
     clip = getattr(cell, "trace_clip", None)
     parts = [part for group in (tape.e, tape.kept) for part in group if hasattr(part, "dtype")]
-    return [part == 0 for part in parts] + ([] if clip is None or tape.kept.A is None else [abs(tape.kept.A) == clip])
+    return [part == 0 for part in parts] + ([] if clip is None else [abs(tape.kept.A) == clip])

@@ -191,7 +191,6 @@ class LanguageModel(Model):
             seen += ids.size
         return self.scores(totals, seen)
 
-    @train.translated
     def fit_stream(
         self,
         tokens,

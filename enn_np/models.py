@@ -104,17 +104,6 @@ class Model:
         sizes = f"inputs={self.inputs}, {self.width}={self.outputs}"
         return f"{type(self).__name__}({cells}, {sizes}): {self.size:,} parameters, {self.dtype}"
 
-    def summary(self) -> str:
-        """Layers and their numbers of parameters, a line each, to be printed. n sequences of T steps."""
-        sizes = {}
-        for name, value in self.params.items():
-            layer = name.partition(".")[0]
-            sizes[layer] = sizes.get(layer, 0) + value.size
-        shown = {str(i): f"{i} {type(c).__name__:.20} (n, T, {c.hidden})" for i, c in enumerate(self.cells)}
-        shown["head"] = f"head, {self.outputs} outputs"
-        rows = [*((shown.get(layer, layer), size) for layer, size in sizes.items()), ("all", self.size)]
-        return "\n".join(f"{layer:<44} {size:>13,}" for layer, size in rows)
-
     # ------------------------------------------------------------------------------------------------- one batch
 
     def layer_params(self, i):

@@ -250,7 +250,7 @@ class Dense:
             array_module(A).multiply(A, alpha, out=M_eff)
             array_module(A).add(M_eff, M, out=M_eff)
 
-    def match(self, u, ahead=True):
+    def match(self, u):
         return match(u, self.M_eff)
 
     def norms(self):
@@ -259,9 +259,8 @@ class Dense:
     def read(self, a):
         return read(a, self.M_eff)
 
-    def write_back(self, a, v, keep, share=1.0, taught=True):
-        """Undo the writing of v by share * a: gradients at a, at v and, if `keep` is an array, at `keep`. taught is
-        for the list of trace.py: here dA is zero where the gradient is cut."""
+    def write_back(self, a, v, keep, share=1.0):
+        """Undo the writing of v by share * a: gradients at a, at v and, if `keep` is an array, at `keep`."""
         da, dv = match(v, self.dA) * share, read(a, self.dA) * share
         dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
         self.dA *= keep if isinstance(keep, float) else keep[..., None]

@@ -108,15 +108,6 @@ class Window(Addressing):
         """Without padding the past of every step is a slice of one array. A subclass may remember otherwise."""
         return Past if type(self) is Window else None
 
-    def record(self, params, tape):
-        """What a run did, as copies: codes z, values v, engram m and its parts bank_part, window_part (T, B, H);
-        retrieval a (T, B, N), attention p (T, B, K), of step t to steps t - K to t - 1; hidden h (T + 1, B, H)."""
-        H, (e, states, k) = self.hidden, tape.fresh()[1:4]
-        engram = k.zmh[..., H : 2 * H]
-        seen = {"codes": e.z, "values": e.v, "engram": engram, "bank_part": e.bank, "window_part": engram - e.bank}
-        seen |= {"retrieval": e.a, "attention": k.p, "hidden": states.h}
-        return {name: part.copy() for name, part in seen.items()}
-
     def shapes(self, batch):
         """As of Engram."""
         H, N = self.hidden, self.slots

@@ -1,6 +1,6 @@
 """Splits that add up, ablations that remove what they say, attributions that are complete."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,21 +50,6 @@ def model_of(cell=None, seed=0, dtype="float64", **settings):
 # Cells as a reader derives them.
 
 
-@dataclass(frozen=True)
-class Gained(Engram):
-    """With a setting of its own: in (7)."""
-
-    gain: float = 1.0
-
-    def step(self, params, e, state, k=None):
-        after, k = super().step(params, e, state, k)
-        after.h[...] *= self.gain
-        return after, k
-
-    def step_back(self, params, d, *given, **named):
-        return super().step_back(params, d._replace(h=self.gain * d.h), *given, **named)
-
-
 class Loud(Engram):
     """In (8), D is three times as large."""
 
@@ -72,53 +57,8 @@ class Loud(Engram):
         super()._write(k, e._replace(z=3 * e.z), A)
 
 
-class Sevens(Engram):
-    def _write(self, k, e, A):
-        k.A[...] = 7.0
-
-
-class Stepping(Engram):
-    """Writes by a step of its own."""
-
-    def step(self, params, e, state, k=None):
-        after, k = super().step(params, e, state, k)
-        after.A[...] *= 0.5
-        return after, k
-
-
-class Hearing(Engram):
-    """In (6), half of what is recalled."""
-
-    def integrate(self, params, z, m, h, k):
-        super().integrate(params, z, m / 2, h, k)
-
-
-class Handmade(Engram):
-    """No dataclass of its own: its fields do not tell what it was made with."""
-
-    def __init__(self, *sizes, gain=1.0, **settings):
-        super().__init__(*sizes, **settings)
-        object.__setattr__(self, "gain", gain)
-
-
-class Bound(Engram):
-    def __init__(self):
-        super().__init__(6, 4)
-
-
-class Slotwise(Engram):
-    def init(self, rng, inputs, dtype=np.float32):
-        return super().init(rng, inputs, dtype) | {"gain": np.ones(self.slots, dtype)}
-
-
 class Learning(LearnedEngram):
     """Of a class that is made into a plain Engram to be looked into."""
-
-
-class Doubling(Binding):
-    def _write(self, e, state, k):
-        super()._write(e, state, k)
-        k.A[...] *= 2
 
 
 def close(one, other, tolerance=1e-10):
@@ -198,18 +138,19 @@ def test_parts_of_the_integration_add_up(cell, seed, batch, steps, masked):
 
 
 @settings(max_examples=60)
-@given(cells(Engram, trace_clip=None), seeds, sizes, st.integers(1, 6), st.booleans())
-def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps, masked):
-    """(9) unrolled with a power too many, without the start, the noise or the batch mates, or with padding that fades
-    or writes."""
-    _, tape, seen = engram_run(cell, seed, batch, steps, masked=masked)
+@given(cells(Engram), seeds, sizes, st.integers(1, 6), st.booleans(), st.sampled_from((np.float32, np.float64)))
+def test_the_trace_is_the_sum_of_what_every_step_wrote(cell, seed, batch, steps, masked, dtype):
+    """(9) unrolled with a power too many, without the start, the noise, the clip or the batch mates, or with padding
+    that fades or writes."""
+    _, tape, seen = engram_run(cell, seed, batch, steps, dtype, masked=masked)
     for t in range(steps):
         parts = written_by(cell, tape, t)
-        assert parts["steps"].shape == parts["noise"].shape == (t, batch, cell.hidden)
-        close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0), seen["trace_part"][t])
+        assert parts["steps"].shape == (t, batch, cell.hidden)
+        total = parts["start"] + parts["steps"].sum(0)
+        close(total, seen["trace_part"][t], 1e-10 if dtype == np.float64 else 1e-4)
         if masked:
             padding = ~tape.mask[:t] if cell.trace == "sample" else np.repeat(~tape.mask[:t].any(1)[:, None], batch, 1)
-            assert not parts["steps"][padding].any() and not parts["noise"][padding].any()
+            assert not parts["steps"][padding].any()
 
 
 @settings(max_examples=60)
@@ -219,7 +160,7 @@ def test_the_binding_trace_is_the_sum_of_what_every_step_wrote(problem):
     cell, _, tape = problem.cell, *problem.forward()[1:]
     for t in range(len(problem.x)):
         parts = written_by(cell, tape, t)
-        assert parts["steps"].shape == parts["noise"].shape == (t, *problem.x.shape[1:2], cell.hidden)
+        assert parts["steps"].shape == (t, *problem.x.shape[1:2], cell.hidden)
         close(parts["start"] + parts["steps"].sum(0), cell.record(problem.params, tape)["trace_part"][t])
         if problem.mask is not None:
             padding = ~problem.mask[:t]
@@ -283,56 +224,15 @@ def test_a_step_that_is_kept_from_writing_is_what_the_parts_say(trace):
         close(parts["steps"][s], cell.trace_scale * (a @ lost if trace == "batch" else (a[:, None] @ lost)[:, 0]))
 
 
-def test_what_the_clip_took_is_named():
-    """A clip that was active and goes unnoticed: the parts alone would claim more than the trace holds."""
-    cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=0.02, trace_noise=0, trace="sample")
-    _, tape, seen = engram_run(cell, 1, trace=0)
+def test_what_the_clip_takes_is_not_written():
+    """A step that is told to have written more than the trace holds, or less where no clip acts."""
+    cell = Engram(5, 4, hebbian_rate=0.5, trace_clip=None, trace_noise=0, trace="sample")
+    _, tape, _ = engram_run(cell, 1, trace=0)
     parts, a, z = written_by(cell, tape, 5), tape.kept.a, tape.e.z
-    assert abs(parts["clipped"]).max() > 1e-3
-    close(parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"], seen["trace_part"][5])
     for s in range(5):  # by (8)
         close(parts["steps"][s], cell.trace_scale * 0.5 ** (5 - s) * (a[5] * a[s]).sum(-1, keepdims=True) * z[s])
-
-
-@settings(max_examples=60)
-@given(cells(Engram), seeds, sizes, st.integers(1, 6), st.booleans(), st.sampled_from((np.float32, np.float64)))
-def test_with_the_clip_too_the_parts_add_up(cell, seed, batch, steps, masked, dtype):
-    """A cell refused for rounding, or for its clip."""
-    _, tape, seen = engram_run(cell, seed, batch, steps, dtype, masked=masked)
-    for t in range(steps):
-        parts = written_by(cell, tape, t)
-        total = parts["start"] + parts["steps"].sum(0) + parts["noise"].sum(0) + parts["clipped"]
-        close(total, seen["trace_part"][t], 1e-10 if dtype == np.float64 else 1e-4)
-
-
-WRITERS = {
-    "louder": Loud(5, 4, hebbian_rate=0.3),
-    "louder under the clip": Loud(5, 4, hebbian_rate=0.3, trace_clip=0.02),
-    "all one number": Sevens(5, 4),
-    "ahead of the loop": Sevens(40, 4, trace="sample", trace_clip=None),
-    "on the clip": Sevens(5, 4, trace="sample", trace_clip=7.0),
-    "by its step": Stepping(5, 4, hebbian_rate=0.3, trace="sample"),
-    "doubled": Doubling(5, 4, temperature=0.5),
-    "doubled for the batch": Doubling(5, 4, temperature=0.5, trace="batch"),
-}
-
-
-@pytest.mark.parametrize("cell", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize("dtype", (np.float32, np.float64))
-def test_who_writes_otherwise_is_refused(cell, dtype):
-    """Parts of 0.28 for a recall of 0.035, and the difference called the clip's."""
-    problem = draw(cell, steps=6) if isinstance(cell, Binding) else None
-    tape = problem.forward()[2] if problem else engram_run(cell, 1, trace=0, dtype=dtype)[1]
-    with pytest.raises(ValueError, match=rf"^cell: expected the tape's own, .*{type(cell).__name__}: .* before t = 5"):
-        written_by(cell, tape, 5)
-
-
-def test_a_tape_of_other_settings_is_refused():
-    cell = Engram(5, 4, hebbian_rate=0.3)
-    _, tape, _ = engram_run(cell, 1)
-    for other in ({"hebbian_rate": 0.1}, {"trace_clip": 0.01}):
-        with pytest.raises(ValueError, match=r"^cell: expected the tape's own, .*Engram: "):
-            written_by(replace(cell, **other), tape, 5)
+    clipped = replace(cell, trace_clip=0.02)
+    assert abs(written_by(clipped, engram_run(clipped, 1, trace=0)[1], 5)["steps"]).max() <= 0.02 * cell.trace_scale * 2
 
 
 def test_bad_tapes():
@@ -358,7 +258,6 @@ def test_bad_tapes():
 def outputs_by_hand(model, x, cell, read_A=lambda A: A, write=True, A=0.0, without=None):
     """The outputs for each sequence alone, by the equations, with a hand on what is read and written; `without` =
     (t, part) takes a part of m_t away."""
-    gain, loud = getattr(cell, "gain", 1), 3 if isinstance(cell, Loud) else 1
     p, results = model.layer_params(0), []
     for sequence in x:
         A_t, h, hs = np.zeros((cell.slots, cell.hidden)) + A, np.zeros(cell.hidden), []
@@ -371,9 +270,9 @@ def outputs_by_hand(model, x, cell, read_A=lambda A: A, write=True, A=0.0, witho
             m = {"bank": a @ p["M"], "trace": cell.trace_scale * a @ A_read}
             m_t = sum(value for part, value in m.items() if without != (t, part))
             c = np.maximum(np.concatenate((z, m_t, h)) @ p["W_c"] + p["b_c"], 0)
-            h = gain * norm(np.maximum(c @ p["W_h"] + p["b_h"], 0), p["gamma_h"], p["beta_h"])
+            h = norm(np.maximum(c @ p["W_h"] + p["b_h"], 0), p["gamma_h"], p["beta_h"])
             eta = cell.hebbian_rate if write else 0
-            A_t = ((1 - eta) * A_t + eta * np.outer(a, loud * z)).clip(-cell.trace_clip, cell.trace_clip)
+            A_t = ((1 - eta) * A_t + eta * np.outer(a, z)).clip(-cell.trace_clip, cell.trace_clip)
             hs.append(h)
         results.append(hs[-1] if model.pooling == "last" else np.mean(hs, 0))
     return np.stack(results) @ model.params["head.W"] + model.params["head.b"]
@@ -388,12 +287,10 @@ def scores(out, y):
     return {"loss": -log_p[range(len(y)), y].mean(), "accuracy": (out.argmax(-1) == y).mean()}
 
 
-@pytest.mark.parametrize("kind", (Engram, Gained, Loud))
 @pytest.mark.parametrize("seed", (0, 2, 3))  # seed 1 shuffles four slots into the order they had
-def test_every_ablation_is_what_its_name_says(seed, kind):
-    """Against the equations by hand: a trace that is shuffled when written, or thawed, or off in half the places; a
-    reader's cell compared with the library's."""
-    cell = kind(6, 4, hebbian_rate=0.4, trace_scale=3.0, trace="sample", **{"gain": 2.0} if kind is Gained else {})
+def test_every_ablation_is_what_its_name_says(seed):
+    """Against the equations by hand: a trace that is shuffled when written, or thawed, or off in half the places."""
+    cell = Engram(6, 4, hebbian_rate=0.4, trace_scale=3.0, trace="sample")
     model, x, y = model_of(cell, seed)
     before = copied(model.params)
     found = ablations(model, x, y, seed=seed)
@@ -424,53 +321,19 @@ def test_a_shared_trace_is_ablated_as_the_model_shares_it():
     assert np.isfinite([list(score.values()) for score in found.values()]).all()
 
 
-@pytest.mark.parametrize("kind", (Engram, Gained, Loud))
-@pytest.mark.parametrize("trace", ("sample", "batch"))
-def test_what_is_explained_is_the_readers_cell(kind, trace):
-    cell = kind(6, 4, hebbian_rate=0.4, trace_scale=1.5, trace=trace, **{"gain": 2.0} if kind is Gained else {})
-    model, x, y = model_of(cell)
-    assert ablations(model, x, y)["intact"] == model.evaluate(x, y)
-    whole, target = outputs_by_hand(model, x, cell), model_of(replace(cell, trace="sample"))[0].predict(x)
-    less = outputs_by_hand(model, x, cell, without=(2, "bank"))
-    close(logit_changes(model, x, target, "bank")[:, 2], (whole - less)[range(6), target], 1e-9)
-    found = integrated_gradients(model, x[:1], 1, baseline=0.9 * x[:1])
-    ends = (outputs_by_hand(model, scale * x[:1], cell)[0, 1] for scale in (1, 0.9))
-    close(found.difference[0], np.subtract(*ends), 1e-8)
-
-
-REFUSED = {
-    "by its step": (ablations, Stepping(6, 4, hebbian_rate=0.3), "Stepping writes by its step, not by _write"),
-    "made with more": (
-        ablations,
-        Handmade(6, 4, gain=2.0),
-        "Handmade cannot be built .*built again from its fields it is another one",
-    ),
-    "gradients": (
-        integrated_gradients,
-        Handmade(6, 4, gain=2.0),
-        "Handmade cannot be built .*another one; make the class a dataclass",
-    ),
-    "not to be made": (ablations, Bound(), "Bound cannot be built with .*; make the class a dataclass"),
-    "a slot": (slot_ablation, Bound(), "Bound cannot be built with {'slots': 3"),
-    "a part of a slot": (slot_ablation, Slotwise(6, 4), "gain of its cell of class Slotwise depends on the slots"),
-    "integration": (logit_changes, Hearing(6, 4), "Hearing does not integrate as \\(6\\) says"),
-    "settled": (ablations, Learning(6, 4), "Learning cannot be settled"),
-    "settled, alone": (logit_changes, Learning(6, 4), "Learning cannot be settled"),
-}
-
-
-@pytest.mark.parametrize(("function", "cell", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_rebuilt_is_refused_by_name(function, cell, says):
-    model, x, y = model_of(cell)
-    with pytest.raises(ValueError, match=f"^model: .*{says}"):
-        function(model, x, *([y] if function in (ablations, slot_ablation) else []))
+@pytest.mark.parametrize("kind", (Loud, Learning))
+def test_a_class_of_the_reader_is_refused_by_name(kind):
+    """It may integrate or write otherwise than (6), (8) and (9) say."""
+    model, x, y = model_of(kind(6, 4))
+    for function, more in ((ablations, [y]), (slot_ablation, [y]), (logit_changes, []), (integrated_gradients, [])):
+        with pytest.raises(ValueError, match=f"^model: .* got {kind.__name__}, which may work otherwise"):
+            function(model, x, *more)
 
 
 @pytest.mark.parametrize("retrieval", ("softmax", "top_k"))
-@pytest.mark.parametrize("kind", (Engram, Gained))
-def test_leaving_a_slot_out_is_a_network_without_it(kind, retrieval):
+def test_leaving_a_slot_out_is_a_network_without_it(retrieval):
     """A slot that is only muted still takes its share of the softmax."""
-    cell = kind(6, 4, trace="sample", retrieval=retrieval, top_k=4, **{"gain": 2.0} if kind is Gained else {})
+    cell = Engram(6, 4, trace="sample", retrieval=retrieval, top_k=4)
     model, x, y = model_of(cell)
     found = slot_ablation(model, x, y)
     assert found.keys() == {"loss", "accuracy"} and found["loss"].shape == (4,)
@@ -653,7 +516,6 @@ def test_other_models():
         ({"baseline": np.zeros((6, T, D + 1))}, ValueError, "^baseline: .*shape"),
         ({"baseline": np.zeros((6, T, D), np.float32)}, TypeError, "^baseline: .*float64"),
         ({"tolerance": 0}, ValueError, "^tolerance: "),
-        ({"nodes": 0}, ValueError, "^nodes: "),
         ({"x": np.zeros((6, T, D), np.uint8)}, TypeError, "^x: .*uint8"),
     ],
 )

@@ -482,12 +482,10 @@ def test_scaling_refuses_what_is_no_data(kind):
         datasets.Standardize.fit(good, "row")
 
 
-@given(n=st.integers(2, 300), seed=st.integers(0, 9), share=st.floats(0.1, 0.9))
+@given(n=st.integers(2, 300), seed=st.integers(0, 9), first=st.integers(1, 299))
 @settings(deadline=None)
-def test_split_is_disjoint_complete_and_seeded(n, seed, share):
-    for parts in ((share, 1 - share), (1, n - 1), (n,)):
-        if min(round(share * n), n - round(share * n)) < 1:
-            continue
+def test_split_is_disjoint_complete_and_seeded(n, seed, first):
+    for parts in ((min(first, n - 1), n - min(first, n - 1)), (n,)):
         pieces = datasets.split(n, parts, seed)
         assert sorted(np.concatenate(pieces)) == list(range(n)) and len(pieces) == len(parts)
         again = datasets.split(n, parts, np.random.default_rng(seed))
@@ -495,16 +493,9 @@ def test_split_is_disjoint_complete_and_seeded(n, seed, share):
 
 
 def test_split_sizes_and_errors():
-    assert [len(part) for part in datasets.split(60_000, (0.9, 0.1))] == [54_000, 6_000]
     assert [len(part) for part in datasets.split(10, [3, 2])] == [3, 2]
-    for n, parts in (
-        (10, (8, 3)),
-        (10, (0.9, 0.2)),
-        (10, (0.99, 0.01)),
-        (10, (5, 0)),
-        (10, (-1, 2)),
-        (10, ()),
-        (0, (1,)),
-    ):
-        with pytest.raises(ValueError, match="expected"):
+    for n, parts in ((10, (8, 3)), (10, (5, 0)), (10, (-1, 2)), (10, ()), (0, (1,))):
+        with pytest.raises(ValueError, match="parts: expected"):
             datasets.split(n, parts)
+    with pytest.raises(TypeError, match="parts: expected a whole number"):
+        datasets.split(10, (0.9, 0.1))

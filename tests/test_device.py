@@ -142,8 +142,7 @@ def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
 def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
     """The same for a run that keeps its trace as a list."""
     monkeypatch.setattr(trace, "PIECE", 2)
-    noise = 0 if masked else 0.1
-    settings = {"trace_clip": None, "trace_noise": noise, "retrieval": kind, "top_k": 2}
+    settings = {"trace_clip": None, "trace_noise": 0, "retrieval": kind, "top_k": 2}
     same_on_both(Engram(4, 5, trace="sample", store="list", **settings), masked, dtype, tolerance)
 
 
@@ -291,7 +290,7 @@ def test_attribution(tolerance):
         numbers |= {
             f"changes {part}": attribution.logit_changes(model, x, part=part, mask=mask) for part in ("trace", "bank")
         }
-        numbers |= attribution.integrated_gradients(model, x[:2], tolerance=0.5, nodes=2, mask=mask[:2])._asdict()
+        numbers |= attribution.integrated_gradients(model, x[:2], tolerance=0.5, mask=mask[:2])._asdict()
         for variant, scores in attribution.ablations(model, x, y, 3, mask=mask).items():
             numbers |= {f"{variant} {name}": np.array(value) for name, value in scores.items()}
         numbers |= {f"slot {name}": value for name, value in attribution.slot_ablation(model, x, y).items()}
@@ -385,11 +384,8 @@ def test_a_hidden_call_of_numpy_is_seen(card, monkeypatch, module):
         if module in (heads, language):
             LanguageModel([GRU(3), Engram(3, 3)], 7, embedding=3).to_device("cuda").fit(x, y, epochs=1)
         else:
-            stack = [
-                LSTM(3),
-                GRU(3),
-                Engram(3, 3, trace="sample", trace_clip=None, retrieval="sparsemax", store="list"),
-            ]
+            settings = {"trace": "sample", "trace_clip": None, "trace_noise": 0, "store": "list"}
+            stack = [LSTM(3), GRU(3), Engram(3, 3, retrieval="sparsemax", **settings)]
             classifier(stack, pooling="attention", dropout=0.5).to_device("cuda").fit(*sequences(6), epochs=1)
 
 

@@ -57,10 +57,10 @@ def test_binding(problem):
 def test_window(problem):
     """Catches any departure from (1) to (9): keys one step behind, the order of places, padding that fills one."""
     mask = np.ones(problem.x.shape[:2], bool) if problem.mask is None else problem.mask
-    _, _, tape, seen = problem.but(mask=mask).forward(record=True)  # with a mask every state is an array of its own
+    _, _, tape = problem.but(mask=mask).forward()  # with a mask every state is an array of its own
     want = oracle.window(problem.cell, *listed(problem))
     assert_close([part[1:] for part in tape.states], want)
     h, end, _ = problem.forward()
     assert_close([h, *end], [want[0], *(part[-1] for part in want)])
-    attended = np.einsum("tbk,tbkh->tbh", seen["attention"], tape.states.values[:-1])
-    assert_close([seen["window_part"], seen["engram"]], [attended, seen["bank_part"] + attended])
+    attended, H = np.einsum("tbk,tbkh->tbh", tape.kept.p, tape.states.values[:-1]), problem.cell.hidden
+    assert_close([tape.kept.zmh[..., H : 2 * H]], [tape.e.bank + attended])

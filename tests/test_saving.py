@@ -197,19 +197,6 @@ def test_a_class_defined_again_takes_its_place(registry):
     checkpoint.check_saving(classifier(new(3)))
 
 
-def test_a_small_cell_of_ones_own_is_no_forged_file(tmp_path, registry):
-    """A cell with fewer parameters than the library's of its size."""
-
-    @register
-    @dataclasses.dataclass(frozen=True)
-    class Diagonal(RNN):
-        def init(self, rng, inputs, dtype=np.float32):
-            return {"W_x": np.ones((1, inputs, 1), dtype)}
-
-    model = classifier(Diagonal(40))
-    assert same_to_the_bit(load(model.save(tmp_path / "model.npz")).params, model.params)
-
-
 def test_what_a_file_would_lose_is_not_saved(tmp_path, registry):
     """Fields that are no JSON, and settings that are no fields."""
 

@@ -391,28 +391,7 @@ TEXT = {
 }
 
 
-def named(act, theirs, ours):
-    """A row for an argument with another library's name."""
-    return act, TypeError, theirs, f"got {theirs}=", f"called {ours} here.*; write {ours}="
-
-
-OTHERS = {
-    "the former validation": named(fit(validation=0.2), "validation", "validation_data"),
-    "Keras' units": named(lambda: GRU(units=4), "units", "hidden"),
-    "PyTorch's hidden_size": named(lambda: Engram(hidden_size=4), "hidden_size", "hidden"),
-    "the published memory_size": named(lambda: Engram(4, memory_size=4), "memory_size", "slots"),
-    "scikit-learn's random_state": named(make(random_state=0), "random_state", "seed"),
-    "num_classes": named(lambda: Classifier(GRU(2), D, num_classes=3), "num_classes", "classes"),
-    "vocab_size": named(lambda: LanguageModel(GRU(2), vocab_size=3), "vocab_size", "vocabulary_size"),
-    "Keras' lr": named(lambda: Adam(lr=0.1), "lr", "learning_rate"),
-    "Keras' restore_best_weights": named(
-        lambda: EarlyStopping(restore_best_weights=True), "restore_best_weights", "restore_best"
-    ),
-    "PyTorch's eps": named(lambda: Adam(eps=1e-8), "eps", "epsilon"),
-    "the former validation of a text": named(words(validation=ids), "validation", "validation_data"),
-}
-
-MISTAKES = DATA | SETTINGS | MODELS | TEXT | OTHERS
+MISTAKES = DATA | SETTINGS | MODELS | TEXT
 
 
 def test_an_argument_of_no_library_is_python_s_own_error():

@@ -7,12 +7,11 @@ from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 
-from ..checks import choice, float_array, unmasked
+from ..checks import choice, count, float_array, unmasked
 from . import fetch
 
 Array = np.ndarray
@@ -187,11 +186,11 @@ class Standardize(Scaling):
         unit = _unit(x, fitting=True)
         axes = tuple(range(min(3, x.ndim) if choice("per", per, ("channel", "feature")) == "channel" else 1))
         pixels = tuple(range(len(axes) - 1))  # axes to average after that of n
-        count = prod(x.shape[: len(axes)])
+        size = prod(x.shape[: len(axes)])
         # In blocks, because x in float64 would take eight times the memory of uint8 pixels.
         blocks = [x[start : start + 1024] for start in range(0, len(x), 1024)]
-        mean = sum(block.sum(0, dtype=np.float64) for block in blocks).sum(pixels) / count
-        variance = sum(np.square(block - mean).sum(0) for block in blocks).sum(pixels) / count
+        mean = sum(block.sum(0, dtype=np.float64) for block in blocks).sum(pixels) / size
+        variance = sum(np.square(block - mean).sum(0) for block in blocks).sum(pixels) / size
         shift = np.asarray(mean / unit)
         return cls(shift, _divisor(shift, np.sqrt(variance) / unit, x.min(axes) == x.max(axes)))
 
@@ -212,17 +211,10 @@ def _divisor(shift, scale, constant):
     return np.where(constant | (scale <= 8 * np.finfo(np.float64).eps * np.abs(shift)), 1, scale).astype(np.float64)
 
 
-def split(n: int, parts: Sequence[float], seed: int | np.random.Generator = 0) -> tuple[Array, ...]:
-    """Disjoint random index arrays (int64) into n samples, one for each of `parts`.
-
-    `parts`: counts such as (54_000, 6_000), or fractions such as (0.9, 0.1); samples beyond their sum
-    are left out. Raises ValueError when a part would be empty or too large.
-    """
-    parts = tuple(parts)
-    counted = all(isinstance(part, Integral) for part in parts)
-    if not parts or not all(isinstance(part, Real) and part > 0 for part in parts):
-        raise ValueError(f"parts is {parts!r}, expected positive counts or positive fractions")
-    ends = np.cumsum(parts) if counted else np.rint(np.cumsum(parts) * n).astype(np.int64)
-    if ends[-1] > n or np.diff(ends, prepend=0).min() < 1:
-        raise ValueError(f"parts {parts!r} of n = {n} samples end at {ends.tolist()}, expected rising ends up to n")
-    return tuple(np.split(np.random.default_rng(seed).permutation(n), ends)[: len(parts)])
+def split(n: int, parts: Sequence[int], seed: int | np.random.Generator = 0) -> tuple[Array, ...]:
+    """Disjoint random index arrays (int64) into n samples, as long as `parts` says, such as (54_000, 6_000); samples
+    beyond their sum are left out. Raises TypeError or ValueError for a part that is no count, or too large."""
+    ends = np.cumsum([count("parts", part) for part in parts])
+    if not len(ends) or ends[-1] > n:
+        raise ValueError(f"parts: expected counts of {n} samples at most, got {parts!r}")
+    return tuple(np.split(np.random.default_rng(seed).permutation(n), ends)[: len(ends)])

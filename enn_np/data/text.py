@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import choice, count, number, unmasked
+from ..checks import choice, count, unmasked
 from . import fetch
 
 Array = np.ndarray
@@ -145,21 +145,18 @@ def ids_below(name, ids, V=None, shape=None) -> Array:
     return ids
 
 
-def unigram_perplexity(train_counts: Array, tokens: Array, smoothing: float = 1.0) -> float:
+def unigram_perplexity(train_counts: Array, tokens: Array) -> float:
     """Perplexity of tokens (N,) under word frequencies alone, without context: the floor of ignorance.
 
-    p(word) = (count + smoothing) / (sum of counts + smoothing V), with train_counts (V,), such as
-    `vocabulary.counts`; smoothing 1 is Laplace's rule, which leaves no word impossible.
-    Raises ValueError for bad counts or ids, and where a word with probability 0 occurs.
+    p(word) = (count + 1) / (sum of counts + V), with train_counts (V,), such as `vocabulary.counts`: Laplace's rule,
+    which leaves no word impossible. Raises ValueError for bad counts or ids.
     """
     p = np.asarray(unmasked("train_counts", train_counts))
     if p.ndim != 1 or p.dtype.kind not in "iuf" or not ((p >= 0) & np.isfinite(p)).all():
         raise ValueError(f"train_counts: expected (V,) numbers, none negative, got {p.dtype} {p.shape}: {p!s:.60}")
-    tokens, p = ids_below("tokens", tokens, len(p), ("N",)), p + number("smoothing", smoothing, low=0)
+    tokens, p = ids_below("tokens", tokens, len(p), ("N",)), p + 1.0
     tallies = np.bincount(tokens, minlength=len(p))
     seen = tallies > 0
-    if np.any(p[seen] == 0):
-        raise ValueError("tokens: some have count 0, so perplexity is infinite; use a smoothing above 0")
     return float(np.exp(-(tallies[seen] @ np.log(p[seen] / p.sum())) / len(tokens)))
 
 

@@ -10,13 +10,14 @@ trace per sample, D_s = a_s z_s', what the trace gives to step t is then a linea
     alpha a_t A_{t-1} = alpha (1 - eta)^(t-1) a_t A_0 + alpha eta sum_{s < t} (1 - eta)^(t-1-s) <a_t, a_s> z_s + noise
 
 What a run did is told by `run(..., record=True)`. Functions of a model take x (n, T, D) and mask (n, T) as `fit` does,
-draw nothing at random, and look at the first Engram layer. Padding is as if it were not there: it gets nothing.
+draw nothing at random, and look at the first Engram layer, a LearnedEngram by its settled numbers; a class of yours may
+work otherwise, and is refused. Padding is as if it were not there: it gets nothing.
 Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
 """
 
 import copy
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from string import ascii_letters
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from ..engram import Engram
 from ..lab.learned import LearnedEngram
 from ..models import Classifier, Regressor, class_labels
 from ..ops import read, relu
+from .monitor import engram_layer
 
 VALUES = 10  # of associative recall
 
@@ -60,12 +62,12 @@ def written_by(cell, tape, t):
     """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9), or (7) of a Binding cell, whose
     alpha is 1, unrolled. t counts from 0.
 
-    Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; noise, like
-    steps, which was written beside it; and clipped (B, H), what the clip took away of what (8) says. They add up to the
-    trace part. They are vectors: any linear functional of m_t, such as a gradient, splits with them.
-    At padding nothing is written and nothing fades; a shared trace stands still where the whole batch is padding.
+    Returns start (B, H), what is left of the initial trace, and steps (t, B, H), what was written at s = 0 to t - 1,
+    with its noise and without what the clip took. They add up to the trace part. They are vectors: any linear
+    functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a shared
+    trace stands still where the whole batch is padding.
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
-    another run since, and ValueError for a t that is not one of its steps, or where the cell writes in another way.
+    another run since, and ValueError for a t that is not one of its steps.
     """
     if not isinstance(cell, Engram | Binding) or isinstance(cell, LearnedEngram) or not isinstance(tape, Tape):
         wanted = "an Engram or Binding cell (a LearnedEngram by its settled(params)) and the tape of one segment"
@@ -73,36 +75,16 @@ def written_by(cell, tape, t):
     tape.fresh()
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
-    xp, k, e, A = array_module(tape.x), tape.kept, tape.e, cell.traces(tape)[: t + 1]
+    xp, k, A, binding = array_module(tape.x), tape.kept, cell.traces(tape)[: t + 1], isinstance(cell, Binding)
     live = xp.ones((t, len(k.a[t]), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
-    binding, shared = isinstance(cell, Binding), cell.trace == "batch"
-    wrote, keep = live, k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
-    if shared:
-        A, wrote, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
-    keep = xp.where(wrote, keep, 1).astype(A.dtype)  # (t, 1 or B, 1 or N)
+    keep = k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
+    if cell.trace == "batch":
+        A, live, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
+    keep = xp.where(live, keep, 1).astype(A.dtype)  # (t, 1 or B, 1 or N)
     since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), A.dtype)))[::-1].cumprod(0)[::-1]
     a = (1 if binding else cell.trace_scale) * k.a[t] * since  # (t + 1, B, N): how t reads what step s - 1 left
-
-    if binding:
-        w, v, eps, clip = live * k.w[:t], e.v[:t] if k.v is None else k.v[:t], None, None
-    else:
-        share = live / xp.maximum(live.sum(1, keepdims=True), 1) if shared else live
-        w, v, eps, clip = (cell.hebbian_rate * share).astype(A.dtype) * k.a[:t], e.z[:t], e.noise, cell.trace_clip
-    written = (w.swapaxes(1, 2) @ v)[:, None] if shared else w[..., None] * v[:, :, None]  # (t, 1 or B, N, H)
-    noise = xp.zeros_like(written) if eps is None else wrote[..., None] * (cell.hebbian_rate * eps[:t, None])
-    new = keep[..., None] * A[:-1] + written + noise
-    rounding = 1000 * np.finfo(A.dtype).eps
-    kept = new if clip is None or not cell.hebbian_rate else xp.where(wrote[..., None], xp.clip(new, -clip, clip), new)
-    if t and not (abs(kept - A[1:]).max() <= rounding * (abs(A).max() + abs(written).max())):
-        wanted = "expected the tape's own, which writes by (8) and (9), or (6) and (7)"
-        raise ValueError(f"cell: {wanted}, got {type(cell).__name__}: it wrote something else before t = {t}")
-    lost = A[1:] - new
-
-    def recalled(part):
-        return (a[1:, :, None] @ part)[:, :, 0]  # (t, B, H)
-
-    parts = {"steps": recalled(written), "noise": recalled(noise), "clipped": recalled(lost).sum(0)}
-    return {"start": read(a[0], A[0]), **parts}
+    written = xp.where(live[..., None], A[1:] - keep[..., None] * A[:-1], 0)  # (t, 1 or B, N, H)
+    return {"start": read(a[0], A[0]), "steps": (a[1:, :, None] @ written)[:, :, 0]}
 
 
 def written_lengths(cell, tape, t):
@@ -113,7 +95,7 @@ def written_lengths(cell, tape, t):
     `written_by`.
     """
     parts = to_numpy(written_by(cell, tape, t))
-    recalled = parts["start"] + parts["clipped"] + (parts["steps"] + parts["noise"]).sum(0)  # (B, H)
+    recalled = parts["start"] + parts["steps"].sum(0)  # (B, H)
     size = np.sqrt((recalled**2).sum(-1))
     return ((parts["steps"] * recalled).sum(-1) / np.where(size > 0, size, 1)).T
 
@@ -149,8 +131,7 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     x (n, T, D), y (n,). "intact"; "trace off": alpha = 0; "trace frozen": nothing is written, every sequence reads the
     mean of the traces that the batches of x leave; "slots shuffled": each slot reads the trace of another; "entries
     shuffled": the same numbers, anywhere. Shuffled traces are written as ever, `seed` draws the order. Where the intact
-    trace is no better than these, what it recalls does not matter to the decision. A cell of your own class, derived
-    from Engram, stays of it; ValueError where it cannot be built with other settings, or writes by a step of its own.
+    trace is no better than these, what it recalls does not matter to the decision.
     """
     model, layer = _quiet(model)
     x, y, mask = model.check_data(x, y, mask)
@@ -158,28 +139,25 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     for _, part, live in model._batches(x, batch_size, mask):
         A = model.run_cells(part, mask=live, keep=False)[1][layer].A
         left.append(A if A.ndim == 2 else A.mean(0))
-    entries, off = np.arange(M.size).reshape(M.shape), _changed(cell, trace_scale=0)
+    entries, off = np.arange(M.size).reshape(M.shape), replace(cell, trace_scale=0)
     variants = {
         "intact": _with(model, layer, cell),
         "trace off": _with(model, layer, off),
         "trace frozen": _with(model, layer, off, M=M + cell.trace_scale * sum(left) / len(left)),  # (2), once for all
-        "slots shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries).ravel())),
-        "entries shuffled": _with(model, layer, _shuffled(cell, rng.permutation(entries.ravel()))),
+        "slots shuffled": _with(model, layer, Shuffled(**vars(cell), order=rng.permutation(entries).ravel())),
+        "entries shuffled": _with(model, layer, Shuffled(**vars(cell), order=rng.permutation(entries.ravel()))),
     }
     return {name: each.evaluate(x, y, batch_size, mask) for name, each in variants.items()}
 
 
 def slot_ablation(model, x, y, batch_size=128, mask=None):
     """Loss and metrics without one slot, {"loss": (N,), ...}: entry n is that of the network with N - 1 slots that is
-    left without slot n. Raises ValueError where there is but one slot, or more to a slot than its row of the bank."""
+    left without slot n. Raises ValueError where there is but one slot."""
     model, layer = _quiet(model)
-    cell, params, M = model.cells[layer], model.layer_params(layer), model.params[f"{layer}.M"]
+    cell, M = model.cells[layer], model.params[f"{layer}.M"]
     if cell.slots == 1:
         raise ValueError("model: its only memory slot cannot be left out; expected at least 2 slots")
-    fewer = _changed(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
-    for name, shape in checks.param_shapes(fewer, len(params["W_z"])).items():
-        if name != "M" and shape != params[name].shape:
-            raise ValueError(f"model: {name} of its {_kind(cell)} depends on the slots; only rows of M can be left out")
+    fewer = replace(cell, slots=cell.slots - 1, top_k=min(cell.top_k, cell.slots - 1))
     rest = [array_module(M).asarray(np.delete(np.arange(cell.slots), slot)) for slot in range(cell.slots)]
     models = [_with(model, layer, fewer, M=M[slots]) for slots in rest]
     scores = [each.evaluate(x, y, batch_size, mask) for each in models]
@@ -198,9 +176,7 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     picked = xp.arange(len(x)), xp.asarray(target)
     mask = None if mask is None else model.time_major(mask)
     tape = model.run_cells(model.time_major(x), mask=mask)[2][layer]
-    parts, c = integration_parts(params, cell.record(params, tape)), tape.kept.c
-    if not abs(relu(sum(parts.values())) - c).max() <= 1e-3 * c.max():
-        raise ValueError(f"model: its {_kind(cell)} does not integrate as (6) says, so that no part can be taken away")
+    parts = integration_parts(params, cell.record(params, tape))
     states, whole = tape.states, _outputs(model, tape.states.h[1:], layer, mask)[picked]
     changes = xp.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
@@ -216,39 +192,18 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     return to_numpy(changes)
 
 
-def _changed(cell, **settings):
-    """`cell` with other settings, of the reader's own class. ValueError if that cannot be built from its fields."""
-    try:
-        if repr(vars(replace(cell))) != repr(vars(cell)):
-            raise ValueError("built again from its fields it is another one")
-        return replace(cell, **settings)
-    except (TypeError, ValueError) as error:
-        remedy = "make the class a dataclass whose fields are all its settings"
-        raise ValueError(f"model: its {_kind(cell)} cannot be built with {settings}: {error}; {remedy}") from None
+@dataclass(frozen=True)
+class Shuffled(Engram):
+    """An Engram cell that reads the N * H entries of its trace in another order, and writes them as ever."""
 
+    order: Any = field(default=None, kw_only=True)
 
-def _kind(cell):
-    return f"cell of class {type(cell).__name__}"
-
-
-def _shuffled(cell, order):
-    """A cell like `cell` that reads the N * H entries of its trace in another order, and writes them as ever."""
-
-    class Shuffled(type(cell)):
-        def step(self, params, e, state, k=None):
-            flat = state.A.reshape(*state.A.shape[:-2], -1)
-            A = flat[..., array_module(flat).asarray(order)].reshape(state.A.shape)
-            after, k = super().step(params, e, state._replace(A=A), k)
-            wrote = after.A.copy()
-            self._write(k, e, A)
-            if not abs(wrote - k.A).max() <= 1e-4 * abs(k.A).max():
-                raise ValueError(f"model: its {_kind(cell)} writes by its step, not by _write: no shuffling")
-            self._write(k, e, state.A)  # anew, into the trace as it was
-            return after._replace(A=k.A), k
-
-    shuffled = copy.copy(cell)
-    object.__setattr__(shuffled, "__class__", Shuffled)
-    return shuffled
+    def step(self, params, e, state, k=None):
+        flat = state.A.reshape(*state.A.shape[:-2], -1)
+        A = flat[..., array_module(flat).asarray(self.order)].reshape(state.A.shape)
+        after, k = super().step(params, e, state._replace(A=A), k)
+        self._write(k, e, state.A)  # anew, into the trace as it was
+        return after._replace(A=k.A), k
 
 
 class IntegratedGradients(NamedTuple):
@@ -260,25 +215,25 @@ class IntegratedGradients(NamedTuple):
 SMALLEST, MOST = 2.0**-20, 1000  # pieces of a path: no shorter one is cut, and there are not many more
 
 
-def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, nodes=4, mask=None):
+def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, mask=None):
     """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) of output `target`, by hand-written BPTT:
 
         attribution = (x - baseline) * integral over p from 0 to 1 of d output / d x at baseline + p (x - baseline)
 
     x (n, T, D); target: an output or one per sequence, by default the largest; baseline, like x: zeros by default. Each
-    sequence is run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre `nodes` of a piece
+    sequence is run as a batch of its own. The path is cut where the gradients at the Gauss-Legendre nodes of a piece
     fail most to add up to the difference of outputs between its ends, until the whole is complete to the relative
     `tolerance`: a thousand ReLUs have their kinks on the way, and layer norm turns within a hundredth of it where
     lengths are small. Where the output jumps on the way, as slots change by "top_k" or a code vanishes, no path is
     complete: a RuntimeWarning says what is missing, as `residual` does of each sequence.
     """
-    tolerance, nodes = checks.number("tolerance", tolerance, above=0), checks.count("nodes", nodes)
+    tolerance = checks.number("tolerance", tolerance, above=0)
     model, _, x, target, mask = alone(model, x, target, mask)
     baseline = np.zeros_like(x) if baseline is None else checks.float_array("baseline", baseline, x.shape, x.dtype)
     found = []
     for i, (start, way, out) in enumerate(zip(baseline, x - baseline, target, strict=True)):
         along = partial(_along, model, out, start, way, None if mask is None else mask[i])
-        found.append(_integrate(along, way, tolerance, nodes))
+        found.append(_integrate(along, way, tolerance))
     *parts, missed = (np.stack(part) for part in zip(*found, strict=True))
     found = IntegratedGradients(*parts)
     if missed.any():
@@ -290,9 +245,9 @@ def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, n
     return found
 
 
-def _integrate(along, way, tolerance, nodes):
+def _integrate(along, way, tolerance):
     """The three parts of IntegratedGradients for one sequence, and whether they miss the tolerance."""
-    points, weights = np.polynomial.legendre.leggauss(nodes)
+    points, weights = np.polynomial.legendre.leggauss(4)
     first, last = along(np.array([0.0, 1.0]))
     size, noise = abs(first) + abs(last), 100 * np.finfo(first.dtype).eps
     allowed = max(tolerance * abs(last - first), tolerance * 1e-6 * size, noise * size)
@@ -335,16 +290,13 @@ def _along(model, target, start, way, mask, p, back=False):
 
 def _quiet(model):
     """A copy of `model` that draws nothing at random, and the index of its first Engram layer."""
-    layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
-    if not layers:
-        raise ValueError("model: expected one with an Engram cell, got none; only Engram has a memory to look into")
-    cell = model.cells[layers[0]]
-    if isinstance(cell, LearnedEngram):
-        if type(cell) is not LearnedEngram:
-            raise ValueError(f"model: its {_kind(cell)} cannot be settled; derive it from Engram")
-        cell = cell.settled(model.layer_params(layers[0]))
+    layer = engram_layer(model)
+    cell = model.cells[layer]
+    if type(cell) not in (Engram, LearnedEngram):
+        raise ValueError(f"model: expected an Engram cell, got {type(cell).__name__}, which may work otherwise")
+    cell = cell.settled(model.layer_params(layer)) if type(cell) is LearnedEngram else cell
     # Steps are taken by themselves here, and change the trace that they read: it has to be an array.
-    return _with(model, layers[0], replace(cell, store="dense") if cell.hooks else cell), layers[0]
+    return _with(model, layer, replace(cell, store="dense") if cell.hooks else cell), layer
 
 
 def _with(model, layer, cell, **params):
@@ -364,7 +316,7 @@ def alone(model, x, target=None, mask=None):
     model, layer = _quiet(model)
     # What explains is the whole derivative of the output, whatever training left out of it or added.
     changed = {"trace": "sample", "trace_gradient": True, "l1": 0.0, "entropy": 0.0}
-    model.cells = tuple(_changed(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
+    model.cells = tuple(replace(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
     x, _, mask = model.check_data(x, None, mask)
     target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
     return model, layer, x, class_labels("target", target, (len(x),), model.outputs), mask

@@ -33,6 +33,14 @@ def effective_slots(a):
     return float(slots_per_recall(a).mean())
 
 
+def engram_layer(model):
+    """The index of the first Engram layer. ValueError where there is none."""
+    layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
+    if not layers:
+        raise ValueError("model: expected one with an Engram cell, got none; only Engram has a memory to look into")
+    return layers[0]
+
+
 class HebbianTraceMonitor(Callback):
     """After every epoch, run a fixed probe batch x without noise and note what the trace looks like.
 
@@ -44,10 +52,8 @@ class HebbianTraceMonitor(Callback):
     """
 
     def __init__(self, model, x):
-        layers = [i for i, cell in enumerate(model.cells) if isinstance(cell, Engram)]
-        if not layers:
-            raise ValueError("model: expected one with an Engram cell, got none; only Engram has a trace to watch")
-        self.layer, self.cell = layers[0], model.cells[layers[0]]
+        self.layer = engram_layer(model)
+        self.cell = model.cells[self.layer]
         self.x, _, _ = model.check_data(x, None)
         self.statistics, self.traces, self.usage = [], (), ()
         self._note(model)

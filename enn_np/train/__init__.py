@@ -4,8 +4,6 @@ A small class (`Samples`, language.Pieces) says what an epoch's batches are; the
 watchdogs and checkpoints, is `Training`.
 """
 
-import functools
-import inspect
 import os
 import zlib
 
@@ -21,7 +19,7 @@ from .watch import LOST, Callback, Diverged, EarlyStopping, History, ReduceOnPla
 
 __all__ = [
     "BLAS_THREADS", "LOST", "MPI", "Callback", "Diverged", "EarlyStopping", "History", "ReduceOnPlateau", "Training",
-    "Workers", "add", "draws", "fingerprint", "fit", "fit_fresh", "translated",
+    "Workers", "add", "draws", "fingerprint", "fit", "fit_fresh",
 ]  # fmt: skip
 
 # What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.
@@ -31,27 +29,6 @@ INFERENCE, FIT, FIT_STREAM, SAMPLE, FRESH, FRESH_NOISE = range(1, 7)
 def draws(seed, use):
     """The generator of one `use` of a seed."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(use,)))
-
-
-# What Keras, PyTorch or scikit-learn > this library call an argument.
-OTHER_NAMES = """units>hidden hidden_size>hidden hidden_dim>hidden memory_size>slots input_size>inputs lr>learning_rate
-num_classes>classes n_classes>classes vocab_size>vocabulary_size embedding_dim>embedding random_state>seed
-validation>validation_data progress>verbose restore_best_weights>restore_best min_lr>min_learning_rate
-clipnorm>clip_norm global_clipnorm>global_clip_norm eps>epsilon"""
-OTHER_NAMES = dict(pair.split(">") for pair in OTHER_NAMES.split())
-
-
-def translated(function):
-    """Decorator: where an argument has another library's name, the TypeError says what it is called here."""
-
-    @functools.wraps(function)
-    def called(*arguments, **settings):
-        for theirs in settings.keys() & OTHER_NAMES.keys():
-            if (ours := OTHER_NAMES[theirs]) in inspect.signature(function).parameters:
-                raise TypeError(f"{theirs}: it is called {ours} here, got {theirs}=; write {ours}=")
-        return function(*arguments, **settings)
-
-    return called
 
 
 def given(name, value):
@@ -101,7 +78,6 @@ def add(totals, numbers, count):
     return totals
 
 
-@translated
 def fit(
     model,
     x,

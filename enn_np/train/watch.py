@@ -188,7 +188,7 @@ def watch_memory(model, warned, read):
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
         if not hasattr(cell, "trace_clip"):
             continue
-        faults, clip = {}, None if tape.states.A is None else cell.trace_clip  # a list has met no clip
+        faults, clip = {}, cell.trace_clip
         if clip is not None and (share := float((abs(tape.states.A[-1]) >= clip).mean())) > SATURATED:
             what = f"{share:.0%} of its Hebbian trace lies on the clip {clip:g} and keeps little but signs"
             faults["saturated"] = f"{what}; lower hebbian_rate = {cell.hebbian_rate:g} or raise trace_clip"
