@@ -74,7 +74,7 @@ def test_attribution_asks_for_the_numbers():
         attribution.written_by(problem.cell, tape, 2)
     parts = attribution.written_by(problem.cell.settled(problem.params), tape, 3)
     recalled = problem.cell.settled(problem.params).record(problem.params, tape)["trace_part"][3]
-    np.testing.assert_allclose(parts["start"] + parts["steps"].sum(0), recalled, rtol=1e-9)
+    np.testing.assert_allclose(parts["start"] + parts["steps"].sum(0) + parts["rest"], recalled, rtol=1e-9)
 
 
 def test_no_override_is_bypassed():

@@ -62,10 +62,10 @@ def written_by(cell, tape, t):
     """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9), or (7) of a Binding cell, whose
     alpha is 1, unrolled. t counts from 0.
 
-    Returns start (B, H), what is left of the initial trace, and steps (t, B, H), what was written at s = 0 to t - 1,
-    with its noise and without what the clip took. They add up to the trace part. They are vectors: any linear
-    functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a shared
-    trace stands still where the whole batch is padding.
+    Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; and rest
+    (B, H), what noise and the clip changed, or a class of yours. They add up to the trace part. They are vectors: any
+    linear functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a
+    shared trace stands still where the whole batch is padding.
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
     another run since, and ValueError for a t that is not one of its steps.
     """
@@ -75,16 +75,25 @@ def written_by(cell, tape, t):
     tape.fresh()
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
-    xp, k, A, binding = array_module(tape.x), tape.kept, cell.traces(tape)[: t + 1], isinstance(cell, Binding)
-    live = xp.ones((t, len(k.a[t]), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
-    keep = k.keep[:t] if binding else xp.full((t, 1, 1), 1 - cell.hebbian_rate)
+    xp, A, a_t, binding = array_module(tape.x), cell.traces(tape)[: t + 1], tape.kept.a[t], isinstance(cell, Binding)
+    e, k = at(tape.e, slice(t)), at(tape.kept, slice(t))  # of the steps before t
+    live = xp.ones((t, len(a_t), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
+    if binding:
+        alpha, keep, w, v = 1, k.keep, k.w, e.v if k.v is None else k.v
+    else:
+        alpha, keep, v = cell.trace_scale, xp.full((t, 1, 1), 1 - cell.hebbian_rate), e.z
+        w = cell.hebbian_rate * e.share * k.a
+    w = xp.where(live, w, 0)  # (t, B, N)
     if cell.trace == "batch":
         A, live, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
+        written = (w.swapaxes(1, 2) @ v)[:, None]  # (t, 1, N, H)
+    else:
+        written = w[..., None] * v[:, :, None]  # (t, B, N, H)
     keep = xp.where(live, keep, 1).astype(A.dtype)  # (t, 1 or B, 1 or N)
     since = xp.concatenate((keep, xp.ones((1, *keep.shape[1:]), A.dtype)))[::-1].cumprod(0)[::-1]
-    a = (1 if binding else cell.trace_scale) * k.a[t] * since  # (t + 1, B, N): how t reads what step s - 1 left
-    written = xp.where(live[..., None], A[1:] - keep[..., None] * A[:-1], 0)  # (t, 1 or B, N, H)
-    return {"start": read(a[0], A[0]), "steps": (a[1:, :, None] @ written)[:, :, 0]}
+    a = alpha * a_t * since  # (t + 1, B, N): how t reads what step s - 1 left
+    start, steps = read(a[0], A[0]), (a[1:, :, None] @ written)[:, :, 0]
+    return {"start": start, "steps": steps, "rest": alpha * read(a_t, A[t]) - start - steps.sum(0)}
 
 
 def written_lengths(cell, tape, t):
@@ -95,7 +104,7 @@ def written_lengths(cell, tape, t):
     `written_by`.
     """
     parts = to_numpy(written_by(cell, tape, t))
-    recalled = parts["start"] + parts["steps"].sum(0)  # (B, H)
+    recalled = parts["start"] + parts["rest"] + parts["steps"].sum(0)  # (B, H)
     size = np.sqrt((recalled**2).sum(-1))
     return ((parts["steps"] * recalled).sum(-1) / np.where(size > 0, size, 1)).T
 
