@@ -7,7 +7,7 @@ models and train. Shapes: time T, batch B, inputs D, hidden H, slots N.
 
 from importlib import import_module, util
 
-from . import data, gradcheck, lab, look, trace  # trace adds a store
+from . import data, gradcheck, lab, look, trace
 from .binding import Binding
 from .bptt import Tape, run, run_back
 from .cells import GRU, LEM, LSTM, RNN, Cell

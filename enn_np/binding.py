@@ -35,8 +35,9 @@ import numpy as np
 from .backend import array_module, empty
 from .cells import Cell, Traced
 from .checks import choice, count, number, settings, switch
-from .ops import STORES, Dense, dot_rows, flat, glorot_uniform, he_normal, linear, linear_back, read, relu, relu_back
+from .ops import Dense, dot_rows, flat, glorot_uniform, he_normal, linear, linear_back, read, relu, relu_back
 from .ops import relu_norm, relu_norm_back, sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
+from .trace import ListStore
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
 BindingState = namedtuple("BindingState", "h A a")
@@ -205,8 +206,6 @@ class Binding(Addressing, Traced):
     trace: str = "sample"
     store: str = "list"
 
-    listable = True
-
     def __post_init__(self):
         settings(self, count, "hidden slots")
         settings(self, number, "rate decay" + " slowest" * (self.slowest is not None), low=0, high=1)
@@ -217,7 +216,7 @@ class Binding(Addressing, Traced):
         settings(self, choice, "write_at", ("previous", "own"))
         settings(self, choice, "plasticity", ("gate", "learned", "fixed"))
         settings(self, choice, "trace", ("sample", "batch"))
-        settings(self, choice, "store", STORES)
+        settings(self, choice, "store", ("dense", "list"))
         bank = ["decay", "slowest"] if self.slowest is not None else ["decay"] * self.learned_decay
         for name in ["rate"] * (self.plasticity != "fixed") + bank:
             if (start := getattr(self, name)) in (0, 1):
@@ -230,8 +229,13 @@ class Binding(Addressing, Traced):
 
     @property
     def hooks(self):
-        """As of every trace; what the delta rule writes depends on the trace as it is."""
-        return None if self.rule == "delta" else super().hooks
+        """Those of a list, see trace.py. What the delta rule writes depends on the trace as it is."""
+        listed = self.store == "list" and self.trace == "sample" and self.rule != "delta" and type(self) is Binding
+        return ListStore if listed else None
+
+    def traces(self, tape):
+        """As of every trace, made anew where it is a list."""
+        return super().traces(tape) if tape.e.trace is None else tape.e.trace.traces()
 
     @property
     def loop_weights(self):

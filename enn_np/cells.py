@@ -24,7 +24,7 @@ import numpy as np
 
 from .backend import array_module, empty
 from .checks import count, number, settings
-from .ops import STORES, flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows, turned
+from .ops import flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows, turned
 
 
 class Cell:
@@ -48,15 +48,9 @@ class Traced(Cell):
         """The parts of the state that all samples of a batch share."""
         return ("A",) if self.trace == "batch" else ()
 
-    @property
-    def hooks(self):
-        """Where a trace per sample is kept, if not in an array: see trace.py. A subclass may write otherwise, so it has
-        arrays, unless it says `listable` itself."""
-        return STORES[self.store] if self.trace == "sample" and "listable" in vars(type(self)) else None
-
     def traces(self, tape):
         """A of every step, (T + 1, N, H) or (T + 1, B, N, H): entry t enters step t."""
-        return tape.states.A if tape.e.trace is None else tape.e.trace.traces()
+        return tape.states.A
 
     def _share(self, mask, x):
         """Each sample's part in the mean of what is written: 1 / B, or with padding, where the mean is over the samples

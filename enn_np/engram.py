@@ -22,15 +22,15 @@ import numpy as np
 from .backend import array_module, empty
 from .cells import Traced
 from .checks import choice, count, float_array, number, settings, switch
-from .ops import RETRIEVALS, STORES, Dense, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, read
+from .ops import RETRIEVALS, Dense, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, read
 from .ops import relu, relu_back, relu_norm, relu_norm_back, sum_rows, turned, unit, unit_back
 from .ops import write
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
 # What needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
-# noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8); trace, where that is a list.
-EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share trace")
+# noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8).
+EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share")
 # What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
 EngramKept = namedtuple("EngramKept", "h A M_eff M_inv s a zmh c r r_hat r_inv")
@@ -50,8 +50,6 @@ class Engram(Traced):
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
-    store: where a trace per sample is kept, see trace.py: "dense" or, faster, "list", which has no noise, no clip and
-    no cut gradient. The batch's trace is always dense, and so is that of a subclass, because it may write otherwise.
     initial_scale: sd of h_0 and A_0 where they are drawn at random, as the published code does at inference too.
     """
 
@@ -71,9 +69,8 @@ class Engram(Traced):
     l1: float = 0.0
     entropy: float = 0.0
     initial_scale: float = 0.01
-    store: str = "dense"
 
-    loop_weights, listable = ("W_c", "W_h"), True
+    loop_weights = ("W_c", "W_h")
 
     def __post_init__(self):
         settings(self, count, "hidden slots top_k")
@@ -83,7 +80,6 @@ class Engram(Traced):
         settings(self, switch, "layer_norm trace_gradient")
         settings(self, choice, "trace", ("batch", "sample"))
         settings(self, choice, "retrieval", RETRIEVALS)
-        settings(self, choice, "store", STORES)
         if self.retrieval == "top_k" and self.top_k > self.slots:
             raise ValueError(f"top_k: expected at most slots = {self.slots}, got {self.top_k}")
 
@@ -133,8 +129,8 @@ class Engram(Traced):
         return e._replace(noise=noise, share=self._share(mask, x))
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
-        M_eff = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff)  # (2) bank + trace
+        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        M_eff = Dense(state.A, params["M"], self.trace_scale, k.M_eff)  # (2) bank + trace
         k.s[...], k.M_inv[...] = cosine(e.z_unit, M_eff)  # (B, N) (3) how well every slot matches the cue
         k.a[...] = RETRIEVALS[self.retrieval][0](k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
         m = M_eff.read(k.a)  # (B, H) (5) retrieved engram
@@ -153,9 +149,6 @@ class Engram(Traced):
         """(8) and (9) into k.A. The trace was read first: step t recalls what the steps before t wrote."""
         eta = self.hebbian_rate
         w = k.a * (eta * e.share)  # (B, N) eta (8) is w z'
-        if e.trace:
-            e.trace.write(w, e.z, 1 - eta, times=1 / e.z_inv)
-            return
         xp = array_module(A)
         xp.multiply(A, 1 - eta, out=k.A)
         xp.add(k.A, write(w, e.z, self.trace == "batch"), out=k.A)
@@ -170,7 +163,7 @@ class Engram(Traced):
 
         dz, dm, dh = self.integrate_back(params, d.h, k, de)
         share, keep = self.hebbian_rate * e.share, 1 - self.hebbian_rate
-        A = e.trace or Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
+        A = Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
         da_8, dv, _ = A.write_back(k.a, e.z, keep, share)  # (9) to A_{t-1}, (8)
         da = A.match(dm) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
         xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
@@ -218,16 +211,14 @@ class Engram(Traced):
         seen |= {"bank_part": k.a @ params["M"], "trace_part": self.trace_scale * xp.stack(recalled)}
         return {name: part.copy() for name, part in {**seen, "trace": A, "hidden": states.h}.items()}
 
-    def shapes(self, batch, listed=None):
-        """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`; listed: unless None,
-        whether the trace is a list."""
+    def shapes(self, batch):
+        """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
         H, N = self.hidden, self.slots
         row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
         norm = (row, one) if self.layer_norm else (None, None)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        inv, memory = memory[:-1], None if (self.hooks if listed is None else listed) else memory
-        cue = EngramCue(row, row, one, row, *norm, None, None, None)
-        kept = EngramKept(row, memory, memory, inv, (batch, N), (batch, N), wide, wide, row, *norm)
+        cue = EngramCue(row, row, one, row, *norm, None, None)
+        kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
         return cue, kept, EngramGradient(row, row, wide, row, (batch, N), (N, H))
 
     def penalty(self, a, mask=None):

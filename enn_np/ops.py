@@ -281,10 +281,6 @@ class Dense:
         return read(dp, self.M_eff), dM
 
 
-# Where a trace per sample is kept: None for `Dense`. trace.py adds "list": what a run does for it around its loops.
-STORES = {"dense": None}
-
-
 # Losses: the value and its gradient together, because they share the work.
 
 

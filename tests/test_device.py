@@ -139,11 +139,8 @@ def test_every_cell_runs_and_goes_back(tolerance, cell, masked, dtype):
 
 @every_path
 @pytest.mark.parametrize("kind", RETRIEVALS)
-def test_codes_in_place_of_a_trace(tolerance, monkeypatch, kind, masked, dtype):
-    """The same for a run that keeps its trace as a list."""
-    monkeypatch.setattr(trace, "PIECE", 2)
-    settings = {"trace_clip": None, "trace_noise": 0, "retrieval": kind, "top_k": 2}
-    same_on_both(Engram(4, 5, trace="sample", store="list", **settings), masked, dtype, tolerance)
+def test_every_retrieval(tolerance, kind, masked, dtype):
+    same_on_both(Engram(4, 5, trace="sample", retrieval=kind, top_k=2), masked, dtype, tolerance)
 
 
 @every_path
@@ -321,7 +318,7 @@ def steps():
         **KINDS,
         "switches": Engram(6, 4, l1=0.1, retrieval="sparsemax"),
         "k": Engram(6, 4, retrieval="top_k", top_k=2),
-        "list": Engram(33, 4, trace="sample", trace_clip=None, trace_noise=0, store="list"),
+        "list": Binding(33, 4),
     }.items():
         model = Classifier(cell, 3, 3, pooling="attention").to_device("cuda")
         yield name, model, (model.time_major(x), to_device(y, "cuda"))
@@ -384,8 +381,7 @@ def test_a_hidden_call_of_numpy_is_seen(card, monkeypatch, module):
         if module in (heads, language):
             LanguageModel([GRU(3), Engram(3, 3)], 7, embedding=3).to_device("cuda").fit(x, y, epochs=1)
         else:
-            settings = {"trace": "sample", "trace_clip": None, "trace_noise": 0, "store": "list"}
-            stack = [LSTM(3), GRU(3), Engram(3, 3, retrieval="sparsemax", **settings)]
+            stack = [LSTM(3), GRU(3), Engram(3, 3, trace="sample", retrieval="sparsemax"), Binding(3, 3)]
             classifier(stack, pooling="attention", dropout=0.5).to_device("cuda").fit(*sequences(6), epochs=1)
 
 

@@ -191,13 +191,13 @@ def test_no_override_is_bypassed(make_cell):
 @pytest.mark.parametrize("kind", MEMORIES)
 def test_a_method_put_into_the_class_counts(kind, monkeypatch):
     """Catches a faster form that stands for methods which are not there any more."""
-    problem = draw(kind(40, 5, trace="sample", **{"trace_noise": 0} if kind is Engram else {}), steps=5)
+    problem = draw(kind(40, 5, trace="sample"), steps=5)
     calls, right = [], kind._write
     monkeypatch.setattr(kind, "_write", lambda self, *args: [calls.append(1), right(self, *args)][1])
-    for store in ("dense", "list"):
-        clip = {"trace_clip": None} if kind is Engram else {}
-        problem.but(cell=replace(problem.cell, store=store, **clip)).forward()
-    assert len(calls) == 10
+    stores = ({"store": "dense"}, {"store": "list"}) if kind is not Engram else ({},)
+    for store in stores:
+        problem.but(cell=replace(problem.cell, **store)).forward()
+    assert len(calls) == 5 * len(stores)
 
 
 def test_the_state_that_is_handed_back_counts():

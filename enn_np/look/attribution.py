@@ -304,8 +304,7 @@ def _quiet(model):
     if type(cell) not in (Engram, LearnedEngram):
         raise ValueError(f"model: expected an Engram cell, got {type(cell).__name__}, which may work otherwise")
     cell = cell.settled(model.layer_params(layer)) if type(cell) is LearnedEngram else cell
-    # Steps are taken by themselves here, and change the trace that they read: it has to be an array.
-    return _with(model, layer, replace(cell, store="dense") if cell.hooks else cell), layer
+    return _with(model, layer, cell), layer
 
 
 def _with(model, layer, cell, **params):
