@@ -1,6 +1,6 @@
 """The Engram Neural Network in plain NumPy, with backpropagation through time written by hand (arXiv 2507.21474).
 
-Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM, LEM), engram (the subject), bptt (the two time loops),
+Read in this order: ops (the mathematics), cells (RNN, GRU, LSTM), engram (the subject), bptt (the two time loops),
 gradcheck (why to believe them); then binding (a memory that binds), window (one that attends, and a convolution),
 models and train. Shapes: time T, batch B, inputs D, hidden H, slots N.
 """
@@ -10,10 +10,11 @@ from importlib import import_module, util
 from . import data, gradcheck, lab, look, trace
 from .binding import Binding
 from .bptt import Tape, run, run_back
-from .cells import GRU, LEM, LSTM, RNN, Cell
+from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, load, register
 from .engram import Engram, EngramState
 from .lab.learned import LearnedEngram
+from .lab.lem import LEM
 from .language import LanguageModel
 from .models import Classifier, Model, Regressor, StepClassifier
 from .optim import SGD, Adam

@@ -389,7 +389,7 @@ class StepClassifier(Classifier):
         return super().predict_outputs(x, batch_size, mask).reshape(len(x), self.answers, -1)
 
 
-for each in (baselines.RNN, baselines.GRU, baselines.LSTM, baselines.LEM, Engram, Binding, Window, Convolution):
+for each in (baselines.RNN, baselines.GRU, baselines.LSTM, Engram, Binding, Window, Convolution):
     register(each)
 
 

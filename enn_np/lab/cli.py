@@ -11,13 +11,13 @@ import numpy as np
 from .. import __version__, checks, gradcheck
 from ..backend import device_module
 from ..binding import Binding
-from ..cells import LEM
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, status, verify
 from ..engram import Engram
 from ..train.parallel import started
 from ..window import Convolution
 from . import demo, table
+from .lem import LEM
 from .results import mute, tell
 from .runner import RESULTS, cluster, follow, run_all, run_one
 

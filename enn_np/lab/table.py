@@ -17,12 +17,13 @@ import numpy as np
 
 from .. import checks
 from ..binding import Binding
-from ..cells import GRU, LEM, LSTM, RNN, Baseline
+from ..cells import GRU, LSTM, RNN, Baseline
 from ..engram import Engram
 from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
 from ..models import Classifier, Regressor, StepClassifier
 from ..window import Convolution, Window
 from .learned import LearnedEngram
+from .lem import LEM
 
 
 def _reported(fields, **models):
