@@ -89,7 +89,7 @@ class Listed:
         self.dV.insert(0, dV)
         return dA
 
-    def write_back(self, a, v, keep, share=1.0):
+    def write_back(self, a, v, keep):
         """As of `Dense`; what later steps, which read v, send to it comes from `back`."""
         if self.piece.steps == 0 and self.left:
             self._enter(self._leave())
@@ -97,7 +97,7 @@ class Listed:
         dw, dkeep = self.piece.write_back(self._alive(a, keep)[1])
         if self.live is not None:
             dw, dkeep = dw * self.live[self.t], dkeep * self.live[self.t]
-        return dw * share, 0.0, dkeep
+        return dw, 0.0, dkeep
 
     def recall_back(self, a, dm):
         """As of `Dense`, called after `match(dm)`."""

@@ -185,6 +185,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder")
     out = parser.parse_args(arguments).out
+    out.mkdir(parents=True, exist_ok=True)
     known = {"Keywords": f"{zlib.crc32(PAGE.encode()):08x}"}  # says of which PAGE a file is
     with mpl.rc_context(SETTINGS):
         page = draw()

@@ -361,7 +361,7 @@ def main(arguments=None):
         "--slides", type=Path, metavar="DIR", help="write to DIR as slides, and run nothing"
     )
     parser.add_argument("--epochs", type=int, help="of every training, at most")
-    parser.add_argument(
+    copies.add_argument(
         "--site", type=Path, metavar="DIR", help="write the site to DIR, and run nothing"
     )
     given = parser.parse_args(arguments)

@@ -195,4 +195,4 @@ def test_one_way_to_do_runs(monkeypatch, tmp_path, capsys, more):
     """Catches an address that is left aside in silence."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", "regression/paper", "--models", "rnn", "--on", "tcp://127.0.0.1:8786", *more]) == 2
-    assert "enn_np: jobs, on: got " in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "enn_np: on: got " in capsys.readouterr().err and not list(tmp_path.iterdir())

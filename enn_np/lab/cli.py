@@ -149,7 +149,7 @@ def _run(settings):
         return follow(workers)
     try:
         if sum((settings.jobs > 1, bool(settings.on), bool(settings.out) or workers.size > 1)) > 1:
-            raise ValueError(f"jobs, on: got {settings.jobs}, {settings.on}; give one, and no --out and no mpiexec")
+            raise ValueError(f"on: got {settings.on}, jobs {settings.jobs}, out {settings.out}; give one, or mpiexec")
         return _run_here(settings)
     finally:
         workers.first(lambda: None)

@@ -278,13 +278,13 @@ def misquoted(page, text):
     in one paragraph, whatever the words between."""
     wrong = []
     for path, figures in re.findall(r"^\| \[.*\]\((.*)\) \| (.*) \|$", text.partition("# Quoted elsewhere\n")[2], re.M):
-        said = _text(page.parent / path)
+        said = _text(where := page.parent / path)
         if path.endswith(".ipynb"):
             cells = [cell for cell in json.loads(said)["cells"] if cell["cell_type"] == "markdown"]
             said = "\n\n".join("".join(cell["source"]) for cell in cells)
         wanted = ".*?".join(rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)" for figure in figures.split(", "))
         if not any(re.search(wanted, " ".join(part.split())) for part in re.split(r"\n\s*\n", said)):
-            wrong.append(f"{path}: no paragraph has {figures}; write these, or mend the list in {page}.jinja")
+            wrong.append(f"{where}: no paragraph has {figures}; write these, or mend the list in {page}.jinja")
     return wrong
 
 

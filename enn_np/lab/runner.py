@@ -286,10 +286,10 @@ def _one(run, device, verbose):
 
 
 def do(runs, jobs, device="cpu", say=tell):
-    """Make the results of runs, `jobs` at a time or by an Executor; say how each ended. One that fails costs no other.
+    """Make the results of runs, `jobs` at a time or by an Executor; say how each ended. A failed run costs no other.
 
-    Processes are spawned, not forked, so that NumPy is imported in them after the number of BLAS threads is set. A
-    Ctrl-C ends them at once.
+    Processes are spawned, so that NumPy is imported after the number of BLAS threads is set. A Ctrl-C ends them at
+    once. If the system kills one of `jobs` processes, all runs that are not done yet end with it.
     """
     runs = list({run.path: run for run in runs}.values())
     if jobs == 1 or not runs:
@@ -306,7 +306,7 @@ def do(runs, jobs, device="cpu", say=tell):
             try:
                 what = future.result()
             except Exception as error:  # not of `one`, which raises none
-                what = f"FAILED: {type(error).__name__}: {error}; the same command goes on from here"
+                what = f"FAILED: {type(error).__name__}: {error} (out of memory?); the same command goes on from here"
             say(f"{running[future]}: {what}")
     except KeyboardInterrupt:
         for child in set(multiprocessing.active_children()) - others:
