@@ -306,7 +306,7 @@ def do(runs, jobs, device="cpu", say=tell):
             try:
                 what = future.result()
             except Exception as error:  # not of `one`, which raises none
-                what = f"FAILED: {type(error).__name__}: {error} (out of memory?); the same command goes on from here"
+                what = f"FAILED: {type(error).__name__}: {error}; the same command goes on from here"
             say(f"{running[future]}: {what}")
     except KeyboardInterrupt:
         for child in set(multiprocessing.active_children()) - others:
