@@ -65,7 +65,7 @@ def faults(notebook):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_what_is_committed_is_complete_and_clean(path):
     assert faults(json.loads(path.read_text(encoding="utf-8"))) == []
-    assert path.stat().st_size < 1.5e6
+    assert path.stat().st_size < 0.4e6
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
