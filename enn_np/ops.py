@@ -184,7 +184,7 @@ def unit_back(du, u, inv):
 
 
 def cosine(u, memory):
-    """Cosines (B, N) of unit vectors u (B, H) with every row of a memory, see trace.py; and 1 / |row|, (N,) or (B, N).
+    """Cosines (B, N) of unit vectors u (B, H) with every row of a memory, see `Dense`; and 1 / |row|, (N,) or (B, N).
 
     u is divided by its length before the product. The product is divided by the rows' lengths. So no length can
     overflow, and a row of zeros gives 0.

@@ -213,7 +213,7 @@ def _trace_maps(traces, statistics):
 def _errors(model, stored):
     """How often what is read as what, each sequence alone, and the worst errors first."""
     x, truth = stored["probe"][:PROBE].astype(model.dtype), stored["labels"][:PROBE]
-    p = attribution.alone(model, x)[0].predict_proba(x)  # (n, classes)
+    p = attribution.alone(model, x, target=0)[0].predict_proba(x)  # (n, classes); no target is asked for
     given, classes = p.argmax(1), range(p.shape[1])
     rows = [[k, *np.bincount(given[truth == k], minlength=len(classes)).tolist()] for k in classes]
     wrong = sorted(np.flatnonzero(given != truth).tolist(), key=lambda i: p[i, truth[i]])  # by what the truth was given
