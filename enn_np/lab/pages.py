@@ -28,7 +28,7 @@ import numpy as np
 from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
 from .results import files, lacks, load_results, read_json, read_result
-from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, find, task
+from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, WITHOUT, find, task
 from .verdicts import numbers, one_more, slower, small, turned, verdicts_table
 
 DASH = "-"
@@ -143,6 +143,8 @@ def _comparable(scores, pairs):
 def _asked(a, b):
     """Whether a pair is a question of this project: one has a memory, and the sizes are those of one comparison; or
     Binding and what controls for a part of it. Every pair more would raise the adjusted p values of all."""
+    if {a, b} & {*WITHOUT}:
+        return "engram" in (a, b)
     if controls := {a, b} & CONTROLS.keys():
         return {a, b} - controls <= {"binding", "binding-parameters"} and len(controls) == 1
     memories = {name.partition("-")[0] for name in (a, b)} & {"engram", "binding"}

@@ -64,6 +64,8 @@ CELLS = {
     "lstm-chrono": (LSTM, {}),
     "engram": (Engram, {}),
     "engram-sample": (Engram, {"trace": "sample"}),
+    "engram-no-trace": (Engram, {"trace_scale": 0.0}),  # writes, and reads nothing of it
+    "engram-no-memory": (Engram, {"trace_scale": 0.0}),  # and its bank is zero, see `frozen`
     "engram-learned": (LearnedEngram, {"trace": "sample"}),
     "window": (Window, {"window": 64}),
     "binding": (Binding, {}),
@@ -95,6 +97,7 @@ WIDTHS = {name: dict(zip(MATCHED, widths, strict=True)) for name, widths in WIDT
 # Networks of equal size with one thing changed, to tell what Binding's lead is due to: the rivals with its dropout,
 # and Binding that writes nothing.
 CONTROLS = {name: f"{name.split('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")}
+WITHOUT = ("engram-no-trace", "engram-no-memory")  # the paper's network that cannot read a part of its memory
 # One change each from "full": the published sizes and switches, but a trace of each sample's own.
 # tau_s = temperature / (1 + 10 sparsity) is 0.75 in "full".
 ABLATIONS = {
@@ -136,6 +139,8 @@ TITLES |= {
     "gru-dropout": "GRU with dropout",
     "lstm-dropout": "LSTM with dropout",
     "engram-sample": "Engram, own trace",
+    "engram-no-trace": "Engram without trace",
+    "engram-no-memory": "Engram without trace and bank",
     "engram-learned": "Engram, eta and sigma learned",
     "window": "Window",
     "binding-hebb": "Hebb, slots",
@@ -229,7 +234,7 @@ STREAM = {"source": "stream", "columns": (("valid perplexity", "valid_perplexity
 STREAM |= {"models": (*MODELS, *(name for name in WIKITEXT2 if name not in MODELS)), "training": _words(7)}
 STREAM |= {"rates": (3e-4, 1e-3, 2e-3, 4e-3), "trial": {"epochs": 1, "limit": 672_001}}  # 600 steps
 ROWS = {
-    "mnist/paper": {**MNIST, "training": _epochs(15)},
+    "mnist/paper": {**MNIST, "models": (*MODELS, *WITHOUT), "training": _epochs(15)},
     "mnist/sound": {**MNIST, **MATCHING, "training": _epochs(15), "trial": {"epochs": 2}},
     "mnist/ablation": {**MNIST, **ABLATION, "training": _epochs(6, 64, limit=12_000)},
     "cifar10/paper": {**CIFAR10, "training": _epochs(30)},
@@ -374,7 +379,8 @@ def chrono(model, steps=200):
 
 def frozen(experiment, name):
     """Names of the parameters that are zero and stay so."""
-    return ("0.M",) if experiment.protocol == "ablation" and ABLATIONS[name].get("bank") is False else ()
+    ablated = experiment.protocol == "ablation" and ABLATIONS[name].get("bank") is False
+    return ("0.M",) if ablated or name == "engram-no-memory" else ()
 
 
 def _published(experiment, name):
@@ -383,7 +389,7 @@ def _published(experiment, name):
     kind, width = name.partition("-")[0], matched or 128
     settings = {"dropout": 0.3 if kind in ("engram", "binding") or name in CONTROLS else 0.0}
     if kind == "engram":
-        return cell("engram" if experiment.protocol == "paper" else "engram-sample", width, 64), settings
+        return cell(name if experiment.protocol == "paper" else "engram-sample", width, 64), settings
     if kind == "binding" and matched:
         return [cell(name if name in CONTROLS else kind, width, 64, recurrent_cue=True)] * 2, settings
     return cell(kind, width, 64) if kind == "binding" else [cell(kind, width), cell(kind, width // 2)], settings
