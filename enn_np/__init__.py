@@ -13,7 +13,6 @@ from .bptt import Tape, run, run_back
 from .cells import GRU, LSTM, RNN, Cell
 from .checkpoint import Checkpoint, load, register
 from .engram import Engram, EngramState
-from .lab.learned import LearnedEngram
 from .lab.lem import LEM
 from .language import LanguageModel
 from .models import Classifier, Model, Regressor, StepClassifier
@@ -25,7 +24,7 @@ from .window import Convolution, Window
 __version__ = "0.2.0"
 __all__ = [
     "GRU", "LEM", "LSTM", "RNN", "SGD", "Adam", "Binding", "Callback", "Cell", "Checkpoint", "Classifier",
-    "Convolution", "Diverged", "EarlyStopping", "Engram", "EngramState", "History", "LanguageModel", "LearnedEngram",
+    "Convolution", "Diverged", "EarlyStopping", "Engram", "EngramState", "History", "LanguageModel",
     "Model", "ReduceOnPlateau", "Regressor", "StepClassifier", "Stream", "Tape", "Window", "data", "fit", "fit_fresh",
     "gradcheck", "lab", "load", "look", "register", "run", "run_back", "run_in_segments", "trace",
 ]  # fmt: skip

@@ -44,11 +44,6 @@ def device_module(device):
     return cupy
 
 
-def card_name():
-    """The card that "cuda" means, as NVIDIA calls it."""
-    return device_module("cuda").cuda.runtime.getDeviceProperties(0)["name"].decode()
-
-
 def to_device(tree, device):
     """An array, or a dict, list, tuple or NamedTuple of arrays, on "cpu" or "cuda".
 

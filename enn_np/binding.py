@@ -49,8 +49,8 @@ ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # where that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
-# weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,); what
-# `_integrate` keeps.
+# weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,), None
+# for all; what `_integrate` keeps.
 BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w v keep zmh c q k q_hat q_inv u")
 # Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
 # (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
@@ -272,20 +272,20 @@ class Binding(Addressing, Traced):
             k.r[...] = e.r + state.h @ params["U_z"]
             self._address(params, k)
         k.a[...], k.zmh[:, :H] = c.a, c.z
-        A = e.trace or Dense(state.A)
-        m = A.read(k.a)
+        A, at = e.trace or Dense(state.A), self._written_at(state, k)
+        m, *old = A.read(xp.stack((k.a, at))) if self.rule == "delta" else [A.read(k.a)]  # in one pass over A
         k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         if self.plasticity == "fixed":
             k.g[...] = self.rate
         else:
             sigmoid(e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
-        at = self._written_at(state, k)
         xp.multiply(at, k.g * e.share, out=k.w)  # (B, N) (6) where to write
-        k.keep[...] = 1 - self._delta(params)
+        if k.keep is not None:
+            k.keep[...] = 1 - self._delta(params)
         if self.rule == "replace":
             k.keep[...] *= 1 - (k.w.sum(0) if self.shared else k.w)
         if self.rule == "delta":
-            xp.subtract(e.v, A.read(at), out=k.v)
+            xp.subtract(e.v, *old, out=k.v)
         self._write(e, state, k)  # (7)
         self._integrate(params, state.h, k)  # (8), (9)
         return BindingState(k.h, k.A, k.a), k
@@ -296,8 +296,8 @@ class Binding(Addressing, Traced):
             e.trace.write(k.w, e.v, k.keep)
             return
         xp = array_module(state.A)
-        xp.multiply(state.A, k.keep[..., None], out=k.A)
-        xp.add(k.A, write(k.w, e.v if k.v is None else k.v, bool(self.shared)), out=k.A)
+        A = state.A if k.keep is None else xp.multiply(state.A, k.keep[..., None], out=k.A)
+        xp.add(A, write(k.w, e.v if k.v is None else k.v, bool(self.shared)), out=k.A)
 
     def _written_at(self, state, k):
         """The address of (6), (B, N)."""
@@ -320,14 +320,18 @@ class Binding(Addressing, Traced):
         xp = array_module(d.h)
 
         dz, dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        A = e.trace or Dense(state.A, dA=d.A.copy())
+        A = e.trace or Dense(state.A, dA=d.A)
         at = self._written_at(state, k)
-        dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
-        da, dat = A.match(de.m), 0  # (3) to a_t
+        dw, de.v[...], dkeep = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
+        if dkeep is not None:
+            de.keep[...] = dkeep
+        reader, dm, dat = k.a, de.m, 0
+        if self.rule == "delta":  # A is read twice, by (3) and, with the other sign, by (7)
+            reader, dm = xp.stack((k.a, at)), xp.stack((de.m, -de.v))
+        da = A.match(dm)  # (3) to a_t, (7) to the address that recalls
+        A.recall_back(reader, dm)  # (3), (7) to A_{t-1}
         if self.rule == "delta":
-            dat = A.match(-de.v)  # (7) to the address that recalls, and to A_{t-1}
-            A.recall_back(at, -de.v)
-        A.recall_back(k.a, de.m)  # (3) to A_{t-1}
+            da, dat = da
         if self.rule == "replace":
             dw -= (1 - self._delta(params)) * de.keep
         dw *= e.share
@@ -388,8 +392,10 @@ class Binding(Addressing, Traced):
         v = row if self.rule == "delta" else None
         cue = BindingInput(*early, row, g, None, None)
         A = None if (self.hooks if listed is None else listed) else memory
-        kept = BindingKept(row, A, *late, one, slot, v, memory[:-1], wide, wide, row, row, row, one, u)
-        return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
+        fades = self.rule != "delta" or self.decay or self.learned_decay or self.slowest
+        keep = memory[:-1] if fades else None
+        kept = BindingKept(row, A, *late, one, slot, v, keep, wide, wide, row, row, row, one, u)
+        return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, keep)
 
 
 def _logit(p):

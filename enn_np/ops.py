@@ -215,13 +215,15 @@ def cosine_back(ds, s, inv):
 
 
 def match(z, M):
-    """Inner product of z (B, H) with every row of M: (B, N)."""
-    return z @ M.T if M.ndim == 2 else (M @ z[:, :, None])[:, :, 0]
+    """Inner product of z (B, H) with every row of M: (B, N); of z (U, B, H), of U uses, in one pass: (U, B, N)."""
+    return z @ M.T if M.ndim == 2 else read(z, M.swapaxes(1, 2))
 
 
 def read(a, M):
-    """Sum of the rows of M weighted by a (B, N): (B, H)."""
-    return a @ M if M.ndim == 2 else (a[:, None, :] @ M)[:, 0, :]
+    """Sum of the rows of M weighted by a (B, N): (B, H); of a (U, B, N), of U uses, in one pass: (U, B, H)."""
+    if M.ndim == 2:
+        return a @ M
+    return (a[:, None] @ M)[:, 0] if a.ndim == 2 else (a.swapaxes(0, 1) @ M).swapaxes(0, 1)
 
 
 def write(a, z, shared):
@@ -247,8 +249,7 @@ class Dense:
     def __init__(self, A, M=None, alpha=1.0, M_eff=None, dA=None):
         self.A, self.alpha, self.M_eff, self.dA, self.shared = A, alpha, A if M is None else M_eff, dA, A.ndim == 2
         if M is not None and dA is None:
-            array_module(A).multiply(A, alpha, out=M_eff)
-            array_module(A).add(M_eff, M, out=M_eff)
+            array_module(A).add(array_module(A).multiply(A, alpha, out=M_eff), M, out=M_eff)
 
     def match(self, u):
         return match(u, self.M_eff)
@@ -260,10 +261,11 @@ class Dense:
         return read(a, self.M_eff)
 
     def write_back(self, a, v, keep, share=1.0):
-        """Undo the writing of v by share * a: gradients at a, at v and, if `keep` is an array, at `keep`."""
+        """Undo the writing of v by share * a: gradients at a, v and, if it is an array, at `keep`; None keeps all."""
         da, dv = match(v, self.dA) * share, read(a, self.dA) * share
-        dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
-        self.dA *= keep if isinstance(keep, float) else keep[..., None]
+        dkeep = dot_rows(self.dA, self.A)[..., 0] if hasattr(keep, "dtype") else None
+        if keep is not None:
+            self.dA *= keep if dkeep is None else keep[..., None]
         return da, dv, dkeep
 
     def recall_back(self, a, dm, u=None, dp=None, along=None):

@@ -13,7 +13,7 @@ python=${PYTHON:-python} torch=${TORCH:-$python} total=${TOTAL:-1200} out=${1:-r
 
 card=$("$python" -c '
 import sys
-from enn_np.backend import card_name
+from enn_np.lab.results import card_name
 try:
     print(card_name())
 except (ValueError, ImportError) as error:

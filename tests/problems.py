@@ -18,7 +18,6 @@ from enn_np import (
     Binding,
     Convolution,
     Engram,
-    LearnedEngram,
     Window,
     gradcheck,
     run,
@@ -90,8 +89,7 @@ def make(kind, hidden, slots):
 def cells(kind, **fixed):
     """Cells of one kind, those with a memory with all their switches but those that are `fixed`."""
     if issubclass(kind, Engram):
-        started = {"hebbian_rate": st.just(0.5), "sparsity": st.just(0.1)} if kind is LearnedEngram else {}
-        switches = ENGRAM_SWITCHES | started | {name: st.just(value) for name, value in fixed.items()}
+        switches = ENGRAM_SWITCHES | {name: st.just(value) for name, value in fixed.items()}
         return st.fixed_dictionaries(switches).map(lambda drawn: engram(drawn, kind))
     if kind is Binding:
         own = {name: st.just(value) for name, value in fixed.items() if name in BINDING_SWITCHES}

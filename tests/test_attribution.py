@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from problems import arrays, cells, draw, make, problems, seeds
 from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, LearnedEngram, Regressor, run, run_in_segments
+from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, Regressor, run, run_in_segments
 from enn_np.look.attribution import (
     ablations,
     integrated_gradients,
@@ -55,10 +55,6 @@ class Loud(Engram):
 
     def _write(self, k, e, A):
         super()._write(k, e._replace(z=3 * e.z), A)
-
-
-class Learning(LearnedEngram):
-    """Of a class that is made into a plain Engram to be looked into."""
 
 
 def close(one, other, tolerance=1e-10):
@@ -327,12 +323,11 @@ def test_a_shared_trace_is_ablated_as_the_model_shares_it():
     assert np.isfinite([list(score.values()) for score in found.values()]).all()
 
 
-@pytest.mark.parametrize("kind", (Loud, Learning))
-def test_a_class_of_the_reader_is_refused_by_name(kind):
+def test_a_class_of_the_reader_is_refused_by_name():
     """It may integrate or write otherwise than (6), (8) and (9) say."""
-    model, x, y = model_of(kind(6, 4))
+    model, x, y = model_of(Loud(6, 4))
     for function, more in ((ablations, [y]), (slot_ablation, [y]), (logit_changes, []), (integrated_gradients, [])):
-        with pytest.raises(ValueError, match=f"^model: .* got {kind.__name__}, which may work otherwise"):
+        with pytest.raises(ValueError, match=r"^model: .* got Loud, which may work otherwise"):
             function(model, x, *more)
 
 

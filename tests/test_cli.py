@@ -389,7 +389,7 @@ def test_gradcheck_shows_every_gradient_and_that_all_agree(run):
     *rows, blank, verdict = table(out)
     assert status == 0 and err == "" and blank == []
     assert verdict[:1] == ["all"] and int(verdict[1]) == len(rows) - 1 > 100 and "gradients agree" in out
-    names = {"RNN", "GRU", "LSTM", "LEM", "Engram", "Binding", "LearnedEngram", "Window", "Convolution"}
+    names = {"RNN", "GRU", "LSTM", "LEM", "Engram", "Binding", "Window", "Convolution"}
     assert {row[0] for row in rows[1:]} == names
     for switch in (
         "write_at=own",
@@ -408,7 +408,7 @@ def test_gradcheck_shows_a_line_for_every_cell(run, monkeypatch):
     status, out, err = run("gradcheck", "--seeds", 1)
     head, *rows, _, verdict = table(out)
     assert status == 0 and err == "" and head[:2] == ["cell", "gradients"]
-    names = ["Binding", "Convolution", "Engram", "GRU", "LEM", "LSTM", "LearnedEngram", "RNN", "Window"]
+    names = ["Binding", "Convolution", "Engram", "GRU", "LEM", "LSTM", "RNN", "Window"]
     assert [row[0] for row in rows] == names
     assert sum(int(row[1]) for row in rows) == int(verdict[1]) and all(0 < float(row[2]) < 1e-6 for row in rows)
 

@@ -28,7 +28,6 @@ from enn_np import (
     Convolution,
     EarlyStopping,
     Engram,
-    LearnedEngram,
     ReduceOnPlateau,
     Regressor,
     Stream,
@@ -45,9 +44,10 @@ from enn_np import (
     optim,
     trace,
 )
-from enn_np.backend import Workspace, card_name, to_device, to_numpy
+from enn_np.backend import Workspace, to_device, to_numpy
 from enn_np.data import images as datasets
 from enn_np.lab import cli, inputs, pages
+from enn_np.lab.results import card_name
 from enn_np.language import LanguageModel
 from enn_np.look import attribution, monitor
 from enn_np.ops import RETRIEVALS
@@ -82,7 +82,7 @@ CELLS += [
 CELLS += [Binding(4, 5, **switches) for switches in BINDING_SWITCHES]
 
 
-CELLS += [LearnedEngram(4, 5, trace="sample"), Window(4, 5, 3)]
+CELLS += [Window(4, 5, 3)]
 NAMES = [f"{type(cell).__name__}-{i}" for i, cell in enumerate(CELLS)]
 
 

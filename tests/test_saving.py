@@ -25,7 +25,6 @@ from enn_np import (
     Convolution,
     Engram,
     LanguageModel,
-    LearnedEngram,
     Model,
     Regressor,
     Window,
@@ -244,7 +243,7 @@ def test_what_a_file_would_lose_is_not_saved(tmp_path, registry):
 
 
 EVERY_CELL = (RNN(4), GRU(4), LSTM(4), LEM(4, dt=0.5), Convolution(D))
-EVERY_CELL += (Engram(6, 4, entropy=0.1), LearnedEngram(6, 4), Binding(4, 4), Window(4, 4, 3))
+EVERY_CELL += (Engram(6, 4, entropy=0.1), Binding(4, 4), Window(4, 4, 3))
 
 
 @pytest.mark.parametrize("cell", EVERY_CELL, ids=lambda cell: type(cell).__name__)

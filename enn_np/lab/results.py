@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import card_name
+from ..backend import device_module
 from ..checkpoint import differ, lock, spelled_out, write_text
 from ..train import LOST
 from .table import find
@@ -186,6 +186,11 @@ def revision():
         command = ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         with suppress(OSError, subprocess.CalledProcessError):
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def card_name():
+    """The card that "cuda" means, as NVIDIA calls it."""
+    return device_module("cuda").cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
 def processor():

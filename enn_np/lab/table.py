@@ -22,7 +22,6 @@ from ..engram import Engram
 from ..language import WIKITEXT2, LanguageModel, wikitext2_recipe
 from ..models import Classifier, Regressor, StepClassifier
 from ..window import Convolution, Window
-from .learned import LearnedEngram
 from .lem import LEM
 
 
@@ -53,7 +52,7 @@ PAPER = {
 # ------------------------------------------------------------------------------------------------------------ networks
 
 MODELS = ("engram", "rnn", "gru", "lstm")  # the paper's
-# Cells by name, of one width: the paper's as published, with a trace per sample, and with that trace's numbers learned;
+# Cells by name, of one width: the paper's as published, and with a trace per sample;
 # attention in the trace's place; the binding cell as it comes, then with one switch turned.
 CELLS = {
     "rnn": (RNN, {}),
@@ -66,7 +65,6 @@ CELLS = {
     "engram-sample": (Engram, {"trace": "sample"}),
     "engram-no-trace": (Engram, {"trace_scale": 0.0}),  # writes, and reads nothing of it
     "engram-no-memory": (Engram, {"trace_scale": 0.0}),  # and its bank is zero, see `frozen`
-    "engram-learned": (LearnedEngram, {"trace": "sample"}),
     "window": (Window, {"window": 64}),
     "binding": (Binding, {}),
     "binding-temperature": (Binding, {"learned_temperature": True}),
@@ -141,7 +139,6 @@ TITLES |= {
     "engram-sample": "Engram, own trace",
     "engram-no-trace": "Engram without trace",
     "engram-no-memory": "Engram without trace and bank",
-    "engram-learned": "Engram, eta and sigma learned",
     "window": "Window",
     "binding-hebb": "Hebb, slots",
     "binding-delta": "Delta, slots",

@@ -10,8 +10,8 @@ trace per sample, D_s = a_s z_s', what the trace gives to step t is then a linea
     alpha a_t A_{t-1} = alpha (1 - eta)^(t-1) a_t A_0 + alpha eta sum_{s < t} (1 - eta)^(t-1-s) <a_t, a_s> z_s + noise
 
 What a run did is told by `run(..., record=True)`. Functions of a model take x (n, T, D) and mask (n, T) as `fit` does,
-draw nothing at random, and look at the first Engram layer, a LearnedEngram by its settled numbers; a class of yours may
-work otherwise, and is refused. Padding is as if it were not there: it gets nothing.
+draw nothing at random, and look at the first Engram layer; a class of yours may work otherwise, and is refused.
+Padding is as if it were not there: it gets nothing.
 Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
 """
 
@@ -29,7 +29,6 @@ from ..backend import Workspace, array_module, to_numpy
 from ..binding import Binding
 from ..bptt import Tape, at, hold, run
 from ..engram import Engram
-from ..lab.learned import LearnedEngram
 from ..models import Classifier, Regressor, class_labels
 from ..ops import read, relu
 from .monitor import engram_layer
@@ -69,8 +68,8 @@ def written_by(cell, tape, t):
     Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
     another run since, and ValueError for a t that is not one of its steps.
     """
-    if not isinstance(cell, Engram | Binding) or isinstance(cell, LearnedEngram) or not isinstance(tape, Tape):
-        wanted = "an Engram or Binding cell (a LearnedEngram by its settled(params)) and the tape of one segment"
+    if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
+        wanted = "an Engram or Binding cell and the tape of one segment"
         raise TypeError(f"cell, tape: expected {wanted}, got {type(cell).__name__} and {type(tape).__name__}")
     tape.fresh()
     if checks.count("t", t, low=0) >= len(tape.x):
@@ -301,9 +300,8 @@ def _quiet(model):
     """A copy of `model` that draws nothing at random, and the index of its first Engram layer."""
     layer = engram_layer(model)
     cell = model.cells[layer]
-    if type(cell) not in (Engram, LearnedEngram):
+    if type(cell) is not Engram:
         raise ValueError(f"model: expected an Engram cell, got {type(cell).__name__}, which may work otherwise")
-    cell = cell.settled(model.layer_params(layer)) if type(cell) is LearnedEngram else cell
     return _with(model, layer, cell), layer
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from enn_np import Adam, Stream, __version__, run, run_back, run_in_segments
-from enn_np.backend import Workspace, array_module, card_name, to_device, to_numpy
+from enn_np.backend import Workspace, array_module, to_device, to_numpy
+from enn_np.lab.results import card_name
 from enn_np.train.parallel import started
 
 
