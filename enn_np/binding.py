@@ -49,8 +49,8 @@ ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # where that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
-# weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,), None
-# for all; what `_integrate` keeps.
+# weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,); what
+# `_integrate` keeps.
 BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w v keep zmh c q k q_hat q_inv u")
 # Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
 # (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
@@ -184,8 +184,8 @@ class Binding(Addressing, Traced):
     or never. 8 pairs of 26 keys, seed 0, are recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned
     from there, not in 1,000 from 0.1. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch",
     where w_t v_t' and w_t in (7) are means over the batch, as in the paper. store: where a trace per sample is kept,
-    "list", or "dense", as it always is by the delta rule, for a subclass, which may write otherwise, and for a trace of
-    the batch; see trace.py.
+    "list", or "dense", as it always is for a subclass, which may write otherwise, and for a trace of the batch; see
+    trace.py.
     """
 
     hidden: int = 128
@@ -229,9 +229,8 @@ class Binding(Addressing, Traced):
 
     @property
     def hooks(self):
-        """Those of a list, see trace.py. What the delta rule writes depends on the trace as it is."""
-        listed = self.store == "list" and self.trace == "sample" and self.rule != "delta" and type(self) is Binding
-        return ListStore if listed else None
+        """Those of a list, see trace.py."""
+        return ListStore if self.store == "list" and self.trace == "sample" and type(self) is Binding else None
 
     def traces(self, tape):
         """As of every trace, made anew where it is a list."""
@@ -273,15 +272,14 @@ class Binding(Addressing, Traced):
             self._address(params, k)
         k.a[...], k.zmh[:, :H] = c.a, c.z
         A, at = e.trace or Dense(state.A), self._written_at(state, k)
-        m, *old = A.read(xp.stack((k.a, at))) if self.rule == "delta" else [A.read(k.a)]  # in one pass over A
+        m, *old = A.read(xp.stack((k.a, at))) if self.rule == "delta" else [A.read(k.a)]
         k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         if self.plasticity == "fixed":
             k.g[...] = self.rate
         else:
             sigmoid(e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
         xp.multiply(at, k.g * e.share, out=k.w)  # (B, N) (6) where to write
-        if k.keep is not None:
-            k.keep[...] = 1 - self._delta(params)
+        k.keep[...] = 1 - self._delta(params)
         if self.rule == "replace":
             k.keep[...] *= 1 - (k.w.sum(0) if self.shared else k.w)
         if self.rule == "delta":
@@ -293,11 +291,11 @@ class Binding(Addressing, Traced):
     def _write(self, e, state, k):
         """(7) into k."""
         if e.trace:
-            e.trace.write(k.w, e.v, k.keep)
+            e.trace.write(k.w, e.v if k.v is None else k.v, k.keep)
             return
         xp = array_module(state.A)
-        A = state.A if k.keep is None else xp.multiply(state.A, k.keep[..., None], out=k.A)
-        xp.add(A, write(k.w, e.v if k.v is None else k.v, bool(self.shared)), out=k.A)
+        xp.multiply(state.A, k.keep[..., None], out=k.A)
+        xp.add(k.A, write(k.w, e.v if k.v is None else k.v, bool(self.shared)), out=k.A)
 
     def _written_at(self, state, k):
         """The address of (6), (B, N)."""
@@ -320,11 +318,9 @@ class Binding(Addressing, Traced):
         xp = array_module(d.h)
 
         dz, dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        A = e.trace or Dense(state.A, dA=d.A)
+        A = e.trace or Dense(state.A, dA=d.A.copy())
         at = self._written_at(state, k)
-        dw, de.v[...], dkeep = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
-        if dkeep is not None:
-            de.keep[...] = dkeep
+        dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
         reader, dm, dat = k.a, de.m, 0
         if self.rule == "delta":  # A is read twice, by (3) and, with the other sign, by (7)
             reader, dm = xp.stack((k.a, at)), xp.stack((de.m, -de.v))
@@ -392,10 +388,8 @@ class Binding(Addressing, Traced):
         v = row if self.rule == "delta" else None
         cue = BindingInput(*early, row, g, None, None)
         A = None if (self.hooks if listed is None else listed) else memory
-        fades = self.rule != "delta" or self.decay or self.learned_decay or self.slowest
-        keep = memory[:-1] if fades else None
-        kept = BindingKept(row, A, *late, one, slot, v, keep, wide, wide, row, row, row, one, u)
-        return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, keep)
+        kept = BindingKept(row, A, *late, one, slot, v, memory[:-1], wide, wide, row, row, row, one, u)
+        return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
 
 
 def _logit(p):

@@ -112,13 +112,13 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        now, place = hold(cell, mask, t, d, nothing), at(de, t)
-        rest = mask is not None and [None if part is None else part - live for part, live in zip(d, now, strict=True)]
+        past, now, place = d, hold(cell, mask, t, d, nothing), at(de, t)
         extra = {name: value[t] for name, value in upstream.items()}
         d, here = cell.step_back(params, now, at(e, t), at(states, t), at(kept, t), *[place] * shaped, **extra)
         de = note(de, t, steps, here, place)
-        if mask is not None:  # the rest passes padding by; it was taken first, for a cell may overwrite its d
-            d = type(d)(*(None if new is None else new + part for new, part in zip(d, rest, strict=True)))
+        if mask is not None:  # the rest passes padding by
+            parts = zip(d, past, now, strict=True)
+            d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in parts))
     if hooks:
         d, de = hooks.leave(e, d, de)
     before = each(lambda part: part[:steps], states)

@@ -261,11 +261,10 @@ class Dense:
         return read(a, self.M_eff)
 
     def write_back(self, a, v, keep, share=1.0):
-        """Undo the writing of v by share * a: gradients at a, v and, if it is an array, at `keep`; None keeps all."""
+        """Undo the writing of v by share * a: gradients at a, at v and, if `keep` is an array, at `keep`."""
         da, dv = match(v, self.dA) * share, read(a, self.dA) * share
-        dkeep = dot_rows(self.dA, self.A)[..., 0] if hasattr(keep, "dtype") else None
-        if keep is not None:
-            self.dA *= keep if dkeep is None else keep[..., None]
+        dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
+        self.dA *= keep if isinstance(keep, float) else keep[..., None]
         return da, dv, dkeep
 
     def recall_back(self, a, dm, u=None, dp=None, along=None):

@@ -77,39 +77,30 @@ class Listed:
 
     def turn(self, dA):
         """Before it: the gradient at the trace that the last step left, or None."""
-        self.left, self.t, self.dV = list(self.pieces), len(self.notes), []
+        self.left, self.t = list(self.pieces), len(self.notes)
         self._enter(dA)
 
     def _enter(self, dA):
         self.piece = self.left.pop()
         self.piece.enter(dA)
 
-    def _leave(self):
-        dA, dV = self.piece.back()
-        self.dV.insert(0, dV)
-        return dA
-
     def write_back(self, a, v, keep):
-        """As of `Dense`; what later steps, which read v, send to it comes from `back`."""
+        """As of `Dense`."""
         if self.piece.steps == 0 and self.left:
-            self._enter(self._leave())
+            self._enter(self.piece.back())
         self.t -= 1
-        dw, dkeep = self.piece.write_back(self._alive(a, keep)[1])
+        dw, dv, dkeep = self.piece.write_back(self._alive(a, keep)[1])
         if self.live is not None:
             dw, dkeep = dw * self.live[self.t], dkeep * self.live[self.t]
-        return dw, 0.0, dkeep
+        return dw, dv, dkeep
 
     def recall_back(self, a, dm):
         """As of `Dense`, called after `match(dm)`."""
         self.piece.add(self.g, a, self.notes[self.t], dm)
 
     def back(self):
-        """After it: gradients at A_0 and at v of every step, (T, B, H)."""
-        dA = self._leave()
-        while self.left:  # a cut after the last step
-            self._enter(dA)
-            dA = self._leave()
-        return dA, array_module(dA).concatenate(self.dV)
+        """After it: the gradient at A_0."""
+        return self.piece.back()
 
 
 class Piece:
@@ -139,18 +130,18 @@ class Piece:
     def gather(self, g):
         """From what is so of every row to what is so of every slot, (B, N)."""
         j, L = self.steps, self.L
-        y = read(g[:, :j], L[:, :j])
-        if g.shape[1] > j:
-            y += g[:, j:] * L[:, j]
+        y = read(g[..., :j], L[:, :j])
+        if g.shape[-1] > j:
+            y += g[..., j:] * L[:, j]
         return y
 
     def spread(self, a):
         """From weights of slots to weights of rows, (B, j + N): the other way round."""
         j, L = self.steps, self.L
-        return array_module(a).concatenate((match(a, L[:, :j]), a * L[:, j]), axis=1)
+        return array_module(a).concatenate((match(a, L[:, :j]), a * L[:, j]), axis=-1)
 
     def read(self, q):
-        return read(q[:, : self.seen.shape[1]], self.seen)
+        return read(q[..., : self.seen.shape[1]], self.seen)
 
     def write(self, w, keep, v, keep_all):
         """w v' beside what is kept of the list."""
@@ -170,7 +161,9 @@ class Piece:
         """Begin the way back with the gradient at the trace that leaves, or None."""
         self.L = L = self.lists[-1]
         xp, n, (B, _, N), H = array_module(L), self.steps, L.shape, self.rows.shape[2]
-        self.dL, self.drows, self.uses = xp.zeros_like(L), xp.zeros((B, self.size + N, H), L.dtype), []
+        self.dL, self.drows, self.uses = xp.zeros_like(L), xp.zeros((B, self.size + N, H), L.dtype), 0
+        most = 2 * (n + 1)  # a step reads twice, by the delta rule
+        self.q, self.u = xp.zeros((B, self.size + N, most), L.dtype), xp.empty((B, most, H), L.dtype)
         if dA is not None:
             A = self.rows[:, self.size :]
             self.dL[:, :n] = self.rows[:, self.size - n : self.size] @ dA.swapaxes(1, 2)
@@ -179,30 +172,29 @@ class Piece:
             self.drows[:, self.size :] = L[:, n, :, None] * dA
 
     def write_back(self, keep):
-        """Undo the last write: gradients at w and at `keep`."""
+        """Undo the last write: gradients at w, at v, which later steps have used by now, and at `keep`."""
+        row, k = self.size - self.steps, self.uses
+        dv = self.drows[:, row] + read(self.q[:, row, :k], self.u[:, :k])
         self.L, dw, self.dL = self.lists[self.steps - 1], self.dL[:, 0], self.dL[:, 1:]
         dkeep = array_module(dw).einsum("bsn,bsn->bn", self.dL, self.L)
         self.dL *= keep[:, None]
-        return dw, dkeep
+        return dw, dv, dkeep
 
     def add(self, g, a, q, u):
-        """To the gradient at the trace a u', where g is u against rows and q is a spread."""
-        j = self.steps
-        self.dL[:, :j] += write(g[:, :j], a, False)
-        if g.shape[1] > j:
-            self.dL[:, j] += g[:, j:] * a
-        self.uses.append((q, u))
+        """To the gradient at the trace a u', where g is u against rows and q is a spread; or their sum over uses."""
+        j, k = self.steps, self.uses
+        self.dL[:, :j] += write(g[..., :j], a, False)
+        g, a, q, u = (part if part.ndim == 3 else part[None] for part in (g, a, q, u))
+        if g.shape[2] > j:
+            self.dL[:, j] += (g[..., j:] * a).sum(0)
+        self.uses += len(u)
+        self.q[:, -q.shape[2] :, k : self.uses], self.u[:, k : self.uses] = q.transpose(1, 2, 0), u.swapaxes(0, 1)
 
     def back(self):
-        """After the way back: the gradients at A_0 and at the values, (n, B, H), the first step's first."""
-        xp, n, drows = array_module(self.rows), len(self.lists) - 1, self.drows
-        if uses := self.uses[::-1]:
-            Q = xp.zeros((len(self.rows), len(uses), drows.shape[1]), self.rows.dtype)
-            for i, (q, _) in enumerate(uses):
-                Q[:, i, Q.shape[2] - q.shape[1] :] = q
-            drows += Q.swapaxes(1, 2) @ xp.stack([u for _, u in uses], axis=1)
-        self.dL = self.drows = self.uses = None  # what only the way back needed is free
-        return drows[:, self.size :], drows[:, self.size - n : self.size][:, ::-1].swapaxes(0, 1)
+        """After the way back: the gradient at A_0."""
+        dA = self.drows[:, self.size :] + self.q[:, self.size :, : self.uses] @ self.u[:, : self.uses]
+        self.dL = self.drows = self.q = self.u = None  # what only the way back needed is free
+        return dA
 
 
 class ListStore:
@@ -227,6 +219,5 @@ class ListStore:
 
     @staticmethod
     def leave(e, d, de):
-        """Behind it: what the list sends to A_0, and to what was written."""
-        dA, de.v[...] = e.trace.back()
-        return d._replace(A=dA), de
+        """Behind it: what the list sends to A_0."""
+        return d._replace(A=e.trace.back()), de

@@ -38,30 +38,25 @@ def assert_equal(problem, piece=2, tolerance=1e-10):
 
 @given(data=st.data(), piece=pieces)
 def test_the_list_is_the_trace_of_binding(data, piece):
-    rule = data.draw(st.sampled_from(("replace", "hebb")))
-    assert_equal(data.draw(problems(Binding, steps=st.integers(1, 7), trace="sample", rule=rule)), piece)
-
-
-def test_what_the_delta_rule_writes_is_no_list():
-    """It depends on the trace as it is: kept as an array, whatever the store."""
-    tape = draw(Binding(5, 4, rule="delta", store="list")).forward()[2]
-    assert tape.e.trace is None and tape.states.A.shape[-2:] == (4, 5)
+    assert_equal(data.draw(problems(Binding, steps=st.integers(1, 7), trace="sample")), piece)
 
 
 @given(data=st.data(), piece=pieces)
 def test_from_an_empty_trace(data, piece):
     """Catches rows that are forgotten: a trace that is not read must still pass a gradient on, and be kept apart."""
-    problem = data.draw(problems(Binding, masked=False, steps=st.integers(1, 5), trace="sample", rule="hebb"))
+    rule = data.draw(st.sampled_from(("hebb", "delta")))
+    problem = data.draw(problems(Binding, masked=False, steps=st.integers(1, 5), trace="sample", rule=rule))
     problem = problem.but(state=problem.state._replace(A=np.zeros_like(problem.state.A)))
     assert_equal(problem, piece)
     assert_equal(problem.but(dstate=problem.dstate._replace(A=np.zeros_like(problem.state.A))), piece)
 
 
+@pytest.mark.parametrize("rule", ("replace", "delta"))
 @pytest.mark.parametrize("masked", (False, True))
-def test_finite_differences(masked):
+def test_finite_differences(masked, rule):
     """The gradients by themselves: not the same mistake as the array's."""
     with patch.object(trace, "PIECE", 3):
-        assert_gradients(lambda eps: gradcheck.check(Binding(5, 4), steps=7, masked=masked, eps=eps))
+        assert_gradients(lambda eps: gradcheck.check(Binding(5, 4, rule=rule), steps=7, masked=masked, eps=eps))
 
 
 def test_in_segments_and_twice():
@@ -99,10 +94,11 @@ def test_a_subclass_and_a_trace_of_the_batch_are_arrays():
         assert draw(cell).forward()[2].states.A is not None
 
 
+@pytest.mark.parametrize("rule", ("replace", "delta"))
 @pytest.mark.parametrize("masked", (False, True))
-def test_a_record_and_who_wrote_the_trace(masked):
+def test_a_record_and_who_wrote_the_trace(masked, rule):
     """What looks into the trace gets it, made anew."""
-    problem, seen = draw(Binding(5, 4), steps=6, masked=masked), []
+    problem, seen = draw(Binding(5, 4, rule=rule), steps=6, masked=masked), []
     for store in ("list", "dense"):
         kept = problem.but(cell=replace(problem.cell, store=store))
         with patch.object(trace, "PIECE", 4):
