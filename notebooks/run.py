@@ -266,7 +266,8 @@ def _copy_pages(to):
     for path in (*pages, root / "LICENSE", root / "CITATION.cff"):
         shutil.copy(path, to / path.relative_to(root))
     for page in (*to.rglob("*.md"), *to.rglob("*.ipynb")):
-        text = re.sub(r"(?<=\.ipynb#)[^)\s]+", _slug, page.read_text(encoding="utf-8"))
+        heading = r"(?:(?<=\.ipynb#)|(?<=]\(#))[^)\s]+"
+        text = re.sub(heading, _slug, page.read_text(encoding="utf-8"))
         for words, target in re.findall(r"\[([^]]+)\]\(([\w./]+)\)", text):
             if (page.parent / target).is_dir():  # which a site cannot show
                 text = text.replace(f"[{words}]({target})", words)
