@@ -110,7 +110,9 @@ def test_every_link_leads_to_a_page_and_a_heading_and_nothing_is_loaded_from_els
 def test_it_has_all_pages_and_is_small(site):
     for name in ("index", "glossary", "search", "README", "data/results/README", "notebooks/README"):
         assert (site / f"{name}.html").is_file(), name
-    assert sorted(path.stem for path in (site / "notebooks").glob("[0-9][0-9]_*.html")) == NOTEBOOKS
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (site / "notebooks").glob("[0-9][0-9]_*.html")}
+    assert sorted(pages) == NOTEBOOKS
+    assert [name for name, page in pages.items() if "<p>| " in page] == []  # a table that a cell shows is a table
     assert (site / "notebooks/TEACHING.html").is_file() == (ROOT / "notebooks/TEACHING.md").is_file()
     assert (site / "live.html").read_bytes() == PAGE.read_bytes()
     assert sorted(path.stem for path in (site / "lite/files/notebooks").glob("*.ipynb")) == NOTEBOOKS
