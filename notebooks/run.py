@@ -275,6 +275,10 @@ def _copy_pages(to):
     for path in (to / "notebooks").glob("[0-9][0-9]_*.ipynb"):
         nb, where = nbformat.read(path, 4), f"index.html?path=notebooks/{path.name}"
         link = f'<a href="../lite/lab/{where}">Run this notebook in the browser</a>'
+        for cell in nb.cells:  # MyST-NB reads a picture's text here, not at the output
+            for output in cell.get("outputs", []):
+                if image := output.get("metadata", {}).get("image/png"):
+                    cell.metadata["mystnb"] = {"image": image}
         nb.cells.insert(1, nbformat.v4.new_markdown_cell(link, id="lite"))
         nbformat.write(nb, path)
 
