@@ -129,6 +129,8 @@ def cut(nb, fewest=8, most=15):
     extra = more[: most - len(heads)] if len(heads) < fewest else []
     for i, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
         cell.metadata = {"slideshow": {"slide_type": "slide" if i in extra else kind}}
+        if ALT.search(cell.source):  # the picture without the code that draws it
+            cell.metadata["transient"] = {"remove_source": True}
     nb.cells = cells
 
 
