@@ -270,6 +270,9 @@ def _copy_pages(to):
     for page in (*to.rglob("*.md"), *to.rglob("*.ipynb")):
         heading = r"(?:(?<=\.ipynb#)|(?<=]\(#))[^)\s]+"
         text = re.sub(heading, _slug, page.read_text(encoding="utf-8"))
+        live = os.path.relpath(to / "live.html", page.parent)  # to open, not to download
+        to_live = r"\[([^]]+)\]\([./]*enn_np/look/live\.html\)"
+        text = re.sub(to_live, rf"<a href='{live}'>\1</a>", text)
         for words, target in re.findall(r"\[([^]]+)\]\(([\w./]+)\)", text):
             if (page.parent / target).is_dir():  # which a site cannot show
                 text = text.replace(f"[{words}]({target})", words)

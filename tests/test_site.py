@@ -119,6 +119,7 @@ def test_it_has_all_pages_and_is_small(site):
     assert [(name, alt) for name, alts in told.items() for alt in alts if len(alt.split()) < 4] == []
     assert (site / "notebooks/TEACHING.html").is_file() == (ROOT / "notebooks/TEACHING.md").is_file()
     assert (site / "live.html").read_bytes() == PAGE.read_bytes()
+    assert not list((site / "_downloads").rglob("live.html"))  # links open it
     assert sorted(path.stem for path in (site / "lite/files/notebooks").glob("*.ipynb")) == NOTEBOOKS
     assert len(list((site / "lite/pypi").glob("enn_np-*-py3-none-any.whl"))) == 1
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 30e6
