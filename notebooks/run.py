@@ -129,6 +129,8 @@ def cut(nb, fewest=8, most=15):
     extra = more[: most - len(heads)] if len(heads) < fewest else []
     for i, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
         cell.metadata = {"slideshow": {"slide_type": "slide" if i in extra else kind}}
+        if ALT.search(cell.source):  # the picture without the code that draws it
+            cell.metadata["transient"] = {"remove_source": True}
     nb.cells = cells
 
 
@@ -266,7 +268,11 @@ def _copy_pages(to):
     for path in (*pages, root / "LICENSE", root / "CITATION.cff"):
         shutil.copy(path, to / path.relative_to(root))
     for page in (*to.rglob("*.md"), *to.rglob("*.ipynb")):
-        text = re.sub(r"(?<=\.ipynb#)[^)\s]+", _slug, page.read_text(encoding="utf-8"))
+        heading = r"(?:(?<=\.ipynb#)|(?<=]\(#))[^)\s]+"
+        text = re.sub(heading, _slug, page.read_text(encoding="utf-8"))
+        live = os.path.relpath(to / "live.html", page.parent)  # to open, not to download
+        to_live = r"\[([^]]+)\]\([./]*enn_np/look/live\.html\)"
+        text = re.sub(to_live, rf"<a href='{live}'>\1</a>", text)
         for words, target in re.findall(r"\[([^]]+)\]\(([\w./]+)\)", text):
             if (page.parent / target).is_dir():  # which a site cannot show
                 text = text.replace(f"[{words}]({target})", words)
@@ -274,6 +280,10 @@ def _copy_pages(to):
     for path in (to / "notebooks").glob("[0-9][0-9]_*.ipynb"):
         nb, where = nbformat.read(path, 4), f"index.html?path=notebooks/{path.name}"
         link = f'<a href="../lite/lab/{where}">Run this notebook in the browser</a>'
+        for cell in nb.cells:  # MyST-NB reads a picture's text here, not at the output
+            for output in cell.get("outputs", []):
+                if image := output.get("metadata", {}).get("image/png"):
+                    cell.metadata["mystnb"] = {"image": image}
         nb.cells.insert(1, nbformat.v4.new_markdown_cell(link, id="lite"))
         nbformat.write(nb, path)
 

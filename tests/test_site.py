@@ -75,16 +75,17 @@ def site(tmp_path_factory):
 
 
 class Links(HTMLParser):
-    """ids: what a link may point at; to: what it points at; loaded: what the page shows or runs."""
+    """ids: what a link may point at; to: what it points at; loaded: what is shown or run; told: what pictures show."""
 
     def __init__(self, page):
         super().__init__()
-        self.ids, self.to, self.loaded = set(), [], []
+        self.ids, self.to, self.loaded, self.told = set(), [], [], []
         self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.ids.add(attrs.get("id"))
+        self.told += [attrs["alt"]] if tag == "img" else []
         loads = tag != "a" and attrs.get("rel") not in ("canonical", "next", "prev")
         for name in ("href", "src"):
             if attrs.get(name):
@@ -110,9 +111,15 @@ def test_every_link_leads_to_a_page_and_a_heading_and_nothing_is_loaded_from_els
 def test_it_has_all_pages_and_is_small(site):
     for name in ("index", "glossary", "search", "README", "data/results/README", "notebooks/README"):
         assert (site / f"{name}.html").is_file(), name
-    assert sorted(path.stem for path in (site / "notebooks").glob("[0-9][0-9]_*.html")) == NOTEBOOKS
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (site / "notebooks").glob("[0-9][0-9]_*.html")}
+    assert sorted(pages) == NOTEBOOKS
+    assert [name for name, page in pages.items() if "<p>| " in page] == []  # a table that a cell shows is a table
+    told = {path.stem: Links(path).told for path in (site / "notebooks").glob("*.html")}
+    assert sum(map(len, told.values())) > 50  # a sentence each, not the file's name
+    assert [(name, alt) for name, alts in told.items() for alt in alts if len(alt.split()) < 4] == []
     assert (site / "notebooks/TEACHING.html").is_file() == (ROOT / "notebooks/TEACHING.md").is_file()
     assert (site / "live.html").read_bytes() == PAGE.read_bytes()
+    assert not list((site / "_downloads").rglob("live.html"))  # links open it
     assert sorted(path.stem for path in (site / "lite/files/notebooks").glob("*.ipynb")) == NOTEBOOKS
     assert len(list((site / "lite/pypi").glob("enn_np-*-py3-none-any.whl"))) == 1
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 30e6

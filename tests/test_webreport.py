@@ -15,7 +15,7 @@ from browser import HOME, LEFT, RIGHT, needs_browser
 from PIL import Image
 
 from enn_np import GRU, Classifier, Engram, Regressor
-from enn_np.look import attribution
+from enn_np.look import attribution, plots
 from enn_np.look import report as webreport
 from enn_np.look.report import EXAMPLES, WORST, contents, ticks, write_report
 
@@ -200,6 +200,8 @@ def test_a_demo_has_a_row_per_model(tmp_path):
     assert "93.75%" in words and "50.00%" in words and "batch_size" in words
     assert data["curves"]["Validation loss (nats)"] == {"Engram": [1, 1 / 2, 1 / 3], "GRU": [1, 1 / 2]}
     assert "Engram from 1 to 0.333; GRU from 1 to 0.5" in words
+    (chart,) = re.findall(r'aria-label="Validation loss.*?</svg>', text, re.DOTALL)
+    assert re.findall(r'<path stroke="(#\w+)"', chart) == [plots.COLORS[plots.NETWORKS[name]] for name in models]
     assert re.search(r"<b>effective slots, by epoch</b>.*\n? *from 0.01 to 0.04", text)
     assert 'L1,75L2,100h0"' in text
 

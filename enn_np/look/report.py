@@ -65,7 +65,7 @@ def write_report(run_dir, out=None):
     if source.suffix != ".json" or not source.is_file():
         raise ValueError(f"{source}: no run is there; expected {WANTED}")
     name = "report" if source.name == "summary.json" else source.stem
-    page = JINJA.get_template("report.html").render(contents(source), COLORS=plots.COLORS, PARTS=PARTS, ticks=ticks)
+    page = JINJA.get_template("report.html").render(contents(source), plots=plots, PARTS=PARTS, ticks=ticks)
     return write_text(out or source.with_name(f"{name}.html"), page)
 
 
@@ -175,10 +175,8 @@ def _takeaway(runs, slots):
     scores = [f"{RESULTS[k][0]} {RESULTS[k][1].format(runs[best][k])}" for k in list(RESULTS)[:3] if k in runs[best]]
     said = f"{best}{f', the best of {len(runs)} networks' * (len(runs) > 1)}: {', '.join(scores)}." * bool(scores)
     if slots and slots["ablations"]:
-        intact, off = (row[1] for row in slots["ablations"][:2])
-        said += (
-            f" The network with the trace is right on {intact} of {slots['n']} stored sequences, on {off} with it off."
-        )
+        on, off = (row[1] for row in slots["ablations"][:2])
+        said += f" The network with the trace is right on {on} of {slots['n']} stored sequences, on {off} with it off."
     return said
 
 
