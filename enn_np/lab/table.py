@@ -92,8 +92,7 @@ CELLS |= {f"{name}-conv": CELLS[name] for name in ("key-delta", "binding")}  # a
 MATCHED = (*(f"{kind}-parameters" for kind in ("rnn", "gru", "lstm", "binding")), "rnn-time", "gru-time", "lstm-time")
 WIDTHS = {"mnist": (338, 192, 164, 75, 560, 286, 248), "cifar10": (326, 178, 152, 75, 570, 288, 246)}
 WIDTHS = {name: dict(zip(MATCHED, widths, strict=True)) for name, widths in WIDTHS.items()}
-# Networks of equal size with one thing changed, to tell what Binding's lead is due to: the rivals with its dropout,
-# and Binding that writes nothing.
+# Of equal size with one change: what Binding's lead is due to, its dropout or what it writes.
 CONTROLS = {name: f"{name.split('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")}
 WITHOUT = ("engram-no-trace", "engram-no-memory")  # the paper's network that cannot read a part of its memory
 # One change each from "full": the published sizes and switches, but a trace of each sample's own.
