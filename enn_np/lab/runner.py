@@ -21,9 +21,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from .. import checks
 from ..backend import device_module
-from ..checkpoint import Taken, lock, whole, write_text
+from ..checkpoint import Taken, lock, read_arrays, whole, write_text
 from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged
 from ..train.parallel import started
@@ -32,6 +34,7 @@ from .results import folder, machine, read_result, revision, run_folder, tell, w
 from .table import Experiment
 
 RESULTS = "data/results"
+SHOWN = 16  # sequences whose retrieval is stored with a result
 
 
 class Run(NamedTuple):
@@ -276,8 +279,10 @@ def _one(run, device, verbose):
         kept = run.model == "engram" and run.experiment.name in table.PAPER and not run.short
         kept = kept and (run.seed == 0 or run.experiment.protocol == "paper")
         if kept and (place / "trace.npz").exists():
+            stored = read_arrays(place / "trace.npz", ["traces", "retrieval", "probe"])
+            stored |= {name: stored[name][:SHOWN] for name in ("retrieval", "probe")}
             with whole(run.path.with_suffix(".npz")) as file:
-                file.write((place / "trace.npz").read_bytes())
+                np.savez_compressed(file, **stored)
         write_json(run.path, summary)
     score = run.experiment.score
     value = f"validation loss {min(summary['history']['val_loss']):.4g}"
