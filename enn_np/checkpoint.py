@@ -328,8 +328,8 @@ def load(path):
     try:
         model = build(config)
     except (TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
-        hint = "register classes of your own by @enn_np.register first; what another version saved, train anew"
-        raise ValueError(f"{path}: its configuration does not fit this enn_np: {error}; {hint}") from None
+        hint = "its configuration does not fit; first import the module of a class of your own (@enn_np.register)"
+        raise ValueError(f"{path}: {hint}; what another version saved, train anew ({error})") from None
     differ(path, model.params, arrays, "the model there", remedy="use another copy")
     model.params = {name: arrays[name] for name in model.params}
     return model

@@ -304,7 +304,7 @@ def wikitext2_recipe(model_name: str) -> tuple[dict, dict]:
     """How to reach a fair comparison on WikiText-2 within an hour on two cores, for a key of `WIKITEXT2`.
 
     Two dicts: settings of `LanguageModel(vocabulary_size=33_278, ...)`, and of its `fit_stream(text.train,
-    validation=text.valid, ...)`.
+    validation_data=text.valid, ...)`.
     """
     cell, rate = WIKITEXT2[checks.choice("model_name", model_name, tuple(WIKITEXT2))]
     # Adaptive: 3.3 minutes an epoch on one core, where the full softmax takes 20 and so could see three epochs.

@@ -174,7 +174,7 @@ def test_registered_classes_come_back_as_they_were(tmp_path, registry):
         assert type(again) is Own and again.cells == model.cells and [*map(type, again.cells)] == [Loud, Leaky]
         np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
     del checkpoint.CLASSES["leaky"]
-    with pytest.raises(ValueError, match=r"model\.npz: .*cell: expected one of .*'leaky'; .*@enn_np\.register"):
+    with pytest.raises(ValueError, match=r"model\.npz: .*import .*@enn_np\.register.*cell: expected one of .*'leaky'"):
         load(path.with_name("model.npz"))
 
 

@@ -1,9 +1,9 @@
 """Every experiment as plain data: what it learns from, which networks, of what size, how long, which learning rates.
 
 "paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace noise at test time
-too, and a trace that test samples share with their batch. "sound": one trace per sample and deterministic prediction,
-so that a sample's prediction is its own, and a learning rate chosen on validation. "ablation": as sound, shorter, one
-change of the Engram cell in each network.
+too, and a trace that test samples share with their batch. "sound": one trace per sample (but "engram" of recall, which
+is as published) and deterministic prediction, so that a sample's prediction is its own, and a learning rate chosen on
+validation. "ablation": as sound, shorter, one change of the Engram cell in each network.
 
 A name says what a stored result is of, so this is the only place where sizes and settings stand.
 """
