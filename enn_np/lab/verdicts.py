@@ -117,8 +117,8 @@ DIGITS, PHOTOS, TRACE, PART = "mnist-row-by-row", "cifar-10-row-by-row", "what-t
 TWO, NUMBER, TEXT = "what-two-values-of-one-run-can-tell", "regression-by-one-number", "wikitext-2-word-by-word"
 DIGIT, PHOTO = {"": ("mnist/paper/engram",)}, {"": ("cifar10/paper/engram",)}
 LINE, RECALL = {"": ("regression/paper/engram",)}, {"": ("recall/ablation/full",)}
-PARTS = {"trace": "no-trace", "bank and trace": "no-bank-no-trace"}
-PARTS = {name: (f"mnist/ablation/{part}", "mnist/ablation/full") for name, part in PARTS.items()}
+PARTS = {"trace": "engram-no-trace", "trace and bank": "engram-no-memory"}
+PARTS = {name: (f"mnist/paper/{part}", "mnist/paper/engram") for name, part in PARTS.items()}
 PERPLEXITY = {name: pair[::-1] for name, pair in against("wikitext2/sound").items()}
 SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
 EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.9'
@@ -139,7 +139,7 @@ ROWS = (
     Row("the trace is structured", TRACE, {"": structure}, PATTERN, rule="more", missing="78 minutes"),
     Row("... sparse", TRACE, DIGIT, "entries below 0.01: {} points more than in noise", rule="more", field=small),
     Row("... stable", TRACE, DIGIT, MOVES, "{:.0f}%", "less", 100, field=turned),
-    Row("the memory helps", PART, PARTS, "MNIST without {}", rule="less", missing="87 minutes"),
+    Row("the memory helps", DIGITS, PARTS, "MNIST without {} points", rule="less"),
     Row("it stores what it is shown", PART, RECALL, PAIRS, "{:.2f}%", "more", 38.35),
     Row("on WikiText-2 it is on a par", TEXT, PERPLEXITY, "perplexity, less is plus: {}", "{:+.1f}", seeds=3),
     Row("WikiText-103: perplexity 1,181", "commands", {}, missing="430 hours of one core"),
