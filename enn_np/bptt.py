@@ -119,8 +119,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         if mask is not None:  # the rest passes padding by
             parts = zip(d, past, now, strict=True)
             d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in parts))
-    if hooks:
-        d, de = hooks.leave(e, d, de)
+    d = hooks.leave(e, d) if hooks else d
     before = each(lambda part: part[:steps], states)
     dx, grads = cell.collect(params, x, e, before, kept, de, *[input_gradient] * shaped)
     shapes = {name: getattr(g, "shape", None) for name, g in grads.items()}

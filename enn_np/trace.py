@@ -13,7 +13,8 @@ from A_0,
 so a step reads j rows where the trace has N, and writes one. This is exact. Time is cut into pieces of PIECE steps; A
 is made at the cuts alone, to be A_0 of the next piece.
 
-Letters: B batch, N slots, H hidden. L_j = [W_jj ; ... ; W_j1 ; P_j], (B, j + 1, N), the newest step first.
+Letters: B batch, N slots, H hidden. L_j = [W_jj ; ... ; W_j1 ; P_j], (B, j + 1, N), the newest step first. By the delta
+rule a step reads twice: u and a are then a stack of two uses, (2, B, ...), and so is what comes of them.
 """
 
 import numpy as np
@@ -97,10 +98,6 @@ class Listed:
     def recall_back(self, a, dm):
         """As of `Dense`, called after `match(dm)`."""
         self.piece.add(self.g, a, self.notes[self.t], dm)
-
-    def back(self):
-        """After it: the gradient at A_0."""
-        return self.piece.back()
 
 
 class Piece:
@@ -218,6 +215,6 @@ class ListStore:
         return d._replace(A=None)
 
     @staticmethod
-    def leave(e, d, de):
+    def leave(e, d):
         """Behind it: what the list sends to A_0."""
-        return d._replace(A=e.trace.back()), de
+        return d._replace(A=e.trace.piece.back())

@@ -162,12 +162,12 @@ class Past:
         return d._replace(keys=None, values=None)
 
     @staticmethod
-    def leave(e, d, de):
+    def leave(e, d):
         if not e.past:
-            return d, de
+            return d
         e.past.t = 0
         keys, values = (part.copy() for part in e.past.seen(e.past.d))
-        return d._replace(keys=keys, values=values), de
+        return d._replace(keys=keys, values=values)
 
 
 ConvolutionState = namedtuple("ConvolutionState", "h past")  # output (B, H); inputs before, latest first (B, K - 1, H)
