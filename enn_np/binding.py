@@ -272,7 +272,7 @@ class Binding(Addressing, Traced):
             self._address(params, k)
         k.a[...], k.zmh[:, :H] = c.a, c.z
         A, at = e.trace or Dense(state.A), self._written_at(state, k)
-        m, *old = A.read(xp.stack((k.a, at))) if self.rule == "delta" else [A.read(k.a)]
+        m, old = A.read(xp.stack((k.a, at))) if self.rule == "delta" else (A.read(k.a), None)
         k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         if self.plasticity == "fixed":
             k.g[...] = self.rate
@@ -283,19 +283,20 @@ class Binding(Addressing, Traced):
         if self.rule == "replace":
             k.keep[...] *= 1 - (k.w.sum(0) if self.shared else k.w)
         if self.rule == "delta":
-            xp.subtract(e.v, *old, out=k.v)
+            xp.subtract(e.v, old, out=k.v)
         self._write(e, state, k)  # (7)
         self._integrate(params, state.h, k)  # (8), (9)
         return BindingState(k.h, k.A, k.a), k
 
     def _write(self, e, state, k):
         """(7) into k."""
+        v = e.v if k.v is None else k.v
         if e.trace:
-            e.trace.write(k.w, e.v if k.v is None else k.v, k.keep)
+            e.trace.write(k.w, v, k.keep)
             return
         xp = array_module(state.A)
         xp.multiply(state.A, k.keep[..., None], out=k.A)
-        xp.add(k.A, write(k.w, e.v if k.v is None else k.v, bool(self.shared)), out=k.A)
+        xp.add(k.A, write(k.w, v, bool(self.shared)), out=k.A)
 
     def _written_at(self, state, k):
         """The address of (6), (B, N)."""
@@ -321,13 +322,11 @@ class Binding(Addressing, Traced):
         A = e.trace or Dense(state.A, dA=d.A.copy())
         at = self._written_at(state, k)
         dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
-        reader, dm, dat = k.a, de.m, 0
+        a, dm = k.a, de.m
         if self.rule == "delta":  # A is read twice, by (3) and, with the other sign, by (7)
-            reader, dm = xp.stack((k.a, at)), xp.stack((de.m, -de.v))
-        da = A.match(dm)  # (3) to a_t, (7) to the address that recalls
-        A.recall_back(reader, dm)  # (3), (7) to A_{t-1}
-        if self.rule == "delta":
-            da, dat = da
+            a, dm = xp.stack((a, at)), xp.stack((dm, -de.v))
+        da, dat = A.match(dm) if self.rule == "delta" else (A.match(dm), 0)  # (3) to a_t, (7) to what recalls there
+        A.recall_back(a, dm)  # (3), (7) to A_{t-1}
         if self.rule == "replace":
             dw -= (1 - self._delta(params)) * de.keep
         dw *= e.share

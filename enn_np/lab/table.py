@@ -52,7 +52,7 @@ PAPER = {
 # ------------------------------------------------------------------------------------------------------------ networks
 
 MODELS = ("engram", "rnn", "gru", "lstm")  # the paper's
-# Cells by name, of one width: the paper's as published, and with a trace per sample;
+# Cells by name, of one width: the paper's as published, with a trace per sample, and without a part of its memory;
 # attention in the trace's place; the binding cell as it comes, then with one switch turned.
 CELLS = {
     "rnn": (RNN, {}),
