@@ -1,7 +1,7 @@
 """A memory that binds: a Hebbian trace per sample that pairs what was just addressed with what comes now.
 
     (1) z_t = LN( ReLU( x_t W_z + h_{t-1} U_z + b_z ) )             cue: a code of the input, and of the state if asked
-    (2) a_t = softmax( cos(z_t, rows of M) / exp(theta) )           address: which slots the cue means
+    (2) a_t = softmax( cos(z_t, rows of M) / tau )                  address: which slots the cue means
     (3) m_t = a_t M + a_t A_{t-1}                                   recall: the bank, and what was written before
     (4) v_t = x_t W_v + b_v                                         value
     (5) g_t = sigmoid( x_t w_g + h_{t-1} u_g + b_g )                plasticity: how much to write now
@@ -45,7 +45,7 @@ BindingState = namedtuple("BindingState", "h A a")
 # the cue; cosines s and address a (B, N), and what that reads in the bank, (B, H).
 ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # What needs no past: all of that, or with a recurrent cue just x_t W_z + b_z in the place of r; value v (B, H);
-# x_t w_g + b_g (B, 1), or just b_g, or None; share (B, 1) or one number, each sample's part in a shared trace; trace,
+# x_t w_g + b_g (B, 1), or None; share (B, 1) or one number, each sample's part in a shared trace; trace,
 # where that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
@@ -64,7 +64,7 @@ class Addressing(Cell):
     Encoded input: r z r_hat r_inv z_unit z_inv s a bank v; kept: h zmh c q k q_hat q_inv u; gradients: see above.
     """
 
-    address, recurrent_cue, bank_read, gated, learned_temperature = "slots", False, True, True, False
+    address, recurrent_cue, bank_read, gated = "slots", False, True, True
 
     def init(self, rng, inputs, dtype=np.float32):
         """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u and the others; zero biases. rng: a NumPy Generator.
@@ -75,7 +75,6 @@ class Addressing(Cell):
         params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
         params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
         params |= {"M": glorot_uniform(rng, (self.slots, H))} if self.address == "slots" else {}
-        params |= {"theta": np.full(1, math.log(self.temperature))} if self.learned_temperature else {}
         params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H), **self._more(rng, D)}
         params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
         params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
@@ -85,10 +84,6 @@ class Addressing(Cell):
     def _more(self, rng, D):
         """Parameters of a cell's own."""
         return {}
-
-    def _tau(self, params):
-        """The temperature of (2), exp(theta) where it is learned."""
-        return array_module(params["M"]).exp(params["theta"]) if self.learned_temperature else self.temperature
 
     def encode(self, params, x, mask=None, out=None):
         """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4)."""
@@ -108,7 +103,7 @@ class Addressing(Cell):
             c.a[...] = c.z_unit  # (2) address
             return
         xp.matmul(c.z_unit, unit(params["M"])[0].T, out=c.s)
-        c.a[...] = softmax(c.s / self._tau(params))  # (2) address
+        c.a[...] = softmax(c.s / self.temperature)  # (2) address
         if self.bank_read:
             xp.matmul(c.a, params["M"], out=c.bank)
 
@@ -118,7 +113,7 @@ class Addressing(Cell):
         if self.bank_read:
             xp.add(de.s, de.m @ params["M"].T, out=de.s)
         if self.address == "slots":
-            xp.divide(softmax_back(de.s, c.a), self._tau(params), out=de.s)  # (2)
+            xp.divide(softmax_back(de.s, c.a), self.temperature, out=de.s)  # (2)
             du = de.s @ unit(params["M"])[0]
         if hasattr(de, "z_unit"):  # more than the address looks at the cue's direction
             du += de.z_unit
@@ -176,16 +171,11 @@ class Binding(Addressing, Traced):
     hidden H, slots N. rule: "replace", (7), "hebb" or "delta", see above. address: "slots", or the "key" itself, where
     `slots` becomes H and there is no bank; it goes with the other two rules. recurrent_cue: U_z in (1); off, for then a
     key has one address, whatever came before it. write_at: the "previous" address, or its "own", a_t in (6). plasticity
-    of (5): "gate"; "learned", one number g for all steps; or "fixed", g = rate. rate: where g starts, or stays. decay
-    delta of (7), 0 for none; learned_decay: every slot learns its own from there. slowest: traces of several time
-    scales, a bank of decays from `decay` at slot 0 to `slowest` at the last, even on a logarithmic scale; the address
-    is their mix, which the cue and M learn. temperature of (2), exp(theta); learned_temperature: from there. Fixed as
-    it comes: a learned one sharpens before all keys have slots of their own, and two that share a sharp one part late
-    or never. 8 pairs of 26 keys, seed 0, are recalled to 99.9% after 500 steps if fixed at 0.15, after 1,750 if learned
-    from there, not in 1,000 from 0.1. bank_read: a_t M in (3). gated: (9), or h_t = k_t. trace: "sample", or "batch",
-    where w_t v_t' and w_t in (7) are means over the batch, as in the paper. store: where a trace per sample is kept,
-    "list", or "dense", as it always is for a subclass, which may write otherwise, and for a trace of the batch; see
-    trace.py.
+    of (5): the "gate", or "fixed", g = rate. rate: where the gate starts, or stays. decay delta of (7), 0 for none;
+    learned_decay: every slot learns its own from there. temperature tau of (2). bank_read: a_t M in (3). gated: (9), or
+    h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are means over the batch, as in the paper.
+    store: where a trace per sample is kept, "list", or "dense", as it always is for a subclass, which may write
+    otherwise, and for a trace of the batch; see trace.py.
     """
 
     hidden: int = 128
@@ -198,9 +188,7 @@ class Binding(Addressing, Traced):
     rate: float = 0.5
     decay: float = 0.0
     learned_decay: bool = False
-    slowest: float | None = None
     temperature: float = 0.15
-    learned_temperature: bool = False
     bank_read: bool = True
     gated: bool = True
     trace: str = "sample"
@@ -208,23 +196,21 @@ class Binding(Addressing, Traced):
 
     def __post_init__(self):
         settings(self, count, "hidden slots")
-        settings(self, number, "rate decay" + " slowest" * (self.slowest is not None), low=0, high=1)
+        settings(self, number, "rate decay", low=0, high=1)
         settings(self, number, "temperature", above=0)
-        settings(self, switch, "recurrent_cue learned_decay learned_temperature bank_read gated")
+        settings(self, switch, "recurrent_cue learned_decay bank_read gated")
         settings(self, choice, "rule", ("replace", "hebb", "delta"))
         settings(self, choice, "address", ("slots", "key"))
         settings(self, choice, "write_at", ("previous", "own"))
-        settings(self, choice, "plasticity", ("gate", "learned", "fixed"))
+        settings(self, choice, "plasticity", ("gate", "fixed"))
         settings(self, choice, "trace", ("sample", "batch"))
         settings(self, choice, "store", ("dense", "list"))
-        bank = ["decay", "slowest"] if self.slowest is not None else ["decay"] * self.learned_decay
-        for name in ["rate"] * (self.plasticity != "fixed") + bank:
+        for name in ["rate"] * (self.plasticity == "gate") + ["decay"] * self.learned_decay:
             if (start := getattr(self, name)) in (0, 1):
-                raise ValueError(f"{name}: to be learned or spread it must lie between 0 and 1, got {start}")
+                raise ValueError(f"{name}: to be learned it must lie between 0 and 1, got {start}")
         if self.address == "key":
-            if self.rule == "replace" or self.learned_temperature:
-                got = f"rule={self.rule!r}, learned_temperature={self.learned_temperature}"
-                raise ValueError(f'address: a "key" needs rule="hebb" or "delta" and has no temperature, got {got}')
+            if self.rule == "replace":
+                raise ValueError(f'address: a "key" needs rule="hebb" or "delta", got rule={self.rule!r}')
             vars(self).update(slots=self.hidden, bank_read=False)
 
     @property
@@ -246,8 +232,8 @@ class Binding(Addressing, Traced):
         params = {}
         if self.plasticity == "gate":
             params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (self.hidden, 1))}
-        params |= {"b_g": np.full(1, _logit(self.rate))} if self.plasticity != "fixed" else {}
-        return params | ({"d": _logit(self._decays())} if self.learned_decay else {})
+            params |= {"b_g": np.full(1, _logit(self.rate))}
+        return params | ({"d": np.full(self.slots, _logit(self.decay))} if self.learned_decay else {})
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """Zeros, with or without `rng`: nothing is written yet, and nowhere was addressed."""
@@ -260,8 +246,6 @@ class Binding(Addressing, Traced):
         e = super().encode(params, x, out=out)
         if self.plasticity == "gate":
             linear(x, params["w_g"], params["b_g"], out=e.g)
-        elif self.plasticity == "learned":
-            e.g[...] = params["b_g"]
         return e._replace(share=self._share(mask, x))
 
     def step(self, params, e, state, k=None):
@@ -277,7 +261,7 @@ class Binding(Addressing, Traced):
         if self.plasticity == "fixed":
             k.g[...] = self.rate
         else:
-            sigmoid(e.g + state.h @ params["u_g"] if self.plasticity == "gate" else e.g, k.g)  # (B, 1) (5)
+            sigmoid(e.g + state.h @ params["u_g"], k.g)  # (B, 1) (5) how much
         xp.multiply(at, k.g * e.share, out=k.w)  # (B, N) (6) where to write
         k.keep[...] = 1 - self._delta(params)
         if self.rule == "replace":
@@ -304,14 +288,7 @@ class Binding(Addressing, Traced):
 
     def _delta(self, params):
         """The decay of (7): of every slot (N,), or one number."""
-        W = params["W_v"]
-        if self.learned_decay:
-            return 0.5 + 0.5 * array_module(W).tanh(0.5 * params["d"])
-        return self.decay if self.slowest is None else array_module(W).asarray(self._decays().astype(W.dtype))
-
-    def _decays(self):
-        """Where the decay of every slot starts, or stays, (N,)."""
-        return np.geomspace(self.decay, self.slowest or self.decay, self.slots)
+        return 0.5 + 0.5 * array_module(params["d"]).tanh(0.5 * params["d"]) if self.learned_decay else self.decay
 
     def step_back(self, params, d, e, state, k, de=None):
         """Undo (9) to (1). d: gradient at (h_t, A_t, a_t)."""
@@ -353,10 +330,6 @@ class Binding(Addressing, Traced):
             grads["w_g"], grads["b_g"] = linear_back(de.g, x)
             grads["u_g"] = flat(before.h).T @ flat(de.g)
             dx = dx if dx is None else dx + de.g @ params["w_g"].T  # (5)
-        elif self.plasticity == "learned":
-            grads["b_g"] = sum_rows(de.g)
-        if self.learned_temperature:  # (2): the softmax sees s / exp(theta)
-            grads["theta"] = -(de.s * (k if self.recurrent_cue else e).s).sum().reshape(1)
         if self.learned_decay:
             grads["d"] = -self._delta(params) * sum_rows(de.keep * k.keep)  # (7): (1 - delta)' = -delta (1 - delta)
         return dx, grads
@@ -392,4 +365,4 @@ class Binding(Addressing, Traced):
 
 
 def _logit(p):
-    return np.log(p) - np.log1p(-p)
+    return math.log(p) - math.log1p(-p)

@@ -181,18 +181,15 @@ def binding_sample(cell, p, row, h, A):
     sums = affine(row, p["W_z"], p["b_z"])
     sums = total(sums, affine(h, p["U_z"])) if cell.recurrent_cue else sums
     z = layer_norm(relu(sums), p["gamma_z"], p["beta_z"])  # (1)
-    tau = math.exp(p["theta"][0]) if cell.learned_temperature else cell.temperature
     if cell.address == "key":
         a = unit(z)  # (2)
     else:
-        s = [sum(u * v for u, v in zip(unit(z), unit(slot), strict=True)) / tau for slot in p["M"]]
+        s = [sum(u * v for u, v in zip(unit(z), unit(slot), strict=True)) / cell.temperature for slot in p["M"]]
         exps = [math.exp(value - max(s)) for value in s]
         a = [value / sum(exps) for value in exps]  # (2)
     m = total(affine(a, A), affine(a, p["M"])) if cell.bank_read else affine(a, A)  # (3)
     v = affine(row, p["W_v"], p["b_v"])  # (4)
     g = cell.rate
-    if cell.plasticity == "learned":
-        g = sigmoid(p["b_g"][0])
     if cell.plasticity == "gate":
         g = sigmoid(affine(row, p["w_g"], p["b_g"])[0] + affine(h, p["u_g"])[0])  # (5)
     c = relu(affine(z + m + h, p["W_c"], p["b_c"]))
@@ -207,17 +204,10 @@ def binding_trace(cell, p, A, writes):
     """(7) for one trace: the mean over `writes`, pairs of write weights and value."""
     new = []
     for n, row in enumerate(A):
-        delta = sigmoid(p["d"][n]) if cell.learned_decay else binding_decay(cell, n)
+        delta = sigmoid(p["d"][n]) if cell.learned_decay else cell.decay
         keep = (1 - delta) * (1 - (cell.rule == "replace") * sum(w[n] for w, _ in writes) / len(writes))
         new.append([keep * old + sum(w[n] * v[i] for w, v in writes) / len(writes) for i, old in enumerate(row)])
     return new
-
-
-def binding_decay(cell, n):
-    """The decay of slot n that is not learned: equal ratios from slot to slot."""
-    if cell.slowest is None or cell.slots == 1:
-        return cell.decay
-    return cell.decay * (cell.slowest / cell.decay) ** (n / (cell.slots - 1))
 
 
 def window(cell, p, x, state, mask):

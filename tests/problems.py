@@ -55,13 +55,11 @@ BINDING_SWITCHES = {
     "address": st.sampled_from(("slots", "key")),
     "recurrent_cue": st.booleans(),
     "write_at": st.sampled_from(("previous", "own")),
-    "plasticity": st.sampled_from(("gate", "learned", "fixed")),
+    "plasticity": st.sampled_from(("gate", "fixed")),
     "rate": st.sampled_from((0.5, 0.05)),
     "decay": st.sampled_from((0.3, 0.01)),
     "learned_decay": st.booleans(),
-    "slowest": st.sampled_from((None, 0.02)),
     "temperature": st.sampled_from((1.0, 0.3)),
-    "learned_temperature": st.booleans(),
     "bank_read": st.booleans(),
     "gated": st.booleans(),
     "trace": st.sampled_from(("sample", "batch")),
@@ -102,8 +100,8 @@ def cells(kind, **fixed):
 
 
 def binding(switches):
-    """A Binding cell. An address that is the key itself has no temperature, and no slots to replace."""
-    key = {"learned_temperature": False, "rule": "hebb" if switches["rule"] == "replace" else switches["rule"]}
+    """A Binding cell. An address that is the key itself has no slots to replace."""
+    key = {"rule": "hebb" if switches["rule"] == "replace" else switches["rule"]}
     return Binding(**switches | (key if switches["address"] == "key" else {}))
 
 

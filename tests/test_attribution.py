@@ -189,8 +189,7 @@ def test_a_binding_record_is_what_the_equations_say(problem):
     bank = seen["retrieval"] @ problem.params["M"] if problem.cell.bank_read else 0 * seen["engram"]
     close(seen["bank_part"], bank)
     close(seen["engram"], seen["bank_part"] + seen["trace_part"])
-    tau = np.exp(problem.params["theta"]) if problem.cell.learned_temperature else problem.cell.temperature
-    close(seen["retrieval"], softmax(seen["similarities"] / tau))
+    close(seen["retrieval"], softmax(seen["similarities"] / problem.cell.temperature))
     close(seen["values"], problem.x @ problem.params["W_v"] + problem.params["b_v"])
     if problem.cell.trace == "sample":
         at = problem.state.a[None], seen["retrieval"]

@@ -61,7 +61,7 @@ BINDING_SETTINGS = [
     *[(name, value, ValueError) for name in ("write_at", "plasticity", "trace") for value in ("next", None, 1)],
     *[
         (name, value, TypeError)
-        for name in ("recurrent_cue", "learned_decay", "learned_temperature", "bank_read", "gated")
+        for name in ("recurrent_cue", "learned_decay", "bank_read", "gated")
         for value in (1, "no", None)
     ],
     *[("rate", value, ValueError) for value in (0, 1)],  # where it is learned, as by default
@@ -79,9 +79,6 @@ def test_a_learned_decay_starts_somewhere():
     """Catches a decay of 0 that is to be learned, whose logit is infinite; and refuses no fixed 0 or 1."""
     with pytest.raises(ValueError, match=says("decay", 0.0)):
         Binding(learned_decay=True)
-    for settings, name in (({"slowest": 0.1}, "decay"), ({"slowest": 1, "decay": 0.5}, "slowest")):
-        with pytest.raises(ValueError, match=rf"^{name}: .*between 0 and 1"):
-            Binding(**settings)
     assert Binding(decay=1).decay == 1 and Binding(plasticity="fixed", rate=0).rate == 0
 
 

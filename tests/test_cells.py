@@ -60,24 +60,13 @@ TINY = {
     "Engram, forgets all": Engram(2, 3, hebbian_rate=1, trace="sample"),
     "Binding": Binding(2, 3),
     "Binding, recurrent cue": Binding(2, 3, recurrent_cue=True),
-    "Binding, own address, learned plasticity and decay": Binding(
-        2, 3, write_at="own", plasticity="learned", decay=0.3, learned_decay=True
-    ),
+    "Binding, own address, learned decay": Binding(2, 3, write_at="own", decay=0.3, learned_decay=True),
     "Binding, shared trace": Binding(2, 3, trace="batch", recurrent_cue=True, decay=0.3, learned_decay=True),
-    "Binding, several time scales": Binding(2, 3, decay=0.5, slowest=0.01),
     "Window": Window(2, 3, 2),
     "Window, all remembered": Window(3, 2, 4, temperature=0.5),
     "Convolution": Convolution(2, 3),
     "Convolution, wider than the sequence": Convolution(2, 5),
-    "Binding, all off": Binding(
-        3,
-        2,
-        plasticity="fixed",
-        decay=0.2,
-        learned_temperature=False,
-        bank_read=False,
-        gated=False,
-    ),
+    "Binding, all off": Binding(3, 2, plasticity="fixed", decay=0.2, bank_read=False, gated=False),
 }
 ONES = [
     RNN(1),
@@ -486,7 +475,7 @@ def test_precision_is_kept(kind, data):
 @given(data=st.data(), seed=seeds)
 def test_single_precision_follows_double(kind, data, seed):
     """Catches a value or gradient that is right in float64 only."""
-    cell = data.draw(cells(kind, hidden=4, layer_norm=False, retrieval="softmax"))
+    cell = data.draw(cells(kind, hidden=16, layer_norm=False, retrieval="softmax"))  # norms of few units magnify
     single, double = (draw(cell, seed=seed, dtype=dtype) for dtype in (np.float32, np.float64))
     assert_close([single.forward()[0]], [double.forward()[0]], 1e-4)
     assert_same_gradients(single.gradients(), double.gradients(), 1e-3)

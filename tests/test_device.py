@@ -66,9 +66,8 @@ ENGRAM_SWITCHES = (
 BINDING_SWITCHES = (
     {"recurrent_cue": True},
     {"write_at": "own", "decay": 0.1},
-    {"plasticity": "learned", "decay": 0.1, "learned_decay": True},
+    {"decay": 0.1, "learned_decay": True},
     {"plasticity": "fixed", "bank_read": False},
-    {"decay": 0.5, "slowest": 0.01, "learned_temperature": True},
     {"recurrent_cue": True, "gated": False},
     {"trace": "batch"},
     {"trace": "batch", "decay": 0.3, "learned_decay": True},

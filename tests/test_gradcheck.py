@@ -13,9 +13,7 @@ SMALL = {
     "GRU": GRU(3),
     "LSTM": LSTM(3),
     "Engram": Engram(6, 4, hebbian_rate=0.5, trace_scale=2.0, trace_clip=None),
-    "Binding": Binding(
-        4, 3, recurrent_cue=True, temperature=1.0, learned_temperature=True, decay=0.1, learned_decay=True
-    ),
+    "Binding": Binding(4, 3, recurrent_cue=True, temperature=1.0, decay=0.1, learned_decay=True),
 }
 PARTS = [(name, part) for name, cell in SMALL.items() for part in cell.initial_state(1)._fields]
 RNG = np.random.default_rng(0)
@@ -72,7 +70,7 @@ def test_a_wrong_gradient_through_time_is_found(name, part, factor):
         d, de = result
         return d._replace(**{part: factor * getattr(d, part)}), de
 
-    found = wrong(gradcheck.check(broken(SMALL[name], step_back=spoil), seed=1))
+    found = wrong(gradcheck.check(broken(SMALL[name], step_back=spoil), seed=3))
     assert {f"state.{part}", "x"} <= found
 
 

@@ -35,7 +35,7 @@ def test_all_networks_are_of_one_size(name, pairs):
 def test_every_network_differs_in_what_its_name_says():
     """A switch that a name promises and nobody turns."""
     full = table.network("recall8", "binding", 0).config()["cells"][0]
-    turned = {"own": "write_at", "recurrent": "recurrent_cue", "fixed": "plasticity", "learned": "plasticity"}
+    turned = {"own": "write_at", "recurrent": "recurrent_cue", "fixed": "plasticity"}
     turned |= {"ungated": "gated", "batch": "trace", "no-bank": "bank_read"}
     for name, switch in turned.items():
         cell = table.network("recall8", f"binding-{name}", 0).config()["cells"][0]
@@ -326,7 +326,7 @@ def test_the_binding_cell_binds():
 
 
 @settings(max_examples=10)
-@given(st.booleans(), st.sampled_from(("previous", "own")), st.sampled_from(("gate", "learned", "fixed")))
+@given(st.booleans(), st.sampled_from(("previous", "own")), st.sampled_from(("gate", "fixed")))
 def test_a_binding_model_is_saved_and_built_by_name(tmp_path_factory, gated, write_at, plasticity):
     """A switch that a file loses."""
     path = tmp_path_factory.mktemp("models") / "model.npz"

@@ -14,7 +14,7 @@ STACKS = {
     "gru": (GRU(4), GRU(3)),
     "lstm": (LSTM(4), LSTM(3)),
     "engram": (Engram(4, 5), Engram(3, 4, trace="sample")),
-    "binding": (Binding(4, 5, learned_temperature=True), Binding(3, 4, trace="batch", temperature=1.0)),
+    "binding": (Binding(4, 5), Binding(3, 4, trace="batch", temperature=1.0)),
     "mixed": (LSTM(4), Engram(4, 3), GRU(3)),
 }
 KINDS = {"rnn": RNN(6), "gru": GRU(6), "lstm": LSTM(6), "engram": Engram(16, 4), "binding": Binding(8, 4)}

@@ -28,7 +28,7 @@ import numpy as np
 from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
 from .results import files, lacks, load_results, read_json, read_result
-from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, WITHOUT, find, task
+from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, TURNED, WITHOUT, find, task
 from .verdicts import numbers, one_more, slower, small, structure, turned, verdicts_table
 
 DASH = "-"
@@ -145,7 +145,7 @@ def _asked(a, b):
     Binding and what controls for a part of it. Every pair more would raise the adjusted p values of all."""
     if {a, b} & {*WITHOUT}:
         return "engram" in (a, b)
-    if controls := {a, b} & CONTROLS.keys():
+    if controls := {a, b} & {*CONTROLS, *TURNED}:
         return {a, b} - controls <= {"binding", "binding-parameters"} and len(controls) == 1
     memories = {name.partition("-")[0] for name in (a, b)} & {"engram", "binding"}
     sizes = {name.partition("-")[2] if name in MATCHED else "" for name in (a, b)}
@@ -358,13 +358,13 @@ def figures(folder):
 
 
 def task_histories(folder):
-    """{family: {task: {network: histories}}} of the networks with several seeds: all sizes of a task in one."""
+    """{family: {task: {network: histories}}} of an experiment's own networks with several seeds: all sizes in one."""
     found, names = {}, {read_result(path)["benchmark"] for path in Path(folder).glob("*-sound-*.json")}
     for each in sorted(filter(None, map(task, names)), key=lambda each: ([*TASKS].index(each.task), each.size)):
-        results = {model: runs for model, runs in load_results(folder, each.name, "sound").items() if len(runs) > 1}
-        histories = {_title(model): [run["history"] for run in runs] for model, runs in results.items()}
+        own = {model: runs for model, runs in load_results(folder, each.name, "sound").items() if model in each.models}
+        drawn = {_title(model): [run["history"] for run in runs] for model, runs in own.items() if len(runs) > 1}
         title = f"{each.size} pairs" if each.task == "recall" else each.name
-        found.setdefault(each.family, {}).update({title: histories} if histories else {})
+        found.setdefault(each.family, {}).update({title: drawn} if drawn else {})
     return {family: tasks for family, tasks in found.items() if tasks}
 
 

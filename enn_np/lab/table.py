@@ -1,9 +1,9 @@
 """Every experiment as plain data: what it learns from, which networks, of what size, how long, which learning rates.
 
 "paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace noise at test time
-too, and a trace that test samples share with their batch. "sound": one trace per sample (but "engram" of recall, which
-is as published) and deterministic prediction, so that a sample's prediction is its own, and a learning rate chosen on
-validation. "ablation": as sound, shorter, one change of the Engram cell in each network.
+too, and a trace that test samples share with their batch. "sound": one trace per sample and deterministic prediction,
+so that a sample's prediction is its own, and a learning rate chosen on validation. "ablation": as sound, shorter, one
+change of the Engram cell in each network.
 
 A name says what a stored result is of, so this is the only place where sizes and settings stand.
 """
@@ -67,13 +67,9 @@ CELLS = {
     "engram-no-memory": (Engram, {"trace_scale": 0.0}),  # and its bank is zero, see `frozen`
     "window": (Window, {"window": 64}),
     "binding": (Binding, {}),
-    "binding-temperature": (Binding, {"learned_temperature": True}),
     "binding-own": (Binding, {"write_at": "own"}),
     "binding-recurrent": (Binding, {"recurrent_cue": True}),
     "binding-fixed": (Binding, {"plasticity": "fixed"}),
-    "binding-learned": (Binding, {"plasticity": "learned"}),
-    "binding-scales": (Binding, {"decay": 0.2, "slowest": 0.002, "learned_decay": True}),
-    "binding-decay": (Binding, {"decay": 0.05, "learned_decay": True}),
     "binding-ungated": (Binding, {"gated": False}),
     "binding-batch": (Binding, {"trace": "batch"}),
     "binding-no-bank": (Binding, {"bank_read": False}),
@@ -94,6 +90,7 @@ WIDTHS = {"mnist": (338, 192, 164, 75, 560, 286, 248), "cifar10": (326, 178, 152
 WIDTHS = {name: dict(zip(MATCHED, widths, strict=True)) for name, widths in WIDTHS.items()}
 # Of equal size with one change: what Binding's lead is due to, its dropout or what it writes.
 CONTROLS = {name: f"{name.split('-')[0]}-parameters" for name in ("gru-dropout", "lstm-dropout", "binding-no-trace")}
+TURNED = tuple(name for name in CELLS if name.startswith("binding-"))  # one switch, or a layer below
 WITHOUT = ("engram-no-trace", "engram-no-memory")  # the paper's network that cannot read a part of its memory
 # One change each from "full": the published sizes and switches, but a trace of each sample's own.
 # tau_s = temperature / (1 + 10 sparsity) is 0.75 in "full".
@@ -262,7 +259,7 @@ ASKING = {
 }
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
-    "recall": {"outputs": 10, "models": (*MODELS, "binding"), "columns": RIGHT},
+    "recall": {"outputs": 10, "columns": RIGHT},
     "fewshot": {"outputs": WAYS, "answers": 5, "columns": FEWSHOT},
     "omniglot": {"inputs": 20**2 + WAYS, "outputs": WAYS, "models": ("lstm", "gru", "engram-sample", *KEEPERS[-2:])},
     "split": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
