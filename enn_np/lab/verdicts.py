@@ -177,7 +177,7 @@ def _judged(row, folder):
     n, effect = min(n for *_, n in found.values()), row.words.format(", ".join(said))
     if n >= row.seeds:
         return row.claim, word, effect, f"{n:,}", more
-    effect += f"; the rest takes {row.missing or _rest(row, n, folder)}"
+    effect += f"; the rest takes {row.missing or _rest(row, folder)}"
     return row.claim, "not judged" + f", so far {word}" * bool(word), effect, f"{n} of {row.seeds}", more
 
 
@@ -189,8 +189,8 @@ def _ends(row, interval):
     return " to ".join(map(row.form.format, interval))
 
 
-def _rest(row, n, folder):
+def _rest(row, folder):
     """How long the missing seeds take, by the clock of the stored ones."""
     networks = dict.fromkeys(network for effect in row.effects.values() for network in effect)
-    times = [np.mean(numbers(folder, network, field="seconds")) for network in networks]
-    return f"{(row.seeds - n) * sum(times) / 60:.0f} minutes"
+    times = [numbers(folder, network, field="seconds") for network in networks]
+    return f"{sum((row.seeds - len(each)) * np.mean(each) for each in times if len(each) < row.seeds) / 60:.0f} minutes"
