@@ -46,7 +46,7 @@ class Engram(Traced):
     sparsity sigma, which only divides it; trace_noise, sd of eps_t; trace_clip c, or None; layer_norm on or off.
     trace: "batch", one for the batch, so that a sample's output depends on the others, or "sample", one for each. The
     default is the published "batch", as in the paper's numbers. Most other uses want "sample": then a prediction
-    depends on its sample alone. See `published`.
+    depends on its sample alone. A model built with random_inference=True draws h_0, A_0 and noise at inference, too.
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.
@@ -82,12 +82,6 @@ class Engram(Traced):
         settings(self, choice, "retrieval", RETRIEVALS)
         if self.retrieval == "top_k" and self.top_k > self.slots:
             raise ValueError(f"top_k: expected at most slots = {self.slots}, got {self.top_k}")
-
-    @classmethod
-    def published(cls, hidden=128, slots=64, **settings):
-        """The cell of the published code: one trace for the batch; h_0, A_0 and trace noise are drawn. A model built
-        with random_inference=True draws them at inference, too. Without it, equal inputs have equal answers."""
-        return cls(hidden, slots, trace="batch", trace_noise=0.001, initial_scale=0.01, **settings)
 
     @property
     def tau(self):

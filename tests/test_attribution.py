@@ -431,7 +431,9 @@ def test_each_sequence_is_explained_alone():
     """Batch mates that leak into an explanation through a shared trace."""
     model, x, _ = model_of(Engram(6, 4, trace="batch"), dtype="float64")
     close(integrated_gradients(model, x[:2]).x[1:], integrated_gradients(model, x[1:2]).x)
-    close(logit_changes(model, x)[2:3], logit_changes(model, x[2:3]))
+    for stack in (Engram(6, 4, trace="batch"), [Engram(6, 4), Binding(4, 5, trace="batch")]):
+        model, x, _ = model_of(stack)
+        close(logit_changes(model, x)[2:3], logit_changes(model, x[2:3]))
 
 
 # ------------------------------------------------------------------------------------------- integrated gradients

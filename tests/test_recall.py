@@ -112,6 +112,16 @@ def test_training_keeps_to_one_blas_thread(small, tmp_path, monkeypatch):
     assert seen == {1}
 
 
+def test_cpu_seconds_go_on_after_a_resume(monkeypatch):
+    """A result that tells the time of its last part alone."""
+    monkeypatch.setattr(work.time, "process_time", lambda: 100.0)
+    task = table.find("recall2")
+    one, other = (work.Turns(task, "gru", 0, task.training, "cpu") for _ in range(2))
+    one.began, other.began = 95.0, 99.0
+    other.load_state(one.state())
+    assert other.began == 94.0
+
+
 def test_the_best_of_several_rates_is_used_for_all_seeds(small, tmp_path):
     """A rate that is chosen by the last one tried, or another for every seed; a trial is seed 0's run."""
     found = recall(["gru"], rates=(1e-6, 1e-2, 1e-5), seeds=2, steps=4, results=tmp_path)

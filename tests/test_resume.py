@@ -527,6 +527,15 @@ def test_other_settings_are_named(settings, message, tmp_path):
     assert same_to_the_bit(model.params, before), "changed before it was refused"
 
 
+def test_other_steps_of_fresh_samples_are_named(tmp_path):
+    """The first epoch with 5 steps, resumed as if it had 2: the next would draw three of them again."""
+    draw = lambda rng, step: sequences(6)  # noqa: E731
+    settings = {"checkpoint": tmp_path / "run.npz", "verbose": 0}
+    fit_fresh(classifier(), draw, [5], **settings)
+    with pytest.raises(ValueError, match=r"steps was 5, is 2"):
+        fit_fresh(classifier(), draw, [2, 2, 2], resume=True, **settings)
+
+
 def test_other_data_are_noticed(tmp_path):
     x, y = sequences(40)
     fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz")

@@ -157,6 +157,17 @@ def test_history_tells_how_long_the_gradients_were(limit):
     assert history.get("clipped") == (None if limit is None else [1.0 if limit < 1 else 0.0])
 
 
+def test_frozen_parameters_have_no_part_in_the_norms():
+    """A norm of gradients that nobody uses, and "clipped" steps that nothing clipped."""
+    x, y = sequences(40)
+    model = classifier(dropout=0.0)
+    frozen = [name for name in model.params if name != "head.b"]
+    history = model.fit(x, y, epochs=1, optimizer=SGD(1e-9, frozen=frozen, global_clip_norm=1.0), verbose=0)
+    *_, grads = model.loss_and_grads(model.time_major(x), y, None)
+    assert history["gradient_norm"][0] == pytest.approx(np.linalg.norm(grads["head.b"]), rel=1e-3)
+    assert history["clipped"] == [0.0]
+
+
 def test_training_numbers_are_means_over_all_sequences():
     """The odd last batch must not weigh as much as a full one. The rate is too small to move anything."""
     x, y = sequences(50)

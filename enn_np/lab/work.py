@@ -155,13 +155,13 @@ class Turns(Callback):
         self.tests = [self.draw(self.rng, TEST, "test", phase) for phase in range(experiment.phases)]
         turns = range(1, self.steps + 1)
         self.ends = [step for step in turns if step % EVERY == 0 or self.phase(step) > self.phase(step - 1)]
-        self.rngs, self.scores, self.done, self.cpu_seconds = (train, noise), [], 0, 0.0
+        self.rngs, self.scores, self.done = (train, noise), [], 0
 
     def phase(self, step):
         return step * self.experiment.phases // self.steps
 
     def learn(self, **saving):
-        began, batch = time.process_time(), self.training["batch_size"]
+        self.began, batch = time.process_time(), self.training["batch_size"]
         history = fit_fresh(
             self.model,
             lambda rng, step: self.draw(rng, batch, "train", self.phase(step)),
@@ -175,7 +175,7 @@ class Turns(Callback):
         history["step"] = self.ends[: len(history["loss"])]
         history["seconds"] = list(accumulate(history["seconds"]))
         history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
-        self.cpu_seconds = round(time.process_time() - began, 2)
+        self.cpu_seconds = round(time.process_time() - self.began, 2)
         return history
 
     def evaluate(self, parts, phase):
@@ -193,10 +193,11 @@ class Turns(Callback):
                 raise Diverged(f"learning_rate: the weights give {found}; lower it")
 
     def state(self):
-        return {"scores": self.scores, "done": self.done}
+        return {"scores": self.scores, "done": self.done, "cpu_seconds": time.process_time() - self.began}
 
     def load_state(self, state):
         self.scores, self.done = state["scores"], state["done"]
+        self.began -= state["cpu_seconds"]
 
     def test(self):
         scores = self.scores or [self.evaluate(self.tests, 0)]  # none of a run that was interrupted

@@ -28,6 +28,7 @@ from .. import checks
 from ..backend import Workspace, array_module, to_numpy
 from ..binding import Binding
 from ..bptt import Tape, at, hold, run
+from ..cells import Traced
 from ..engram import Engram
 from ..models import Classifier, Regressor, class_labels
 from ..ops import read, relu
@@ -322,7 +323,9 @@ def alone(model, x, target=None, mask=None):
     model, layer = _quiet(model)
     # What explains is the whole derivative of the output, whatever training left out of it or added.
     changed = {"trace": "sample", "trace_gradient": True, "l1": 0.0, "entropy": 0.0}
-    model.cells = tuple(replace(cell, **changed) if isinstance(cell, Engram) else cell for cell in model.cells)
+    changes = [changed if isinstance(cell, Engram) else {"trace": "sample"} for cell in model.cells]
+    pairs = zip(model.cells, changes, strict=True)
+    model.cells = tuple(replace(cell, **change) if isinstance(cell, Traced) else cell for cell, change in pairs)
     x, _, mask = model.check_data(x, None, mask)
     target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
     return model, layer, x, class_labels("target", target, (len(x),), model.outputs), mask

@@ -143,14 +143,14 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
     how many batches each epoch has, such as [250] * 4. validate(done) -> {"loss": ..., "accuracy": ...} after each
     epoch, done: steps so far. rngs: two generators, the one that draw is handed, and that of dropout, initial states
     and trace noise; made from the model's seed if None. settings, and all else: optimizer, callbacks, verbose,
-    checkpoint, resume and reduce, and errors, as in `fit`.
+    checkpoint, resume and reduce, and errors, as in `fit`; a resumed run has the same steps, or more after them.
     """
     if not isinstance(steps, list | tuple) or not steps:
         raise TypeError(f"steps: expected the number of batches of each epoch, such as [250] * 4, got {steps!r}")
     steps = [checks.count("steps", each) for each in steps]
     data, noise = (draws(model.seed, use) for use in (FRESH, FRESH_NOISE)) if rngs is None else rngs
     rngs = {"rng": noise, "data": data}
-    begun = {"drawn by": {name: rng.bit_generator.state for name, rng in rngs.items()}}
+    begun = {"steps": steps[0], "drawn by": {name: rng.bit_generator.state for name, rng in rngs.items()}}
     validated = None if validate is None else lambda: validate(sum(steps[: training.epoch + 1]))
 
     def fresh(step):

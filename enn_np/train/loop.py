@@ -185,7 +185,8 @@ class Training:
             self.drawn = self._generators()
             count, sums, grads, carry = self.work.learn(batch, part.carry, self.rngs["rng"])
             count, sums, grads = self.reduce.total(count, sums, grads)
-            fault, norm = not_finite(sums["loss"], grads)
+            learned = {name: g for name, g in grads.items() if name not in self.optimizer.frozen}
+            fault, norm = not_finite(sums["loss"], learned)
             if fault:
                 raise self._diverged(f"{fault} at step {self.optimizer.steps + 1}, batch {part.batches + 1} of")
             with self.undivided():
