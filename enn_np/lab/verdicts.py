@@ -86,22 +86,26 @@ def small(run):
     return 100 * (run["trace"][-1]["share_small"] - erf(SMALL / run["trace"][-1]["sd"] / 2**0.5))
 
 
-def turned(run):
-    """How far the last epoch moves the trace, in percent of the first."""
-    return 100 * run["trace"][-1]["drift"] / run["trace"][1]["drift"]
+def _traces(folder):
+    """Of every stored run by the paper's protocol the trace after each epoch, (K, N, H)."""
+    return [read_arrays(path)["traces"] for path in sorted(Path(folder).glob("mnist-paper-engram-*.npz"))]
 
 
 def structure(folder):
     """How many points more of a trained trace than of the untrained one is one outer product."""
-    traces = [read_arrays(path)["traces"] for path in sorted(Path(folder).glob("mnist-paper-engram-*.npz"))]
-    return _summary([100 * (outer_products(each[-1])[0] - outer_products(each[0])[0]) for each in traces])
+    return _summary([100 * (outer_products(A[-1])[0] - outer_products(A[0])[0]) for A in _traces(folder)])
+
+
+def moved(folder):
+    """How far the last epoch moves the trace, in percent of its length."""
+    return _summary([100 * np.linalg.norm(A[-1] - A[-2]) / np.linalg.norm(A[-1]) for A in _traces(folder)])
 
 
 def alarms(folder):
     """How often ANOVA over two values of one run calls four equal models different, in percent."""
     from .stats import false_alarms
 
-    return _summary(100 * false_alarms(0.9))
+    return _summary(100 * false_alarms(0.7))
 
 
 def slower(rival, folder):
@@ -121,11 +125,11 @@ PARTS = {"trace": "engram-no-trace", "trace and bank": "engram-no-memory"}
 PARTS = {name: (f"mnist/paper/{part}", "mnist/paper/engram") for name, part in PARTS.items()}
 PERPLEXITY = {name: pair[::-1] for name, pair in against("wikitext2/sound").items()}
 SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
-EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.9'
+EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7, as ours do'
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
-PAIRS = "of four pairs {}; a guess from their values 38.35%"
+PAIRS = "of four pairs {}; a guess is 38.35%, and an LSTM or no memory at all are near it, too"
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
-MOVES = "the last epoch moves it {} as far as the first"
+MOVES = "the last epoch moves it by {} of its length; stable were under 10%"
 UNASKED = "recall from all slots alike points to none; a test by deletion needs five trained networks, 98 minutes"
 ROWS = (
     Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, DIGIT, "{}", "{:.2f}%", "reported", MNIST),
@@ -136,9 +140,16 @@ ROWS = (
     Row("regression beats a straight line", NUMBER, LINE, LOWER, "{:+.3f}", "less", field=above_line),
     Row("ANOVA over two values of a run tells models apart", TWO, {"": alarms}, EQUALS, "{:.1f}%", "less", 5),
     Row("recall is sparse", TRACE, DIGIT, SLOTS, "{:.2f}", "less", 32, field="trace.-1.effective_slots"),
-    Row("the trace is structured", TRACE, {"": structure}, PATTERN, rule="more", missing="78 minutes"),
-    Row("... sparse", TRACE, DIGIT, "entries below 0.01: {} points more than in noise", rule="more", field=small),
-    Row("... stable", TRACE, DIGIT, MOVES, "{:.0f}%", "less", 100, field=turned),
+    Row("training gives the trace structure", TRACE, {"": structure}, PATTERN, rule="more", missing="78 minutes"),
+    Row(
+        "the trace is sparse",
+        TRACE,
+        DIGIT,
+        "entries below 0.01: {} points more than in noise",
+        rule="more",
+        field=small,
+    ),
+    Row("the trace is stable", TRACE, {"": moved}, MOVES, "{:.1f}%", "less", 10, missing="78 minutes"),
     Row("the memory helps", DIGITS, PARTS, "MNIST without {} points", rule="less"),
     Row("it stores what it is shown", PART, RECALL, PAIRS, "{:.2f}%", "more", 38.35),
     Row("on WikiText-2 it is on a par", TEXT, PERPLEXITY, "perplexity, less is plus: {}", "{:+.1f}", seeds=3),
