@@ -382,8 +382,8 @@ def test_modules_are_there_when_they_are_asked_for():
     assert {"data", "gradcheck", "look", "Engram", "register"} <= set(dir(enn_np))
 
 
-def test_the_published_cell_is_named_and_its_inference_is_drawn():
-    """The default is the paper's; what `published` says must stay so, whatever becomes of the default."""
+def test_the_default_is_the_papers_cell_and_inference_is_drawn_if_asked():
+    """A default that moves away from the paper's numbers."""
     cell = Engram(8, 4, retrieval="sparsemax")
     assert cell == Engram(8, 4, retrieval="sparsemax", trace="batch", trace_noise=0.001, initial_scale=0.01)
     x = sequences(6)[0]

@@ -125,11 +125,11 @@ PARTS = {"trace": "engram-no-trace", "trace and bank": "engram-no-memory"}
 PARTS = {name: (f"mnist/paper/{part}", "mnist/paper/engram") for name, part in PARTS.items()}
 PERPLEXITY = {name: pair[::-1] for name, pair in against("wikitext2/sound").items()}
 SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
-EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7, as ours do'
+EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7, about as our RNN, GRU and LSTM'
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
-PAIRS = "of four pairs {}; a guess is 38.35%, and an LSTM or no memory at all are near it, too"
+PAIRS = "of four pairs {}; a guess is 38.35%, an LSTM and no memory at all are near it"
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
-MOVES = "the last epoch moves it by {} of its length; stable were under 10%"
+MOVES = "the last epoch moves it by {} of its length; under 10% we call stable"
 UNASKED = "recall from all slots alike points to none; a test by deletion needs five trained networks, 98 minutes"
 ROWS = (
     Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, DIGIT, "{}", "{:.2f}%", "reported", MNIST),
