@@ -151,7 +151,7 @@ BAD_COMMANDS = (
     (["tables", "--page", "none.md"], "page: none.md: not readable as text .*name a Markdown file"),
     (["tables", "--page", str(ROOT / "data" / "mnist_5k.npz")], "page: .*mnist_5k.npz: not readable as text"),
     (["run", "copy" + "1" * 5000], "experiment: expected one of"),
-    (["run", "recall100000000", "--results", "x"], "recall100000000: engram cannot be within 5% of 70,000 parameters"),
+    (["run", "recall100000000", "--results", "x"], "recall100000000: lstm cannot be within 5% of 70,000 parameters"),
     (["data", "list", "--folder", "~no-such-user/x"], "~no-such-user/x: no home folder is known"),
     (["demo", "--out", "~no-such-user/x"], "~no-such-user/x: no home folder is known"),
     (["run", "mnist", "--epochs", "2.5"], "--epochs"),
