@@ -45,8 +45,8 @@ BindingState = namedtuple("BindingState", "h A a")
 # the cue; cosines s and address a (B, N), and what that reads in the bank, (B, H).
 ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # What needs no past: all of that, or with a recurrent cue just x_t W_z + b_z in the place of r; value v (B, H);
-# x_t w_g + b_g (B, 1), or None; share (B, 1) or one number, each sample's part in a shared trace; trace,
-# where that is a list.
+# x_t w_g + b_g (B, 1), or None; share (B, 1) or one number, each sample's part in a shared trace; trace, where that is
+# a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
 # weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,); what

@@ -129,6 +129,7 @@ EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7, abo
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
 PAIRS = "of four pairs {}; a guess is 38.35%, an LSTM and no memory at all are near it"
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
+FEW = "entries below 0.01: {} points more than in noise"
 MOVES = "the last epoch moves it by {} of its length; under 10% we call stable"
 UNASKED = "recall from all slots alike points to none; a test by deletion needs five trained networks, 98 minutes"
 ROWS = (
@@ -141,14 +142,7 @@ ROWS = (
     Row("ANOVA over two values of a run tells models apart", TWO, {"": alarms}, EQUALS, "{:.1f}%", "less", 5),
     Row("recall is sparse", TRACE, DIGIT, SLOTS, "{:.2f}", "less", 32, field="trace.-1.effective_slots"),
     Row("training gives the trace structure", TRACE, {"": structure}, PATTERN, rule="more", missing="78 minutes"),
-    Row(
-        "the trace is sparse",
-        TRACE,
-        DIGIT,
-        "entries below 0.01: {} points more than in noise",
-        rule="more",
-        field=small,
-    ),
+    Row("the trace is sparse", TRACE, DIGIT, FEW, rule="more", field=small),
     Row("the trace is stable", TRACE, {"": moved}, MOVES, "{:.1f}%", "less", 10, missing="78 minutes"),
     Row("the memory helps", DIGITS, PARTS, "MNIST without {} points", rule="less"),
     Row("it stores what it is shown", PART, RECALL, PAIRS, "{:.2f}%", "more", 38.35),

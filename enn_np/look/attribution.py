@@ -322,10 +322,9 @@ def alone(model, x, target=None, mask=None):
         raise TypeError(f"model: expected a Classifier or a Regressor, got {type(model).__name__}")
     model, layer = _quiet(model)
     # What explains is the whole derivative of the output, whatever training left out of it or added.
-    changed = {"trace": "sample", "trace_gradient": True, "l1": 0.0, "entropy": 0.0}
-    changes = [changed if isinstance(cell, Engram) else {"trace": "sample"} for cell in model.cells]
-    pairs = zip(model.cells, changes, strict=True)
-    model.cells = tuple(replace(cell, **change) if isinstance(cell, Traced) else cell for cell, change in pairs)
+    whole = {"trace_gradient": True, "l1": 0.0, "entropy": 0.0}
+    cells = [replace(cell, **whole) if isinstance(cell, Engram) else cell for cell in model.cells]
+    model.cells = tuple(replace(cell, trace="sample") if isinstance(cell, Traced) else cell for cell in cells)
     x, _, mask = model.check_data(x, None, mask)
     target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
     return model, layer, x, class_labels("target", target, (len(x),), model.outputs), mask
