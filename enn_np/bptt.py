@@ -26,21 +26,17 @@ class Tape(namedtuple("Tape", "x e states kept mask workspace number")):
         return self
 
 
-def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, record=False, **given):
+def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **given):
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
     whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which the
     next run with it overwrites. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
-    Returns h (T, B, H), the final state, the tape (None if not kept) and, if asked to record, a dict: `cell.record`.
+    Returns h (T, B, H), the final state and the tape, None if not kept. `cell.record(params, tape)` tells what it did.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     x = check_run(cell, params, x, state, mask)
-    if record and not hasattr(cell, "record"):
-        raise TypeError(f"record: {type(cell).__name__} has no method `record`; derive it from enn_np.Cell")
-    if record and not keep:
-        raise ValueError("record: it needs the tape, got keep=False; leave that out")
     xp, (steps, batch, _) = array_module(x), x.shape
     state = cell.initial_state(batch, x.dtype, None, xp) if state is None else state
     x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
@@ -77,8 +73,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, recor
     final = hooks.final(cell, e, final) if hooks else final
     if not keep:
         return h, final, None
-    tape = Tape(x, e, states, kept, mask, workspace, workspace.runs)
-    return states.h[1:], final, tape, *([cell.record(params, tape)] if record else [])
+    return states.h[1:], final, Tape(x, e, states, kept, mask, workspace, workspace.runs)
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):

@@ -35,7 +35,7 @@ class Cell:
     hooks = None  # what a run does before and after its two loops: see `trace.ListStore`
 
     def record(self, params, tape):
-        """For run(..., record=True): states (T + 1, ...), entry t enters step t, and all kept (T, ...), as copies."""
+        """What a run did: states (T + 1, ...), entry t enters step t, and all kept (T, ...), as copies."""
         parts = tape.fresh().kept._asdict() | tape.states._asdict()
         return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items() if part is not None}
 

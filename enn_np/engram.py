@@ -142,7 +142,7 @@ class Engram(Traced):
     def _write(self, k, e, A):
         """(8) and (9) into k.A. The trace was read first: step t recalls what the steps before t wrote."""
         eta = self.hebbian_rate
-        w = k.a * (eta * e.share)  # (B, N) eta (8) is w z'
+        w = k.a * (eta * e.share)  # (B, N) eta D_t is w' z
         xp = array_module(A)
         xp.multiply(A, 1 - eta, out=k.A)
         xp.add(k.A, write(w, e.z, self.trace == "batch"), out=k.A)

@@ -34,8 +34,8 @@ def engram_run(cell, seed, batch=3, steps=6, dtype=np.float64, trace=0.3, masked
     state = state._replace(A=trace * rng.standard_normal(state.A.shape, dtype))
     x = rng.standard_normal((steps, batch, D), dtype)
     mask = rng.random((steps, batch)) < 0.6 if masked else None  # padding anywhere, whole steps of it too
-    _, _, tape, seen = run(cell, params, x, state, mask, noise=cell.noise(rng, steps, dtype), record=True)
-    return params, tape, seen
+    tape = run(cell, params, x, state, mask, noise=cell.noise(rng, steps, dtype))[2]
+    return params, tape, cell.record(params, tape)
 
 
 def model_of(cell=None, seed=0, dtype="float64", **settings):
@@ -89,7 +89,8 @@ def test_a_record_is_of_any_cell_and_outlives_the_tape(kind):
     """Views into a workspace that the next run fills; a recorded run that differs from one that is not."""
     cell = make(kind, 4, 3)
     params, x = cell.init(np.random.default_rng(0), D), sequences(3)[0].swapaxes(0, 1)
-    h, state, tape, seen = run(cell, params, x, record=True)
+    h, _, tape = run(cell, params, x)
+    seen = cell.record(params, tape)
     np.testing.assert_array_equal(seen["hidden"], np.concatenate((np.zeros((1, 3, 4), np.float32), h)))
     assert all(value.dtype == np.float32 and len(value) in (T, T + 1) for value in seen.values())
     before = copied(seen)
@@ -98,23 +99,15 @@ def test_a_record_is_of_any_cell_and_outlives_the_tape(kind):
             if isinstance(part, np.ndarray):
                 part[...] = np.nan
     assert same_to_the_bit(seen, before)
-    plain = run(cell, params, x)
-    assert len(plain) == 3 and same_to_the_bit(plain[1]._asdict(), state._asdict())
 
 
 def test_gates_are_recorded_by_name():
     """One gate under another's name."""
     cell, x = LSTM(4), sequences(3)[0].swapaxes(0, 1)
-    seen = run(cell, cell.init(np.random.default_rng(0), D), x, record=True)[3]
+    params = cell.init(np.random.default_rng(0), D)
+    seen = cell.record(params, run(cell, params, x)[2])
     close(seen["c"][1:], seen["f"] * seen["c"][:-1] + seen["i"] * seen["g"], 1e-6)
     close(seen["hidden"][1:], seen["o"] * seen["tanh_c"], 1e-6)
-
-
-def test_what_is_not_kept_is_not_recorded():
-    cell = Engram(4, 3)
-    params, tape, _ = engram_run(cell, 0)
-    with pytest.raises(ValueError, match=r"^record: .*keep=False"):
-        run(cell, params, tape.x, record=True, keep=False)
 
 
 @settings(max_examples=30)
@@ -175,7 +168,8 @@ def test_the_binding_trace_is_the_sum_of_what_every_step_wrote(problem):
 def test_lengths_are_along_the_whole_recall(cell):
     """What was there at the start, noise, and what the clip took away: all are part of the recall."""
     problem = draw(cell, steps=6)
-    _, _, tape, seen = problem.forward(record=True)
+    tape = problem.forward()[2]
+    seen = cell.record(problem.params, tape)
     recalled = seen["trace_part"][5]
     along = (written_by(cell, tape, 5)["steps"] * recalled).sum(-1) / np.linalg.norm(recalled, axis=-1)
     close(written_lengths(cell, tape, 5), along.T)
@@ -185,7 +179,8 @@ def test_lengths_are_along_the_whole_recall(cell):
 @given(problems(Binding, masked=False, rule="replace", address="slots"))
 def test_a_binding_record_is_what_the_equations_say(problem):
     """A name given to another array, parts of the engram that are not its parts, and views into the tape."""
-    _, state, tape, seen = problem.forward(record=True)
+    _, state, tape = problem.forward()
+    seen = problem.cell.record(problem.params, tape)
     bank = seen["retrieval"] @ problem.params["M"] if problem.cell.bank_read else 0 * seen["engram"]
     close(seen["bank_part"], bank)
     close(seen["engram"], seen["bank_part"] + seen["trace_part"])

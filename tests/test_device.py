@@ -278,7 +278,8 @@ def test_attribution(tolerance):
         noise = to_device(cell.noise(np.random.default_rng(0), 5, np.float64), device)
         for live in (None, mask):
             given = {"mask": None if live is None else model.time_major(live), "noise": noise}
-            _, _, tape, seen = bptt.run(cell, params, model.time_major(x), record=True, **given)
+            tape = bptt.run(cell, params, model.time_major(x), **given)[2]
+            seen = cell.record(params, tape)
         parts = attribution.integration_parts(params, seen)
         numbers = seen | attribution.integration_shares(parts)
         numbers |= {f"part {name}": part for name, part in parts.items()}

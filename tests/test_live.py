@@ -90,7 +90,8 @@ def test_javascript_repeats_the_package(browser, tmp_path, weights, text, asked,
     cell, params = cell_of(page, temperature=tau)
     params["b_g"] = params["b_g"] + shift
     x = np.eye(len(SYMBOLS))[[SYMBOLS.index(word) for word in words]][:, None]  # (T, 1, D)
-    h, _, tape, seen = run(cell, params, x, record=True)
+    h, _, tape = run(cell, params, x)
+    seen = cell.record(params, tape)
     logits = h[:, 0] @ params["W"] + params["b"]
     answers = np.exp(logits - logits.max(-1, keepdims=True))
     here = {

@@ -102,8 +102,8 @@ def test_a_record_and_who_wrote_the_trace(masked, rule):
     for store in ("list", "dense"):
         kept = problem.but(cell=replace(problem.cell, store=store))
         with patch.object(trace, "PIECE", 4):
-            _, _, tape, record = kept.forward(record=True)
-            seen.append({**record, **written_by(kept.cell, tape, 5)})
+            tape = kept.forward()[2]
+            seen.append({**kept.cell.record(kept.params, tape), **written_by(kept.cell, tape, 5)})
     assert_close(*seen, floor=1e-3)
 
 

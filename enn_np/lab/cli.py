@@ -274,8 +274,7 @@ def gradient_table(seeds, device="cpu"):
             for trace in ("batch", "sample"):
                 switches = {"trace": trace, "trace_scale": 2.0, **change}
                 cells[Engram(4, 8, **switches)] = switches
-    for rule, address in (("hebb", "slots"), ("delta", "slots"), ("hebb", "key"), ("delta", "key")):
-        cells[Binding(4, 8, rule=rule, address=address)] = {"rule": rule, "address": address}
+    cells |= {Binding(4, 8, rule="hebb", address=each): {"rule": "hebb", "address": each} for each in ("slots", "key")}
     for cell, switches in sorted(cells.items(), key=lambda each: type(each[0]).__name__):
         for masked in (False, True):
             runs = [gradcheck.check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]

@@ -9,8 +9,8 @@ trace per sample, D_s = a_s z_s', what the trace gives to step t is then a linea
 
     alpha a_t A_{t-1} = alpha (1 - eta)^(t-1) a_t A_0 + alpha eta sum_{s < t} (1 - eta)^(t-1-s) <a_t, a_s> z_s + noise
 
-What a run did is told by `run(..., record=True)`. Functions of a model take x (n, T, D) and mask (n, T) as `fit` does,
-draw nothing at random, and look at the first Engram layer; a class of yours may work otherwise, and is refused.
+What a run did is told by `cell.record(params, tape)`. Functions of a model take x (n, T, D) and mask (n, T) as `fit`
+does, draw nothing at random, and look at the first Engram layer; a class of yours may work otherwise, and is refused.
 Padding is as if it were not there: it gets nothing.
 Letters: n sequences, T time, B batch, D inputs, H hidden, N memory slots.
 """
@@ -39,7 +39,7 @@ VALUES = 10  # of associative recall
 
 def integration_parts(params, seen):
     """What goes into c_t of (6) before its ReLU, by where it comes from: cue, bank, trace, past, (T, B, 3H) each, and
-    bias (3H,). Their sum is the whole. seen: what `run(..., record=True)` of an Engram cell hands back."""
+    bias (3H,). Their sum is the whole. seen: what `record` of an Engram cell hands back."""
     H, W_c = seen["codes"].shape[-1], params["W_c"]
     return {
         "cue": seen["codes"] @ W_c[:H],
