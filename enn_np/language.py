@@ -61,7 +61,7 @@ class LanguageModel(Model):
         self.embedding = None if embedding is None else checks.count("embedding", embedding)
         self.tied = checks.switch("tied", tied)
         if checks.choice("head", head, ("softmax", "adaptive")) == "adaptive":
-            cutoffs = (max(1, round(0.06 * V)), round(0.3 * V)) if cutoffs is None else cutoffs
+            cutoffs = sorted({max(1, round(part * V)) for part in (0.06, 0.3)}) if cutoffs is None else cutoffs
         elif cutoffs is not None:
             raise ValueError(f'cutoffs: only head="adaptive" has them, got {cutoffs!r}; leave them out')
         self.head = SoftmaxHead(() if cutoffs is None else cutoffs)

@@ -433,6 +433,8 @@ def test_standardize_grey_images_and_constants():
     x = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     assert datasets.Standardize.fit(x).shift.shape == ()
     assert datasets.Standardize.fit(x).transform(x[0]).std() == pytest.approx(1, abs=0.1)
+    features = np.stack([np.arange(5.0), 1000 + np.arange(5.0)], 1)  # each has a unit of its own
+    assert datasets.Standardize.fit(features).transform(features).std(0) == pytest.approx(1)
     constant = np.full((30, 2), 0.1)  # its deviation in float64 is not quite zero
     assert (np.abs(datasets.Standardize.fit(constant, "feature").transform(constant)) < 1e-6).all()
 
@@ -499,3 +501,5 @@ def test_split_sizes_and_errors():
             datasets.split(n, parts)
     with pytest.raises(TypeError, match="parts: expected a whole number"):
         datasets.split(10, (0.9, 0.1))
+    with pytest.raises(TypeError, match=r"^n: "):
+        datasets.split("ten", (1,))

@@ -504,6 +504,13 @@ def test_bad_data_are_named_before_any_work(call, message):
         call(model)
 
 
+@pytest.mark.parametrize("vocabulary", range(2, 9))
+def test_an_adaptive_head_fits_a_small_vocabulary(vocabulary):
+    """Default cutoffs that fall together."""
+    model = LanguageModel(GRU(4), vocabulary, head="adaptive")
+    assert all(0 < cutoff < vocabulary for cutoff in model.head.cutoffs)
+
+
 def test_compact_ids_are_read_as_they_are():
     """A memory-mapped text of uint16 needs no copy of its own."""
     model, tokens = build("adaptive"), words(80)

@@ -181,10 +181,11 @@ class Standardize(Scaling):
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError.
 
         `per`: "feature" for each position alone; "channel" for C means and deviations of (n, H, W, C), one
-        of (n, H, W).
+        of (n, H, W); as "feature" for (n, D).
         """
         unit = _unit(x, fitting=True)
-        axes = tuple(range(min(3, x.ndim) if choice("per", per, ("channel", "feature")) == "channel" else 1))
+        channel = choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2
+        axes = (0, 1, 2)[: x.ndim if channel else 1]
         pixels = tuple(range(len(axes) - 1))  # axes to average after that of n
         size = prod(x.shape[: len(axes)])
         # In blocks, because x in float64 would take eight times the memory of uint8 pixels.
@@ -215,6 +216,6 @@ def split(n: int, parts: Sequence[int], seed: int | np.random.Generator = 0) -> 
     """Disjoint random index arrays (int64) into n samples, as long as `parts` says, such as (54_000, 6_000); samples
     beyond their sum are left out. Raises TypeError or ValueError for a part that is no count, or too large."""
     ends = np.cumsum([count("parts", part) for part in parts])
-    if not len(ends) or ends[-1] > n:
+    if not len(ends) or ends[-1] > count("n", n, low=0):
         raise ValueError(f"parts: expected counts of {n} samples at most, got {parts!r}")
     return tuple(np.split(np.random.default_rng(seed).permutation(n), ends)[: len(ends)])
