@@ -144,7 +144,7 @@ def check_run_back(cell, tape, dh, dstate, upstream):
     if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[1])):
         got = type(getattr(tape, "kept", tape)).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
-    for name, value, like in (("dh", dh, kept.h), ("da", upstream.get("da"), getattr(kept, "a", None))):
+    for name, value, like in (("dh", dh, tape.states.h[1:]), ("da", upstream.get("da"), getattr(kept, "a", None))):
         if value is not None and like is not None:
             float_array(name, value, like.shape, tape.x.dtype, finite=False)
     if dstate is not None:

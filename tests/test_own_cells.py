@@ -14,7 +14,7 @@ from enn_np.ops import flat, write
 
 Seen = namedtuple("Seen", "h seen")
 Sums = namedtuple("Sums", "s")
-Kept = namedtuple("Kept", "h was")
+Kept = namedtuple("Kept", "tanh was")  # none need be called h
 
 
 class Six(Cell):
@@ -39,7 +39,7 @@ class Six(Cell):
         return Seen(h, 0.9 * state.seen + state.h), Kept(h, state.seen)
 
     def step_back(self, params, d, e, state, k):
-        ds = d.h * (1 - k.h**2)
+        ds = d.h * (1 - k.tanh**2)
         return Seen(ds @ params["U"].T + d.seen, 0.1 * ds + 0.9 * d.seen), Sums(ds)
 
     def collect(self, params, x, e, before, k, de):
@@ -69,8 +69,8 @@ class Documented:
         return out
 
     def step(self, params, e, state, k):
-        after, (k.h[...], k.was[...]) = self.own.step(params, e, state)
-        return Seen(k.h, after.seen), k
+        after, (k.tanh[...], k.was[...]) = self.own.step(params, e, state)
+        return Seen(k.tanh, after.seen), k
 
     def step_back(self, params, d, e, state, k, de):
         d, (de.s[...],) = self.own.step_back(params, d, e, state, k)
