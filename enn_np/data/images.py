@@ -184,8 +184,7 @@ class Standardize(Scaling):
         of (n, H, W); as "feature" for (n, D).
         """
         unit = _unit(x, fitting=True)
-        channel = choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2
-        axes = (0, 1, 2)[: x.ndim if channel else 1]
+        axes = (0, 1, 2)[: x.ndim if choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2 else 1]
         pixels = tuple(range(len(axes) - 1))  # axes to average after that of n
         size = prod(x.shape[: len(axes)])
         # In blocks, because x in float64 would take eight times the memory of uint8 pixels.

@@ -153,6 +153,7 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     experiment's own; such runs are no results, so that they are refused in the default folder. Raises ValueError or
     TypeError, naming the argument, before any work, or where a result found was trained otherwise.
     """
+    asked = {name: value for name, value in asked.items() if value is not None}
     seeds = None if seeds is None else checks.count("seeds", seeds, low=0)
     jobs = jobs if isinstance(jobs, Executor) else checks.count("jobs", jobs)
     device_module(device)
