@@ -86,7 +86,7 @@ def test_a_record_is_what_the_equations_say(cell, seed, batch, steps, masked):
 
 @pytest.mark.parametrize("kind", (RNN, GRU, LSTM, Engram, Binding))
 def test_a_record_is_of_any_cell_and_outlives_the_tape(kind):
-    """Views into a workspace that the next run fills; a recorded run that differs from one that is not."""
+    """Views into a workspace that the next run fills."""
     cell = make(kind, 4, 3)
     params, x = cell.init(np.random.default_rng(0), D), sequences(3)[0].swapaxes(0, 1)
     h, _, tape = run(cell, params, x)

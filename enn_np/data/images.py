@@ -184,13 +184,13 @@ class Standardize(Scaling):
         of (n, H, W); as "feature" for (n, D).
         """
         unit = _unit(x, fitting=True)
-        axes = (0, 1, 2)[: x.ndim if choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2 else 1]
-        pixels = tuple(range(len(axes) - 1))  # axes to average after that of n
+        channel = choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2
+        axes = (0, 1, 2)[: x.ndim if channel else 1]
         size = prod(x.shape[: len(axes)])
         # In blocks, because x in float64 would take eight times the memory of uint8 pixels.
         blocks = [x[start : start + 1024] for start in range(0, len(x), 1024)]
-        mean = sum(block.sum(0, dtype=np.float64) for block in blocks).sum(pixels) / size
-        variance = sum(np.square(block - mean).sum(0) for block in blocks).sum(pixels) / size
+        mean = sum(block.sum(0, dtype=np.float64) for block in blocks).sum(axes[:-1]) / size  # n, then the pixels
+        variance = sum(np.square(block - mean).sum(0) for block in blocks).sum(axes[:-1]) / size
         shift = np.asarray(mean / unit)
         return cls(shift, _divisor(shift, np.sqrt(variance) / unit, x.min(axes) == x.max(axes)))
 
