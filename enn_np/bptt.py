@@ -38,7 +38,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **giv
     """
     x = check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
-    state = cell.initial_state(batch, x.dtype, None, xp) if state is None else state
+    state = named("initial_state", cell.initial_state(batch, x.dtype, None, xp))[0] if state is None else state
     x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
     rows = steps if keep else 1  # without a tape one row of arrays serves all steps
     workspace = workspace if keep and workspace else Workspace()
@@ -47,7 +47,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **giv
     cue, kept, _ = cell.shapes(batch) if shaped else (None, None, None)
     if shaped:
         given |= {"mask": mask, "out": workspace.empty("cue", cue, x, (steps,))}
-    e = cell.encode(params, x, **given)
+    (e,) = named("encode", cell.encode(params, x, **given))
     if hooks := getattr(cell, "hooks", None):
         e, state = hooks.enter(cell, params, e, state, mask, keep)
     states = workspace.empty("states", each(lambda part: part.shape, state), x, (rows + 1,))
@@ -60,7 +60,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **giv
     for t in range(steps):
         row = t if keep else 0
         before, place = at(states, row), at(kept, row)
-        after, k = cell.step(params, at(e, t), before, *[place] * shaped)
+        after, k = named("step", *cell.step(params, at(e, t), before, *[place] * shaped))
         kept = note(kept, row, rows, k, place)
         after = hold(cell, mask, t, after, before)
         for name, part, parts in zip(after._fields, after, states, strict=True):
@@ -109,7 +109,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
             d = d._replace(h=d.h + dh[t])
         past, now, place = d, hold(cell, mask, t, d, nothing), at(de, t)
         extra = {name: value[t] for name, value in upstream.items()}
-        d, here = cell.step_back(params, now, at(e, t), at(states, t), at(kept, t), *[place] * shaped, **extra)
+        back = cell.step_back(params, now, at(e, t), at(states, t), at(kept, t), *[place] * shaped, **extra)
+        d, here = named("step_back", *back)
         de = note(de, t, steps, here, place)
         if mask is not None:  # the rest passes padding by
             parts = zip(d, past, now, strict=True)
@@ -122,6 +123,14 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
         wrong = ", ".join(sorted({name for name, _ in wrong}))
         raise ValueError(f"collect: expected one gradient of the shape of each parameter, got {shapes}: see {wrong}")
     return dx if input_gradient else None, d, grads
+
+
+def named(method, *parts):
+    """`parts`, what a cell's method returned, if each is a NamedTuple."""
+    for part in parts:
+        if not hasattr(part, "_fields"):
+            raise TypeError(f"{method}: expected a NamedTuple of arrays, got {type(part).__name__}")
+    return parts
 
 
 def note(rows, t, length, values, place):

@@ -44,9 +44,8 @@ class Engram(Traced):
 
     hidden H and slots N; hebbian_rate eta, 0 freezes the trace; trace_scale alpha, 0 hides it; temperature tau and
     sparsity sigma, which only divides it; trace_noise, sd of eps_t; trace_clip c, or None; layer_norm on or off.
-    trace: "batch", one for the batch, so that a sample's output depends on the others, or "sample", one for each. The
-    default is the published "batch", as in the paper's numbers. Most other uses want "sample": then a prediction
-    depends on its sample alone. A model built with random_inference=True draws h_0, A_0 and noise at inference, too.
+    trace: "batch", one for the batch, as published, so that a sample's output depends on the others, or "sample", one
+    for each. Most uses but the paper's numbers want "sample": then a prediction depends on its sample alone.
     trace_gradient: False cuts the gradient where A_t is written, so that the bank learns but writing is not taught.
     retrieval: "softmax", "top_k" (softmax over the top_k best slots) or "sparsemax".
     l1, entropy: strengths of penalties on the retrieval weights, see `penalty`.

@@ -12,7 +12,7 @@ draws its numbers again. It sees this in the pattern of exact zeros and clipped 
 import numpy as np
 
 from .backend import to_device, to_numpy
-from .bptt import run, run_back
+from .bptt import named, run, run_back
 from .checks import count, number
 
 TOLERANCE = 1e-6
@@ -75,7 +75,7 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
 def _problem(cell, steps, batch, inputs, masked, rng, device):
     """A random loss over the cell's run, the values it is asked at, and the hand-written gradients there."""
     values = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, inputs, np.float64).items()}
-    names, state = list(values), cell.initial_state(batch, np.float64, None, np)
+    names, state = list(values), *named("initial_state", cell.initial_state(batch, np.float64, None, np))
     values["x"] = rng.standard_normal((steps, batch, inputs))
     values |= {f"state.{name}": 0.1 * rng.standard_normal(part.shape) for name, part in state._asdict().items()}
     mask = rng.random((steps, batch)) < 0.6 if masked else None

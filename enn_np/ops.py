@@ -32,8 +32,7 @@ def linear_back(dy, x):
 
 
 def turned(params, name):
-    """The transpose of a weight. `run_back` copies it once for all steps, because BLAS reads a copy an eighth faster
-    than a transposed view. Without such a copy it is the view."""
+    """The transpose of a weight: the copy that `run_back` made, which BLAS reads an eighth faster, or else the view."""
     return params.get(name + "'", params[name].swapaxes(-1, -2))
 
 
@@ -81,8 +80,7 @@ def softmax_back(dy, y):
     return dx
 
 
-# From similarities to retrieval weights, (4) of engram.py. A softmax gives every slot something; two others give most
-# slots exactly 0.
+# Two others than softmax give most slots a retrieval weight, (4) of engram.py, of exactly 0.
 
 
 def top_k_softmax(x, k):
@@ -112,8 +110,7 @@ def sparsemax_back(dy, y):
     return on * (dy - dot_rows(dy, on) / on.sum(-1, keepdims=True))
 
 
-# Forward, of similarities and k, and back, by name.
-RETRIEVALS = {
+RETRIEVALS = {  # forward, of similarities and k, and back
     "softmax": (lambda s, k: softmax(s), softmax_back),
     "top_k": (top_k_softmax, softmax_back),
     "sparsemax": (lambda s, k: sparsemax(s), sparsemax_back),
@@ -165,8 +162,7 @@ def relu_norm_back(params, name, dy, r, r_hat, r_inv, out=None):
 def unit(x, out=None):
     """x / |x| over the last axis, with |x|^2 held at or above 1e-12. Returns the unit vectors and 1 / |x|.
 
-    Each operand is divided by its own length before the product, not the product by both lengths. So cosines stay in
-    [-1, 1] for all lengths, and zero vectors give zero.
+    Divided before a product, not after it: so no length can overflow, and zero vectors give zero.
     """
     xp = array_module(x)
     u, inv = out or (None, None)
@@ -185,10 +181,7 @@ def unit_back(du, u, inv):
 
 def cosine(u, memory):
     """Cosines (B, N) of unit vectors u (B, H) with every row of a memory, see `Dense`; and 1 / |row|, (N,) or (B, N).
-
-    u is divided by its length before the product. The product is divided by the rows' lengths. So no length can
-    overflow, and a row of zeros gives 0.
-    """
+    The products are divided by the rows' lengths: a row of zeros gives 0."""
     xp = array_module(u)
     inv = 1 / xp.sqrt(xp.maximum(memory.norms(), UNIT_EPS))
     s = memory.match(u)

@@ -264,6 +264,18 @@ def test_gradients_and_parameters_have_the_same_names(cell, name):
         gradcheck.compare(lambda v: (0.0, None), {"w": np.ones(3)}, {"v": np.ones(3)}, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("method", ["initial_state", "encode", "step", "step_back"])
+@pytest.mark.parametrize("change", [tuple, lambda parts: parts[0], lambda parts: None], ids=["tuple", "array", "None"])
+def test_a_method_that_returns_no_named_tuple_is_named(method, change):
+    """Catches an author of a cell who is told of an attribute that a tuple has not."""
+
+    def spoil(cell, result):
+        return (result[0], change(result[1])) if method.startswith("step") else change(result)
+
+    with pytest.raises(TypeError, match=f"^{method}: expected a NamedTuple of arrays, got (tuple|ndarray|NoneType)$"):
+        gradcheck.check(broken(SMALL["GRU"], **{method: spoil}))
+
+
 def test_the_de_that_is_handed_back_counts():
     """Catches a `de` that is ignored since it was not written in place."""
 

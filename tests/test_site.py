@@ -3,7 +3,10 @@
 import functools
 import http.server
 import importlib.util
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -184,7 +187,17 @@ def errors(browser, known):
 @needs_tools
 @needs_chromium
 def test_a_notebook_opens_and_its_kernel_starts(browser, address, site):
-    """By a link of its page. Pyodide, which is Python and NumPy for a browser, comes from the network."""
+    """By a link of its page. Pyodide, Python and NumPy for a browser, comes from the network, or from a folder:
+    ENN_PYODIDE, with the files of its npm package and the wheels that a kernel loads at its start."""
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (site / "lite/extensions").rglob("*.js"))
+    pyodide = re.search(r"https://[\w.-]+/pyodide/[\w./]+?/pyodide\.m?js", scripts)[0]
+    if folder := os.environ.get("ENN_PYODIDE"):
+        shutil.copytree(folder, site / "lite" / "pyodide")
+        pyodide = f"{address}/lite/pyodide/pyodide.mjs"
+        config = json.loads((site / "lite/jupyter-lite.json").read_text(encoding="utf-8"))
+        kernels = config["jupyter-config-data"].setdefault("litePluginSettings", {})
+        kernels.setdefault("@jupyterlite/pyodide-kernel-extension:kernel", {})["pyodideUrl"] = pyodide
+        (site / "lite/jupyter-lite.json").write_text(json.dumps(config), encoding="utf-8")
     browser.open(f"{address}/notebooks/03_engram_forward.html")
     link = browser.ask('[...document.links].find((each) => each.textContent.includes("in the browser")).href')
     browser.open(link)
@@ -193,8 +206,6 @@ def test_a_notebook_opens_and_its_kernel_starts(browser, address, site):
     kernel = 'document.querySelector(".jp-Notebook-ExecutionIndicator")?.dataset.status'
     wait(browser, f"({kernel}) !== undefined")
 
-    scripts = "".join(path.read_text(encoding="utf-8") for path in (site / "lite/extensions").rglob("*.js"))
-    pyodide = re.search(r"https://[\w.-]+/pyodide/[\w./]+?/pyodide\.m?js", scripts)[0]
     known = ("/favicon.ico",)  # which JupyterLite looks for at the top
     try:
         urllib.request.urlopen(pyodide, timeout=10).close()

@@ -97,10 +97,10 @@ def bench(
             outcomes = _measure(name, work, count, interpreters or {}, settings, log)
             rows += _rows(name, work, outcomes, count)
             header["versions"] |= {o.side.library: o.said["versions"] for o in outcomes if o.said.get("versions")}
-    result = {"header": {**header, "ended": _now(), "load_after": _load()}, "rows": rows}
+            result = {"header": {**header, "ended": _now(), "load_after": _load()}, "rows": rows}
+            if json_path is not None:  # what is timed is kept, whatever ends the rest
+                Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
     log(table(result))
-    if json_path is not None:
-        Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
     if chart_path is not None:
         plots.save(chart(result), chart_path)
     return result
