@@ -162,8 +162,8 @@ def bench_table(folder, name, threads):
         {
             "work": row["work"],
             "against": row["peer"],
-            "ours, ms": _number(row["ours_ms"], ".3g"),
-            "theirs, ms": _number(row["peer_ms"], ".3g"),
+            "ours, ms": _number(row["ours_ms"], ".3g" if row["ours_ms"] < 100 else ",.0f"),
+            "theirs, ms": _number(row["peer_ms"], ".3g" if row["ours_ms"] < 100 else ",.0f"),
             "theirs / ours": DASH if row["ratio"] is None else f"**{row['ratio']:.2f}**",
             "share of floor": _number(row["floor_share"], ".0%"),
             "per": row["unit"],

@@ -120,6 +120,5 @@ def all_works(device="cpu"):
         "recompute": recompute("recompute T=784", steps=784),
         "engram-wide": against("engram H=512", engram, hidden=(512,)),
         "lstm-wide": against("lstm H=512", {"torch nn.LSTM": TORCH, "Keras": KERAS}, cell="lstm", hidden=(512,)),
-        "recompute-wide": recompute("recompute T=784 H=512", steps=784, hidden=(512,)),
     }
     return {name: work._replace(sides=[*work.sides, PRODUCT]) for name, work in named.items()}
