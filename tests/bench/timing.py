@@ -91,13 +91,14 @@ def bench(
     settings = {"repeats": 2 if quick else repeats, "warmup": 1 if quick else warmup}
     settings |= {"threads": threads, "passive": passive, "quick": quick, "device": device}
     header, rows = {"began": _now(), "load_before": _load(), **machine(), **settings, "versions": {}}, []
+    result = {"header": header, "rows": rows}
     for count in threads:
         for name in [each for each in names if count > 1 or not each.endswith("-ranks")]:  # one rank is one process
             work = all_works(device)[name].small() if quick else all_works(device)[name]
             outcomes = _measure(name, work, count, interpreters or {}, settings, log)
             rows += _rows(name, work, outcomes, count)
             header["versions"] |= {o.side.library: o.said["versions"] for o in outcomes if o.said.get("versions")}
-            result = {"header": {**header, "ended": _now(), "load_after": _load()}, "rows": rows}
+            header |= {"ended": _now(), "load_after": _load()}
             if json_path is not None:  # what is timed is kept, whatever ends the rest
                 Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
     log(table(result))
