@@ -153,10 +153,9 @@ def _asked(a, b):
 
 
 def bench_table(folder, name, threads):
-    """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m tests.bench --json` wrote, or where
-    it has no foreign peer, of our own works against each other."""
+    """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m tests.bench --json` wrote."""
     found = read_json(Path(folder) / "bench" / f"{name}.json")
-    foreign = [row for row in found["rows"] if not row["peer"].startswith("enn_np")] or found["rows"]
+    foreign = [row for row in found["rows"] if not row["peer"].startswith("enn_np")]
     header, stored = found["header"], [row for row in foreign if row["threads"] == int(threads)]
     rows = [
         {
