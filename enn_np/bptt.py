@@ -31,7 +31,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **giv
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
-    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for a tape and its h, which the
+    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which the
     next run with it overwrites. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
     Returns h (T, B, H), the final state and the tape, None if not kept. `cell.record(params, tape)` tells what it did.
     Raises TypeError or ValueError, naming the argument, before any work.
