@@ -155,14 +155,13 @@ def _asked(a, b):
 def bench_table(folder, name, threads):
     """A row per work and foreign peer of `folder`/bench/NAME.json, what `python -m tests.bench --json` wrote."""
     found = read_json(Path(folder) / "bench" / f"{name}.json")
-    foreign = [row for row in found["rows"] if not row["peer"].startswith("enn_np")]
-    header, stored = found["header"], [row for row in foreign if row["threads"] == int(threads)]
+    stored = [row for row in found["rows"] if row["threads"] == int(threads) and not row["peer"].startswith("enn_np")]
     rows = [
         {
             "work": row["work"],
             "against": row["peer"],
-            "ours, ms": _number(row["ours_ms"], ".3g" if row["ours_ms"] < 100 else ",.0f"),
-            "theirs, ms": _number(row["peer_ms"], ".3g" if row["ours_ms"] < 100 else ",.0f"),
+            "ours, ms": _number(row["ours_ms"], ",.0f" if (row["ours_ms"] or 0) >= 100 else ".3g"),
+            "theirs, ms": _number(row["peer_ms"], ",.0f" if (row["peer_ms"] or 0) >= 100 else ".3g"),
             "theirs / ours": DASH if row["ratio"] is None else f"**{row['ratio']:.2f}**",
             "share of floor": _number(row["floor_share"], ".0%"),
             "per": row["unit"],
@@ -170,6 +169,7 @@ def bench_table(folder, name, threads):
         for row in stored
     ]
     speed = next((row["gemm_gflops"] for row in stored if row["gemm_gflops"]), None)
+    header = found["header"]
     versions = ", ".join(f"{k} {v}" for each in header["versions"].values() for k, v in each.items() if k != "python")
     where = f"{header['cpu']}, {header['cpus']} CPUs, {threads} thread{'s' * (int(threads) > 1)}"
     product = f"a matrix product at {_number(speed, '.0f')} GFLOP/s"
