@@ -190,17 +190,19 @@ def test_every_network_has_a_title():
 
 
 def test_bench_table_shows_foreign_peers_and_says_what_is_missing(tmp_path):
-    """Catches the other number of threads, our own rows, and a peer that was absent and hides it."""
+    """Catches the other number of threads, our own rows, and a side that failed and hides it."""
     row = {"work": "engram", "threads": 1, "ours_ms": 80.0, "peer_ms": 100.0, "ratio": 1.25, "floor_share": 0.6}
     row |= {"unit": "step", "gemm_gflops": 99.0}
     rows = [row | {"peer": "torch"}, row | {"peer": "torch", "threads": 2}, row | {"peer": "enn_np, recomputing"}]
     rows += [row | {"peer": "JAX", "peer_ms": None, "ratio": None}]
+    rows += [row | {"peer": "Keras", "ours_ms": None, "peer_ms": 1_079.4, "ratio": None, "floor_share": None}]
     header = {"cpu": "abacus", "cpus": 1, "repeats": 15, "versions": {"a": {"python": "3", "numpy": "2"}}}
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "cpu.json").write_text(json.dumps({"header": header, "rows": rows}))
     text = table("bench", "cpu", "1", tmp_path)
-    assert text.splitlines()[2:4] == [
+    assert text.splitlines()[2:5] == [
         "| engram | torch | 80 | 100 | **1.25** | 60% | step |",
         "| engram | JAX | 80 | - | - | 60% | step |",
+        "| engram | Keras | - | 1,079 | - | - | step |",
     ]
     assert text.endswith("Medians of 15 rounds; abacus, 1 CPUs, 1 thread, a matrix product at 99 GFLOP/s; numpy 2.")
