@@ -109,7 +109,7 @@ def alarms(folder):
 
 
 def slower(rival, folder):
-    """How many times as long as a rival's one training step takes, and what the quartiles of both leave open."""
+    """How many times as long as a rival's one training step takes, and that of the quartiles furthest apart."""
     found = read_json(Path(folder) / "bench" / "cpu.json")
     works = {row["work"]: row for row in found["rows"] if row["threads"] == 1}
     (a, b), (c, d) = (works[name]["ours_quartiles"] for name in ("engram", rival))

@@ -105,9 +105,9 @@ def fit(
     nothing, 1 a bar per epoch, 2 a line per epoch, "auto" the bar on a terminal or in a notebook and the line
     elsewhere. Ctrl-C ends training with the best weights so far. checkpoint: a file to save the run to, every minute
     (`Checkpoint(path, seconds=60)`) and after every epoch; its weights in the end are those of the model. resume: go on
-    from there, if it exists, to the same end to the bit; the settings must be the same, `epochs` may be more. BLAS
-    works on one thread, see `one_thread`. reduce: workers that share every batch, such as `enn_np.train.MPI()`, see
-    parallel.py; all call `fit` alike and end with one model, and rank 0 prints and saves.
+    from there, if it exists, to the same end to the bit; model, data, batch_size, seed, optimizer and callbacks must be
+    the same, `epochs` may be more. BLAS works on one thread, see `one_thread`. reduce: workers that share every batch,
+    such as `enn_np.train.MPI()`, see parallel.py; all call `fit` alike and end with one model, rank 0 prints and saves.
 
     History: "loss" is that of the data, as in `evaluate`; "penalty" what cells with penalties add to it in training.
     Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
