@@ -74,7 +74,7 @@ def empty(shapes, like, lead=()):
 
 
 class Workspace:
-    """Arrays that are kept from call to call. Fresh large arrays cost page faults, a fifth of a training step.
+    """Arrays that are kept from call to call. Fresh large arrays may cost page faults, up to a fifth of a step.
 
     The next run with the same workspace overwrites the tape and h of this one; `run_back` notices such a tape. Without
     a workspace, every run has its own arrays.

@@ -133,6 +133,11 @@ class LanguageModel(Model):
         numbers and gradients of `learn`."""
         return self.learn(x, y.T, rng, mask)[:2]
 
+    def forward(self, x, rng=None, mask=None, learning=False):
+        """Log-probabilities (B, V) of the word after ids x (T, B), and None: `learn` is the way back here."""
+        h = self.hidden(x, rng, mask, learning=learning)[1][-1].h
+        return self.head.log_probabilities(self.layer_params("head"), h), None
+
     # --------------------------------------------------------------------------------------------------- data sets
 
     def check_inputs(self, name, x):
@@ -149,12 +154,11 @@ class LanguageModel(Model):
     def _ids(self, name, value, shape):
         return ids_below(name, plain(name, value), self.vocabulary_size, shape)
 
-    def counts(self, x, y, mask=None, name="mask"):
+    def counts(self, x, y, mask=None):
         """How much each window counts in every mean, (n,): what is asked in it. ValueError where that is nothing."""
         found = (y != NOT_ASKED if mask is None else mask & (y != NOT_ASKED)).sum(1)
         if not found.any():
-            why = f"{name}: expected True at real steps, got False everywhere; ~{name} turns it round"
-            raise ValueError(why if mask is not None and not mask.any() else f"y: expected words, got {NOT_ASKED} only")
+            raise ValueError(f"y: expected words, got {NOT_ASKED} only")
         return found
 
     def _weights(self, targets, mask):

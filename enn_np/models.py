@@ -49,7 +49,7 @@ class Model:
         self.pooling = checks.choice("pooling", pooling, ("last", "mean", "attention"))
         self.dropout = checks.number("dropout", dropout, low=0, high=0.99)
         self.seed = checks.count("seed", seed, low=0)
-        dtype = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        dtype = dtype if isinstance(dtype, str | None) else np.dtype(dtype).name  # NumPy takes None for float64
         self.dtype = np.dtype(checks.choice("dtype", dtype, ("float32", "float64")))
         self.random_inference = checks.switch("random_inference", random_inference)
         self.params = self._initial_params()
@@ -227,7 +227,7 @@ class Model:
                 add(totals, found, count)
         return self.scores(totals, counts.sum())
 
-    def counts(self, x, y, mask=None, name="mask"):
+    def counts(self, x, y, mask=None):
         """How much each sequence of x counts in every mean, (n,): one, whatever of it is padding."""
         return np.ones(len(x), int)
 
@@ -266,8 +266,8 @@ class Model:
         """Raise TypeError or ValueError naming what is wrong with a data set, before any work on it."""
         mask = None if mask is None else plain(names[2], mask)
         x = self.check_inputs(names[0], cleared(plain(names[0], x), mask))
-        if mask is not None:
-            checks.real_steps(names[2], mask, x.shape[:2])
+        if mask is not None and not checks.real_steps(names[2], mask, x.shape[:2]).any():
+            raise ValueError(f"{names[2]}: expected True at real steps, got only False; ~{names[2]} turns it round")
         if y is not None:
             y = self.check_targets(names[1], plain(names[1], y), len(x))
         return x, y, mask
@@ -335,6 +335,7 @@ class Regressor(Model):
         return loss, dout, {"mae": abs(out - y).mean(-1).sum()}
 
     def check_targets(self, name, y, rows):
+        y = y.astype(int) if y.dtype == np.uint8 else y  # no pixels here
         y = as_floats(y[:, None] if y.ndim == 1 else y, self.dtype)
         return checks.float_array(name, y, (rows, self.outputs), self.dtype)
 
@@ -407,7 +408,8 @@ def class_labels(name, value, shape, classes):
     if value.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer class labels, got {value.dtype}; convert them with .astype('int64')")
     if value.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, one label a sequence, got {value.shape}")
+        one = ", one label a sequence" * (len(shape) == 1)
+        raise ValueError(f"{name}: expected shape {tuple(shape)}{one}, got {value.shape}")
     if (wrong := value[(value < 0) | (value >= classes)]).size:
         remedy = f"got {wrong[0]}; renumber them or build the model with more classes"
         raise ValueError(f"{name}: labels must lie in 0 to {classes - 1} for {classes} classes, {remedy}")

@@ -181,6 +181,22 @@ def test_windows_start_fresh_and_do_not_see_each_other_where_every_sample_has_it
     assert not np.isclose(shared.evaluate(x, y)["loss"], np.mean(alone), rtol=1e-6)  # what the docstring warns of
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prediction_is_of_the_word_after_the_last_real_one(name):
+    """As an error in circles: integers are no floats, floats are no ids."""
+    model, x = build(name), words((5, T))
+    mask = np.arange(T) < np.array([T, 1, 2, T, 3])[:, None]
+    p = model.predict_outputs(x, batch_size=5, mask=mask)
+    assert p.shape == (5, V) and np.allclose(np.exp(p).sum(1), 1, rtol=1e-12)
+    h = model.hidden(x.T, mask=mask.T)[0][mask.sum(1) - 1, range(5)]
+    assert np.allclose(p, model.head.log_probabilities(model.layer_params("head"), h), rtol=1e-12)
+
+
+def test_an_empty_prompt_is_called_empty():
+    with pytest.raises(ValueError, match=r"^prompt_ids: expected integer ids .*got an empty array"):
+        build("one cell").sample([], 3)
+
+
 def test_padding_is_neither_scored_nor_learned():
     model = build("one cell")
     x, y = words((5, T)), words((5, T), seed=1)
@@ -262,7 +278,7 @@ def test_windows_without_a_real_step_change_nothing_and_stop_nothing():
         assert history["loss"] == without["loss"]
     assert one.evaluate(x, y, 1, mask) == pytest.approx(one.evaluate(x[live], y[live], mask=mask[live]), rel=1e-6)
     for call in (one.evaluate, one.fit):
-        with pytest.raises(ValueError, match=r"^mask: expected True at real steps, got False everywhere; ~mask"):
+        with pytest.raises(ValueError, match=r"^mask: expected True at real steps, got only False; ~mask"):
             call(x, y, mask=np.zeros_like(mask))
     with pytest.raises(ValueError, match=r"^validation mask: "):
         one.fit(x, y, mask=mask, validation_data=(x, y, np.zeros_like(mask)))

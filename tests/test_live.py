@@ -62,6 +62,13 @@ def test_the_command_trains_and_writes_the_page(tmp_path, monkeypatch, capsys):
     assert all(float(f"{each:.4g}") == each for each in np.ravel(found["params"]["W_c"]))
 
 
+def test_a_folder_is_refused_before_training(tmp_path, monkeypatch):
+    """Three minutes of training, then an error, and nothing is left of it."""
+    monkeypatch.setattr(live, "fit_fresh", lambda *_, **__: pytest.fail("trained first"))
+    with pytest.raises(OSError, match="is a folder; name a file"):
+        live.write_live(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------------ in a browser
 
 

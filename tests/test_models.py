@@ -30,7 +30,7 @@ from tiny import (
 )
 
 import enn_np
-from enn_np import GRU, LSTM, RNN, Classifier, Engram, LanguageModel, Model, Regressor, StepClassifier
+from enn_np import GRU, LSTM, RNN, Classifier, Engram, LanguageModel, Model, Regressor, StepClassifier, fit_fresh
 from enn_np.gradcheck import TOLERANCE, Kink, compare
 from enn_np.lab import table
 
@@ -236,6 +236,36 @@ def test_regressor_takes_targets_of_rank_one():
     x, _ = sequences(9)
     y = np.linspace(0, 1, 9, dtype=np.float32)
     assert model.evaluate(x, y) == model.evaluate(x, y[:, None])
+
+
+def test_predictions_are_shaped_as_targets_that_were_drawn():
+    """(n, 1) against y (n,) would broadcast to (n, n)."""
+    model, (x, _) = Regressor(GRU(4), D), sequences(9)
+    fit_fresh(model, lambda rng, step: (x, np.ones(9, np.float32)), [1], verbose=0)
+    assert model.predict(x).shape == (9,)
+
+
+def test_targets_are_no_pixels():
+    """An age as uint8 is refused like a pixel, or divided by 255."""
+    x, _ = sequences(4)
+    ages = np.array([20, 70, 33, 255], np.uint8)
+    models = [Regressor(GRU(4), D) for _ in range(2)]
+    losses = [each.fit(x, y, epochs=1, verbose=0)["loss"] for each, y in zip(models, (ages, ages * 1.0), strict=True)]
+    assert losses[0] == losses[1] and losses[0][0] > 1_000
+
+
+def test_no_dtype_is_not_float64():
+    with pytest.raises(ValueError, match=r"^dtype: .*None"):
+        classifier((RNN(4),), dtype=None)
+
+
+def test_a_mask_that_is_turned_round_is_refused():
+    """A classifier would learn its head's bias alone, and say nothing."""
+    x, y = sequences(6)
+    with pytest.raises(ValueError, match=r"^mask: expected True at real steps, got only False; ~mask turns it round"):
+        classifier((RNN(4),)).fit(x, y, mask=np.zeros(x.shape[:2], bool), verbose=0)
+    with pytest.raises(ValueError, match=r"^validation mask: .*only False"):
+        classifier((RNN(4),)).fit(x, y, validation_data=(x, y, np.zeros(x.shape[:2], bool)), verbose=0)
 
 
 @pytest.mark.parametrize("kind", EACH_ALONE)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from enn_np.lab import pages
-from enn_np.lab.pages import figures, fill, load_results, table
+from enn_np.lab.pages import figures, fill, load_results, table, verify
 from enn_np.lab.table import CONTROLS, MATCHED, MODELS, TITLES
 
 MACHINE = {"processor": "abacus", "cores": 1, "numpy": "2", "python": "3", "blas_threads": "1"}
@@ -119,6 +119,12 @@ def test_no_run_counts_twice(folder):
     store(folder, "mnist", "paper", "rnn", 1, 0.9)
     with pytest.raises(ValueError, match=r"mnist-paper-rnn-1\.json: a second result of rnn with seed 1"):
         load_results(folder, "mnist", "paper")
+
+
+def test_a_folder_without_results_is_named(tmp_path):
+    """Warnings of empty means, and the name of a file that no run writes."""
+    with pytest.raises(ValueError, match=r"^results: .*found none in .*nothing"):
+        verify(["README.md"], tmp_path / "nothing")
 
 
 def test_figures_are_drawn_as_png_and_svg(folder):

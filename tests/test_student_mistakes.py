@@ -333,7 +333,7 @@ TEXT = {
         lambda: LanguageModel(GRU(4), 9).sample(ids[:0], 5),
         ValueError,
         "prompt_ids",
-        r"shape \(0,\)",
+        "an empty array",
         r"integer ids \(P,\)",
     ),
     "a text where words are wanted": (

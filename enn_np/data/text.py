@@ -136,9 +136,8 @@ def ids_below(name, ids, V=None, shape=None) -> Array:
     fits = ids.ndim == len(shape) and all(n == want if isinstance(want, int) else n > 0 for n, want in sizes)
     if not fits or (ids.size and ids.dtype.kind not in "iu"):
         wanted = f"expected integer ids {tuple(shape)}".replace("'", "")
-        raise ValueError(
-            f"{name}: {wanted}, got {ids.dtype} of shape {ids.shape}; `Vocabulary.encode` makes them of words"
-        )
+        got = f"{ids.dtype} of shape {ids.shape}" if ids.size else "an empty array"
+        raise ValueError(f"{name}: {wanted}, got {got}; `Vocabulary.encode` makes them of words")
     if V is not None and ids.size and (ids.min() < 0 or ids.max() >= V):
         remedy = "encode the text with the vocabulary that the model was built for"
         raise ValueError(f"{name}: expected ids 0 to {V - 1}, got {ids.min()} to {ids.max()}; {remedy}")

@@ -193,9 +193,9 @@ def _line(run):
 
 def _list(settings):
     """A row per experiment; of the tasks with fresh sequences, each with a size that is published."""
-    sizes = "recall8", "fewshot5", "omniglot10", "split5", "permuted5", "copy100", "adding100", "pixels14"
+    sizes = "recall8 mqar4 widemqar4 fewshot5 omniglot10 split5 permuted5 copy100 adding100 pixels14"
     print(f"{'experiment':<19}{'stored':>6}{'seeds':>7}  {'learning rates':<32}networks")
-    for each in (*table.FIXED.values(), *map(table.task, sizes)):
+    for each in (*table.FIXED.values(), *map(table.task, sizes.split())):
         stored = len(list(settings.results.glob(f"{each.name}-{each.protocol}-*.json")))
         rates, models = " ".join(f"{rate:g}" for rate in each.rates), " ".join(each.models)
         print(f"{each.key:<19}{stored:>6}{each.seeds:>7}  {rates:<32}{models}")

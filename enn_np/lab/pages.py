@@ -259,6 +259,8 @@ def verify(pages, folder):
     """What is wrong, in words: a line of a page that is not what the files say, a figure that another page quotes
     wrongly, a result of this version that does not say where it is from."""
     wrong, folder = [], Path(folder)
+    if not files(folder):
+        raise ValueError(f"results: expected a folder with stored results, found none in {folder}; name another")
     for page in pages:
         told = made(page, folder)
         lines = zip_longest(_text(page).splitlines(), told.splitlines(), fillvalue="(nothing)")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..binding import Binding
-from ..checkpoint import write_text
+from ..checkpoint import whole
 from ..data.tasks import associative_recall
 from ..models import Classifier
 from ..optim import Adam
@@ -22,22 +22,26 @@ PAIRS, TEST = 8, 5_000  # most pairs of a sequence; sequences to test on, of eve
 short = np.vectorize(lambda x: float(f"{x:.4g}"))  # as the page has a weight
 
 
+def stories(rng, step):
+    """64 stories of as many pairs."""
+    return associative_recall(rng, 64, int(rng.integers(1, PAIRS + 1)))
+
+
 def write_live(out=PAGE, steps=3_000, seed=0):
-    """Train on `associative_recall` of 1 to PAIRS pairs in so many steps, the last fifth at a fifth of the rate,
-    test the rounded weights on fresh sequences, and write the page. Returns its path."""
-
-    def draw(rng, step):
-        return associative_recall(rng, 64, int(rng.integers(1, PAIRS + 1)))
-
-    model, optimizer = Classifier(Binding(24, 32), 37, 10, seed=seed), Adam(4e-3, global_clip_norm=1.0)
+    """Train on `stories` in so many steps, the last fifth at a fifth of the rate, test the rounded weights on fresh
+    sequences, and write the page. Returns its path."""
+    page, model = PAGE.read_text(encoding="utf-8"), Classifier(Binding(24, 32), 37, 10, seed=seed)
     train, noise, test = (np.random.default_rng([seed, use]) for use in (5, 3, 2))
-    for part in (steps - steps // 5, steps // 5):
-        fit_fresh(model, draw, [part], rngs=(train, noise), optimizer=optimizer)
-        optimizer.learning_rate /= 5
-    model.params = {name: short(value).astype(value.dtype) for name, value in model.params.items()}
-    right = [model.evaluate(*associative_recall(test, TEST, pairs))["accuracy"] for pairs in range(1, PAIRS + 1)]
-    params = model.layer_params(0) | {"W": model.params["head.W"], "b": model.params["head.b"]}
-    held = {name: getattr(model.cells[0], name) for name in ("hidden", "slots", "temperature")}
-    held |= {"steps": steps, "tested": TEST, "right": right}
-    held |= {"params": {name: short(value).tolist() for name, value in params.items()}}
-    return write_text(out, WEIGHTS.sub(json.dumps(held, separators=",:"), PAGE.read_text(encoding="utf-8")))
+    with whole(out) as file:  # what cannot be written is refused before training
+        optimizer = Adam(4e-3, global_clip_norm=1.0)
+        for part in (steps - steps // 5, steps // 5):
+            fit_fresh(model, stories, [part], rngs=(train, noise), optimizer=optimizer)
+            optimizer.learning_rate /= 5
+        model.params = {name: short(value).astype(value.dtype) for name, value in model.params.items()}
+        right = [model.evaluate(*associative_recall(test, TEST, pairs))["accuracy"] for pairs in range(1, PAIRS + 1)]
+        params = model.layer_params(0) | {"W": model.params["head.W"], "b": model.params["head.b"]}
+        held = {name: getattr(model.cells[0], name) for name in ("hidden", "slots", "temperature")}
+        held |= {"steps": steps, "tested": TEST, "right": right}
+        held |= {"params": {name: short(value).tolist() for name, value in params.items()}}
+        file.write(WEIGHTS.sub(json.dumps(held, separators=",:"), page).encode())
+    return Path(out)

@@ -46,14 +46,6 @@ RESULTS = {  # name of a number: heading and form
 PARTS = dict(zip(("cue", "bank", "trace", "past", "bias"), plots.COLORS, strict=False))  # of c, and their colours
 
 
-def ticks(low, high):
-    """Round numbers from low to high, for an axis, or these two where fewer lie between; whole numbers stay whole."""
-    from matplotlib.ticker import MaxNLocator
-
-    found = MaxNLocator(4, integer=isinstance(high, int)).tick_values(low, high)
-    return found if len(found := found[(low <= found) & (found <= high)]) > 1 else sorted({low, high})
-
-
 def write_report(run_dir, out=None):
     """Write the report of a run directory to `out`, or to report.html in it, and return the path.
 
@@ -65,7 +57,7 @@ def write_report(run_dir, out=None):
     if source.suffix != ".json" or not source.is_file():
         raise ValueError(f"{source}: no run is there; expected {WANTED}")
     name = "report" if source.name == "summary.json" else source.stem
-    page = JINJA.get_template("report.html").render(contents(source), plots=plots, PARTS=PARTS, ticks=ticks)
+    page = JINJA.get_template("report.html").render(contents(source), PARTS=PARTS, drawn=_drawn, plots=plots)
     return write_text(out or source.with_name(f"{name}.html"), page)
 
 
@@ -322,6 +314,17 @@ def _map(values, colours, high, low=None):
         image.putpalette(colormaps[colours](range(256), bytes=True)[:, :3].tobytes())
     square = image.width == image.height
     return {"src": _png(image.save), "colours": colours, "low": float(low), "high": float(high), "square": square}
+
+
+def _drawn(lines, across, first, level):
+    """A chart of {name: numbers} over what is counted from `first` on, as a picture."""
+    (ax,) = plots.panels(1, (4.2, 2.4))
+    for name, i in plots.numbers(lines).items():
+        plots.line(ax, i, range(first, first + len(lines[name])), lines[name], name)
+    if level is not None:
+        ax.axhline(level, color="grey", ls="--")
+    plots.finish(ax, "", across)
+    return _png(ax.figure.savefig, dpi=150)
 
 
 def _png(save, **settings):

@@ -115,15 +115,13 @@ def fit(
     """
     targets, (x, y, mask) = y, model.check_data(x, given("y", y), mask)
     batch_size, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
-    x, y, mask, held = _hold_out(model, x, y, mask, validation_data, validation_split)
-    settings, validate = {"batch_size": batch_size, "seed": seed}, None
-    real = np.flatnonzero(model.counts(x, y, mask))  # what is padding from end to end teaches nothing
+    x, y, mask, held = _hold_out(x, y, mask, validation_data, validation_split)
+    settings = {"batch_size": batch_size, "seed": seed}
+    real = np.flatnonzero(model.counts(x, y, mask))  # a window of text in which nothing is asked teaches nothing
     if held is not None:
-        model.counts(*held, "validation mask")
-
-        def validate():
-            return model.evaluate(*held[:2], batch_size, held[2])
-
+        held = model.check_data(*held, names=("validation x", "validation y", "validation mask"))
+        model.counts(*held)
+    validate = None if held is None else lambda: model.evaluate(*held[:2], batch_size, held[2])
     if checkpoint is not None:
         settings["data"] = fingerprint(x, y, mask, *(held or ()))
 
@@ -155,21 +153,23 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
     validated = None if validate is None else lambda: validate(sum(steps[: training.epoch + 1]))
 
     def fresh(step):
-        return model.check_data(*draw(data, int(step[0])))
+        x, y, *mask = draw(data, int(step[0]))
+        model.target_shape = np.shape(y)[1:]
+        return model.check_data(x, y, *mask)
 
     work = Samples(model, lambda rng, epoch: sum(steps[:epoch]) + np.arange(steps[epoch]), 1, fresh)
     training = Training(model, work, len(steps), rngs, begun, validated, **settings)
     return training.run()
 
 
-def _hold_out(model, x, y, mask, data, share):
-    """Training data, and (x, y, mask) to validate on or None."""
+def _hold_out(x, y, mask, data, share):
+    """Training data, and (x, y) or (x, y, mask) to validate on or None."""
     if data is not None:
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             got = f"{len(data)} parts" if isinstance(data, tuple | list) else repr(data)
             raise ValueError(f"validation_data: expected (x, y) or (x, y, mask), got {got}; see validation_split")
         given("validation y", data[1])
-        return x, y, mask, model.check_data(*data, names=("validation x", "validation y", "validation mask"))
+        return x, y, mask, data
     if not (share := checks.number("validation_split", share, low=0, high=1)):
         return x, y, mask, None
     cut = int(len(x) * (1 - share))
