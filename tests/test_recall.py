@@ -249,6 +249,16 @@ def test_a_run_that_solved_its_task_comes_before_one_that_went_on(tmp_path):
     assert runner.search(table.find("recall2"), "gru", (*made,), {}, tmp_path) == (1e-3, [])
 
 
+def test_one_task_after_another_chooses_a_rate_by_accuracy(tmp_path, monkeypatch):
+    """Split MNIST's loss is lowest where nothing is learned, so that a search went down to 4e-6."""
+    history = {1e-3: {"val_loss": [2.3], "val_accuracy": [0.1]}, 2e-3: {"val_loss": [7.7], "val_accuracy": [0.9, 0.2]}}
+    history[5e-3] = {"val_loss": [5.0], "val_accuracy": [0.15]}
+    found = {rate: {"stopped": "finished", "history": each} for rate, each in history.items()}
+    monkeypatch.setattr(runner.Run, "stored", lambda run: found[run.training["learning_rate"]])
+    (tmp_path / "split2-sound-gru-0.json").touch()
+    assert runner.search(table.find("split2"), "gru", (*history,), {}, tmp_path) == (2e-3, [])
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_rate_that_diverges_is_recorded_and_the_others_go_on(small, tmp_path, capfd):
     """One such rate ended the whole comparison, at every rerun."""

@@ -123,9 +123,8 @@ def pictures(experiment, seed):
     split: `size` tasks of two digits, 0 and 1 first, one after the other with equal numbers of steps, and one head of
     10 classes (Zenke, Poole and Ganguli, arXiv 1703.04200). Nothing tells which task an image is from, and nothing of
     an earlier task is seen again. The optimizer goes on as it is. After each task all test images of every task so far
-    are tested (`forgetting`). Of several learning rates the one is used that ends with the lowest mean validation loss
-    over all tasks. permuted: so, all digits in every task, each with another order of pixels (Goodfellow et al., arXiv
-    1312.6211). pixels: images of `size` x `size`, one pixel a step, in one order that the seed decides.
+    are tested (`forgetting`). permuted: so, all digits in every task, each with another order of pixels (Goodfellow et
+    al., arXiv 1312.6211). pixels: images of `size` x `size`, one pixel a step, in one order that the seed decides.
     """
     task, side = experiment.task, experiment.size if experiment.task == "pixels" else 28
     data, rng = digits(seed, side), np.random.default_rng([seed, 4])

@@ -200,8 +200,8 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
 
 
 def search(experiment, model, grid, asked, results):
-    """The rate of the lowest validation loss, the lowest rate where all diverged, and the trials that are missing;
-    None while some are.
+    """The rate of the lowest validation loss (of one task after another: of the highest accuracy on all of them), the
+    lowest rate where all diverged, and the trials that are missing; None while some are.
 
     A trial is the whole run of seed 0, whose result then stands for it and whose last validation counts; or as short
     as the experiment says, and the best counts. The grid of fresh samples gets further rates, half or twice the best,
@@ -214,7 +214,7 @@ def search(experiment, model, grid, asked, results):
         found = {rate: run.stored() for rate, run in trials.items()}
         if missing := [trials[rate] for rate in grid if found[rate] is None]:
             return None, missing
-        ranks = {rate: _rank(each, trials[rate].short) for rate, each in found.items()}
+        ranks = {rate: _rank(each, experiment) for rate, each in found.items()}
         best = min(grid, key=lambda rate: (ranks[rate], rate))
         beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(best)
         if widens and beyond and found[best]["stopped"] != "diverged":
@@ -236,13 +236,14 @@ def trial(experiment, model, rate, asked, results):
     return Run(experiment, model, 0, training, results, trial=True)
 
 
-def _rank(found, short):
-    """(steps to the end of a run that solved its task, else infinity; validation loss)."""
+def _rank(found, experiment):
+    """(steps to the end of a run that solved its task, else infinity; validation loss, or minus the accuracy of one
+    task after another, where who names the last one surely, as all do, is surely wrong on the others)."""
     if found["stopped"] == "diverged":
         return math.inf, math.inf
-    solved = found["stopped"] == "early" and "steps" in found
-    losses = found["history"]["val_loss"]
-    return found["steps"] if solved else math.inf, min(losses) if short else losses[-1]
+    solved, history = found["stopped"] == "early" and "steps" in found, found["history"]
+    losses = history["val_loss"] if experiment.phases == 1 else [-right for right in history["val_accuracy"]]
+    return found["steps"] if solved else math.inf, min(losses) if experiment.trial else losses[-1]
 
 
 # ------------------------------------------------------------------------------------------------- at a time, in turn
