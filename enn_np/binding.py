@@ -35,9 +35,9 @@ import numpy as np
 from .backend import array_module, empty
 from .cells import Cell, Traced
 from .checks import choice, count, number, settings, switch
-from .ops import Dense, dot_rows, flat, glorot_uniform, he_normal, linear, linear_back, read, relu, relu_back
+from .ops import dot_rows, flat, glorot_uniform, he_normal, linear, linear_back, read, relu, relu_back
 from .ops import relu_norm, relu_norm_back, sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
-from .trace import ListStore
+from .trace import Dense, ListStore
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
 BindingState = namedtuple("BindingState", "h A a")

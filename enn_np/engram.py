@@ -22,9 +22,8 @@ import numpy as np
 from .backend import array_module, empty
 from .cells import Traced
 from .checks import choice, count, float_array, number, settings, switch
-from .ops import RETRIEVALS, Dense, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, read
-from .ops import relu, relu_back, relu_norm, relu_norm_back, sum_rows, turned, unit, unit_back
-from .ops import write
+from .ops import RETRIEVALS, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, match, read
+from .ops import relu, relu_back, relu_norm, relu_norm_back, sum_rows, turned, unit, unit_back, write
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
@@ -122,21 +121,18 @@ class Engram(Traced):
         return e._replace(noise=noise, share=self._share(mask, x))
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
-        M_eff = Dense(state.A, params["M"], self.trace_scale, k.M_eff)  # (2) bank + trace
-        k.s[...], k.M_inv[...] = cosine(e.z_unit, M_eff)  # (B, N) (3) how well every slot matches the cue
+        k, xp = k or empty(self.shapes(len(state.h))[1], state.h), array_module(state.h)
+        xp.multiply(state.A, self.trace_scale, out=k.M_eff)
+        xp.add(params["M"], k.M_eff, out=k.M_eff)  # (2) bank + trace
+        k.s[...], k.M_inv[...] = cosine(e.z_unit, k.M_eff)  # (B, N) (3) how well every slot matches the cue
         k.a[...] = RETRIEVALS[self.retrieval][0](k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
-        m = M_eff.read(k.a)  # (B, H) (5) retrieved engram
-        self.integrate(params, e.z, m, state.h, k)
-        self._write(k, e, state.A)  # (8), (9)
-        return EngramState(k.h, k.A), k
-
-    def integrate(self, params, z, m, h, k):
-        """(6) and (7) into k."""
-        array_module(h).concatenate((z, m, h), axis=1, out=k.zmh)
+        m = read(k.a, k.M_eff)  # (B, H) (5) retrieved engram
+        xp.concatenate((e.z, m, state.h), axis=1, out=k.zmh)
         relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H) (6) integration
         linear(k.c, params["W_h"], params["b_h"], out=k.r)
         relu_norm(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
+        self._write(k, e, state.A)  # (8), (9)
+        return EngramState(k.h, k.A), k
 
     def _write(self, k, e, A):
         """(8) and (9) into k.A. The trace was read first: step t recalls what the steps before t wrote."""
@@ -150,29 +146,29 @@ class Engram(Traced):
         if self.trace_clip is not None and eta:  # a trace at rest is not clipped
             xp.clip(k.A, -self.trace_clip, self.trace_clip, out=k.A)
 
-    def step_back(self, params, d, e, state, k, de=None, da=None):
+    def step_back(self, params, d, e, state, k, de=None, da=0):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
-        de, xp = de or empty(self.shapes(len(d.h))[2], d.h), array_module(d.h)
+        de, xp, H = de or empty(self.shapes(len(d.h))[2], d.h), array_module(d.h), self.hidden
+        shared, share = self.trace == "batch", self.hebbian_rate * e.share
 
-        dz, dm, dh = self.integrate_back(params, d.h, k, de)
-        share, keep = self.hebbian_rate * e.share, 1 - self.hebbian_rate
-        A = Dense(state.A, params["M"], self.trace_scale, k.M_eff, self._unclip(d.A, k.A))  # (9)
-        da_8, dv, _ = A.write_back(k.a, e.z, keep, share)  # (9) to A_{t-1}, (8)
-        da = A.match(dm) + (0 if da is None else da) + da_8  # (5) to a_t, the loss' own, (8)
+        de.h[...] = d.h
+        relu_norm_back(params, "h", d.h, k.r, k.r_hat, k.r_inv, out=de.r)  # (7)
+        relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c_t, through the ReLU of (6)
+        dzmh = de.c @ turned(params, "W_c")  # (6)
+        dz, dm, dh = dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
+        dA = self._unclip(d.A, k.A)  # (9)
+        dz += read(k.a, dA) * share  # (8) to z_t
+        da = match(dm, k.M_eff) + da + match(e.z, dA) * share  # (5), the loss' own, (8)
         xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
         dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
-        du, de.M[...] = A.recall_back(k.a, dm, e.z_unit, dp, along)  # (5), (3), (2) to the bank and to A_{t-1}
-        dz += dv  # (8) to z_t
-        xp.add(dz, unit_back(du, e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
-        return EngramState(dh, A.dA), de
-
-    def integrate_back(self, params, dh, k, de):
-        """Undo (7) and (6), noting in de what `collect` needs: gradients at z_t, m_t and h_{t-1}."""
-        de.h[...] = dh
-        relu_norm_back(params, "h", dh, k.r, k.r_hat, k.r_inv, out=de.r)  # (7)
-        relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c, through the ReLU of (6)
-        dzmh, H = de.c @ turned(params, "W_c"), self.hidden  # (6) to [z ; m ; h_{t-1}]
-        return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
+        xp.add(dz, unit_back(read(dp, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
+        dM_eff = write(xp.stack((dp, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~_t
+        dM_eff -= along * k.M_eff  # (3) only across a row: its length does not matter
+        de.M[...] = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank
+        dM_eff *= self.trace_scale
+        dA *= 1 - self.hebbian_rate  # (9) to A_{t-1}
+        dA += dM_eff  # (2) to A_{t-1}
+        return EngramState(dh, dA), de
 
     def _unclip(self, dA, A):
         """A copy of dA: zero on the clip, where a small change has no effect; all zero without trace_gradient."""

@@ -179,12 +179,12 @@ def unit_back(du, u, inv):
     return dx
 
 
-def cosine(u, memory):
-    """Cosines (B, N) of unit vectors u (B, H) with every row of a memory, see `Dense`; and 1 / |row|, (N,) or (B, N).
+def cosine(u, M):
+    """Cosines (B, N) of unit vectors u (B, H) with every row of M, (N, H) or (B, N, H); and 1 / |row|, (N,) or (B, N).
     The products are divided by the rows' lengths: a row of zeros gives 0."""
     xp = array_module(u)
-    inv = 1 / xp.sqrt(xp.maximum(memory.norms(), UNIT_EPS))
-    s = memory.match(u)
+    inv = 1 / xp.sqrt(xp.maximum(dot_rows(M, M)[..., 0], UNIT_EPS))
+    s = match(u, M)
     s *= inv
     return s, inv
 
@@ -230,49 +230,6 @@ def write(a, z, shared):
     if a.ndim == 2:
         return array_module(a).einsum("bn,bh->bnh", a, z)
     return array_module(a).matmul(a.transpose(1, 2, 0), z.transpose(1, 0, 2))
-
-
-class Dense:
-    """The trace as an array A, (B, N, H) or, shared by the batch, (N, H), at one step.
-
-    M (N, H), alpha: of M~ = M + alpha A, which is written into M_eff; without M, M~ is A. dA: on the way back, the
-    gradient at the trace, first after the step, then before it.
-    """
-
-    def __init__(self, A, M=None, alpha=1.0, M_eff=None, dA=None):
-        self.A, self.alpha, self.M_eff, self.dA, self.shared = A, alpha, A if M is None else M_eff, dA, A.ndim == 2
-        if M is not None and dA is None:
-            array_module(A).add(array_module(A).multiply(A, alpha, out=M_eff), M, out=M_eff)
-
-    def match(self, u):
-        return match(u, self.M_eff)
-
-    def norms(self):
-        return dot_rows(self.M_eff, self.M_eff)[..., 0]
-
-    def read(self, a):
-        return read(a, self.M_eff)
-
-    def write_back(self, a, v, keep, share=1.0):
-        """Undo the writing of v by share * a: gradients at a, at v and, if `keep` is an array, at `keep`."""
-        da, dv = match(v, self.dA) * share, read(a, self.dA) * share
-        dkeep = None if isinstance(keep, float) else dot_rows(self.dA, self.A)[..., 0]
-        self.dA *= keep if isinstance(keep, float) else keep[..., None]
-        return da, dv, dkeep
-
-    def recall_back(self, a, dm, u=None, dp=None, along=None):
-        """Undo read(a), whose gradient is dm, and, where there was a match, match(u). dp and along: of `cosine_back`.
-        Returns the gradients at u and M."""
-        if u is None:
-            self.dA += write(a, dm, self.shared)
-            return None, None
-        xp = array_module(a)
-        dM_eff = write(xp.stack((dp, a)), xp.stack((u, dm)), self.shared)
-        dM_eff -= along * self.M_eff
-        dM = dM_eff.copy() if self.shared else dM_eff.sum(0)
-        dM_eff *= self.alpha
-        self.dA += dM_eff
-        return read(dp, self.M_eff), dM
 
 
 # Losses: the value and its gradient together, because they share the work.

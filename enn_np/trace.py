@@ -5,7 +5,7 @@
 The way back undoes steps in reverse order, `write_back` and then `recall_back`. Of a A u' = sum_n a_n <u, A_n>, match
 is the derivative by a and read the derivative by u, so these two words serve the way back as well.
 
-`Dense`, in ops.py, does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; unrolled
+`Dense` does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; unrolled
 from A_0,
 
     A_j = P_j A_0 + sum_{s<=j} W_js v_s'       W_jj = w_j,  W_js = keep_j W_{j-1,s},  P_j = keep_j P_{j-1},  P_0 = 1
@@ -23,6 +23,32 @@ from .backend import array_module
 from .ops import dot_rows, match, read, write
 
 PIECE = 32  # steps between two cuts
+
+
+class Dense:
+    """The trace as an array A, (B, N, H) or, shared by the batch, (N, H), at one step.
+
+    dA: on the way back, the gradient at the trace, first after the step, then before it.
+    """
+
+    def __init__(self, A, dA=None):
+        self.A, self.dA = A, dA
+
+    def match(self, u):
+        return match(u, self.A)
+
+    def read(self, a):
+        return read(a, self.A)
+
+    def write_back(self, a, v, keep):
+        """Undo the writing of a v': gradients at a, at v and at `keep`."""
+        da, dv, dkeep = match(v, self.dA), read(a, self.dA), dot_rows(self.dA, self.A)[..., 0]
+        self.dA *= keep[..., None]
+        return da, dv, dkeep
+
+    def recall_back(self, a, dm):
+        """Undo read(a), whose gradient is dm."""
+        self.dA += write(a, dm, self.dA.ndim == 2)
 
 
 class Listed:

@@ -50,7 +50,7 @@ def match_back(dy, z, M):
 
 
 def cosine_back(ds, u, M):
-    s, inv = ops.cosine(u, ops.Dense(M))
+    s, inv = ops.cosine(u, M)
     dp, along = ops.cosine_back(ds, s, inv)
     return ops.read(dp, M), ops.write(dp, u, M.ndim == 2) - along * M
 
@@ -84,11 +84,9 @@ OPS = {
         lambda *inputs: ops.layer_norm(*inputs)[0],
         layer_norm_back,
     ),
-    "cosine, shared": Op(
-        lambda lead, B, D, H, N: [(B, H), (N, H)], lambda u, M: ops.cosine(u, ops.Dense(M))[0], cosine_back
-    ),
+    "cosine, shared": Op(lambda lead, B, D, H, N: [(B, H), (N, H)], lambda u, M: ops.cosine(u, M)[0], cosine_back),
     "cosine, per sample": Op(
-        lambda lead, B, D, H, N: [(B, H), (B, N, H)], lambda u, M: ops.cosine(u, ops.Dense(M))[0], cosine_back
+        lambda lead, B, D, H, N: [(B, H), (B, N, H)], lambda u, M: ops.cosine(u, M)[0], cosine_back
     ),
     "match, shared": Op(lambda lead, B, D, H, N: [(B, H), (N, H)], ops.match, match_back),
     "match, per sample": Op(lambda lead, B, D, H, N: [(B, H), (B, N, H)], ops.match, match_back),
@@ -276,9 +274,9 @@ def test_cosine_is_the_product_of_unit_vectors(B, H, N, seed):
     """Catches a length that is left in, of either memory; a row of zeros gives 0 and keeps its length."""
     z, M = normal(seed, (B, H), (B, N, H))
     u, M[:, 0] = ops.unit(z)[0], 0
-    s, inv = ops.cosine(u, ops.Dense(M))
+    s, inv = ops.cosine(u, M)
     assert_close([s, inv], [ops.match(u, ops.unit(M)[0]), ops.unit(M)[1][..., 0]])
-    assert_close([ops.cosine(u, ops.Dense(M[0]))[0]], [ops.match(u, ops.unit(M[0])[0])])
+    assert_close([ops.cosine(u, M[0])[0]], [ops.match(u, ops.unit(M[0])[0])])
     assert not ops.cosine_back(np.ones_like(s), s, inv)[1][:, 0].any()
 
 
