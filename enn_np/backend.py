@@ -20,8 +20,7 @@ def array_module(array):
     """The module, numpy or cupy, that `array` belongs to. TypeError for anything that is not their array."""
     if isinstance(array, np.ndarray):
         return np
-    # An array of CuPy's can exist only after somebody imported CuPy: look it up, never import it.
-    cupy = sys.modules.get("cupy")
+    cupy = sys.modules.get("cupy")  # never imported here: an array of its own is there only after somebody did
     if cupy is not None and isinstance(array, cupy.ndarray):
         return cupy
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__name__}; convert it with numpy.asarray")

@@ -53,10 +53,10 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **giv
     states = workspace.empty("states", each(lambda part: part.shape, state), x, (rows + 1,))
     put(at(states, 0), state)
     if shaped:  # what is part of the state, too, is kept there
-        same = {name: parts if parts is None else parts[1:] for name, parts in states._asdict().items()}
-        same = {name: parts for name, parts in same.items() if name in kept._fields}
+        later = each(lambda parts: parts[1:], states)._asdict()
+        same = {name: later[name] for name in kept._fields if name in later}
         kept = workspace.empty("kept", kept._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
-    h = None if keep else xp.empty((steps, *state.h.shape), x.dtype)
+    h = states.h[1:] if keep else xp.empty((steps, *state.h.shape), x.dtype)
     for t in range(steps):
         row = t if keep else 0
         before, place = at(states, row), at(kept, row)
@@ -71,9 +71,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **giv
             put(before, at(states, 1))
     final = each(lambda parts: parts[rows].copy(), states)
     final = hooks.final(cell, e, final) if hooks else final
-    if not keep:
-        return h, final, None
-    return states.h[1:], final, Tape(x, e, states, kept, mask, workspace, workspace.runs)
+    return h, final, Tape(x, e, states, kept, mask, workspace, workspace.runs) if keep else None
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
