@@ -98,8 +98,7 @@ class Engram(Traced):
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """h_0 and A_0: zeros, or drawn from N(0, initial_scale^2) by the NumPy Generator `rng`."""
-        one = (self.slots, self.hidden)
-        shapes = (batch, self.hidden), one if self.trace == "batch" else (batch, *one)
+        shapes = self.shapes(batch)[1][:2]  # of h and A, the first that a step keeps
         if rng is None:
             return EngramState(*(xp.zeros(shape, dtype) for shape in shapes))
         return EngramState(*(xp.asarray(self.initial_scale * rng.standard_normal(shape, dtype)) for shape in shapes))
@@ -136,9 +135,8 @@ class Engram(Traced):
 
     def _write(self, k, e, A):
         """(8) and (9) into k.A. The trace was read first: step t recalls what the steps before t wrote."""
-        eta = self.hebbian_rate
+        xp, eta = array_module(A), self.hebbian_rate
         w = k.a * (eta * e.share)  # (B, N) eta D_t is w' z
-        xp = array_module(A)
         xp.multiply(A, 1 - eta, out=k.A)
         xp.add(k.A, write(w, e.z, self.trace == "batch"), out=k.A)
         if e.noise is not None:
