@@ -51,15 +51,14 @@ def real_steps(name, mask, shape):
     return mask
 
 
-def number(name, value, low=None, high=None, above=None):
+def number(name, value, low=-math.inf, high=math.inf, above=-math.inf):
     """`value` as a Python float, finite, at least `low` (or greater than `above`) and at most `high`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     value = float(value)  # NumPy scalars would upcast float32 arrays
-    within = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
-    if not (math.isfinite(value) and within):
+    if not (math.isfinite(value) and low <= value <= high and value > above):
         limits = (("at least", low), ("greater than", above), ("at most", high))
-        wanted = " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
+        wanted = " and ".join(f"{words} {limit}" for words, limit in limits if math.isfinite(limit))
         raise ValueError(f"{name}: expected a finite number {wanted}, got {value}")
     return value
 

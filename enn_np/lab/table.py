@@ -292,7 +292,7 @@ def task(name):
         pixels = [(f"nearest, {word}", f"test_nearest_{k}", ".1%") for k, word in INSTANCES.items() if 1 < k <= size]
         own["columns"] = (*RIGHT, *told, *pixels)
     elif kind in ("split", "permuted"):
-        checks.number(kind, size, low=2, high=5 if kind == "split" else None)
+        checks.number(kind, size, low=2, high=5 if kind == "split" else math.inf)
         own["phases"] = size
     elif kind == "pixels":
         checks.choice(kind, size, (2, 4, 7, 14, 28))
