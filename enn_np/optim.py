@@ -33,8 +33,7 @@ class Optimizer:
 
     def __post_init__(self):
         for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name in LIMITS and (value is not None or each.default is not None):
+            if each.name in LIMITS and (value := getattr(self, each.name)) is not each.default:
                 setattr(self, each.name, number(each.name, value, **LIMITS[each.name]))
         if not isinstance(self.frozen, list | tuple):
             raise TypeError(f"frozen: expected names of parameters such as ('0.M',), got {self.frozen!r}")
