@@ -178,7 +178,7 @@ def bench_table(folder, name, threads):
 
 def claims_table(folder, run):
     """What `claims` says of the traces of a stored run."""
-    return claims.table(claims.measure(*stored_traces(folder, run)))
+    return claims.table(*stored_traces(folder, run))
 
 
 def stored_traces(folder, run):
