@@ -161,13 +161,8 @@ def missing(name: str, folder: Path | str | None, reasons: list[str]) -> str:
     return "\n  ".join(lines)
 
 
-def status(folder: Path | str | None = None) -> list[Found]:
-    """Every file of every known data set, present or not. Reads none of them."""
-    return [file for name in SOURCES for file in find(name, folder)]
-
-
 def verify(name: str, folder: Path | str | None = None) -> list[Found]:
-    """As `status`, for one data set, with the checksums of the files' unpacked bytes compared."""
+    """As `find`, with the checksums of the files' unpacked bytes compared."""
     return [file._replace(verified=_intact(file) if file.path else None) for file in find(name, folder)]
 
 

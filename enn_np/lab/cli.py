@@ -12,7 +12,7 @@ from .. import __version__, checks, gradcheck
 from ..backend import device_module
 from ..binding import Binding
 from ..checkpoint import spelled_out
-from ..data.fetch import SOURCES, data_folder, fetch, status, verify
+from ..data.fetch import SOURCES, data_folder, fetch, find, verify
 from ..engram import Engram
 from ..train.parallel import started
 from ..window import Convolution
@@ -238,11 +238,10 @@ def _data(settings):
             raise ValueError(f"name: data fetch expects one of {', '.join(SOURCES)}")
         print(fetch(name, folder))
         return 0
-    if action == "list":
-        rows = [row for row in status(folder) if name in (None, row.dataset)]
-    else:  # unless it was named, what nobody fetched is left out
-        names = SOURCES if name is None else (name,)
-        rows = [row for each in names for row in verify(each, folder) if name or row.path]
+    look = find if action == "list" else verify
+    rows = [row for each in ([name] if name else SOURCES) for row in look(each, folder)]
+    if action == "verify" and not name:
+        rows = [row for row in rows if row.path]  # what nobody fetched is left out
     where, row = folder or data_folder(), "{:<14}{:<30}{:>14}  {}".format
     if not rows:
         print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")

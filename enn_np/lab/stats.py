@@ -1,8 +1,8 @@
 """Tests that can tell networks apart, on several seeds, by SciPy. Whatever is drawn is drawn from a fixed seed."""
 
+from collections import namedtuple
 from itertools import combinations
 from math import comb
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -64,19 +64,9 @@ def holm(p):
     return adjusted
 
 
-class Comparison(NamedTuple):
-    """One pair of models on the seeds that both have: how many. difference: mean of a - b; interval: of that, paired;
-    welch, permutation: p, Holm-adjusted, None where so few runs cannot bring it below 0.05."""
-
-    a: str
-    b: str
-    seeds: int
-    difference: float
-    interval: tuple | None
-    welch: float
-    permutation: float | None
-    hedges_g: float
-    improvement: float
+# One pair of models, by name, on the seeds that both have: how many. difference: mean of a - b; interval: of that,
+# paired, or None; welch, permutation: p, Holm-adjusted, None where so few runs cannot bring it below 0.05.
+Comparison = namedtuple("Comparison", "a b seeds difference interval welch permutation hedges_g improvement")
 
 
 def compare(scores, pairs=None):

@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections import namedtuple
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,14 +26,9 @@ ENOUGH = 0.999  # validation accuracy at which a run on fresh sequences is over
 CORPORA = {"wikitext2": "wikitext-2", "wikitext103": "wikitext-103"}
 
 
-class Work(NamedTuple):
-    """A run made ready. learn(**saving of `enn_np.fit`) -> history, test() -> numbers to write down."""
-
-    model: Any
-    learn: Callable
-    test: Callable
-    monitor: HebbianTraceMonitor | None = None
-    labels: np.ndarray | None = None  # of what the monitor probes
+# A run made ready. learn(**saving of `enn_np.fit`) -> history, test() -> numbers to write down; what watches the trace,
+# and the labels of its probe, or None.
+Work = namedtuple("Work", "model learn test monitor labels", defaults=(None, None))
 
 
 def watched(model, x):
