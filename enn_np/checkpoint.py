@@ -281,8 +281,7 @@ def register(kind):
 
 
 def build(config):
-    """The model that `Model.config` described. Raises TypeError or ValueError for an unknown kind of model, cell or
-    argument."""
+    """The model that `Model.config` described. TypeError or ValueError for an unknown model, cell or argument."""
     config = dict(config)
     kind = CLASSES[checks.choice("model", config.pop("model", None), tuple(CLASSES))]
     cells = []

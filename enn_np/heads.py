@@ -148,8 +148,7 @@ class SoftmaxHead:
         return -(scale * log_p).sum(), dh.reshape(h.shape), grads, (right & (scale > 0)).sum()
 
     def _check(self, params, h, targets, weights):
-        """Which tokens are looked at, on a card all; of these as rows h (n, H), targets (n,), and each one's share (n,)
-        in the mean."""
+        """Which tokens are looked at, on a card all; their h (n, H), targets (n,) and shares (n,) in the mean."""
         xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if weights is not None:

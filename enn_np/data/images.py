@@ -180,8 +180,7 @@ class Standardize(Scaling):
     def fit(cls, x: Array, per: str = "channel") -> "Standardize":
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError.
 
-        `per`: "feature" for each position alone; "channel" for C means and deviations of (n, H, W, C), one
-        of (n, H, W); as "feature" for (n, D).
+        `per`: "feature" for each position alone; "channel" for each of C in (n, H, W, C), and for all of (n, H, W).
         """
         unit = _unit(x, fitting=True)
         channel = choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2

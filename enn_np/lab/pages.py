@@ -11,8 +11,7 @@ page with a PAGE.jinja beside it all is made of that, whose sentences compute th
     verdicts               the rows of `verdicts.ROWS`
     files                  what is stored, of which revisions, and its checksums
 
-`python -m enn_np verify` says where a page and the files differ, and which page has not the figures that a page lists
-under "Quoted elsewhere".
+`python -m enn_np verify` says where a page and the files differ, and who misquotes the figures "Quoted elsewhere".
 """
 
 import json
@@ -102,8 +101,7 @@ def tests_table(folder, benchmark, protocol):
 
 
 def ablation_table(folder, *benchmarks):
-    """A row per setting: accuracy and its difference from "full" on every benchmark that has results, and how many
-    slots take part."""
+    """A row per setting: accuracy, difference from "full" and slots that take part, on each benchmark with results."""
     from .stats import compare
 
     head, columns, origins = ["setting", "change"], [], []
@@ -277,8 +275,8 @@ def verify(pages, folder):
 
 
 def misquoted(page, text):
-    """Of each row | [name](path) | figure, figure | under "Quoted elsewhere": whether that page has them, in this order
-    in one paragraph, whatever the words between."""
+    """The rows | [name](path) | figure, figure | under "Quoted elsewhere" whose page has no paragraph with these, in
+    this order."""
     wrong = []
     for path, figures in re.findall(r"^\| \[.*\]\((.*)\) \| (.*) \|$", text.partition("# Quoted elsewhere\n")[2], re.M):
         said = _text(where := page.parent / path)

@@ -11,8 +11,7 @@ from scipy import stats
 def interval(values):
     """Student's t interval (low, high) of the mean, 95%; None for fewer than three values: they tell too little.
 
-    It holds the true mean of normal values 95% of the time, however few they are. A bootstrap of three to five would
-    hold it 75 to 83% of the time.
+    It holds the true mean of normal values 95% of the time, however few; a bootstrap of three to five 75 to 83%.
     """
     values = sample("values", values, low=1)
     if len(values) < 3:

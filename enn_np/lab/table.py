@@ -2,8 +2,7 @@
 
 "paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace noise at test time
 too, and a trace that test samples share with their batch. "sound": one trace per sample and deterministic prediction,
-so that a sample's prediction is its own, and a learning rate chosen on validation. "ablation": as sound, shorter, one
-change of the Engram cell in each network.
+so that a sample's prediction is its own, and a learning rate chosen on validation. "ablation": so, shorter, one change.
 
 A name says what a stored result is of, so this is the only place where sizes and settings stand.
 """
@@ -172,8 +171,7 @@ class Experiment:
     "fresh": new sequences at every step. rates: learning rates, one or several to choose from with seed 0. trial: how
     much shorter such a choice trains, None for full runs. seeds: how many, 0 first. sizes: hidden and slots of Engram.
     Of fresh samples: task and its size (the pairs of recall8), slots of a memory, answers: how many steps at the end
-    have a label each (None for one label a sequence), phases: parts of the training that follow one another, family:
-    whose curves share a figure.
+    have a label each (None: one a sequence), phases: parts of the training in turn, family: its curves share a figure.
     """
 
     name: str
@@ -244,8 +242,7 @@ FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 
 # Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. What is
 # asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is the mean over all steps,
-# 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A squared error of 0.167
-# says that nothing was learned of "adding".
+# 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. Of "adding" it is 0.167.
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
 KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "binding-no-trace")
 RULES = ("key-delta", "key-hebb", "binding-delta", "binding-hebb", "binding", "engram-sample", "key-no-trace")

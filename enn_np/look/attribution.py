@@ -59,8 +59,7 @@ def integration_shares(parts):
 
 
 def written_by(cell, tape, t):
-    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9), or (7) of a Binding cell, whose
-    alpha is 1, unrolled. t counts from 0.
+    """What the trace gives to m_t, by the step that wrote it: (9), or (7) of Binding, unrolled. t counts from 0.
 
     Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; and rest
     (B, H), what noise and the clip changed, or a class of yours. They add up to the trace part. They are vectors: any
@@ -100,8 +99,7 @@ def written_lengths(cell, tape, t):
     """How much of what step t recalls was written by each step before it, (B, t), as lengths in the units of the trace.
 
     Entry (b, s) is <p, r> / |r|, the length along the recall r = a_t A_{t-1} of the part p that step s wrote: they add
-    up to |r| if the trace began empty, and are below zero where p works against the rest. cell, tape, t and errors: as
-    `written_by`.
+    up to |r| if the trace began empty, and are below zero where p works against the rest. The others: see `written_by`.
     """
     parts = to_numpy(written_by(cell, tape, t))
     recalled = parts["start"] + parts["rest"] + parts["steps"].sum(0)  # (B, H)
