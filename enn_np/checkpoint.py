@@ -245,9 +245,8 @@ def _leaves(tree, kinds, path=""):
     """{"a.b.0": value} of nested dicts and lists."""
     items = enumerate(tree) if isinstance(tree, list | tuple) else tree.items() if isinstance(tree, dict) else None
     if items is not None:
-        return {
-            k: leaf for key, value in items for k, leaf in _leaves(value, kinds, f"{path}.{key}".strip(".")).items()
-        }
+        below = [_leaves(value, kinds, f"{path}.{key}".strip(".")) for key, value in items]
+        return {name: leaf for leaves in below for name, leaf in leaves.items()}
     if hasattr(tree, "dtype") and not isinstance(tree, np.generic):
         return {path: f"{tree.dtype} {tree.shape}"}
     return {path: type(tree).__name__ if kinds else tree}

@@ -133,9 +133,8 @@ def image_rows(images: Array) -> Array:
     """
     if getattr(images, "ndim", 0) not in (3, 4):
         got = getattr(images, "shape", type(images).__name__)
-        raise ValueError(
-            f"images: expected an array (n, H, W) or (n, H, W, C), got {got}; np.stack makes one of a list"
-        )
+        wanted = "expected an array (n, H, W) or (n, H, W, C)"
+        raise ValueError(f"images: {wanted}, got {got}; np.stack makes one of a list")
     return images.reshape(*images.shape[:2], -1)
 
 

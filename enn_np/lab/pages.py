@@ -263,9 +263,8 @@ def verify(pages, folder):
         told = made(page, folder)
         lines = zip_longest(_text(page).splitlines(), told.splitlines(), fillvalue="(nothing)")
         for i, (stands, said) in [each for each in enumerate(lines, 1) if each[1][0] != each[1][1]][:1]:
-            wrong.append(
-                f"{page}, line {i}: first difference; run `tables`\n  here:      {stands}\n  the files: {said}"
-            )
+            first = f"{page}, line {i}: first difference; run `tables`"
+            wrong.append(f"{first}\n  here:      {stands}\n  the files: {said}")
         wrong += misquoted(Path(page), told)
     for path in [path for paths in files(folder).values() for path in paths if path.suffix == ".json"]:
         result = read_json(path)
@@ -318,9 +317,7 @@ def draw(out, results, monitor):
         found = trace_figures(monitor.traces, monitor.retrieval[0], monitor.x[0])
         drawn["trace"] = plots.trace_heatmap(monitor.trace, "Hebbian trace after training")
         drawn |= {"trace_evolution": found["trace"], "retrieval": found["retrieval"]}
-    for name, figure in drawn.items():
-        plots.save(figure, out / f"{name}.png")
-    return [out / f"{name}.png" for name in drawn]
+    return [plots.save(figure, out / f"{name}.png") for name, figure in drawn.items()]
 
 
 def figures(folder):
@@ -350,10 +347,8 @@ def figures(folder):
     path = folder / "recall8-sound-binding-0.json"
     if path.exists() and "recalled" in (found := read_result(path)):
         drawn[f"{path.stem}-arcs"] = plots.arcs(*attribution.told(found["recalled"]))
-    paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
-    for path in paths:
-        plots.save(drawn[path.stem], path)
-    return paths
+    paths = {folder / "figures" / f"{name}{end}": drawn[name] for name in drawn for end in (".png", ".svg")}
+    return [plots.save(figure, path) for path, figure in paths.items()]
 
 
 def task_histories(folder):
