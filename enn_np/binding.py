@@ -171,8 +171,7 @@ class Binding(Addressing, Traced):
     of (5): the "gate", or "fixed", g = rate. rate: where the gate starts, or stays. decay delta of (7), 0 for none;
     learned_decay: every slot learns its own from there. temperature tau of (2). bank_read: a_t M in (3). gated: (9), or
     h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are means over the batch, as in the paper.
-    store: where a trace per sample is kept, "list", or "dense", as it always is for a subclass, which may write
-    otherwise, and for a trace of the batch; see trace.py.
+    store: where a trace per sample is kept, "list" or, as ever in a subclass or for the batch, "dense"; see trace.py.
     """
 
     hidden: int = 128

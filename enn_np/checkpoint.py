@@ -232,8 +232,7 @@ class Checkpoint:
 
 
 def differ(path, now, then, what="the run there", kinds=False, remedy="use its settings, or another checkpoint"):
-    """Raise ValueError naming all that a stored tree does not share with this one: values, or, of arrays and where
-    `kinds` alone are asked for, what kind they are."""
+    """Raise ValueError naming all values, or their `kinds` alone, that a stored tree does not share with this one."""
     now, then = _leaves(now, kinds), _leaves(then, kinds)
     pairs = {name: (then.get(name), now.get(name)) for name in sorted({*now, *then})}
     if wrong := [name for name, (a, b) in pairs.items() if a != b and repr(a) != repr(b)]:

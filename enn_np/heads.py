@@ -165,8 +165,7 @@ class SoftmaxHead:
         return seen, flat(h)[seen], targets, scale
 
     def _score_all(self, params, h, targets, scale):
-        """Of every token log p of its target (n,) and whether that is the most probable word (n,), and, with `scale`
-        as in `_score`, dh (n, H) and the gradients by name."""
+        """log p of every target (n,), whether that is the best word (n,); with `scale` dh and gradients by name."""
         xp, first = array_module(h), len(params["b"]) - len(self.cutoffs)
         cluster = sum((targets >= low for low in self.cutoffs), xp.zeros_like(targets))  # (n,) 0: a word of the head
         entry = xp.where(cluster == 0, targets, first + cluster - 1)  # (n,) what the head should say

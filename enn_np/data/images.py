@@ -19,8 +19,7 @@ DIGITS = "ec56671eedea578fe38198d455616f721540adb79079f21462763a80602814a0"  # s
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue planes, each row by row
 
 
-# Images with labels, those to learn from and those to test on. Images: (n, H, W), or (n, H, W, C) with colours, uint8
-# from 0 to 255. Labels: (n,) int64 from 0 to 9.
+# To learn from, and to test on: images (n, H, W), or (n, H, W, C) in colour, uint8; labels (n,) int64 from 0 to 9.
 Dataset = namedtuple("Dataset", "x_train y_train x_test y_test")
 Characters = namedtuple("Characters", "images labels alphabets")  # see `load_omniglot`
 

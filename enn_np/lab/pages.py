@@ -254,8 +254,7 @@ def fill(page, folder):
 
 
 def verify(pages, folder):
-    """What is wrong, in words: a line of a page that is not what the files say, a figure that another page quotes
-    wrongly, a result of this version that does not say where it is from."""
+    """What is wrong, in words: pages that differ from the files, misquoted figures, results that lack their origin."""
     wrong, folder = [], Path(folder)
     if not files(folder):
         raise ValueError(f"results: expected a folder with stored results, found none in {folder}; name another")
@@ -274,8 +273,7 @@ def verify(pages, folder):
 
 
 def misquoted(page, text):
-    """The rows | [name](path) | figure, figure | under "Quoted elsewhere" whose page has no paragraph with these, in
-    this order."""
+    """Of rows | [name](path) | figure, figure | "Quoted elsewhere" the pages that have them in no paragraph so."""
     wrong = []
     for path, figures in re.findall(r"^\| \[.*\]\((.*)\) \| (.*) \|$", text.partition("# Quoted elsewhere\n")[2], re.M):
         said = _text(where := page.parent / path)
@@ -323,9 +321,8 @@ def draw(out, results, monitor):
 def figures(folder):
     """Draw what the README shows into `folder`/figures, PNG and SVG, from the stored runs alone. Returns the paths.
 
-    Learning curves of every benchmark and protocol, with bands from the lowest to the highest seed, and of tasks that
-    ask for memory; of stored traces (the .npz beside an Engram result), retrieval weights, the trace over training, and
-    what `claims` says of them; what a binding memory recalls, as arcs.
+    Learning curves, with bands from the lowest to the highest seed; of stored traces (the .npz beside an Engram result)
+    retrieval weights, the trace over training, and what `claims` says of them; what a binding memory recalls, as arcs.
     """
     folder, drawn = Path(folder), {}
     for each in FIXED.values():

@@ -37,8 +37,7 @@ def watched(model, x):
 
 
 def on_split(model, data, seed, training, frozen=()):
-    """Training on a `Split` by the paper's settings, made ready: Adam with clip_norm 1, early stopping (patience 3,
-    best weights), halving of the learning rate on a plateau.
+    """Training on a `Split` by the paper's settings, made ready: clip_norm 1, early stopping, halving on a plateau.
 
     training: epochs, batch_size, learning_rate. frozen: see `Optimizer`.
     """
@@ -97,8 +96,7 @@ def linear_loss(data):
 
 
 def stream(experiment, name, seed, training, device):
-    """Words are embedded, the vocabulary is that of the training part, the state is carried along the text, and valid
-    and test are scored word by word with no noise."""
+    """Words of the training vocabulary, embedded; the state goes along the text; no noise in valid and test."""
     fitting = wikitext2_recipe(name)[1]
     text = load_wikitext(CORPORA[experiment.name], train=training["train_file"])
     tokens = text.train[: training["limit"]]

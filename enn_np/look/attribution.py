@@ -158,8 +158,7 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
 
 
 def slot_ablation(model, x, y, batch_size=128, mask=None):
-    """Loss and metrics without one slot, {"loss": (N,), ...}: entry n is that of the network with N - 1 slots that is
-    left without slot n. Raises ValueError where there is but one slot."""
+    """Loss and metrics of the network without slot n, {"loss": (N,), ...}. ValueError where there is but one slot."""
     model, layer = _quiet(model)
     cell, M = model.cells[layer], model.params[f"{layer}.M"]
     if cell.slots == 1:
@@ -282,8 +281,7 @@ def _integrate(along, way, tolerance):
 
 
 def _along(model, target, start, way, mask, p, back=False):
-    """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
-    (k, T, D), on the host. The k points are the batch."""
+    """Output `target` at the shares p of one sequence's way, (k,), or gradients at the input (k, T, D), on the host."""
     x = model.time_major(start + p.astype(start.dtype)[:, None, None] * way)
     mask = None if mask is None else array_module(x).asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
     out, (h, _, weights, _, tapes, _) = model.forward(x, None, mask, learning=back)
