@@ -43,6 +43,7 @@ class LanguageModel(Model):
     """
 
     metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
+    arguments = ("vocabulary_size", "embedding", "tied", "dropout", "seed", "random_inference")
 
     def __init__(
         self,
@@ -83,11 +84,8 @@ class LanguageModel(Model):
         return params
 
     def config(self) -> dict:
-        """Everything needed to build this model again, as plain JSON types."""
-        settings, cutoffs = super().config(), list(self.head.cutoffs) or None
-        settings = {name: value for name, value in settings.items() if name not in ("inputs", "outputs", "pooling")}
-        words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
-        return settings | words | {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs}
+        cutoffs = list(self.head.cutoffs) or None
+        return super().config() | {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs}
 
     # ------------------------------------------------------------------------------------------------- one batch
 
