@@ -153,8 +153,9 @@ class SoftmaxHead:
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if weights is not None:
             weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
-            if weights.size != targets.size or (xp is np and ((weights < 0).any() or not weights.any())):
-                raise ValueError(f"weights: expected {shape}, none negative, not all 0; leave tokens out by 0")
+            same = weights.size == targets.size == len(flat(h))
+            if not same or (xp is np and ((weights < 0).any() or not weights.any())):
+                raise ValueError(f"weights: expected {shape} as targets, none negative, not all 0; leave out by 0")
             seen = xp.flatnonzero(weights) if xp is np else seen  # how many there are a card would have to tell
             targets, scale = targets.reshape(-1)[seen], weights[seen] / weights.sum()
             shape = targets.shape
