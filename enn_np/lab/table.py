@@ -231,14 +231,8 @@ FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
 KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "binding-no-trace")
 RULES = ("key-delta", "key-hebb", "binding-delta", "binding-hebb", "binding", "engram-sample", "key-no-trace")
-ASKING = {
-    "models": (*RULES, "key-delta-conv", "binding-conv", "window", "gru", "lstm"),
-    "columns": QUERIES,
-    "inputs": 8_192,
-    "outputs": 8_192,
-    "seeds": 3,
-    "family": "mqar",
-}
+ASKING = {"inputs": 8_192, "outputs": 8_192, "columns": QUERIES, "family": "mqar", "seeds": 3}
+ASKING |= {"models": (*RULES, "key-delta-conv", "binding-conv", "window", "gru", "lstm")}
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "columns": RIGHT},

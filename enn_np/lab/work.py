@@ -194,7 +194,8 @@ class Turns(Callback):
     def test(self):
         scores = self.scores or [self.evaluate(self.tests, 0)]  # none of a run that was interrupted
         found = {"parameters": self.model.size, "cpu_seconds": self.cpu_seconds, "steps": self.done}
-        found["state_bytes"] = state_bytes(self.model)
+        states = [cell.initial_state(1, self.model.dtype) for cell in self.model.cells]
+        found["state_bytes"] = sum(part.nbytes for state in states for part in state)  # from step to step, a sequence
         found |= rounded(mean(scores[-1]))
         if len(scores) > 1:
             found["accuracies"] = [[round(each["accuracy"], 6) for each in row] for row in scores]
@@ -210,11 +211,6 @@ class Turns(Callback):
         if self.experiment.task == "recall" and isinstance(self.model.cells[0], Binding):
             found["recalled"] = recalled(self.model, x[0])
         return found
-
-
-def state_bytes(model):
-    """How much goes from one step to the next, for one sequence."""
-    return sum(part.nbytes for cell in model.cells for part in cell.initial_state(1, model.dtype))
 
 
 def mean(scores):
