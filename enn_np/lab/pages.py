@@ -176,13 +176,8 @@ def bench_table(folder, name, threads):
 
 def claims_table(folder, run):
     """What `claims` says of the traces of a stored run."""
-    return claims.table(*stored_traces(folder, run))
-
-
-def stored_traces(folder, run):
-    """Traces and their statistics of a stored run: RUN.npz and RUN.json in `folder`."""
     path = Path(folder) / run
-    return read_arrays(f"{path}.npz")["traces"], read_json(f"{path}.json")["trace"]
+    return claims.table(read_arrays(f"{path}.npz")["traces"], read_json(f"{path}.json")["trace"])
 
 
 def files_table(folder):
@@ -334,7 +329,8 @@ def figures(folder):
             settings = curves(histories[TITLES[few[0]]][0])
             drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **settings)
     for path in sorted(folder.glob("*-engram-0.npz")):
-        stored, (traces, statistics) = read_arrays(path), stored_traces(folder, path.stem)
+        stored, statistics = read_arrays(path), read_json(path.with_suffix(".json"))["trace"]
+        traces = stored["traces"]
         found = trace_figures(traces, stored["retrieval"][0], stored["probe"][0])
         found |= {"structured": claims.structure(traces), "stable": claims.stability(traces)}
         found["sparse"] = claims.sparsity(traces, statistics)
