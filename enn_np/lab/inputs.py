@@ -3,7 +3,7 @@
 The digits are MNIST's; the seed decides which of its training images are held out to validate on.
 """
 
-from collections import namedtuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,8 +16,16 @@ MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
 CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
 
 
-# Sequences (n, T, D) float32 with labels (n,), to train on, to validate on, and to test on.
-Split = namedtuple("Split", "x y x_val y_val x_test y_test")
+@dataclass(frozen=True)
+class Split:
+    """Sequences (n, T, D) float32 with labels (n,), to train on, to validate on, and to test on."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
 
 
 def parts(images, n, seed):
@@ -60,7 +68,7 @@ def load_split(experiment, seed, limit=None):
         draw = {"regression": tasks.one_feature, "recall": tasks.associative_recall}[name]
         rng = np.random.default_rng([seed, 5])  # `seed` alone is where a model's first weights come from
         data = Split(*(part for n in GENERATED[name] for part in draw(rng, n)))
-    return data._replace(x=data.x[:limit], y=data.y[:limit])
+    return replace(data, x=data.x[:limit], y=data.y[:limit])
 
 
 # ------------------------------------------------------------------------- fresh sequences, one function for every task
