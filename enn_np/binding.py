@@ -48,7 +48,7 @@ ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
 # or None; share (B, 1) or one number, each sample's part in a shared trace; trace, where that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
-# weights w (B, N); by the delta rule what is written, v; what the trace keeps, keep (B, N) or (N,); and `_integrate`.
+# weights w (B, N); by the delta rule what is written, v; what the trace keeps, keep (B, N) or (N,); all of (8), (9).
 BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w v keep zmh c q k q_hat q_inv u")
 # Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
 # (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
@@ -171,7 +171,7 @@ class Binding(Addressing, Traced):
     of (5): the "gate", or "fixed", g = rate. rate: where the gate starts, or stays. decay delta of (7), 0 for none;
     learned_decay: every slot learns its own from there. temperature tau of (2). bank_read: a_t M in (3). gated: (9), or
     h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are means over the batch, as in the paper.
-    store: where a trace per sample is kept, "list" or, as ever in a subclass or for the batch, "dense"; see trace.py.
+    store: where a trace per sample is kept, "list" or "dense", which a subclass always has; see trace.py.
     """
 
     hidden: int = 128
