@@ -44,13 +44,11 @@ BindingState = namedtuple("BindingState", "h A a")
 # What (1) and (2) leave behind: the ReLU r; layer norm z, r_hat (B, H), r_inv (B, 1); the direction and 1 / length of
 # the cue; cosines s and address a (B, N), and what that reads in the bank, (B, H).
 ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
-# What needs no past: all of that, or with a recurrent cue just x_t W_z + b_z in the place of r; value v (B, H);
-# x_t w_g + b_g (B, 1), or None; share (B, 1) or one number, each sample's part in a shared trace; trace, where that is
-# a list.
+# What needs no past: all of that, or with a recurrent cue x_t W_z + b_z, as r; value v (B, H); x_t w_g + b_g, (B, 1)
+# or None; share (B, 1) or one number, each sample's part in a shared trace; trace, where that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
-# weights w (B, N); by the delta rule what is written there, v; what the trace keeps, keep, (B, N) or (N,); what
-# `_integrate` keeps.
+# weights w (B, N); by the delta rule what is written, v; what the trace keeps, keep (B, N) or (N,); all of (8), (9).
 BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w v keep zmh c q k q_hat q_inv u")
 # Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
 # (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
@@ -69,8 +67,8 @@ class Addressing(Cell):
     def init(self, rng, inputs, dtype=np.float32):
         """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u and the others; zero biases. rng: a NumPy Generator.
 
-        U_z is a tenth of He normal: else the state, which has unit variance, drowns a one-hot input, and no key finds
-        its slot."""
+        U_z is a tenth of He normal: else the state, of unit variance, drowns a one-hot input: no key finds its slot.
+        """
         D, H = count("inputs", inputs), self.hidden
         params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
         params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
@@ -148,8 +146,7 @@ class Addressing(Cell):
         return dzmh[:, :H], dzmh[:, 2 * H :]
 
     def collect(self, params, x, e, before, k, de, input_gradient=True):
-        """(2) and (1) undone where they need no past; weight gradients, each one product over time and batch; and the
-        way back to x of (1) and (4)."""
+        """Undo (2) and (1) if they need no past, then to x; weight gradients, each one product over time and batch."""
         c = k if self.recurrent_cue else e
         if not self.recurrent_cue:
             self._address_back(params, e, de)
@@ -174,8 +171,7 @@ class Binding(Addressing, Traced):
     of (5): the "gate", or "fixed", g = rate. rate: where the gate starts, or stays. decay delta of (7), 0 for none;
     learned_decay: every slot learns its own from there. temperature tau of (2). bank_read: a_t M in (3). gated: (9), or
     h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are means over the batch, as in the paper.
-    store: where a trace per sample is kept, "list", or "dense", as it always is for a subclass, which may write
-    otherwise, and for a trace of the batch; see trace.py.
+    store: where a trace per sample is kept, "list" or "dense", which a subclass always has; see trace.py.
     """
 
     hidden: int = 128

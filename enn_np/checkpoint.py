@@ -232,8 +232,7 @@ class Checkpoint:
 
 
 def differ(path, now, then, what="the run there", kinds=False, remedy="use its settings, or another checkpoint"):
-    """Raise ValueError naming all that a stored tree does not share with this one: values, or, of arrays and where
-    `kinds` alone are asked for, what kind they are."""
+    """Raise ValueError naming all values, or their `kinds` alone, that a stored tree does not share with this one."""
     now, then = _leaves(now, kinds), _leaves(then, kinds)
     pairs = {name: (then.get(name), now.get(name)) for name in sorted({*now, *then})}
     if wrong := [name for name, (a, b) in pairs.items() if a != b and repr(a) != repr(b)]:
@@ -245,9 +244,8 @@ def _leaves(tree, kinds, path=""):
     """{"a.b.0": value} of nested dicts and lists."""
     items = enumerate(tree) if isinstance(tree, list | tuple) else tree.items() if isinstance(tree, dict) else None
     if items is not None:
-        return {
-            k: leaf for key, value in items for k, leaf in _leaves(value, kinds, f"{path}.{key}".strip(".")).items()
-        }
+        below = [_leaves(value, kinds, f"{path}.{key}".strip(".")) for key, value in items]
+        return {name: leaf for leaves in below for name, leaf in leaves.items()}
     if hasattr(tree, "dtype") and not isinstance(tree, np.generic):
         return {path: f"{tree.dtype} {tree.shape}"}
     return {path: type(tree).__name__ if kinds else tree}
@@ -281,8 +279,7 @@ def register(kind):
 
 
 def build(config):
-    """The model that `Model.config` described. Raises TypeError or ValueError for an unknown kind of model, cell or
-    argument."""
+    """The model that `Model.config` described. TypeError or ValueError for an unknown model, cell or argument."""
     config = dict(config)
     kind = CLASSES[checks.choice("model", config.pop("model", None), tuple(CLASSES))]
     cells = []

@@ -148,14 +148,14 @@ class SoftmaxHead:
         return -(scale * log_p).sum(), dh.reshape(h.shape), grads, (right & (scale > 0)).sum()
 
     def _check(self, params, h, targets, weights):
-        """Which tokens are looked at, on a card all; of these as rows h (n, H), targets (n,), and each one's share (n,)
-        in the mean."""
+        """Which tokens are looked at, on a card all; their h (n, H), targets (n,) and shares (n,) in the mean."""
         xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if weights is not None:
             weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
-            if weights.size != targets.size or (xp is np and ((weights < 0).any() or not weights.any())):
-                raise ValueError(f"weights: expected {shape}, none negative, not all 0; leave tokens out by 0")
+            same = weights.size == targets.size == len(flat(h))
+            if not same or (xp is np and ((weights < 0).any() or not weights.any())):
+                raise ValueError(f"weights: expected {shape} as targets, none negative, not all 0; leave out by 0")
             seen = xp.flatnonzero(weights) if xp is np else seen  # how many there are a card would have to tell
             targets, scale = targets.reshape(-1)[seen], weights[seen] / weights.sum()
             shape = targets.shape
@@ -166,8 +166,7 @@ class SoftmaxHead:
         return seen, flat(h)[seen], targets, scale
 
     def _score_all(self, params, h, targets, scale):
-        """Of every token log p of its target (n,) and whether that is the most probable word (n,), and, with `scale`
-        as in `_score`, dh (n, H) and the gradients by name."""
+        """log p of every target (n,), whether that is the best word (n,); with `scale` dh and gradients by name."""
         xp, first = array_module(h), len(params["b"]) - len(self.cutoffs)
         cluster = sum((targets >= low for low in self.cutoffs), xp.zeros_like(targets))  # (n,) 0: a word of the head
         entry = xp.where(cluster == 0, targets, first + cluster - 1)  # (n,) what the head should say

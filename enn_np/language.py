@@ -4,8 +4,8 @@
 
 They learn in two ways. Windows, `fit(x, y)`: rows of ids and of their next words, each from a fresh state, as the
 paper does. A stream, `fit_stream(tokens)`: one long text by truncated BPTT, where the state a piece ends in, h and
-trace, is where the next piece starts; gradients stop there. Losses are means over tokens in nats, perplexity is exp
-of that, and bits are nats / ln 2.
+trace, is where the next piece starts; gradients stop there. Losses are means over tokens in nats; perplexity is their
+exp, and bits are nats / ln 2.
 
 Letters: T time, B batch, E embedding, H hidden, V words.
 """
@@ -43,6 +43,7 @@ class LanguageModel(Model):
     """
 
     metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
+    arguments = ("vocabulary_size", "embedding", "tied", "dropout", "seed", "random_inference")
 
     def __init__(
         self,
@@ -83,11 +84,8 @@ class LanguageModel(Model):
         return params
 
     def config(self) -> dict:
-        """Everything needed to build this model again, as plain JSON types."""
-        settings, cutoffs = super().config(), list(self.head.cutoffs) or None
-        settings = {name: value for name, value in settings.items() if name not in ("inputs", "outputs", "pooling")}
-        words = {name: getattr(self, name) for name in ("vocabulary_size", "embedding", "tied")}
-        return settings | words | {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs}
+        cutoffs = list(self.head.cutoffs) or None
+        return super().config() | {"head": "adaptive" if cutoffs else "softmax", "cutoffs": cutoffs}
 
     # ------------------------------------------------------------------------------------------------- one batch
 
@@ -109,8 +107,7 @@ class LanguageModel(Model):
         return self.params[self._table][ids]
 
     def learn(self, ids, targets, rng, mask=None, states=None):
-        """One piece of text, ids and targets (T, B), -1 where nothing is asked: its numbers, the gradients keyed as
-        `params`, and final states.
+        """Numbers of a piece of text, ids and targets (T, B), -1 if nothing is asked; gradients by name; final states.
 
         "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
         of right answers. rng, states: see `hidden`.
@@ -129,8 +126,7 @@ class LanguageModel(Model):
         return {"loss": loss.astype(np.float64), **penalty, "accuracy": right}, grads, finals
 
     def loss_and_grads(self, x, y, rng, mask=None):
-        """One batch of windows for `enn_np.fit`, ids x (T, B), next words y (B, T), or -1 where nothing is asked:
-        numbers and gradients of `learn`."""
+        """Numbers and gradients of `learn` for a batch of windows: ids x (T, B), next words y (B, T), or -1."""
         return self.learn(x, y.T, rng, mask)[:2]
 
     def forward(self, x, rng=None, mask=None, learning=False):
@@ -251,8 +247,7 @@ class LanguageModel(Model):
 
 
 class Pieces:
-    """An epoch of `fit_stream` (see `train.Samples`): the text once. The state goes from piece to piece as numbers, so
-    that no gradient follows it back."""
+    """An epoch of `fit_stream` (see `train.Samples`): the text once. States go from piece to piece, not gradients."""
 
     workers = train.Workers()
 
@@ -307,8 +302,7 @@ WIKITEXT2 = {
 def wikitext2_recipe(model_name: str) -> tuple[dict, dict]:
     """How to reach a fair comparison on WikiText-2 within an hour on two cores, for a key of `WIKITEXT2`.
 
-    Two dicts: settings of `LanguageModel(vocabulary_size=33_278, ...)`, and of its `fit_stream(text.train,
-    validation_data=text.valid, ...)`.
+    Two dicts: settings of `LanguageModel`, and of its `fit_stream(text.train, validation_data=text.valid, ...)`.
     """
     cell, rate = WIKITEXT2[checks.choice("model_name", model_name, tuple(WIKITEXT2))]
     # Adaptive: 3.3 minutes an epoch on one core, where the full softmax takes 20 and so could see three epochs.

@@ -35,6 +35,7 @@ class Model:
     metrics = ()  # names of what the loss brings along, such as "accuracy"
     kind = None  # its name in files
     width = "outputs"  # what its constructor calls the head's width
+    arguments = ("inputs", "outputs", "pooling", "dropout", "seed", "random_inference")  # in files, beside cells, dtype
     target_shape = None  # of one target, as `fit` was given it
     tapes = ()  # of the last batch learned from, one for each cell, to look at
 
@@ -87,8 +88,7 @@ class Model:
 
     def config(self) -> dict:
         """Everything needed to build this model again, as plain JSON types."""
-        names = ("inputs", "outputs", "pooling", "dropout", "seed", "random_inference")
-        settings = {name: getattr(self, name) for name in names}
+        settings = {name: getattr(self, name) for name in self.arguments}
         cells = [{"kind": type(cell).__name__.lower()} for cell in self.cells]
         for fields, cell in zip(cells, self.cells, strict=True):
             fields |= {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell) if field.init}
@@ -352,14 +352,11 @@ class StepClassifier(Classifier):
     """
 
     kind = "step_classifier"
+    arguments = ("inputs", "outputs", "answers", "dropout", "seed", "random_inference")
 
     def __init__(self, cells, inputs, classes, answers=1, dropout=0.0, seed=0, dtype="float32", random_inference=False):
         self.answers = checks.count("answers", answers)
         super().__init__(cells, inputs, classes, "last", dropout, seed, dtype, random_inference)
-
-    def config(self) -> dict:
-        settings = super().config() | {"answers": self.answers}
-        return {name: value for name, value in settings.items() if name != "pooling"}
 
     def check_data(self, x, y, mask=None, names=("x", "y", "mask")):
         x, y, mask = super().check_data(x, y, mask, names)

@@ -59,8 +59,7 @@ class Stream:
         for x_t in signal:  h = stream(x_t)     # x_t (B, D), h (B, H)
 
     batch: B, how many signals side by side. state: where to go on, as `run` returns it, or None for zeros;
-    `stream.state` is the state now. What it hands out is never overwritten. Raises TypeError or ValueError, naming the
-    argument, before any work.
+    `stream.state` is the state now. What it hands out is never overwritten. TypeError or ValueError name the argument.
     """
 
     def __init__(self, cell, params, batch=1, state=None):

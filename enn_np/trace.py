@@ -5,8 +5,7 @@
 The way back undoes steps in reverse order, `write_back` and then `recall_back`. Of a A u' = sum_n a_n <u, A_n>, match
 is the derivative by a and read the derivative by u, so these two words serve the way back as well.
 
-`Dense` does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; unrolled
-from A_0,
+`Dense` does what the words say. `Listed` never makes A, (B, N, H). What j steps wrote is short; from A_0,
 
     A_j = P_j A_0 + sum_{s<=j} W_js v_s'       W_jj = w_j,  W_js = keep_j W_{j-1,s},  P_j = keep_j P_{j-1},  P_0 = 1
 
@@ -54,8 +53,7 @@ class Dense:
 class Listed:
     """The traces of a whole run as a list of what was written: one object, whose words are called step by step.
 
-    A (B, N, H) enters the first step. live (T, B, 1) bool: at padding nothing is written and nothing fades. keep_all:
-    False where there is no way back.
+    A (B, N, H) enters the first step. live (T, B, 1) bool: padding changes nothing. keep_all: False for no way back.
     """
 
     dA = None  # the gradient at the trace goes from step to step in here

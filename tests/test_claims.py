@@ -59,25 +59,25 @@ def test_baselines():
 def test_numbers_are_those_of_the_traces():
     """The first and the last exchanged, a cosine with itself, a share of slots for one of entries."""
     traces, statistics = some()
-    numbers = claims.measure(traces, statistics)
+    rows = [row.strip("| ").split(" | ")[-4:] for row in claims.table(traces, statistics).split("\n")]
+    told = {name: (trained, untrained) for name, trained, untrained, _ in rows}
     first, last = traces[0].astype(float).ravel(), traces[-1].astype(float).ravel()
-    small = numbers["share_small"]
-    assert small["trained"] == pytest.approx((abs(last) < 0.01).mean(), rel=1e-4)
-    assert small["untrained"] == pytest.approx((abs(first) < 0.01).mean(), rel=1e-4)
-    assert numbers["effective_slots"] == {"trained": 5, "untrained": 2}
-    assert (numbers["epochs"], numbers["slots"]) == (3, N)
+    assert told["measured"] == ("after 3 epochs", "untrained")
+    assert told["share of entries below 0.01"] == tuple(f"{(abs(A) < 0.01).mean():.1%}" for A in (last, first))
+    assert told[f"slots that take part in a recall, of {N}"] == ("5.0", "2.0")
     cosine = first @ last / np.sqrt(first @ first * (last @ last))
-    assert numbers["cosine_with_trained"]["untrained"] == pytest.approx(cosine, rel=1e-4)
-    assert numbers["cosine_with_untrained"][-1] == pytest.approx(cosine, rel=1e-4)
-    assert numbers["cosine_with_untrained"][0] == 1 and len(numbers["cosine_with_epoch_before"]) == 3
-    json.dumps(numbers, allow_nan=False)
+    assert told["cosine with the trained trace"] == ("1.00", f"{cosine:.2f}")
+    before = [
+        A.ravel() @ B.ravel() / np.linalg.norm(A) / np.linalg.norm(B) for A, B in ((traces[1], traces[2]), traces[2:])
+    ]
+    assert told["... with the epoch before, from epoch 2 on"][0] == f"{min(before):.2f} to {max(before):.2f}"
 
 
 @pytest.mark.parametrize("kind", ("random", "one row", "zero", "untrained alone"))
 def test_every_figure_says_what_it_shows(kind, tmp_path):
     """Titles and labels on every axis, for traces without size, and for one alone."""
     traces, statistics = some(kind)
-    assert "| structured |" in claims.table(claims.measure(traces, statistics))
+    assert "| structured |" in claims.table(traces, statistics)
     for figure in (claims.structure(traces), claims.sparsity(traces, statistics), claims.stability(traces)):
         figure.canvas.draw()
         for ax in figure.axes:
@@ -90,7 +90,7 @@ def test_every_figure_says_what_it_shows(kind, tmp_path):
 @pytest.mark.parametrize(("traces", "statistics"), ((np.zeros((2, 3)), []), (np.zeros((2, 3, 4)), [{}])))
 def test_bad_input(traces, statistics):
     with pytest.raises(ValueError, match=r"^(traces|statistics): expected"):
-        claims.measure(traces, statistics)
+        claims.table(traces, statistics)
 
 
 def test_a_stored_run_becomes_figures_and_a_table(tmp_path):
@@ -113,4 +113,4 @@ def test_a_stored_run_becomes_figures_and_a_table(tmp_path):
     assert fill(page, tmp_path) == fill(page, tmp_path) == ["claims:mnist-engram-0"]
     before, *rows, after = page.read_text().split("\n")[:-1]
     assert (before, after) == ("Before.", "After.") and "old" not in rows
-    assert "\n".join(rows[1:-1]) == claims.table(claims.measure(traces, statistics))
+    assert "\n".join(rows[1:-1]) == claims.table(traces, statistics)

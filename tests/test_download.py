@@ -354,7 +354,7 @@ def test_status_and_verify(monkeypatch, tmp_path):
     (tmp_path / "a.bin").write_bytes(b"abc")
     (tmp_path / "tiny" / "b.bin.xz").write_bytes(lzma.compress(b"abd"))
     (tmp_path / "tiny" / "c.bin.gz").write_bytes(gzip.compress(b"abc"))
-    rows = download.status(tmp_path)
+    rows = [row for name in download.SOURCES for row in download.find(name, tmp_path)]
     assert [(row.dataset, row.file, row.path is not None, row.verified) for row in rows] == [
         ("tiny", "a.bin", True, None),
         ("tiny", "b.bin", True, None),
@@ -408,7 +408,7 @@ def homeless(monkeypatch, tmp_path):
 
 
 def test_a_user_without_a_home_is_told_what_to_set(homeless, monkeypatch, tmp_path):
-    for function in (download.data_folder, download.status, lambda: fetch("mnist"), lambda: fetch("mnist", "~/x")):
+    for function in (download.data_folder, lambda: fetch("mnist"), lambda: fetch("mnist", "~/x")):
         with pytest.raises(OSError, match=r"~.*: no home folder is known; set HOME, or ENN_DATA"):
             function()
     monkeypatch.setenv("ENN_DATA", str(tmp_path))

@@ -247,6 +247,7 @@ def test_add_rows_adds_each_row_at_its_id(seed, tokens, dtype):
         ({"targets": np.full(7, V)}, ValueError, f"targets: .*got {V}"),
         ({"targets": np.full(7, -1)}, ValueError, "targets: .*got -1"),
         ({"weights": np.ones(6)}, ValueError, r"weights: expected \(7,\)"),
+        ({"weights": np.ones(6), "targets": np.zeros(6, int)}, ValueError, r"weights: expected \(7,\) as targets"),
         ({"weights": np.zeros(7)}, ValueError, "weights: .*not all 0"),
         ({"weights": np.array([1, 1, 1, 1, 1, 1, -1])}, ValueError, "weights: .*none negative"),
     ],

@@ -41,8 +41,7 @@ class DamagedFile(ValueError):
 
 # One block a data set: name, folder, and where others put it (torchvision); mirrors; each file's name and published
 # checksum, first those to download (.gz, .zip), then what they unpack to, none where they stay packed. SHA-1 sums are
-# those that GluonNLP publishes. A text may be read, but is not called verified, in the order of `OTHER_ORDER`: stored
-# results were measured on it.
+# GluonNLP's. A text in `OTHER_ORDER` may be read, as stored results were measured on it, but is not called verified.
 OTHER_ORDER = "14d54590d4e63eda7b9a100e2f577e3dd8b53d79971fa95cfea1211d08555a7a"  # of WikiText-2's train text
 TABLE = f"""
 mnist mnist MNIST/raw raw
@@ -161,13 +160,8 @@ def missing(name: str, folder: Path | str | None, reasons: list[str]) -> str:
     return "\n  ".join(lines)
 
 
-def status(folder: Path | str | None = None) -> list[Found]:
-    """Every file of every known data set, present or not. Reads none of them."""
-    return [file for name in SOURCES for file in find(name, folder)]
-
-
 def verify(name: str, folder: Path | str | None = None) -> list[Found]:
-    """As `status`, for one data set, with the checksums of the files' unpacked bytes compared."""
+    """As `find`, with the checksums of the files' unpacked bytes compared."""
     return [file._replace(verified=_intact(file) if file.path else None) for file in find(name, folder)]
 
 
@@ -175,8 +169,7 @@ def verify(name: str, folder: Path | str | None = None) -> list[Found]:
 
 
 def read(file: Found, verify: bool = True, most: int = -2) -> bytes:
-    """The unpacked bytes, one more than `most` at most. DamagedFile where they cannot be unpacked, and where `verify`
-    finds other bytes than published."""
+    """The unpacked bytes, at most `most` + 1. DamagedFile if they cannot be unpacked or differ from those published."""
     try:
         with OPENERS.get(file.path.suffix, open)(file.path, "rb") as stream:
             data = stream.read(most + 1)

@@ -19,8 +19,7 @@ DIGITS = "ec56671eedea578fe38198d455616f721540adb79079f21462763a80602814a0"  # s
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue planes, each row by row
 
 
-# Images with labels, those to learn from and those to test on. Images: (n, H, W), or (n, H, W, C) with colours, uint8
-# from 0 to 255. Labels: (n,) int64 from 0 to 9.
+# To learn from, and to test on: images (n, H, W), or (n, H, W, C) in colour, uint8; labels (n,) int64 from 0 to 9.
 Dataset = namedtuple("Dataset", "x_train y_train x_test y_test")
 Characters = namedtuple("Characters", "images labels alphabets")  # see `load_omniglot`
 
@@ -133,9 +132,8 @@ def image_rows(images: Array) -> Array:
     """
     if getattr(images, "ndim", 0) not in (3, 4):
         got = getattr(images, "shape", type(images).__name__)
-        raise ValueError(
-            f"images: expected an array (n, H, W) or (n, H, W, C), got {got}; np.stack makes one of a list"
-        )
+        wanted = "expected an array (n, H, W) or (n, H, W, C)"
+        raise ValueError(f"images: {wanted}, got {got}; np.stack makes one of a list")
     return images.reshape(*images.shape[:2], -1)
 
 
@@ -180,8 +178,7 @@ class Standardize(Scaling):
     def fit(cls, x: Array, per: str = "channel") -> "Standardize":
         """Fit to x (n, ...), uint8 or float; a constant is only shifted. Raises TypeError, ValueError.
 
-        `per`: "feature" for each position alone; "channel" for C means and deviations of (n, H, W, C), one
-        of (n, H, W); as "feature" for (n, D).
+        `per`: "feature" for each position alone; "channel" for each of C in (n, H, W, C), and for all of (n, H, W).
         """
         unit = _unit(x, fitting=True)
         channel = choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2

@@ -12,7 +12,7 @@ from .. import __version__, checks, gradcheck
 from ..backend import device_module
 from ..binding import Binding
 from ..checkpoint import spelled_out
-from ..data.fetch import SOURCES, data_folder, fetch, status, verify
+from ..data.fetch import SOURCES, data_folder, fetch, find, verify
 from ..engram import Engram
 from ..train.parallel import started
 from ..window import Convolution
@@ -49,14 +49,6 @@ def main(arguments=None):
     return 2
 
 
-def _path(text):
-    """A shell leaves the ~ of --out=~/x as it is."""
-    try:
-        return spelled_out(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(error) from None
-
-
 def _data_set(text):
     """The name of a data set that others spell another way: wikitext2, WikiText-2, CIFAR-10."""
     plain = {name.replace("-", ""): name for name in SOURCES}
@@ -77,8 +69,8 @@ def _parser():
         return made.add_argument
 
     device = {"default": "cpu", "choices": ("cpu", "cuda"), "help": "where to compute; cuda needs CuPy (%(default)s)"}
-    folder = {"type": _path, "metavar": "DIR"}
-    page = {"type": _path, "nargs": "+", "default": PAGES, "help": "Markdown files with marks (those of a clone)"}
+    folder = {"type": spelled_out, "metavar": "DIR"}  # a shell leaves the ~ of --out=~/x as it is
+    page = {"type": spelled_out, "nargs": "+", "default": PAGES, "help": "Markdown files with marks (those of a clone)"}
     results = {"default": RESULTS, "help": "folder of result files (%(default)s)", **folder}
 
     add = command("demo", "train all four networks on the bundled digits, and draw what they learned", _demo)
@@ -118,10 +110,10 @@ def _parser():
 
     add = command("report", "write one HTML page about a run, to open from disk", _report)
     add("run", help="folder that `run --out` or `demo` wrote, or a result's JSON file", **folder)
-    add("--out", type=_path, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
+    add("--out", type=spelled_out, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
 
     add = command("live", "train a small memory that binds, and write the page on which to try it", _live)
-    add("--out", type=_path, metavar="FILE", default="live.html", help="the page (%(default)s)")
+    add("--out", type=spelled_out, metavar="FILE", default="live.html", help="the page (%(default)s)")
 
     add = command("gradcheck", "compare every hand-written gradient with finite differences", _gradcheck)
     add("--all", action="store_true", help="a line for every gradient, not for every cell")
@@ -238,11 +230,10 @@ def _data(settings):
             raise ValueError(f"name: data fetch expects one of {', '.join(SOURCES)}")
         print(fetch(name, folder))
         return 0
-    if action == "list":
-        rows = [row for row in status(folder) if name in (None, row.dataset)]
-    else:  # unless it was named, what nobody fetched is left out
-        names = SOURCES if name is None else (name,)
-        rows = [row for each in names for row in verify(each, folder) if name or row.path]
+    look = find if action == "list" else verify
+    rows = [row for each in ([name] if name else SOURCES) for row in look(each, folder)]
+    if action == "verify" and not name:
+        rows = [row for row in rows if row.path]  # what nobody fetched is left out
     where, row = folder or data_folder(), "{:<14}{:<30}{:>14}  {}".format
     if not rows:
         print(f"nothing to verify in {where}; python -m enn_np data fetch NAME downloads a data set")

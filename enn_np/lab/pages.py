@@ -11,8 +11,7 @@ page with a PAGE.jinja beside it all is made of that, whose sentences compute th
     verdicts               the rows of `verdicts.ROWS`
     files                  what is stored, of which revisions, and its checksums
 
-`python -m enn_np verify` says where a page and the files differ, and which page has not the figures that a page lists
-under "Quoted elsewhere".
+`python -m enn_np verify` says where a page and the files differ, and who misquotes the figures "Quoted elsewhere".
 """
 
 import json
@@ -102,8 +101,7 @@ def tests_table(folder, benchmark, protocol):
 
 
 def ablation_table(folder, *benchmarks):
-    """A row per setting: accuracy and its difference from "full" on every benchmark that has results, and how many
-    slots take part."""
+    """A row per setting: accuracy, difference from "full" and slots that take part, on each benchmark with results."""
     from .stats import compare
 
     head, columns, origins = ["setting", "change"], [], []
@@ -178,13 +176,8 @@ def bench_table(folder, name, threads):
 
 def claims_table(folder, run):
     """What `claims` says of the traces of a stored run."""
-    return claims.table(claims.measure(*stored_traces(folder, run)))
-
-
-def stored_traces(folder, run):
-    """Traces and their statistics of a stored run: RUN.npz and RUN.json in `folder`."""
     path = Path(folder) / run
-    return read_arrays(f"{path}.npz")["traces"], read_json(f"{path}.json")["trace"]
+    return claims.table(read_arrays(f"{path}.npz")["traces"], read_json(f"{path}.json")["trace"])
 
 
 def files_table(folder):
@@ -256,8 +249,7 @@ def fill(page, folder):
 
 
 def verify(pages, folder):
-    """What is wrong, in words: a line of a page that is not what the files say, a figure that another page quotes
-    wrongly, a result of this version that does not say where it is from."""
+    """What is wrong, in words: pages that differ from the files, misquoted figures, results that lack their origin."""
     wrong, folder = [], Path(folder)
     if not files(folder):
         raise ValueError(f"results: expected a folder with stored results, found none in {folder}; name another")
@@ -265,9 +257,8 @@ def verify(pages, folder):
         told = made(page, folder)
         lines = zip_longest(_text(page).splitlines(), told.splitlines(), fillvalue="(nothing)")
         for i, (stands, said) in [each for each in enumerate(lines, 1) if each[1][0] != each[1][1]][:1]:
-            wrong.append(
-                f"{page}, line {i}: first difference; run `tables`\n  here:      {stands}\n  the files: {said}"
-            )
+            first = f"{page}, line {i}: first difference; run `tables`"
+            wrong.append(f"{first}\n  here:      {stands}\n  the files: {said}")
         wrong += misquoted(Path(page), told)
     for path in [path for paths in files(folder).values() for path in paths if path.suffix == ".json"]:
         result = read_json(path)
@@ -277,8 +268,7 @@ def verify(pages, folder):
 
 
 def misquoted(page, text):
-    """Of each row | [name](path) | figure, figure | under "Quoted elsewhere": whether that page has them, in this order
-    in one paragraph, whatever the words between."""
+    """Of rows | [name](path) | 1.2, 34% | under "Quoted elsewhere": those whose page has them in no paragraph."""
     wrong = []
     for path, figures in re.findall(r"^\| \[.*\]\((.*)\) \| (.*) \|$", text.partition("# Quoted elsewhere\n")[2], re.M):
         said = _text(where := page.parent / path)
@@ -320,17 +310,14 @@ def draw(out, results, monitor):
         found = trace_figures(monitor.traces, monitor.retrieval[0], monitor.x[0])
         drawn["trace"] = plots.trace_heatmap(monitor.trace, "Hebbian trace after training")
         drawn |= {"trace_evolution": found["trace"], "retrieval": found["retrieval"]}
-    for name, figure in drawn.items():
-        plots.save(figure, out / f"{name}.png")
-    return [out / f"{name}.png" for name in drawn]
+    return [plots.save(figure, out / f"{name}.png") for name, figure in drawn.items()]
 
 
 def figures(folder):
     """Draw what the README shows into `folder`/figures, PNG and SVG, from the stored runs alone. Returns the paths.
 
-    Learning curves of every benchmark and protocol, with bands from the lowest to the highest seed, and of tasks that
-    ask for memory; of stored traces (the .npz beside an Engram result), retrieval weights, the trace over training, and
-    what `claims` says of them; what a binding memory recalls, as arcs.
+    Learning curves, with bands from the lowest to the highest seed; of stored traces (the .npz beside an Engram result)
+    retrieval weights, the trace over training, and what `claims` says of them; what a binding memory recalls, as arcs.
     """
     folder, drawn = Path(folder), {}
     for each in FIXED.values():
@@ -342,7 +329,8 @@ def figures(folder):
             settings = curves(histories[TITLES[few[0]]][0])
             drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **settings)
     for path in sorted(folder.glob("*-engram-0.npz")):
-        stored, (traces, statistics) = read_arrays(path), stored_traces(folder, path.stem)
+        stored, statistics = read_arrays(path), read_json(path.with_suffix(".json"))["trace"]
+        traces = stored["traces"]
         found = trace_figures(traces, stored["retrieval"][0], stored["probe"][0])
         found |= {"structured": claims.structure(traces), "stable": claims.stability(traces)}
         found["sparse"] = claims.sparsity(traces, statistics)
@@ -352,10 +340,8 @@ def figures(folder):
     path = folder / "recall8-sound-binding-0.json"
     if path.exists() and "recalled" in (found := read_result(path)):
         drawn[f"{path.stem}-arcs"] = plots.arcs(*attribution.told(found["recalled"]))
-    paths = [folder / "figures" / f"{name}{suffix}" for name in drawn for suffix in (".png", ".svg")]
-    for path in paths:
-        plots.save(drawn[path.stem], path)
-    return paths
+    paths = {folder / "figures" / f"{name}{end}": drawn[name] for name in drawn for end in (".png", ".svg")}
+    return [plots.save(figure, path) for path, figure in paths.items()]
 
 
 def task_histories(folder):

@@ -36,9 +36,8 @@ def run_folder(out, what=None, resume=False):
     is to be resumed is over, its summary in the place of None. The checkpoint goes when a run has ended by itself; a
     start that fails leaves no empty folder behind.
 
-    what: benchmark, protocol, model, seed and training settings; None of a run that cannot be resumed. Raises
-    ValueError if another process has the folder, if it holds a run and `resume` is False, or if it is True and the
-    finished run there is another one.
+    what: benchmark, protocol, model, seed and training settings; None of a run that cannot be resumed. ValueError if
+    another process has the folder, if it holds a run and `resume` is False, or if it is True and that is another one.
     """
     made, out = not spelled_out(out).exists(), folder(out)
     checkpoint, done = (out / name for name in RUN[:2])

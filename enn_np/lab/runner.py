@@ -143,8 +143,7 @@ def run_one(key, model, seed, out, rate=None, resume=False, device="cpu", verbos
 
 
 def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, jobs=1, device="cpu", say=tell, **asked):
-    """Run what is missing of some experiments. Returns the results, those found included; None in the place of what
-    failed or what another process has.
+    """Run what is missing of some experiments. Returns all results, None for what failed or another process has.
 
     experiments: keys, see `table.find`. models: names, all of the experiment if None. seeds: so many, 0 first, the
     experiment's own number if None, 0 to choose learning rates only. rates: one, or several to choose from per network

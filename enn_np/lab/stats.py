@@ -1,8 +1,8 @@
 """Tests that can tell networks apart, on several seeds, by SciPy. Whatever is drawn is drawn from a fixed seed."""
 
+from collections import namedtuple
 from itertools import combinations
 from math import comb
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,8 +11,7 @@ from scipy import stats
 def interval(values):
     """Student's t interval (low, high) of the mean, 95%; None for fewer than three values: they tell too little.
 
-    It holds the true mean of normal values 95% of the time, however few they are. A bootstrap of three to five would
-    hold it 75 to 83% of the time.
+    It holds the true mean of normal values 95% of the time, however few; a bootstrap of three to five 75 to 83%.
     """
     values = sample("values", values, low=1)
     if len(values) < 3:
@@ -64,19 +63,9 @@ def holm(p):
     return adjusted
 
 
-class Comparison(NamedTuple):
-    """One pair of models on the seeds that both have: how many. difference: mean of a - b; interval: of that, paired;
-    welch, permutation: p, Holm-adjusted, None where so few runs cannot bring it below 0.05."""
-
-    a: str
-    b: str
-    seeds: int
-    difference: float
-    interval: tuple | None
-    welch: float
-    permutation: float | None
-    hedges_g: float
-    improvement: float
+# One pair of models, by name, on the seeds that both have: how many. difference: mean of a - b; interval: of that,
+# paired, or None; welch, permutation: p, Holm-adjusted, None where so few runs cannot bring it below 0.05.
+Comparison = namedtuple("Comparison", "a b seeds difference interval welch permutation hedges_g improvement")
 
 
 def compare(scores, pairs=None):

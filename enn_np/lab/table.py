@@ -2,8 +2,7 @@
 
 "paper": as published, flaws included, so that the numbers can be compared: random h_0, A_0 and trace noise at test time
 too, and a trace that test samples share with their batch. "sound": one trace per sample and deterministic prediction,
-so that a sample's prediction is its own, and a learning rate chosen on validation. "ablation": as sound, shorter, one
-change of the Engram cell in each network.
+so that a sample's prediction is its own, and a learning rate chosen on validation. "ablation": so, shorter, one change.
 
 A name says what a stored result is of, so this is the only place where sizes and settings stand.
 """
@@ -52,35 +51,37 @@ PAPER = {
 # ------------------------------------------------------------------------------------------------------------ networks
 
 MODELS = ("engram", "rnn", "gru", "lstm")  # the paper's
-# Cells by name, of one width: the paper's as published, with a trace per sample, and without a part of its memory;
-# attention in the trace's place; the binding cell as it comes, then with one switch turned.
+UNWRITTEN = {"plasticity": "fixed", "rate": 0.0}  # a trace that stays empty
+# Cells of one width: name, class, settings, and a title where the name is none. The paper's as published, with a trace
+# per sample, without a part of its memory; attention in the trace's place; the binding cell, then one switch turned.
 CELLS = {
-    "rnn": (RNN, {}),
-    "gru": (GRU, {}),
-    "lstm": (LSTM, {}),
-    "lem": (LEM, {}),
-    "gru-chrono": (GRU, {}),  # see `chrono`
-    "lstm-chrono": (LSTM, {}),
-    "engram": (Engram, {}),
-    "engram-sample": (Engram, {"trace": "sample"}),
-    "engram-no-trace": (Engram, {"trace_scale": 0.0}),  # writes, and reads nothing of it
-    "engram-no-memory": (Engram, {"trace_scale": 0.0}),  # and its bank is zero, see `frozen`
-    "window": (Window, {"window": 64}),
-    "binding": (Binding, {}),
+    "rnn": (RNN, {}, "RNN"),
+    "gru": (GRU, {}, "GRU"),
+    "lstm": (LSTM, {}, "LSTM"),
+    "lem": (LEM, {}, "LEM"),
+    "gru-chrono": (GRU, {}, "GRU, chrono biases"),  # see `chrono`
+    "lstm-chrono": (LSTM, {}, "LSTM, chrono biases"),
+    "engram": (Engram, {}, "Engram"),
+    "engram-sample": (Engram, {"trace": "sample"}, "Engram, own trace"),
+    "engram-no-trace": (Engram, {"trace_scale": 0.0}, "Engram without trace"),  # writes, and reads nothing of it
+    "engram-no-memory": (Engram, {"trace_scale": 0.0}, "Engram without trace and bank"),  # see `frozen`
+    "window": (Window, {"window": 64}, "Window"),
+    "binding": (Binding, {}, "Binding"),
     "binding-own": (Binding, {"write_at": "own"}),
     "binding-recurrent": (Binding, {"recurrent_cue": True}),
     "binding-fixed": (Binding, {"plasticity": "fixed"}),
     "binding-ungated": (Binding, {"gated": False}),
     "binding-batch": (Binding, {"trace": "batch"}),
     "binding-no-bank": (Binding, {"bank_read": False}),
-    "binding-no-trace": (Binding, {"plasticity": "fixed", "rate": 0.0}),  # writes nothing
-    "binding-hebb": (Binding, {"rule": "hebb", "decay": 0.01, "learned_decay": True}),
-    "binding-delta": (Binding, {"rule": "delta"}),
-    "key-hebb": (Binding, {"rule": "hebb", "address": "key", "decay": 0.01, "learned_decay": True}),
-    "key-delta": (Binding, {"rule": "delta", "address": "key"}),
-    "key-no-trace": (Binding, {"rule": "delta", "address": "key", "plasticity": "fixed", "rate": 0.0}),
+    "binding-no-trace": (Binding, UNWRITTEN, "Binding without trace"),
+    "binding-hebb": (Binding, {"rule": "hebb", "decay": 0.01, "learned_decay": True}, "Hebb, slots"),
+    "binding-delta": (Binding, {"rule": "delta"}, "Delta, slots"),
+    "key-hebb": (Binding, {"rule": "hebb", "address": "key", "decay": 0.01, "learned_decay": True}, "Hebb, key"),
+    "key-delta": (Binding, {"rule": "delta", "address": "key"}, "Delta, key"),
+    "key-no-trace": (Binding, {"rule": "delta", "address": "key", **UNWRITTEN}, "Key without trace"),
 }
-CELLS |= {f"{name}-conv": CELLS[name] for name in ("key-delta", "binding")}  # above a convolution, see `network`
+for name in ("key-delta", "binding"):
+    CELLS[f"{name}-conv"] = *CELLS[name][:2], f"{CELLS[name][2]}, convolution below"  # see `network`
 # The paper's baselines have two layers, 128 and 64 wide. Beside them, in the sound protocol, two layers H and H / 2, or
 # two Binding(H, 64) whose cue sees the state, chosen among nine settings by MNIST's validation loss of seed 0.
 # "parameters" has as many as Engram(128, 64), "time" takes as long for a training step as it does with a trace per
@@ -124,26 +125,9 @@ ABLATIONS = {
     "lstm": {"cell": "LSTM"},  # how hard the task is
     "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
-TITLES = {"binding": "Binding", "engram": "Engram", "rnn": "RNN", "gru": "GRU", "lstm": "LSTM", "lem": "LEM"}
+TITLES = {name: title[0] for name, (_, _, *title) in CELLS.items() if title}
 TITLES |= {each: f"{TITLES[each.split('-')[0]]} of Engram's {'time' if 'time' in each else 'size'}" for each in MATCHED}
-TITLES |= {
-    "binding-no-trace": "Binding without trace",
-    "gru-chrono": "GRU, chrono biases",
-    "lstm-chrono": "LSTM, chrono biases",
-    "gru-dropout": "GRU with dropout",
-    "lstm-dropout": "LSTM with dropout",
-    "engram-sample": "Engram, own trace",
-    "engram-no-trace": "Engram without trace",
-    "engram-no-memory": "Engram without trace and bank",
-    "window": "Window",
-    "binding-hebb": "Hebb, slots",
-    "binding-delta": "Delta, slots",
-    "key-hebb": "Hebb, key",
-    "key-delta": "Delta, key",
-    "key-delta-conv": "Delta, key, convolution below",
-    "binding-conv": "Binding, convolution below",
-    "key-no-trace": "Key without trace",
-}
+TITLES |= {name: f"{TITLES[name.split('-')[0]]} with dropout" for name in ("gru-dropout", "lstm-dropout")}
 
 # --------------------------------------------------------------------------------------------------------- experiments
 
@@ -172,8 +156,7 @@ class Experiment:
     "fresh": new sequences at every step. rates: learning rates, one or several to choose from with seed 0. trial: how
     much shorter such a choice trains, None for full runs. seeds: how many, 0 first. sizes: hidden and slots of Engram.
     Of fresh samples: task and its size (the pairs of recall8), slots of a memory, answers: how many steps at the end
-    have a label each (None for one label a sequence), phases: parts of the training that follow one another, family:
-    whose curves share a figure.
+    have a label each (None: one a sequence), phases: parts of the training in turn, family: its curves share a figure.
     """
 
     name: str
@@ -244,19 +227,12 @@ FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 
 # Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. What is
 # asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is the mean over all steps,
-# 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08. A squared error of 0.167
-# says that nothing was learned of "adding".
+# 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08; of "adding", 0.167.
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
 KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "binding-no-trace")
 RULES = ("key-delta", "key-hebb", "binding-delta", "binding-hebb", "binding", "engram-sample", "key-no-trace")
-ASKING = {
-    "models": (*RULES, "key-delta-conv", "binding-conv", "window", "gru", "lstm"),
-    "columns": QUERIES,
-    "inputs": 8_192,
-    "outputs": 8_192,
-    "seeds": 3,
-    "family": "mqar",
-}
+ASKING = {"inputs": 8_192, "outputs": 8_192, "columns": QUERIES, "family": "mqar", "seeds": 3}
+ASKING |= {"models": (*RULES, "key-delta-conv", "binding-conv", "window", "gru", "lstm")}
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "columns": RIGHT},
@@ -318,7 +294,7 @@ def find(key):
 
 def cell(name, hidden, slots=0, **more):
     """The cell of a name in `CELLS`."""
-    kind, settings = CELLS[name]
+    kind, settings = CELLS[name][:2]
     memory = () if issubclass(kind, Baseline) else (slots,)
     return kind(hidden, *memory, **{**settings, **more})
 

@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections import namedtuple
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,14 +26,9 @@ ENOUGH = 0.999  # validation accuracy at which a run on fresh sequences is over
 CORPORA = {"wikitext2": "wikitext-2", "wikitext103": "wikitext-103"}
 
 
-class Work(NamedTuple):
-    """A run made ready. learn(**saving of `enn_np.fit`) -> history, test() -> numbers to write down."""
-
-    model: Any
-    learn: Callable
-    test: Callable
-    monitor: HebbianTraceMonitor | None = None
-    labels: np.ndarray | None = None  # of what the monitor probes
+# A run made ready. learn(**saving of `enn_np.fit`) -> history, test() -> numbers to write down; what watches the trace,
+# and the labels of its probe, or None.
+Work = namedtuple("Work", "model learn test monitor labels", defaults=(None, None))
 
 
 def watched(model, x):
@@ -43,8 +37,7 @@ def watched(model, x):
 
 
 def on_split(model, data, seed, training, frozen=()):
-    """Training on a `Split` by the paper's settings, made ready: Adam with clip_norm 1, early stopping (patience 3,
-    best weights), halving of the learning rate on a plateau.
+    """Training on a `Split` by the paper's settings, made ready: clip_norm 1, early stopping, halving on a plateau.
 
     training: epochs, batch_size, learning_rate. frozen: see `Optimizer`.
     """
@@ -103,8 +96,7 @@ def linear_loss(data):
 
 
 def stream(experiment, name, seed, training, device):
-    """Words are embedded, the vocabulary is that of the training part, the state is carried along the text, and valid
-    and test are scored word by word with no noise."""
+    """Words of the training vocabulary, embedded; the state goes along the text; no noise in valid and test."""
     fitting = wikitext2_recipe(name)[1]
     text = load_wikitext(CORPORA[experiment.name], train=training["train_file"])
     tokens = text.train[: training["limit"]]
@@ -202,7 +194,8 @@ class Turns(Callback):
     def test(self):
         scores = self.scores or [self.evaluate(self.tests, 0)]  # none of a run that was interrupted
         found = {"parameters": self.model.size, "cpu_seconds": self.cpu_seconds, "steps": self.done}
-        found["state_bytes"] = state_bytes(self.model)
+        states = [cell.initial_state(1, self.model.dtype) for cell in self.model.cells]
+        found["state_bytes"] = sum(part.nbytes for state in states for part in state)  # from step to step, a sequence
         found |= rounded(mean(scores[-1]))
         if len(scores) > 1:
             found["accuracies"] = [[round(each["accuracy"], 6) for each in row] for row in scores]
@@ -218,11 +211,6 @@ class Turns(Callback):
         if self.experiment.task == "recall" and isinstance(self.model.cells[0], Binding):
             found["recalled"] = recalled(self.model, x[0])
         return found
-
-
-def state_bytes(model):
-    """How much goes from one step to the next, for one sequence."""
-    return sum(part.nbytes for cell in model.cells for part in cell.initial_state(1, model.dtype))
 
 
 def mean(scores):

@@ -59,8 +59,7 @@ def integration_shares(parts):
 
 
 def written_by(cell, tape, t):
-    """What the trace gives to m_t, alpha a_t A_{t-1}, by the step that wrote it: (9), or (7) of a Binding cell, whose
-    alpha is 1, unrolled. t counts from 0.
+    """What the trace gives to m_t, by the step that wrote it: (9), or (7) of Binding, unrolled. t counts from 0.
 
     Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; and rest
     (B, H), what noise and the clip changed, or a class of yours. They add up to the trace part. They are vectors: any
@@ -100,8 +99,7 @@ def written_lengths(cell, tape, t):
     """How much of what step t recalls was written by each step before it, (B, t), as lengths in the units of the trace.
 
     Entry (b, s) is <p, r> / |r|, the length along the recall r = a_t A_{t-1} of the part p that step s wrote: they add
-    up to |r| if the trace began empty, and are below zero where p works against the rest. cell, tape, t and errors: as
-    `written_by`.
+    up to |r| if the trace began empty, and are below zero where p works against the rest. The others: see `written_by`.
     """
     parts = to_numpy(written_by(cell, tape, t))
     recalled = parts["start"] + parts["rest"] + parts["steps"].sum(0)  # (B, H)
@@ -160,8 +158,7 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
 
 
 def slot_ablation(model, x, y, batch_size=128, mask=None):
-    """Loss and metrics without one slot, {"loss": (N,), ...}: entry n is that of the network with N - 1 slots that is
-    left without slot n. Raises ValueError where there is but one slot."""
+    """Loss and metrics of the network without slot n, {"loss": (N,), ...}. ValueError where there is but one slot."""
     model, layer = _quiet(model)
     cell, M = model.cells[layer], model.params[f"{layer}.M"]
     if cell.slots == 1:
@@ -284,8 +281,7 @@ def _integrate(along, way, tolerance):
 
 
 def _along(model, target, start, way, mask, p, back=False):
-    """Output `target` of one sequence at the shares p (k,) of its way, (k,), or the gradients there at the input
-    (k, T, D), on the host. The k points are the batch."""
+    """Output `target` at the shares p of one sequence's way, (k,), or gradients at the input (k, T, D), on the host."""
     x = model.time_major(start + p.astype(start.dtype)[:, None, None] * way)
     mask = None if mask is None else array_module(x).asarray(np.repeat(mask[:, None], len(p), axis=1))  # (T, k)
     out, (h, _, weights, _, tapes, _) = model.forward(x, None, mask, learning=back)

@@ -9,6 +9,8 @@ mean square. The paper (arXiv 2507.21474) shows its traces without either. Funct
 0 to K - 1, untrained first, as `HebbianTraceMonitor` keeps them. Letters: K traces, N memory slots, H hidden units.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from .plots import COLORS, checked, draw_map, finish, line, panels, percent, sheet, signed_map
@@ -16,20 +18,12 @@ from .plots import COLORS, checked, draw_map, finish, line, panels, percent, she
 NAMES = ("trained", "untrained", "random")
 SMALL = 0.01  # what the paper counts as small
 EPOCH = "epoch (0: untrained)"
-ROWS = (  # claim, what is measured, its name and form
-    ("structured", "share of its squares in one outer product", "one_outer_product", ".1%"),
-    ("", "... in one row that all slots have in common", "common_row", ".1%"),
-    ("sparse", f"share of entries below {SMALL}", "share_small", ".1%"),
-    ("", "Hoyer's sparsity, from 0 to 1", "hoyer", ".2f"),
-    ("", "slots that take part in a recall, of {slots}", "effective_slots", ".1f"),
-    ("stable", "cosine with the trained trace", "cosine_with_trained", ".2f"),
-)
 
 
-def compared(traces, seed=0):
+def compared(traces):
     """{"trained", "untrained", "random": (N, H)}: the last trace, the first, and noise of the last one's scale."""
     traces = checked(traces)
-    rng = np.random.default_rng((seed, 1))  # not the stream that a model's first weights came from: they would agree
+    rng = np.random.default_rng((0, 1))  # not the stream that a model's first weights came from: they would agree
     noise = rng.standard_normal(traces[-1].shape)
     return dict(zip(NAMES, (traces[-1], traces[0], noise * np.sqrt((traces[-1] ** 2).mean())), strict=True))
 
@@ -56,48 +50,37 @@ def cosine(A, B):
     return (A * B).sum() / (np.linalg.norm(A) * np.linalg.norm(B) or 1)
 
 
-def measure(traces, statistics, seed=0):
-    """The numbers behind the figures, as plain JSON types. statistics: K dicts, with "effective_slots" in each."""
-    three, traces = compared(traces, seed), np.asarray(traces, float)
+def table(traces, statistics):
+    """Markdown: a row per measure, a column per trace. statistics: K dicts, with "effective_slots" in each."""
+    three, traces = compared(traces), np.asarray(traces, float)
     if len(statistics) != len(traces):
         raise ValueError(f"statistics: expected {len(traces)}, one per trace, got {len(statistics)}")
 
-    def each(question):
-        return {name: _digits(question(A)) for name, A in three.items()}
+    def row(claim, words, measure, form):
+        return claim, words, *(format(measure(A), form) for A in three.values())
 
-    slots = {"trained": statistics[-1]["effective_slots"], "untrained": statistics[0]["effective_slots"]}
-    return {
-        "epochs": len(traces) - 1,
-        "slots": traces.shape[1],
-        "one_outer_product": each(lambda A: outer_products(A)[0]),
-        "common_row": each(common_row),
-        "share_small": each(lambda A: (abs(A) < SMALL).mean()),
-        "hoyer": each(hoyer),
-        "effective_slots": {name: _digits(value) for name, value in slots.items()},
-        "cosine_with_epoch_before": [_digits(cosine(A, B)) for A, B in zip(traces[1:], traces, strict=False)],
-        "cosine_with_trained": each(lambda A: cosine(A, three["trained"])),
-        "cosine_with_untrained": [_digits(cosine(A, traces[0])) for A in traces],
-    }
-
-
-def table(numbers):
-    """Markdown: a row per measure, a column per trace, from what `measure` returned."""
-    before, rows = numbers["cosine_with_epoch_before"][1:], []
-    for claim, words, name, form in ROWS:
-        values = [format(numbers[name][each], form) if each in numbers[name] else "-" for each in NAMES]
-        rows.append((claim, words.format(**numbers), *values))
-    if before:
+    slots = [f"{statistics[k]['effective_slots']:.1f}" for k in (-1, 0)]
+    rows = [
+        ("claim", "measured", f"after {len(traces) - 1} epochs", "untrained", "random"),
+        ("---",) * 5,
+        row("structured", "share of its squares in one outer product", lambda A: outer_products(A)[0], ".1%"),
+        row("", "... in one row that all slots have in common", common_row, ".1%"),
+        row("sparse", f"share of entries below {SMALL}", lambda A: (abs(A) < SMALL).mean(), ".1%"),
+        row("", "Hoyer's sparsity, from 0 to 1", hoyer, ".2f"),
+        ("", f"slots that take part in a recall, of {traces.shape[1]}", *slots, "-"),
+        row("stable", "cosine with the trained trace", lambda A: cosine(A, three["trained"]), ".2f"),
+    ]
+    if before := [cosine(A, B) for A, B in pairwise(traces[1:])]:
         last = f"{min(before):.2f} to {max(before):.2f}"
         rows.append(("", "... with the epoch before, from epoch 2 on", last, "-", "-"))
-    head = ("claim", "measured", f"after {numbers['epochs']} epochs", "untrained", "random")
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def structure(traces, seed=0):
+def structure(traces):
     """Are traces structured? Three maps, how many outer products they need, and how much all slots have in common."""
     top, foot = sheet(8, 5.2).add_gridspec(2, 1, height_ratios=(1.2, 1))
     maps, (lines, bars) = top.subgridspec(1, 3).subplots(), foot.subgridspec(1, 2, width_ratios=(1.4, 1)).subplots()
-    for i, (ax, (name, A)) in enumerate(zip(maps, compared(traces, seed).items(), strict=True)):
+    for i, (ax, (name, A)) in enumerate(zip(maps, compared(traces).items(), strict=True)):
         scale, common, shares = np.sqrt((A * A).mean()) or 1, common_row(A), outer_products(A)[:8]
         image = signed_map(ax, A / scale, f"{name}, rms {scale:.2g}", 3)
         ax.label_outer()
@@ -115,9 +98,9 @@ def structure(traces, seed=0):
     return lines.figure
 
 
-def sparsity(traces, statistics, seed=0):
+def sparsity(traces, statistics):
     """Are traces sparse, and is recall? How many entries are small, a measure without scale, and slots per recall."""
-    three, (sizes, measure, recall) = compared(traces, seed), panels(3, (8, 3.2), (1.5, 1, 1))
+    three, (sizes, measure, recall) = compared(traces), panels(3, (8, 3.2), (1.5, 1, 1))
     for i, (name, A) in enumerate(three.items()):
         small = np.maximum(np.sort(abs(A), axis=None), 1e-6)
         sizes.plot(small, np.arange(1, A.size + 1) / A.size, ("-", "--", "-.")[i], color=COLORS[i], label=name)
@@ -136,7 +119,7 @@ def sparsity(traces, statistics, seed=0):
     return sizes.figure
 
 
-def stability(traces, seed=0):
+def stability(traces):
     """Are traces stable over training? Cosines of every two, and with the one before and the first as lines."""
     traces = checked(traces)
     cosines = np.array([[cosine(A, B) for A in traces] for B in traces])
@@ -145,14 +128,10 @@ def stability(traces, seed=0):
     heat = draw_map(image, cosines, heading, EPOCH, "epoch", cmap="cividis", vmin=min(0, lowest), vmax=1)
     image.set_aspect("equal")
     image.figure.colorbar(heat, ax=image)
-    noise, epochs = compared(traces, seed)["random"], range(len(traces))
+    noise, epochs = compared(traces)["random"], range(len(traces))
     line(lines, 0, epochs[1:], cosines.diagonal(1), "with the epoch before")
     line(lines, 1, epochs, cosines[0], "with the untrained")
     line(lines, 2, epochs, [cosine(A, noise) for A in traces], "with random noise")
     finish(lines, "Cosine of a trace", EPOCH, ylim=(min(-0.1, lowest), 1.05))
     lines.legend(frameon=False, handlelength=3, loc="lower left", bbox_to_anchor=(0, 0.12))
     return image.figure
-
-
-def _digits(value):
-    return float(f"{float(value):.6g}")

@@ -28,8 +28,7 @@ def stories(rng, step):
 
 
 def write_live(out=PAGE, steps=3_000, seed=0):
-    """Train on `stories` in so many steps, the last fifth at a fifth of the rate, test the rounded weights on fresh
-    sequences, and write the page. Returns its path."""
+    """Train in so many steps, test the rounded weights on fresh sequences, and write the page. Returns its path."""
     page, model = PAGE.read_text(encoding="utf-8"), Classifier(Binding(24, 32), 37, 10, seed=seed)
     train, noise, test = (np.random.default_rng([seed, use]) for use in (5, 3, 2))
     with whole(out) as file:  # what cannot be written is refused before training

@@ -153,7 +153,7 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
 
 
 def save(figure, path):
-    """Write a PNG (150 dots per inch) or SVG, by suffix, and its folder; equal figures give equal bytes."""
+    """Write a PNG (150 dpi) or SVG, by suffix, and its folder; equal figures, equal bytes. Return the path."""
     from matplotlib import rc_context
 
     path = Path(path)
@@ -164,6 +164,7 @@ def save(figure, path):
     with rc_context({"svg.hashsalt": "enn_np"}):
         figure.savefig(path, dpi=150, metadata=metadata[path.suffix])
     figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
+    return path
 
 
 # ------------------------------------------------------------------------------------------------ how all are drawn

@@ -300,8 +300,7 @@ def _recalled(found):
 
 
 def _map(values, colours, high, low=None):
-    """A matrix as a picture, with numbers from low to high in matplotlib's `colours` or, without, three of them as one.
-    Without low, numbers from -high to high."""
+    """A matrix as a picture: numbers from low, or -high, to high in matplotlib's `colours`, or three as one pixel."""
     from matplotlib import colormaps
     from PIL import Image  # which matplotlib needs
 

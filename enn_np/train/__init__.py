@@ -1,7 +1,6 @@
 """Training: ONE loop (loop.py), for arrays (`fit`), a long text (`LanguageModel.fit_stream`) and fresh samples.
 
-A small class (`Samples`, language.Pieces) says what an epoch's batches are; the loop, with its callbacks, its bar,
-watchdogs and checkpoints, is `Training`.
+A small class (`Samples`, language.Pieces) says what an epoch's batches are; the loop and all around it is `Training`.
 """
 
 import os

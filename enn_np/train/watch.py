@@ -77,8 +77,7 @@ class Callback:
 class Patience(Callback):
     """Counts epochs in which `monitor` did not improve by more than min_delta; after `patience` of them, `act`.
 
-    mode: "min" if it improves by falling, "max" by rising; "auto" knows the library's own numbers. A new run starts
-    counting anew.
+    mode: "min" if it improves by falling, "max" by rising; "auto" knows the library's own numbers. A run counts anew.
     """
 
     best, wait = math.inf, 0
@@ -182,9 +181,8 @@ def note_reads(model, read):
 
 
 def watch_memory(model, warned, read):
-    """Warn, once for every name in the set `warned`, of faults in the memory: of a trace that lies on its clip and so
-    remembers little but signs, as the last batch left it, and of slots that no batch of an epoch read. read: see
-    `note_reads`, or {} where not all was seen."""
+    """Warn, once for every name in the set `warned`, of a trace that lies on its clip, as the last batch left it, and
+    of slots that no batch of an epoch read. read: see `note_reads`, or {} where not all was seen."""
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
         if not hasattr(cell, "trace_clip"):
             continue
