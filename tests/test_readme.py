@@ -87,7 +87,7 @@ def clone(tmp_path_factory):
         ("data/results/mnist-ablation-full-0.json", '"effective_slots": ', "the files: | mnist/ablation"),
         ("data/results/rates/mnist-sound-gru-0.001.json", r'"val_loss": \[\s*', "the files: | rates"),
         ("data/results/bench/cpu.json", '"ours_ms": ', "the files: | bench"),
-        ("data/results/fair/pixels14-sound-binding-0.json", '"revision(?=": )', "lacks a revision; run it again"),
+        ("data/results/pixels14-sound-binding-0.json", '"revision(?=": )', "lacks a revision; run it again"),
     ],
 )
 def test_a_changed_digit_makes_verify_fail(clone, monkeypatch, capsys, file, after, says):
