@@ -67,6 +67,8 @@ def test_numbers_are_those_of_the_traces():
     assert told[f"slots that take part in a recall, of {N}"] == ("5.0", "2.0")
     cosine = first @ last / np.sqrt(first @ first * (last @ last))
     assert told["cosine with the trained trace"] == ("1.00", f"{cosine:.2f}")
+    assert claims.cosine(traces[0].astype(float), traces[-1].astype(float)) == pytest.approx(cosine, rel=1e-4)
+    assert claims.cosine(traces[0], traces[0]) == pytest.approx(1)
     before = [
         A.ravel() @ B.ravel() / np.linalg.norm(A) / np.linalg.norm(B) for A, B in ((traces[1], traces[2]), traces[2:])
     ]
@@ -77,7 +79,8 @@ def test_numbers_are_those_of_the_traces():
 def test_every_figure_says_what_it_shows(kind, tmp_path):
     """Titles and labels on every axis, for traces without size, and for one alone."""
     traces, statistics = some(kind)
-    assert "| structured |" in claims.table(traces, statistics)
+    table = claims.table(traces, statistics)
+    assert "| structured |" in table and "nan" not in table and "inf" not in table
     for figure in (claims.structure(traces), claims.sparsity(traces, statistics), claims.stability(traces)):
         figure.canvas.draw()
         for ax in figure.axes:

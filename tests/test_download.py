@@ -408,7 +408,8 @@ def homeless(monkeypatch, tmp_path):
 
 
 def test_a_user_without_a_home_is_told_what_to_set(homeless, monkeypatch, tmp_path):
-    for function in (download.data_folder, lambda: fetch("mnist"), lambda: fetch("mnist", "~/x")):
+    asked = (lambda: download.find("mnist"), lambda: fetch("mnist"), lambda: fetch("mnist", "~/x"))
+    for function in (download.data_folder, *asked):
         with pytest.raises(OSError, match=r"~.*: no home folder is known; set HOME, or ENN_DATA"):
             function()
     monkeypatch.setenv("ENN_DATA", str(tmp_path))

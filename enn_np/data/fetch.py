@@ -169,7 +169,7 @@ def verify(name: str, folder: Path | str | None = None) -> list[Found]:
 
 
 def read(file: Found, verify: bool = True, most: int = -2) -> bytes:
-    """The unpacked bytes, at most `most` + 1. DamagedFile if they cannot be unpacked or differ from those published."""
+    """The unpacked bytes, at most `most` + 1. DamagedFile if there are none or, for `verify`, others than published."""
     try:
         with OPENERS.get(file.path.suffix, open)(file.path, "rb") as stream:
             data = stream.read(most + 1)

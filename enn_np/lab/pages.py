@@ -268,7 +268,7 @@ def verify(pages, folder):
 
 
 def misquoted(page, text):
-    """Of rows | [name](path) | 1.2, 34% | under "Quoted elsewhere": those whose page has them in no paragraph."""
+    """Rows | [name](path) | 1.2, 34% | under "Quoted elsewhere" of which no paragraph there has all, in this order."""
     wrong = []
     for path, figures in re.findall(r"^\| \[.*\]\((.*)\) \| (.*) \|$", text.partition("# Quoted elsewhere\n")[2], re.M):
         said = _text(where := page.parent / path)

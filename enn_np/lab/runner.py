@@ -147,7 +147,7 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
 
     experiments: keys, see `table.find`. models: names, all of the experiment if None. seeds: so many, 0 first, the
     experiment's own number if None, 0 to choose learning rates only. rates: one, or several to choose from per network
-    by validation loss with seed 0; the experiment's own if None. jobs: processes at a time, each with one BLAS thread;
+    as `search` says, by seed 0; the experiment's own if None. jobs: processes at a time, each with one BLAS thread;
     with 1, all is done here; or an Executor, whose workers share the folder `results`. asked: other settings than the
     experiment's own; such runs are no results, so that they are refused in the default folder. Raises ValueError or
     TypeError, naming the argument, before any work, or where a result found was trained otherwise.

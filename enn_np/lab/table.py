@@ -127,7 +127,7 @@ ABLATIONS = {
 }
 TITLES = {name: title[0] for name, (_, _, *title) in CELLS.items() if title}
 TITLES |= {each: f"{TITLES[each.split('-')[0]]} of Engram's {'time' if 'time' in each else 'size'}" for each in MATCHED}
-TITLES |= {name: f"{TITLES[name.split('-')[0]]} with dropout" for name in ("gru-dropout", "lstm-dropout")}
+TITLES |= {name: f"{TITLES[name.split('-')[0]]} with dropout" for name in CONTROLS if name.endswith("-dropout")}
 
 # --------------------------------------------------------------------------------------------------------- experiments
 
@@ -226,8 +226,8 @@ ROWS = {
 FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 
 # Tasks with fresh sequences; a number in the name is their size: recall8 has 8 pairs, adding100 has 100 steps. What is
-# asked is in `inputs`. The loss of "copy" is of the last ten steps alone: what is published is the mean over all steps,
-# 10 / (size + 20) of it where blanks cost nothing; chance is 12.5%, a loss of ln 8 = 2.08; of "adding", 0.167.
+# asked is in `inputs`. The loss of "copy" is of the last ten steps alone, the published one a mean over all steps: it
+# is 10 / (size + 20) of it where blanks cost nothing. Who learns nothing has ln 8 = 2.08 in "copy", 0.167 in "adding".
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
 KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "binding-no-trace")
 RULES = ("key-delta", "key-hebb", "binding-delta", "binding-hebb", "binding", "engram-sample", "key-no-trace")
