@@ -7,13 +7,17 @@ CuPy is imported only if somebody asks for "cuda". A card works while the host p
 bool() and `if` of a device array wait for the card, so no step uses them.
 """
 
+import ctypes
 import sys
+from contextlib import suppress
 
 import numpy as np
 
-# The C library of Linux takes every array over 128 KB fresh from the system, page by page, until one of up to 32 MB was
-# freed. From then on it keeps freed memory for the next array, and temporaries are cheap. No effect elsewhere.
-np.empty(2**23 - 2**11, np.float32)
+# Large arrays come fresh from the system, page by page, which can double the time of a step. The C library of Linux is
+# told to keep what is freed, up to 1 GB, for the next array. No effect elsewhere.
+with suppress(AttributeError, TypeError):
+    for option, value in ((-4, 0), (-1, 2**30)):  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 def array_module(array):
@@ -70,25 +74,3 @@ def empty(shapes, like, lead=()):
     """Uninitialised arrays for a NamedTuple of shapes, each with `lead` in front, of the module and dtype of `like`."""
     xp = array_module(like)
     return type(shapes)(*(None if shape is None else xp.empty((*lead, *shape), like.dtype) for shape in shapes))
-
-
-class Workspace:
-    """Arrays that are kept from call to call. Fresh large arrays may cost page faults, up to a fifth of a step.
-
-    The next run with the same workspace overwrites the tape and h of this one; `run_back` notices such a tape. Without
-    a workspace, every run has its own arrays.
-    """
-
-    def __init__(self):
-        self._arrays, self.runs = {}, 0
-
-    def __getstate__(self):
-        """A copy, by `pickle` or `copy`, makes its own arrays later; a tape is copied with its arrays."""
-        return {**vars(self), "_arrays": {}}
-
-    def empty(self, name, shapes, like, lead=()):
-        """As the function `empty`, but the arrays of an earlier call with this name, if they fit."""
-        key = (type(shapes), tuple(shapes), tuple(lead), like.dtype, array_module(like))
-        if name not in self._arrays or self._arrays[name][0] != key:
-            self._arrays[name] = key, empty(shapes, like, lead)
-        return self._arrays[name][1]

@@ -44,9 +44,10 @@ BindingState = namedtuple("BindingState", "h A a")
 # What (1) and (2) leave behind: the ReLU r; layer norm z, r_hat (B, H), r_inv (B, 1); the direction and 1 / length of
 # the cue; cosines s and address a (B, N), and what that reads in the bank, (B, H).
 ADDRESS = "r z r_hat r_inv z_unit z_inv s a bank"
+Address = namedtuple("Address", ADDRESS, defaults=[None] * 8)
 # What needs no past: all of that, or with a recurrent cue x_t W_z + b_z, as r; value v (B, H); x_t w_g + b_g, (B, 1)
 # or None; share (B, 1) or one number, each sample's part in a shared trace; trace, where that is a list.
-BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace")
+BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace", defaults=[None] * 3)
 # What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
 # weights w (B, N); by the delta rule what is written, v; what the trace keeps, keep (B, N) or (N,); all of (8), (9).
 BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w v keep zmh c q k q_hat q_inv u")
@@ -62,6 +63,7 @@ class Addressing(Cell):
     Encoded input: r z r_hat r_inv z_unit z_inv s a bank v; kept: h zmh c q k q_hat q_inv u; gradients: see above.
     """
 
+    encoded = BindingInput
     address, recurrent_cue, bank_read, gated = "slots", False, True, True
 
     def init(self, rng, inputs, dtype=np.float32):
@@ -83,27 +85,23 @@ class Addressing(Cell):
         """Parameters of a cell's own."""
         return {}
 
-    def encode(self, params, x, mask=None, out=None):
+    def encode(self, params, x, mask=None):
         """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4)."""
-        e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
-        linear(x, params["W_z"], params["b_z"], out=e.r)
-        if not self.recurrent_cue:
-            self._address(params, e)
-        linear(x, params["W_v"], params["b_v"], out=e.v)  # (4) value
-        return e
+        r = linear(x, params["W_z"], params["b_z"])
+        address = Address(r) if self.recurrent_cue else self._address(params, r)
+        return self.encoded(*address, linear(x, params["W_v"], params["b_v"]))  # (4) value
 
-    def _address(self, params, c):
-        """(1) from what its ReLU sees, in c.r, (2), and the bank's part of (3), into c."""
-        xp = array_module(c.r)
-        relu_norm(params, "z", c.r, out=(c.z, c.r_hat, c.r_inv))  # (1) cue
-        unit(c.z, out=(c.z_unit, c.z_inv))
-        if self.address == "key":
-            c.a[...] = c.z_unit  # (2) address
-            return
-        xp.matmul(c.z_unit, unit(params["M"])[0].T, out=c.s)
-        c.a[...] = softmax(c.s / self.temperature)  # (2) address
+    def _address(self, params, r):
+        """(1) from what its ReLU sees, r (..., B, H), (2), and the bank's part of (3)."""
+        z, r_hat, r_inv = relu_norm(params, "z", r)  # (..., B, H) (1) cue
+        u, inv = unit(z)
+        s, a, bank = None, u, None  # (2) address
+        if self.address == "slots":
+            s = u @ unit(params["M"])[0].T  # (..., B, N)
+            a = softmax(s / self.temperature)
         if self.bank_read:
-            xp.matmul(c.a, params["M"], out=c.bank)
+            bank = a @ params["M"]  # (..., B, H)
+        return Address(r, z, r_hat, r_inv, u, inv, s, a, bank)
 
     def _address_back(self, params, c, de):
         """Undo the bank's part of (3), (2) and (1), in de: at a_t stands in s what the rest of the step sends there."""
@@ -237,19 +235,18 @@ class Binding(Addressing, Traced):
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
         return BindingState(*(xp.zeros(shape, dtype) for shape in ((batch, H), memory, (batch, N))))
 
-    def encode(self, params, x, mask=None, out=None):
+    def encode(self, params, x, mask=None):
         """As above, and the input's part of (5)."""
-        e = super().encode(params, x, out=out)
-        if self.plasticity == "gate":
-            linear(x, params["w_g"], params["b_g"], out=e.g)
-        return e._replace(share=self._share(mask, x))
+        g = linear(x, params["w_g"], params["b_g"]) if self.plasticity == "gate" else None
+        return super().encode(params, x)._replace(g=g, share=self._share(mask, x))
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h), e.trace is not None)[1], state.h)
+        k = k or empty(self.shapes(len(state.h), e.trace is not None)[0], state.h)
         xp, H, c = array_module(state.h), self.hidden, k if self.recurrent_cue else e
         if self.recurrent_cue:
-            k.r[...] = e.r + state.h @ params["U_z"]
-            self._address(params, k)
+            for name, part in self._address(params, e.r + state.h @ params["U_z"])._asdict().items():
+                if part is not None:
+                    getattr(k, name)[...] = part
         k.a[...], k.zmh[:, :H] = c.a, c.z
         A, at = e.trace or Dense(state.A), self._written_at(state, k)
         m, old = A.read(xp.stack((k.a, at))) if self.rule == "delta" else (A.read(k.a), None)
@@ -288,7 +285,7 @@ class Binding(Addressing, Traced):
 
     def step_back(self, params, d, e, state, k, de=None):
         """Undo (9) to (1). d: gradient at (h_t, A_t, a_t)."""
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        de = de or empty(self.shapes(len(d.h))[1], d.h)
         xp = array_module(d.h)
 
         dz, dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
@@ -333,7 +330,7 @@ class Binding(Addressing, Traced):
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
         similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...)."""
-        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape.fresh()[1:4]
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
         bank = k.a @ params["M"] if self.bank_read else xp.zeros_like(e.v)
         recalled = xp.stack([read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)])
         seen = {"codes": k.zmh[..., :H], "values": e.v, "engram": k.zmh[..., H : 2 * H], "bank_part": bank}
@@ -346,18 +343,13 @@ class Binding(Addressing, Traced):
         H, N = self.hidden, self.slots
         row, wide, one, slot = (batch, H), (batch, 3 * H), (batch, 1), (batch, N)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        g, u = None if self.plasticity == "fixed" else one, row if self.gated else None
-        s = slot if self.address == "slots" else None
+        s, u = slot if self.address == "slots" else None, row if self.gated else None
         address = row, row, row, one, row, one, s, slot, row if self.bank_read else None
-        if self.recurrent_cue:
-            early, late = (row, *[None] * 8), address
-        else:
-            early, late = address, (*[None] * 7, slot, None)  # a is part of the state
+        late = address if self.recurrent_cue else (*[None] * 7, slot, None)  # a is part of the state
         v = row if self.rule == "delta" else None
-        cue = BindingInput(*early, row, g, None, None)
         A = None if (self.hooks if listed is None else listed) else memory
         kept = BindingKept(row, A, *late, one, slot, v, memory[:-1], wide, wide, row, row, row, one, u)
-        return cue, kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
+        return kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
 
 
 def _logit(p):

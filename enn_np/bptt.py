@@ -11,51 +11,41 @@ Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes f
 
 from collections import namedtuple
 
-from .backend import Workspace, array_module
+from .backend import array_module, empty
 from .checks import check_run, check_run_back, param_shapes
-
 
 # What a run leaves behind: all that `run_back` needs, and all there is to see of the memory. x (T, B, D) inputs; e what
 # `encode` made of them; states, the cell's state with T + 1 entries per part; kept, what every step kept, T entries per
-# part; mask (T, B) or None; workspace, and which of its runs this was.
-class Tape(namedtuple("Tape", "x e states kept mask workspace number")):
-    def fresh(self, use="look at it"):
-        """The tape. Raises RuntimeError if its workspace has served another run since."""
-        if self.workspace.runs != self.number:
-            raise RuntimeError(f"tape: its workspace has been used by a later run; {use} before running again")
-        return self
+# part; mask (T, B) or None.
+Tape = namedtuple("Tape", "x e states kept mask")
 
 
-def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **given):
+def run(cell, params, x, state=None, mask=None, keep=True, **given):
     """Run `cell` over a sequence.
 
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
-    whatever x holds there. keep=False drops the tape (prediction). workspace: a `Workspace` for tape and h, which the
-    next run with it overwrites. given: further arrays (T, ...) for `encode`, such as the trace noise of Engram.
-    Returns h (T, B, H), the final state and the tape, None if not kept. `cell.record(params, tape)` tells what it did.
+    whatever x holds there. keep=False drops the tape (prediction). given: further arrays (T, ...) for `encode`, such as
+    the trace noise of Engram. Returns h (T, B, H), a part of the tape, the final state and the tape, None if not kept.
+    `cell.record(params, tape)` tells what it did.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     x = check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
     state = named("initial_state", cell.initial_state(batch, x.dtype, None, xp))[0] if state is None else state
-    x = x.copy() if keep else x  # it may show a workspace, which another run overwrites
+    x = x.copy() if keep else x  # its owner may go on to use it
     rows = steps if keep else 1  # without a tape one row of arrays serves all steps
-    workspace = workspace if keep and workspace else Workspace()
-    workspace.runs += 1  # before anything is overwritten
     shaped = hasattr(cell, "shapes")  # then it writes into arrays that it is given
-    cue, kept, _ = cell.shapes(batch) if shaped else (None, None, None)
-    if shaped:
-        given |= {"mask": mask, "out": workspace.empty("cue", cue, x, (steps,))}
-    (e,) = named("encode", cell.encode(params, x, **given))
+    kept, _ = cell.shapes(batch) if shaped else (None, None)
+    (e,) = named("encode", cell.encode(params, x, *[mask] * shaped, **given))
     if hooks := getattr(cell, "hooks", None):
         e, state = hooks.enter(cell, params, e, state, mask, keep)
-    states = workspace.empty("states", each(lambda part: part.shape, state), x, (rows + 1,))
+    states = empty(each(lambda part: part.shape, state), x, (rows + 1,))
     put(at(states, 0), state)
     if shaped:  # what is part of the state, too, is kept there
         later = each(lambda parts: parts[1:], states)._asdict()
         same = {name: later[name] for name in kept._fields if name in later}
-        kept = workspace.empty("kept", kept._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
+        kept = empty(kept._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
     h = states.h[1:] if keep else xp.empty((steps, *state.h.shape), x.dtype)
     for t in range(steps):
         row = t if keep else 0
@@ -71,7 +61,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, workspace=None, **giv
             put(before, at(states, 1))
     final = each(lambda parts: parts[rows].copy(), states)
     final = hooks.final(cell, e, final) if hooks else final
-    return h, final, Tape(x, e, states, kept, mask, workspace, workspace.runs) if keep else None
+    return h, final, Tape(x, e, states, kept, mask) if keep else None
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -81,13 +71,12 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     input_gradient: False saves the work for dx, where x is data, and returns None for it.
     upstream: at other things a step kept, (T, B, ...), such as da at the retrieval weights of Engram; not at padding.
     Returns dx (T, B, D), the gradient at the initial state, and a dict of gradients keyed as `params`.
-    Raises RuntimeError if the tape's workspace has served another run since.
     """
     upstream = {name: value for name, value in upstream.items() if value is not None}
     if hasattr(tape, "segments"):  # see stream.py
         return tape.run_back(cell, params, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
-    x, e, states, kept, mask, workspace, _ = tape.fresh("go back")
+    x, e, states, kept, mask = tape
     xp, (steps, batch, inputs) = array_module(x), x.shape
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
@@ -99,7 +88,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     for name in getattr(cell, "loop_weights", ()):
         params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
     shaped = hasattr(cell, "shapes")
-    de = workspace.empty("gradient", cell.shapes(batch)[2], x, (steps,)) if shaped else None
+    de = empty(cell.shapes(batch)[1], x, (steps,)) if shaped else None
     nothing = each(lambda part: 0, d)
     for t in reversed(range(steps)):
         if dh is not None:

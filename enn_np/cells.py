@@ -10,8 +10,9 @@ first part, and all that is kept are NamedTuples. A cell of yours is these six m
     step_back(params, d, e, state, k)           -> d, de     the mirror image, from bottom to top
     collect(params, x, e, before, k, de)        -> dx, grads undoes `encode`; weight gradients over all leading axes
 
-To be fast, a cell may write into arrays that it is given. If it has shapes(batch) -> e, k, de, the shapes of one step,
-its calls are encode(..., mask, out), step(..., k), step_back(..., k, de) and collect(..., de, input_gradient).
+To be fast, a cell may write into arrays that it is given. If it has shapes(batch) -> k, de, the shapes of one step, the
+calls are encode(..., mask), step(..., k), step_back(..., k, de) and collect(..., de, input_gradient). A `Stream` calls
+it without the last ones: then it makes arrays of its own.
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
 every gate then is a contiguous (B, H) array. `d` is the gradient at the state after the step, then before it.
@@ -36,7 +37,7 @@ class Cell:
 
     def record(self, params, tape):
         """What a run did: states (T + 1, ...), entry t enters step t, and all kept (T, ...), as copies."""
-        parts = tape.fresh().kept._asdict() | tape.states._asdict()
+        parts = tape.kept._asdict() | tape.states._asdict()
         return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items() if part is not None}
 
 
@@ -87,14 +88,12 @@ class Baseline(Cell):
         return self.parts[0](*(xp.zeros((batch, self.hidden), dtype) for _ in self.parts[0]._fields))
 
     def shapes(self, batch):
-        return [part(*[(batch, self.hidden)] * len(part._fields)) for part in self.parts[1:]]
+        return [part(*[(batch, self.hidden)] * len(part._fields)) for part in self.parts[2:]]
 
-    def encode(self, params, x, mask=None, out=None):
+    def encode(self, params, x, mask=None):
         """x W_x + b of every gate, for x (..., B, D). Padding needs no care here: `run` holds the state."""
-        e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
-        for W, b, sums in zip(params["W_x"], params[self.biases[0]], e, strict=True):
-            linear(x, W, b, out=sums)
-        return e
+        gates = zip(params["W_x"], params[self.biases[0]], strict=True)
+        return self.parts[1](*(linear(x, W, b) for W, b in gates))
 
     def sums_back(self, de):
         """Gradients at x W_x + b and at h W_h (+ b) of every gate: the same, where the two are just added."""
@@ -125,14 +124,14 @@ class RNN(Baseline):
     parts = Hidden, RNNSums, Hidden, RNNSums
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        k = k or empty(self.shapes(len(state.h))[0], state.h)
         s = state.h @ params["W_h"][0]  # (B, H)
         s += e.s
         array_module(s).tanh(s, out=k.h)
         return k, k  # the new state is all that has to be kept
 
     def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        de = de or empty(self.shapes(len(d.h))[1], d.h)
         array_module(d.h).multiply(d.h, 1 - k.h**2, out=de.s)  # tanh' = 1 - tanh^2
         return Hidden(de.s @ turned(params, "W_h")[0]), de
 
@@ -157,7 +156,7 @@ class GRU(Baseline):
     parts = Hidden, GRUSums, GRUKept, GRUGradient
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        k = k or empty(self.shapes(len(state.h))[0], state.h)
         xp, from_h = array_module(state.h), state.h @ params["W_h"]  # (3, B, H)
         from_h += params["b_h"][:, None]
         sigmoid(e.z + from_h[0], k.z)
@@ -168,7 +167,7 @@ class GRU(Baseline):
         return Hidden(k.h), k
 
     def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        de = de or empty(self.shapes(len(d.h))[1], d.h)
         xp = array_module(d.h)
         xp.multiply(d.h * (1 - k.z), 1 - k.n * k.n, out=de.n)  # h to n, through its tanh
         xp.multiply(d.h * (state.h - k.n), k.z * (1 - k.z), out=de.z)  # h to z, through its sigmoid
@@ -207,7 +206,7 @@ class LSTM(Baseline):
         return params
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        k = k or empty(self.shapes(len(state.h))[0], state.h)
         xp, from_h = array_module(state.h), LSTMSums(*(state.h @ params["W_h"]))  # each (B, H)
         sigmoid(e.i + from_h.i, k.i)
         sigmoid(e.f + from_h.f, k.f)
@@ -219,7 +218,7 @@ class LSTM(Baseline):
         return LSTMState(k.h, k.c), k
 
     def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        de = de or empty(self.shapes(len(d.h))[1], d.h)
         xp = array_module(d.h)
         dc = d.c + d.h * k.o * (1 - k.tanh_c * k.tanh_c)  # c_t is read twice: by h_t, and by the next step
         xp.multiply(d.h * k.tanh_c, k.o * (1 - k.o), out=de.o)

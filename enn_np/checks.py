@@ -140,7 +140,7 @@ def check_run(cell, params, x, state=None, mask=None):
 def check_run_back(cell, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
     kept = getattr(tape, "kept", None)
-    if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[1])):
+    if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[0])):
         got = type(getattr(tape, "kept", tape)).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
     for name, value, like in (("dh", dh, tape.states.h[1:]), ("da", upstream.get("da"), getattr(kept, "a", None))):

@@ -98,7 +98,7 @@ class Engram(Traced):
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """h_0 and A_0: zeros, or drawn from N(0, initial_scale^2) by the NumPy Generator `rng`."""
-        shapes = self.shapes(batch)[1][:2]  # of h and A, the first that a step keeps
+        shapes = self.shapes(batch)[0][:2]  # of h and A, the first that a step keeps
         if rng is None:
             return EngramState(*(xp.zeros(shape, dtype) for shape in shapes))
         return EngramState(*(xp.asarray(self.initial_scale * rng.standard_normal(shape, dtype)) for shape in shapes))
@@ -109,18 +109,16 @@ class Engram(Traced):
             return None
         return xp.asarray(self.trace_noise * rng.standard_normal((steps, self.slots, self.hidden), dtype))
 
-    def encode(self, params, x, mask=None, noise=None, out=None):
+    def encode(self, params, x, mask=None, noise=None):
         """Equation (1): the cue needs no past. x (..., B, D); noise (..., N, H) or None."""
         if noise is not None:
             float_array("noise", noise, (*x.shape[:-2], self.slots, self.hidden), x.dtype)
-        e = out or empty(self.shapes(x.shape[-2])[0], x, x.shape[:-2])
-        linear(x, params["W_z"], params["b_z"], out=e.r)
-        relu_norm(params, "z", e.r, out=(e.z, e.r_hat, e.r_inv))  # (1) cue
-        unit(e.z, out=(e.z_unit, e.z_inv))
-        return e._replace(noise=noise, share=self._share(mask, x))
+        r = linear(x, params["W_z"], params["b_z"])
+        z, r_hat, r_inv = relu_norm(params, "z", r)  # (..., B, H) (1) cue
+        return EngramCue(z, *unit(z), r, r_hat, r_inv, noise, self._share(mask, x))
 
     def step(self, params, e, state, k=None):
-        k, xp = k or empty(self.shapes(len(state.h))[1], state.h), array_module(state.h)
+        k, xp = k or empty(self.shapes(len(state.h))[0], state.h), array_module(state.h)
         xp.multiply(state.A, self.trace_scale, out=k.M_eff)
         xp.add(params["M"], k.M_eff, out=k.M_eff)  # (2) bank + trace
         k.s[...], k.M_inv[...] = cosine(e.z_unit, k.M_eff)  # (B, N) (3) how well every slot matches the cue
@@ -146,7 +144,7 @@ class Engram(Traced):
 
     def step_back(self, params, d, e, state, k, de=None, da=0):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
-        de, xp, H = de or empty(self.shapes(len(d.h))[2], d.h), array_module(d.h), self.hidden
+        de, xp, H = de or empty(self.shapes(len(d.h))[1], d.h), array_module(d.h), self.hidden
         shared, share = self.trace == "batch", self.hebbian_rate * e.share
 
         de.h[...] = d.h
@@ -192,21 +190,20 @@ class Engram(Traced):
     def record(self, params, tape):
         """What a run did, as copies: codes z, engram m and its parts bank_part a M, trace_part alpha a A (T, B, H);
         similarities s, retrieval a (T, B, N); trace A (T + 1, ...), hidden h (T + 1, B, H): entry t enters step t."""
-        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape.fresh()[1:4]
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
         recalled = [read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)]  # the last trace is read by nobody
         seen = {"codes": e.z, "similarities": k.s, "retrieval": k.a, "engram": k.zmh[..., H : 2 * H]}
         seen |= {"bank_part": k.a @ params["M"], "trace_part": self.trace_scale * xp.stack(recalled)}
         return {name: part.copy() for name, part in {**seen, "trace": A, "hidden": states.h}.items()}
 
     def shapes(self, batch):
-        """Shapes of the cue, of what a step keeps, and of what a step back leaves for `collect`."""
+        """Shapes of what a step keeps, and of what a step back leaves for `collect`."""
         H, N = self.hidden, self.slots
         row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
         norm = (row, one) if self.layer_norm else (None, None)
         memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        cue = EngramCue(row, row, one, row, *norm, None, None)
         kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
-        return cue, kept, EngramGradient(row, row, wide, row, (batch, N), (N, H))
+        return kept, EngramGradient(row, row, wide, row, (batch, N), (N, H))
 
     def penalty(self, a, mask=None):
         """Sparsity penalties of the retrieval weights a (T, B, N): mean over live steps and samples of

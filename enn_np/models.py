@@ -12,7 +12,7 @@ import numpy as np
 
 from . import cells as baselines
 from . import checkpoint, checks
-from .backend import Workspace, array_module, to_device
+from .backend import array_module, to_device
 from .binding import Binding
 from .bptt import run, run_back
 from .checkpoint import register
@@ -54,7 +54,6 @@ class Model:
         self.dtype = np.dtype(checks.choice("dtype", dtype, ("float32", "float64")))
         self.random_inference = checks.switch("random_inference", random_inference)
         self.params = self._initial_params()
-        self._workspaces = [Workspace() for _ in self.cells]
 
     def _cell_params(self):
         """The generator, what comes out of the last cell, and the cells' initial parameters."""
@@ -121,11 +120,12 @@ class Model:
         Returns h (T, B, H) of the last layer, every layer's final state, and every layer's tape.
         """
         xp, finals, tapes = array_module(x), [], []
+        self.tapes = () if keep else self.tapes  # their memory is that of the new ones
         for i, cell in enumerate(self.cells):
             state = states[i] if states else parallel.start(cell, x.shape[1], x.dtype, rng, xp)
             noise = cell.noise(rng, len(x), x.dtype, xp) if rng is not None and hasattr(cell, "noise") else None
             given = {} if noise is None else {"noise": noise}
-            x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, self._workspaces[i], **given)
+            x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, **given)
             finals.append(final)
             tapes.append(tape)
         return x, finals, tapes

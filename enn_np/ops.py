@@ -144,13 +144,14 @@ def layer_norm_back(dy, gamma, x_hat, inv):
     return dx
 
 
-def relu_norm(params, name, r, out):
-    """LN( ReLU( r ) ) into out = (y, r_hat, r_inv), the ReLU in place. Without layer norm, y is the ReLU."""
+def relu_norm(params, name, r, out=None):
+    """y = LN( ReLU( r ) ), r_hat, r_inv, into `out` if given; the ReLU in place. Without layer norm, y is the ReLU."""
     relu(r, out=r)
     if f"gamma_{name}" in params:
-        layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
-    else:
+        return layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
+    if out:
         out[0][...] = r
+    return r, None, None
 
 
 def relu_norm_back(params, name, dy, r, r_hat, r_inv, out=None):
@@ -159,15 +160,14 @@ def relu_norm_back(params, name, dy, r, r_hat, r_inv, out=None):
     return relu_back(dy if gamma is None else layer_norm_back(dy, gamma, r_hat, r_inv), r, out)
 
 
-def unit(x, out=None):
+def unit(x):
     """x / |x| over the last axis, with |x|^2 held at or above 1e-12. Returns the unit vectors and 1 / |x|.
 
     Divided before a product, not after it: so no length can overflow, and zero vectors give zero.
     """
     xp = array_module(x)
-    u, inv = out or (None, None)
-    inv = xp.divide(1, xp.sqrt(xp.maximum(dot_rows(x, x), UNIT_EPS)), out=inv)
-    return xp.multiply(x, inv, out=u), inv
+    inv = 1 / xp.sqrt(xp.maximum(dot_rows(x, x), UNIT_EPS))
+    return x * inv, inv
 
 
 def unit_back(du, u, inv):

@@ -6,15 +6,15 @@ the tape is that of one segment. Both are the loops of bptt.py, cut.
 
 from dataclasses import replace
 
-from .backend import Workspace, array_module, empty
+from .backend import array_module
 from .bptt import each, run, run_back
 from .checks import check_run, count, float_array, param_shapes
 
 
-def run_in_segments(cell, params, x, segments, state=None, mask=None, workspace=None, **given):
+def run_in_segments(cell, params, x, segments, state=None, mask=None, **given):
     """As `run`, with a tape of the state at each of so many cuts, `segments` (T at most): `run_back` runs each segment
     again. About sqrt(T) of them need the least memory."""
-    x, h, tape = check_run(cell, params, x, state, mask).copy(), [], Segments(workspace or Workspace())
+    x, h, tape = check_run(cell, params, x, state, mask).copy(), [], Segments()
     xp, T, given = array_module(x), len(x), {"mask": mask, **given}
     state = cell.initial_state(x.shape[1], x.dtype, None, xp) if state is None else state
     for i in range(n := min(count("segments", segments), T)):
@@ -29,15 +29,15 @@ def run_in_segments(cell, params, x, segments, state=None, mask=None, workspace=
 class Segments:
     """The tape of a run in segments: of each its steps, and what `run` has to be called with again."""
 
-    def __init__(self, workspace):
-        self.segments, self.workspace = [], workspace
+    def __init__(self):
+        self.segments = []
 
     def run_back(self, cell, params, dh, dstate, input_gradient, upstream):
-        """From the last segment to the first: each is run again, then undone, in the same workspace."""
+        """From the last segment to the first: each is run again, then undone."""
         dxs, total, T = [], {}, self.segments[-1][0].stop
         for part, again in reversed(self.segments):
             cut = _cut({"dh": dh, **upstream}, part, T)
-            tape = run(cell, params, workspace=self.workspace, **again)[2]
+            tape = run(cell, params, **again)[2]
             dx, dstate, grads = run_back(cell, params, tape, dstate=dstate, input_gradient=input_gradient, **cut)
             dxs.insert(0, dx)
             total = {name: grads[name] + total[name] if total else grads[name] for name in grads}
@@ -77,10 +77,6 @@ class Stream:
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
         float_array("x_t", x_t, self.shape, self.state.h.dtype)
-        kept = []
-        if hasattr(self.cell, "shapes"):  # fresh ones at every step, so that what was handed out stays
-            out, k = (empty(shapes, x_t) for shapes in self.cell.shapes(len(x_t))[:2])
-            given, kept = {"mask": None, "out": out, **given}, [k]
         e = self.cell.encode(self.params, x_t, **given)
-        self.state, _ = self.cell.step(self.params, e, self.state, *kept)
+        self.state, _ = self.cell.step(self.params, e, self.state)
         return self.state.h.copy()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import array_module, empty
-from .binding import Addressing
+from .binding import ADDRESS, Addressing
 from .cells import Cell
 from .checks import count, number, settings
 from .ops import flat, match, read, softmax, softmax_back, sum_rows, write
@@ -31,7 +31,7 @@ from .ops import flat, match, read, softmax, softmax_back, sum_rows, write
 WindowState = namedtuple("WindowState", "h keys values z")
 # As in binding.py: what needs no past, and past, see `Past`, or None; what a step keeps, with attention p (B, K); the
 # gradients for `collect`, among them, of attention and of the next step, that at the cue's direction z_unit.
-WindowInput = namedtuple("WindowInput", "r z r_hat r_inv z_unit z_inv s a bank v past")
+WindowInput = namedtuple("WindowInput", f"{ADDRESS} v past", defaults=[None])
 WindowKept = namedtuple("WindowKept", "h keys values z p zmh c q k q_hat q_inv u")
 WindowGradient = namedtuple("WindowGradient", "r z z_unit s v m u c q k")
 
@@ -45,7 +45,7 @@ class Window(Addressing):
     window: int = 32
     temperature: float = 0.15
 
-    loop_weights = ("W_c", "W_h", "W_u")
+    encoded, loop_weights = WindowInput, ("W_c", "W_h", "W_u")
 
     def __post_init__(self):
         settings(self, count, "hidden slots window")
@@ -57,7 +57,7 @@ class Window(Addressing):
         return WindowState(*(xp.zeros(shape, dtype) for shape in (row, past, past, row)))
 
     def step(self, params, e, state, k=None):
-        k, H = k or empty(self.shapes(len(state.h))[1], state.h), self.hidden
+        k, H = k or empty(self.shapes(len(state.h))[0], state.h), self.hidden
         keys, values = self._past(e, state)  # (B, K, H)
         k.p[...] = softmax(match(e.z_unit, keys) / self.temperature)  # (B, K) (3) attention
         k.zmh[:, :H] = e.z
@@ -81,7 +81,7 @@ class Window(Addressing):
 
     def step_back(self, params, d, e, state, k, de=None):
         """Undo (9) to (3). d: gradient at (h_t, keys, values, z)."""
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        de = de or empty(self.shapes(len(d.h))[1], d.h)
         if e.past:
             e.past.t -= 1
         xp = array_module(d.h)
@@ -113,8 +113,7 @@ class Window(Addressing):
         H, N = self.hidden, self.slots
         row, wide, one, past = (batch, H), (batch, 3 * H), (batch, 1), (batch, self.window, H)
         kept = WindowKept(row, past, past, row, past[:2], wide, wide, row, row, row, one, row)
-        cue = WindowInput(row, row, row, one, row, one, (batch, N), (batch, N), row, row, None)
-        return cue, kept, WindowGradient(row, row, row, (batch, N), row, row, row, wide, row, row)
+        return kept, WindowGradient(row, row, row, (batch, N), row, row, row, wide, row, row)
 
 
 class Past:
@@ -202,25 +201,25 @@ class Convolution(Cell):
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """Zeros, with or without `rng`."""
-        return ConvolutionState(*(xp.zeros(shape, dtype) for shape in self.shapes(batch)[1]))
+        return ConvolutionState(*(xp.zeros(shape, dtype) for shape in self.shapes(batch)[0]))
 
     def shapes(self, batch):
-        """Of one step. The input needs no array of its own."""
+        """As of Engram."""
         row, past = (batch, self.hidden), (batch, self.width - 1, self.hidden)
-        return ConvolutionInput(None), ConvolutionState(row, past), ConvolutionGradient(row, row)
+        return ConvolutionState(row, past), ConvolutionGradient(row, row)
 
-    def encode(self, params, x, mask=None, out=None):
+    def encode(self, params, x, mask=None):
         """Nothing: with padding only a step knows which inputs came before."""
         return ConvolutionInput(x)
 
     def step(self, params, e, state, k=None):
-        k, w = k or empty(self.shapes(len(e.x))[1], e.x), params["w"]
+        k, w = k or empty(self.shapes(len(e.x))[0], e.x), params["w"]
         k.h[...] = e.x * w[0] + (state.past * w[1:]).sum(1) + params["b"]
         k.past[:, 0], k.past[:, 1:] = e.x, state.past[:, :-1]
         return k, k  # the new state is all that has to be kept
 
     def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        de = de or empty(self.shapes(len(d.h))[1], d.h)
         dx = d.h[:, None] * params["w"]  # (B, K, H), at x_t and the K - 1 inputs before
         dx[:, :-1] += d.past  # all but the oldest are handed on
         de.x[...], de.h[...] = dx[:, 0], d.h

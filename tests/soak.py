@@ -26,7 +26,7 @@ from enn_np.data.images import image_rows, load_digits
 from enn_np.lab.results import machine, write_json
 
 EVERY = 10  # seconds between two samples
-AFTER = 60  # seconds: what is asked for once, such as workspaces, is there by then
+AFTER = 60  # seconds: what is asked for once is there by then
 
 
 def resident():

@@ -7,7 +7,7 @@ import pytest
 import strict
 
 from enn_np import RNN, Classifier
-from enn_np.backend import Workspace, array_module, to_device, to_numpy
+from enn_np.backend import array_module, to_device, to_numpy
 from enn_np.cells import Hidden
 
 
@@ -52,13 +52,3 @@ def test_without_a_card_the_error_says_so(card, monkeypatch):
 def test_an_unknown_device_is_named():
     with pytest.raises(ValueError, match='device must be "cpu" or "cuda", got \'tpu\''):
         to_device(np.zeros(1), "tpu")
-
-
-def test_a_workspace_hands_out_the_same_arrays_only_where_they_fit():
-    """Catches an array of another dtype or shape that is handed out again."""
-    workspace, like = Workspace(), np.zeros(1, np.float32)
-    first = workspace.empty("kept", Hidden((2, 3)), like, (4,))
-    assert first.h.shape == (4, 2, 3) and first.h.dtype == np.float32
-    assert workspace.empty("kept", Hidden((2, 3)), like, (4,)).h is first.h
-    assert workspace.empty("kept", Hidden((2, 4)), like, (4,)).h.shape == (4, 2, 4)
-    assert workspace.empty("kept", Hidden((2, 3)), np.zeros(1), (4,)).h.dtype == np.float64

@@ -155,7 +155,7 @@ def test_gradients_of_any_model(cells, head, pooling, inputs, batch, steps, drop
 
 
 def test_gradients_do_not_depend_on_what_ran_before():
-    """Workspaces are reused: a model that ran on other shapes must give the same gradients as a fresh one."""
+    """Catches what one batch leaves in a model for the next."""
     x, y = sequences(8, dtype=np.float64)
     fresh, used = (randomise(classifier(STACKS["mixed"], dtype="float64")) for _ in range(2))
     used.predict(x)

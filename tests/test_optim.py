@@ -237,7 +237,7 @@ def test_layers_added_to_the_same_model_are_refused():
     (x, y), model, optimizer = sequences(), classifier(), Adam()
     model.fit(x, y, epochs=1, optimizer=optimizer, verbose=0)
     bigger = classifier((GRU(6), GRU(6)))
-    model.cells, model.params, model._workspaces = bigger.cells, bigger.params, bigger._workspaces
+    model.cells, model.params = bigger.cells, bigger.params
     with pytest.raises(ValueError, match=r"^optimizer: "):
         model.fit(x, y, epochs=1, optimizer=optimizer, verbose=0)
 

@@ -9,7 +9,6 @@ from problems import MEMORIES, arrays, assert_close, assert_gradients, assert_sa
 from tiny import padding, sequences
 
 from enn_np import GRU, Cell, Classifier, Engram, Stream, gradcheck, run_back
-from enn_np.backend import Workspace
 from enn_np.ops import flat, write
 
 Seen = namedtuple("Seen", "h seen")
@@ -62,13 +61,13 @@ class Documented:
 
     def shapes(self, batch):
         row = (batch, self.hidden)
-        return Sums(row), Kept(row, row), Sums(row)
+        return Kept(row, row), Sums(row)
 
-    def encode(self, params, x, mask, out):
-        np.matmul(x, params["W"], out=out.s)
-        return out
+    def encode(self, params, x, mask=None):
+        return self.own.encode(params, x)
 
-    def step(self, params, e, state, k):
+    def step(self, params, e, state, k=None):
+        k = k or Kept(*np.empty((2, *state.h.shape), state.h.dtype))
         after, (k.tanh[...], k.was[...]) = self.own.step(params, e, state)
         return Seen(k.tanh, after.seen), k
 
@@ -84,10 +83,7 @@ class Documented:
 class Fresh(Documented):
     """Hands back arrays of its own in place of those that it was given."""
 
-    def encode(self, params, x, mask, out):
-        return self.own.encode(params, x)
-
-    def step(self, params, e, state, k):
+    def step(self, params, e, state, k=None):
         return self.own.step(params, e, state)
 
     def step_back(self, params, d, e, state, k, de):
@@ -117,7 +113,7 @@ def test_a_cell_of_your_own(kind):
         assert max(gradcheck.check(kind(3), masked=masked, every=True).values()) < gradcheck.TOLERANCE
         problem = draw(kind(3), steps=6, masked=masked)
         plain = problem.but(cell=Six(3))
-        h, end, tape = problem.forward(workspace=Workspace())
+        h, end, tape = problem.forward()
         assert_close([h, *end], arrays(plain.forward()[:2]), 1e-12)
         assert_same_gradients(problem.backward(tape), plain.gradients())
         assert_same([h, *end], arrays(problem.forward(keep=False)[:2]))

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import GRU, LEM, LSTM, RNN, Binding, Convolution, Engram, Window, run, run_back, run_in_segments
-from enn_np.backend import Workspace
 
 CELLS = [
     RNN(3),
@@ -61,8 +60,6 @@ def test_segments_need_less_than_a_third_of_the_memory():
     """The point of it, at T = 784: memory grows with the square root of T."""
     cell, rng = Engram(16, 8), np.random.default_rng(0)
     params, x = cell.init(rng, 4), rng.standard_normal((784, 8, 4)).astype("float32")
-
-    Workspace()  # the first one asks for 32 MB, once
 
     def peak(segments):
         tracemalloc.start()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from problems import assert_close, assert_gradients, assert_same_gradients, draw, problems
 
 from enn_np import Binding, Stream, gradcheck, run, trace
-from enn_np.backend import Workspace
 from enn_np.look.attribution import written_by
 
 pieces = st.integers(1, 8)
@@ -70,15 +69,6 @@ def test_in_segments_and_twice():
         assert_close(problem.backward(tape), problem.backward(tape), 0)
 
 
-def test_a_workspace_between_sizes_and_stores():
-    """Catches arrays of one store served to the other."""
-    workspace = Workspace()
-    for steps, store in ((3, "list"), (3, "dense"), (5, "list"), (3, "list")):
-        problem = draw(Binding(5, 4, store=store), steps=steps)
-        _, _, tape = problem.forward(workspace=workspace)
-        assert_same_gradients(problem.backward(tape), problem.gradients())
-
-
 def test_single_precision():
     (got, grads, _), (want, want_grads, _) = both(draw(Binding(40, 8), steps=70, batch=4, dtype=np.float32))
     assert all(array.dtype == np.float32 for array in (*got, *grads.values()))
@@ -131,7 +121,6 @@ def test_memory():
     """The point of it: a tape without the trace of every step."""
     cell, rng = Binding(128, 64), np.random.default_rng(0)
     params, x = cell.init(rng, 4), rng.standard_normal((96, 8, 4)).astype("float32")
-    Workspace()  # the first one asks for 32 MB, once
 
     def peak(store):
         tracemalloc.start()

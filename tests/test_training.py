@@ -20,7 +20,7 @@ WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4))
 @every_kind
 @pytest.mark.parametrize("seed", (0, 1))
 def test_the_same_seed_gives_the_same_weights_to_the_bit(kind, seed):
-    """A draw that does not come from the given seeds, or a workspace that is read before it is written."""
+    """A draw that does not come from the given seeds, or memory that is read before it is written."""
     x, y = sequences()
     runs = [classifier(KINDS[kind], seed=seed) for _ in range(2)]
     histories = [model.fit(x, y, epochs=3, batch_size=10, validation_split=0.25, seed=seed) for model in runs]

@@ -43,7 +43,7 @@ class LEM(Baseline):
         return {name: rng.uniform(-limit, limit, shape).astype(dtype) for name, shape in shapes.items()}
 
     def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[1], state.h)
+        k = k or empty(self.shapes(len(state.h))[0], state.h)
         xp, W = array_module(state.h), params["W_h"]
         from_h = state.h @ W[:3]  # (3, B, H)
         for gate, sums, more in ((k.i, e.i, from_h[0]), (k.o, e.o, from_h[1])):
@@ -56,7 +56,7 @@ class LEM(Baseline):
         return LSTMState(k.h, k.c), k
 
     def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[2], d.h)
+        de = de or empty(self.shapes(len(d.h))[1], d.h)
         xp, W = array_module(d.h), turned(params, "W_h")
         xp.multiply(d.h * k.o, 1 - k.n * k.n, out=de.n)
         xp.multiply(d.h * (k.n - state.h), k.o * (1 - k.o / self.dt), out=de.o)  # dt sigmoid, so o' = o (1 - o / dt)

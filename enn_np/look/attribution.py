@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import checks
-from ..backend import Workspace, array_module, to_numpy
+from ..backend import array_module, to_numpy
 from ..binding import Binding
 from ..bptt import Tape, at, hold, run
 from ..cells import Traced
@@ -65,13 +65,12 @@ def written_by(cell, tape, t):
     (B, H), what noise and the clip changed, or a class of yours. They add up to the trace part. They are vectors: any
     linear functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a
     shared trace stands still where the whole batch is padding.
-    Raises TypeError for what is not the tape of such a cell in one segment, RuntimeError if its workspace has served
-    another run since, and ValueError for a t that is not one of its steps.
+    Raises TypeError for what is not the tape of such a cell in one segment, and ValueError for a t that is not one of
+    its steps.
     """
     if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
         wanted = "an Engram or Binding cell and the tape of one segment"
         raise TypeError(f"cell, tape: expected {wanted}, got {type(cell).__name__} and {type(tape).__name__}")
-    tape.fresh()
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
     xp, A, a_t, binding = array_module(tape.x), cell.traces(tape)[: t + 1], tape.kept.a[t], isinstance(cell, Binding)
@@ -303,11 +302,11 @@ def _quiet(model):
 
 
 def _with(model, layer, cell, **params):
-    """A copy of `model` with another cell in `layer`, other params of it, and workspaces of its own."""
+    """A copy of `model` with another cell in `layer` and other params of it."""
     model = copy.copy(model)
     model.cells = (*model.cells[:layer], cell, *model.cells[layer + 1 :])
     model.params = {**model.params, **{f"{layer}.{name}": value for name, value in params.items()}}
-    model._workspaces, model.random_inference, model.dropout = [Workspace() for _ in model.cells], False, 0.0
+    model.random_inference, model.dropout = False, 0.0
     return model
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from enn_np import Adam, Stream, __version__, run, run_back, run_in_segments
-from enn_np.backend import Workspace, array_module, to_device, to_numpy
+from enn_np.backend import array_module, to_device, to_numpy
 from enn_np.lab.results import card_name
 from enn_np.train.parallel import started
 
@@ -47,7 +47,7 @@ def gradients(model, x, y):
 
 
 def peak(run):
-    """The most that NumPy took for a first run, in bytes: with the workspace, without parameters and data."""
+    """The most that NumPy took for a first run, in bytes, without parameters and data."""
     tracemalloc.start()
     run()
     memory = tracemalloc.get_traced_memory()[1]
@@ -111,7 +111,7 @@ class LongRun:
 
     def __init__(self, problem):
         model = problem.model("float32")
-        self.cell, self.params, self.workspace = model.cells[0], model.layer_params(0), Workspace()
+        self.cell, self.params = model.cells[0], model.layer_params(0)
         self.x, _ = problem.data("float32")
         self.dh = np.ones((*self.x.shape[:2], problem.hidden[0]), np.float32)
         self.segments = problem.segments
@@ -119,7 +119,7 @@ class LongRun:
 
     def run(self):
         forward, given = (run_in_segments, {"segments": self.segments}) if self.segments else (run, {})
-        _, _, tape = forward(self.cell, self.params, self.x, workspace=self.workspace, **given)
+        _, _, tape = forward(self.cell, self.params, self.x, **given)
         run_back(self.cell, self.params, tape, self.dh)
 
 
