@@ -68,9 +68,3 @@ def to_device(tree, device):
 def to_numpy(tree):
     """The arrays of `tree` as NumPy arrays on the host."""
     return to_device(tree, "cpu")
-
-
-def empty(shapes, like, lead=()):
-    """Uninitialised arrays for a NamedTuple of shapes, each with `lead` in front, of the module and dtype of `like`."""
-    xp = array_module(like)
-    return type(shapes)(*(None if shape is None else xp.empty((*lead, *shape), like.dtype) for shape in shapes))

@@ -32,11 +32,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty
+from .backend import array_module
 from .cells import Cell, Traced
 from .checks import choice, count, number, settings, switch
 from .ops import dot_rows, flat, glorot_uniform, he_normal, linear, linear_back, read, relu, relu_back
-from .ops import relu_norm, relu_norm_back, sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back, write
+from .ops import relu_norm, relu_norm_back, sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back
 from .trace import Dense, ListStore
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
@@ -48,19 +48,20 @@ Address = namedtuple("Address", ADDRESS, defaults=[None] * 8)
 # What needs no past: all of that, or with a recurrent cue x_t W_z + b_z, as r; value v (B, H); x_t w_g + b_g, (B, 1)
 # or None; share (B, 1) or one number, each sample's part in a shared trace; trace, where that is a list.
 BindingInput = namedtuple("BindingInput", f"{ADDRESS} v g share trace", defaults=[None] * 3)
-# What a step keeps: the new state, h A a, and the rest of the address with a recurrent cue; plasticity g (B, 1); write
-# weights w (B, N); by the delta rule what is written, v; what the trace keeps, keep (B, N) or (N,); all of (8), (9).
-BindingKept = namedtuple("BindingKept", f"h A {ADDRESS} g w v keep zmh c q k q_hat q_inv u")
-# Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoids of
-# (5), g, and (9), u; before the ReLUs of (8), c and q, and after its layer norm, k; at `keep`. Where the address needs
-# no past, `step_back` leaves at z and s what comes from elsewhere, and from a: `collect` does the rest for all steps.
-BindingGradient = namedtuple("BindingGradient", "r z s m v g u c q k keep")
+# What a step keeps: the address; plasticity g (B, 1); write weights w (B, N); what is written, v; what the trace keeps,
+# keep (B, N) or (N,); all of (8) and (9): [z ; m ; h_{t-1}], c (B, 3H), candidate k, its ReLU q, q_hat, q_inv, gate u.
+INTEGRATION = "zmh c k q q_hat q_inv u"
+BindingKept = namedtuple("BindingKept", f"{ADDRESS} g w v keep {INTEGRATION}")
+# Gradients for `collect`: before the ReLU of (1), r, and after its layer norm, z; at s, m, v; before the sigmoid of
+# (5), g; at `keep`; after the layer norm of (8), k, before its ReLUs, c and q, and before the sigmoid of (9), u. If the
+# address needs no past, z and s have what comes from elsewhere, and from a: `collect` does the rest for all steps.
+BindingGradient = namedtuple("BindingGradient", "r z s m v g keep k c q u")
 
 
 class Addressing(Cell):
     """What cells have in common that recall values by the address of a cue: (1), (2), (4), (8), (9) and their way back.
 
-    Encoded input: r z r_hat r_inv z_unit z_inv s a bank v; kept: h zmh c q k q_hat q_inv u; gradients: see above.
+    encoded: the type of the encoded input, whose first parts are an `Address` and v.
     """
 
     encoded = BindingInput
@@ -85,15 +86,15 @@ class Addressing(Cell):
         """Parameters of a cell's own."""
         return {}
 
-    def encode(self, params, x, mask=None):
+    def encode(self, params, x):
         """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4)."""
-        r = linear(x, params["W_z"], params["b_z"])
-        address = Address(r) if self.recurrent_cue else self._address(params, r)
+        sums = linear(x, params["W_z"], params["b_z"])
+        address = Address(sums) if self.recurrent_cue else self._address(params, sums)
         return self.encoded(*address, linear(x, params["W_v"], params["b_v"]))  # (4) value
 
-    def _address(self, params, r):
-        """(1) from what its ReLU sees, r (..., B, H), (2), and the bank's part of (3)."""
-        z, r_hat, r_inv = relu_norm(params, "z", r)  # (..., B, H) (1) cue
+    def _address(self, params, sums):
+        """(1) from what its ReLU sees, (..., B, H), (2), and the bank's part of (3)."""
+        z, r, r_hat, r_inv = relu_norm(params, "z", sums)  # (..., B, H) (1) cue
         u, inv = unit(z)
         s, a, bank = None, u, None  # (2) address
         if self.address == "slots":
@@ -103,60 +104,56 @@ class Addressing(Cell):
             bank = a @ params["M"]  # (..., B, H)
         return Address(r, z, r_hat, r_inv, u, inv, s, a, bank)
 
-    def _address_back(self, params, c, de):
-        """Undo the bank's part of (3), (2) and (1), in de: at a_t stands in s what the rest of the step sends there."""
-        xp, du = array_module(de.s), de.s
+    def _address_back(self, params, c, dz, da, dm, du=0):
+        """Undo the bank's part of (3), (2) and (1), from what all else sends to z_t, a_t, m_t and the cue's direction:
+        gradients before the ReLU of (1), at z_t and at s_t."""
         if self.bank_read:
-            xp.add(de.s, de.m @ params["M"].T, out=de.s)
+            da = da + dm @ params["M"].T  # (3)
         if self.address == "slots":
-            xp.divide(softmax_back(de.s, c.a), self.temperature, out=de.s)  # (2)
-            du = de.s @ unit(params["M"])[0]
-        if hasattr(de, "z_unit"):  # more than the address looks at the cue's direction
-            du += de.z_unit
-        xp.add(de.z, unit_back(du, c.z_unit, c.z_inv), out=de.z)  # (2) to z_t
-        relu_norm_back(params, "z", de.z, c.r, c.r_hat, c.r_inv, out=de.r)  # (1)
+            da = softmax_back(da, c.a) / self.temperature  # (2)
+        du = du + (da @ unit(params["M"])[0] if self.address == "slots" else da)
+        dz = dz + unit_back(du, c.z_unit, c.z_inv)  # (2) to z_t
+        return relu_norm_back(params, "z", dz, c.r, c.r_hat, c.r_inv), dz, da  # (1)
 
-    def _integrate(self, params, h, k):
-        """(8) and (9) into k, whose zmh holds z_t and m_t."""
-        k.zmh[:, 2 * self.hidden :] = h
-        relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H)
-        linear(k.c, params["W_h"], params["b_h"], out=k.q)
-        relu_norm(params, "h", k.q, out=(k.k, k.q_hat, k.q_inv))  # (B, H) (8) candidate
+    def _integrate(self, params, z, m, h):
+        """(8) and (9): h_t, and INTEGRATION."""
+        zmh = array_module(h).concatenate((z, m, h), axis=1)
+        c = relu(linear(zmh, params["W_c"], params["b_c"]))  # (B, 3H)
+        k, *norm = relu_norm(params, "h", linear(c, params["W_h"], params["b_h"]))  # (B, H) (8) candidate
         if not self.gated:
-            k.h[...] = k.k
-            return
-        xp = array_module(h)
-        sigmoid(linear(k.zmh, params["W_u"], params["b_u"], out=k.u), k.u)
-        xp.add(k.k, k.u * (h - k.k), out=k.h)  # (B, H) (9) hidden state
+            return k, (zmh, c, k, *norm, None)
+        u = sigmoid(linear(zmh, params["W_u"], params["b_u"]))
+        return k + u * (h - k), (zmh, c, k, *norm, u)  # (B, H) (9) hidden state
 
-    def _integrate_back(self, params, dh, h, k, de):
-        """Undo (9) and (8), noting in de what `collect` needs, m among it: gradients at z_t and h_{t-1}."""
-        xp, H = array_module(dh), self.hidden
-        de.k[...] = dh * (1 - k.u) if self.gated else dh  # (9) to k_t
-        relu_norm_back(params, "h", de.k, k.q, k.q_hat, k.q_inv, out=de.q)  # (8)
-        relu_back(de.q @ turned(params, "W_h"), k.c, out=de.c)
-        dzmh = de.c @ turned(params, "W_c")
+    def _integrate_back(self, params, dh, h, k):
+        """Undo (9) and (8): gradients at z_t, m_t and h_{t-1}; and at k, c, q, u for `collect`."""
+        H, du = self.hidden, None
+        dk = dh * (1 - k.u) if self.gated else dh  # (9) to k_t
+        dq = relu_norm_back(params, "h", dk, k.q, k.q_hat, k.q_inv)  # (8)
+        dc = relu_back(dq @ turned(params, "W_h"), k.c)
+        dzmh = dc @ turned(params, "W_c")
         if self.gated:
-            xp.multiply(de.k * (h - k.k), k.u, out=de.u)  # (9) to u_t, through its sigmoid
-            dzmh += de.u @ turned(params, "W_u")
+            du = dk * (h - k.k) * k.u  # (9) to u_t, through its sigmoid
+            dzmh += du @ turned(params, "W_u")
             dzmh[:, 2 * H :] += dh * k.u  # (9) to h_{t-1}
-        de.m[...] = dzmh[:, H : 2 * H]
-        return dzmh[:, :H], dzmh[:, 2 * H :]
+        return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :], (dk, dc, dq, du)
 
-    def collect(self, params, x, e, before, k, de, input_gradient=True):
+    def collect(self, params, x, e, before, k, de):
         """Undo (2) and (1) if they need no past, then to x; weight gradients, each one product over time and batch."""
-        c = k if self.recurrent_cue else e
-        if not self.recurrent_cue:
-            self._address_back(params, e, de)
-        grads = {"gamma_z": sum_rows(de.z * c.r_hat), "beta_z": sum_rows(de.z)}
+        if self.recurrent_cue:
+            c, dr, dz, ds = k, de.r, de.z, de.s
+        else:  # a window is not read by slots, but looks at the cue's direction
+            given = de.z, getattr(de, "s", 0), de.m, getattr(de, "z_unit", 0)
+            c, (dr, dz, ds) = e, self._address_back(params, e, *given)
+        grads = {"gamma_z": sum_rows(dz * c.r_hat), "beta_z": sum_rows(dz)}
         if self.address == "slots":
-            grads["M"] = unit_back(flat(de.s).T @ flat(c.z_unit), *unit(params["M"]))  # (2)
+            grads["M"] = unit_back(flat(ds).T @ flat(c.z_unit), *unit(params["M"]))  # (2)
             grads["M"] += flat(c.a).T @ flat(de.m) if self.bank_read else 0  # (3)
         grads |= {"gamma_h": sum_rows(de.k * k.q_hat), "beta_h": sum_rows(de.k)}
         weights = [("c", de.c, k.zmh), ("h", de.q, k.c), *[("u", de.u, k.zmh)] * self.gated]
-        for name, dy, into in [*weights, ("z", de.r, x), ("v", de.v, x)]:
+        for name, dy, into in [*weights, ("z", dr, x), ("v", de.v, x)]:
             grads[f"W_{name}"], grads[f"b_{name}"] = linear_back(dy, into)
-        return de.r @ params["W_z"].T + de.v @ params["W_v"].T if input_gradient else None, grads
+        return lambda: dr @ params["W_z"].T + de.v @ params["W_v"].T, grads
 
 
 @dataclass(frozen=True)
@@ -240,116 +237,82 @@ class Binding(Addressing, Traced):
         g = linear(x, params["w_g"], params["b_g"]) if self.plasticity == "gate" else None
         return super().encode(params, x)._replace(g=g, share=self._share(mask, x))
 
-    def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h), e.trace is not None)[0], state.h)
-        xp, H, c = array_module(state.h), self.hidden, k if self.recurrent_cue else e
+    def step(self, params, e, state):
+        xp, c = array_module(state.h), Address(*e[:9])
         if self.recurrent_cue:
-            for name, part in self._address(params, e.r + state.h @ params["U_z"])._asdict().items():
-                if part is not None:
-                    getattr(k, name)[...] = part
-        k.a[...], k.zmh[:, :H] = c.a, c.z
-        A, at = e.trace or Dense(state.A), self._written_at(state, k)
-        m, old = A.read(xp.stack((k.a, at))) if self.rule == "delta" else (A.read(k.a), None)
-        k.zmh[:, H : 2 * H] = m + c.bank if self.bank_read else m  # (B, H) (3) recall
-        if self.plasticity == "fixed":
-            k.g[...] = self.rate
-        else:
-            sigmoid(e.g + state.h @ params["u_g"], k.g)  # (B, 1) (5) how much
-        xp.multiply(at, k.g * e.share, out=k.w)  # (B, N) (6) where to write
-        k.keep[...] = 1 - self._delta(params)
-        if self.rule == "replace":
-            k.keep[...] *= 1 - (k.w.sum(0) if self.shared else k.w)
-        if self.rule == "delta":
-            xp.subtract(e.v, old, out=k.v)
-        self._write(e, state, k)  # (7)
-        self._integrate(params, state.h, k)  # (8), (9)
-        return BindingState(k.h, k.A, k.a), k
+            c = self._address(params, e.r + state.h @ params["U_z"])  # (1), (2)
+        A, at = e.trace or Dense(state.A), self._written_at(state, c)
+        m, old = A.read(xp.stack((c.a, at))) if self.rule == "delta" else (A.read(c.a), 0)
+        m = m + c.bank if self.bank_read else m  # (B, H) (3) recall
+        v = e.v - old if self.rule == "delta" else e.v  # (B, H) (7) what to write
+        g = xp.full(c.r_inv.shape, self.rate, c.r_inv.dtype)
+        if self.plasticity == "gate":
+            g = sigmoid(e.g + state.h @ params["u_g"])  # (B, 1) (5) how much
+        w = at * (g * e.share)  # (B, N) (6) where to write
+        here = w.sum(0) if self.shared else w
+        keep = (1 - self._delta(params)) * (1 - here if self.rule == "replace" else xp.ones(here.shape, here.dtype))
+        A = A.write(w, v, keep)  # (7)
+        h, integration = self._integrate(params, c.z, m, state.h)  # (8), (9)
+        return BindingState(h, A, c.a), BindingKept(*c, g, w, v, keep, *integration)
 
-    def _write(self, e, state, k):
-        """(7) into k."""
-        v = e.v if k.v is None else k.v
-        if e.trace:
-            e.trace.write(k.w, v, k.keep)
-            return
-        xp = array_module(state.A)
-        xp.multiply(state.A, k.keep[..., None], out=k.A)
-        xp.add(k.A, write(k.w, v, bool(self.shared)), out=k.A)
-
-    def _written_at(self, state, k):
+    def _written_at(self, state, c):
         """The address of (6), (B, N)."""
-        return state.a if self.write_at == "previous" else k.a
+        return state.a if self.write_at == "previous" else c.a
 
     def _delta(self, params):
         """The decay of (7): of every slot (N,), or one number."""
         return 0.5 + 0.5 * array_module(params["d"]).tanh(0.5 * params["d"]) if self.learned_decay else self.decay
 
-    def step_back(self, params, d, e, state, k, de=None):
+    def step_back(self, params, d, e, state, k):
         """Undo (9) to (1). d: gradient at (h_t, A_t, a_t)."""
-        de = de or empty(self.shapes(len(d.h))[1], d.h)
-        xp = array_module(d.h)
-
-        dz, dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
+        xp, dr = array_module(d.h), None
+        dz, dm, dh, integration = self._integrate_back(params, d.h, state.h, k)  # (9), (8)
         A = e.trace or Dense(state.A, dA=d.A.copy())
         at = self._written_at(state, k)
-        dw, de.v[...], de.keep[...] = A.write_back(k.w, e.v if k.v is None else k.v, k.keep)  # (7)
-        a, dm = k.a, de.m
+        dw, dv, dkeep = A.write_back(k.w, k.v, k.keep)  # (7)
+        a, drecall = k.a, dm
         if self.rule == "delta":  # A is read twice, by (3) and, with the other sign, by (7)
-            a, dm = xp.stack((a, at)), xp.stack((dm, -de.v))
-        da, dat = A.match(dm) if self.rule == "delta" else (A.match(dm), 0)  # (3) to a_t, (7) to what recalls there
-        A.recall_back(a, dm)  # (3), (7) to A_{t-1}
+            a, drecall = xp.stack((a, at)), xp.stack((dm, -dv))
+        da, dat = A.match(drecall) if self.rule == "delta" else (A.match(dm), 0)  # (3) to a_t, (7) to its own address
+        A.recall_back(a, drecall)  # (3), (7) to A_{t-1}
         if self.rule == "replace":
-            dw -= (1 - self._delta(params)) * de.keep
+            dw -= (1 - self._delta(params)) * dkeep
         dw *= e.share
-        xp.multiply(dot_rows(dw, at), k.g * (1 - k.g), out=de.g)  # (6) to g_t, through the sigmoid of (5)
+        dg = dot_rows(dw, at) * (k.g * (1 - k.g))  # (B, 1) (6) to g_t, through the sigmoid of (5)
         if self.plasticity == "gate":
-            dh += de.g * params["u_g"].T  # (5) to h_{t-1}
+            dh += dg * params["u_g"].T  # (5) to h_{t-1}
         dw = dw * k.g + dat  # (6) to the address
         da += d.a  # beside the next step's use
         if self.write_at == "own":
             da += dw
             dw = xp.zeros_like(dw)  # and the last address is of no use
-        de.z[...], de.s[...] = dz, da
         if self.recurrent_cue:
-            self._address_back(params, k, de)  # (2), (1)
-            dh += de.r @ turned(params, "U_z")
-        return BindingState(dh, A.dA, dw), de
+            dr, dz, da = self._address_back(params, k, dz, da, dm)  # (2), (1)
+            dh += dr @ turned(params, "U_z")
+        return BindingState(dh, A.dA, dw), BindingGradient(dr, dz, da, dm, dv, dg, dkeep, *integration)
 
-    def collect(self, params, x, e, before, k, de, input_gradient=True):
+    def collect(self, params, x, e, before, k, de):
         """As above, with what Binding has beside it."""
-        dx, grads = super().collect(params, x, e, before, k, de, input_gradient)
+        dx, grads = super().collect(params, x, e, before, k, de)
         if self.recurrent_cue:
             grads["U_z"] = flat(before.h).T @ flat(de.r)
         if self.plasticity == "gate":
             grads["w_g"], grads["b_g"] = linear_back(de.g, x)
             grads["u_g"] = flat(before.h).T @ flat(de.g)
-            dx = dx if dx is None else dx + de.g @ params["w_g"].T  # (5)
         if self.learned_decay:
             grads["d"] = -self._delta(params) * sum_rows(de.keep * k.keep)  # (7): (1 - delta)' = -delta (1 - delta)
-        return dx, grads
+        return lambda: dx() + (de.g @ params["w_g"].T if self.plasticity == "gate" else 0), grads  # (5)
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
         similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...)."""
-        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[2:5]
         bank = k.a @ params["M"] if self.bank_read else xp.zeros_like(e.v)
         recalled = xp.stack([read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)])
         seen = {"codes": k.zmh[..., :H], "values": e.v, "engram": k.zmh[..., H : 2 * H], "bank_part": bank}
         seen |= {"similarities": (k if self.recurrent_cue else e).s, "retrieval": k.a, "trace_part": recalled}
         seen |= {"written": k.w, "plasticity": k.g, "trace": A, "hidden": states.h}
         return {name: part.copy() for name, part in seen.items() if part is not None}
-
-    def shapes(self, batch, listed=None):
-        """As of Engram."""
-        H, N = self.hidden, self.slots
-        row, wide, one, slot = (batch, H), (batch, 3 * H), (batch, 1), (batch, N)
-        memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        s, u = slot if self.address == "slots" else None, row if self.gated else None
-        address = row, row, row, one, row, one, s, slot, row if self.bank_read else None
-        late = address if self.recurrent_cue else (*[None] * 7, slot, None)  # a is part of the state
-        v = row if self.rule == "delta" else None
-        A = None if (self.hooks if listed is None else listed) else memory
-        kept = BindingKept(row, A, *late, one, slot, v, memory[:-1], wide, wide, row, row, row, one, u)
-        return kept, BindingGradient(row, row, slot, row, row, one, u, wide, row, row, memory[:-1])
 
 
 def _logit(p):

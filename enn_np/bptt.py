@@ -11,13 +11,29 @@ Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes f
 
 from collections import namedtuple
 
-from .backend import array_module, empty
+from .backend import array_module
 from .checks import check_run, check_run_back, param_shapes
 
-# What a run leaves behind: all that `run_back` needs, and all there is to see of the memory. x (T, B, D) inputs; e what
-# `encode` made of them; states, the cell's state with T + 1 entries per part; kept, what every step kept, T entries per
-# part; mask (T, B) or None.
-Tape = namedtuple("Tape", "x e states kept mask")
+
+class Steps(list):
+    """A NamedTuple for each step: steps[t] is that of step t; steps.h is part h of all, (T, ...), made if asked for."""
+
+    def __getattr__(self, name):
+        if not self or name not in self[0]._fields:
+            raise AttributeError(name)
+        parts = [getattr(step, name) for step in self]
+        value = None if parts[0] is None else array_module(parts[0]).stack(parts)
+        setattr(self, name, value)  # the next time it is there
+        return value
+
+    def stacked(self):
+        """All parts, as one NamedTuple."""
+        return type(self[0])(*(getattr(self, name) for name in self[0]._fields))
+
+
+# What a run leaves behind: all that `run_back` needs, and all there is to see of the memory. cell, which it is of;
+# x (T, B, D) inputs; e what `encode` made of them; states, T + 1 `Steps`; kept, T `Steps`; mask (T, B) or None.
+Tape = namedtuple("Tape", "cell x e states kept mask")
 
 
 def run(cell, params, x, state=None, mask=None, keep=True, **given):
@@ -32,36 +48,25 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
     """
     x = check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
-    state = named("initial_state", cell.initial_state(batch, x.dtype, None, xp))[0] if state is None else state
-    x = x.copy() if keep else x  # its owner may go on to use it
-    rows = steps if keep else 1  # without a tape one row of arrays serves all steps
-    shaped = hasattr(cell, "shapes")  # then it writes into arrays that it is given
-    kept, _ = cell.shapes(batch) if shaped else (None, None)
-    (e,) = named("encode", cell.encode(params, x, *[mask] * shaped, **given))
+    (state,) = named("initial_state", cell.initial_state(batch, x.dtype, None, xp) if state is None else state)
+    if keep:  # their owner may go on to use them
+        x, state = x.copy(), each(lambda part: part.copy(), state)
+    given |= {"mask": mask} if getattr(cell, "shared", ()) else {}
+    (e,) = named("encode", cell.encode(params, x, **given))
     if hooks := getattr(cell, "hooks", None):
         e, state = hooks.enter(cell, params, e, state, mask, keep)
-    states = empty(each(lambda part: part.shape, state), x, (rows + 1,))
-    put(at(states, 0), state)
-    if shaped:  # what is part of the state, too, is kept there
-        later = each(lambda parts: parts[1:], states)._asdict()
-        same = {name: later[name] for name in kept._fields if name in later}
-        kept = empty(kept._replace(**dict.fromkeys(same)), x, (rows,))._replace(**same)
-    h = states.h[1:] if keep else xp.empty((steps, *state.h.shape), x.dtype)
+    states, kept, h = Steps([state]), Steps(), []
     for t in range(steps):
-        row = t if keep else 0
-        before, place = at(states, row), at(kept, row)
-        after, k = named("step", *cell.step(params, at(e, t), before, *[place] * shaped))
-        kept = note(kept, row, rows, k, place)
-        after = hold(cell, mask, t, after, before)
-        for name, part, parts in zip(after._fields, after, states, strict=True):
-            if part is not getattr(place, name, None):  # not there already
-                parts[row + 1] = part
-        if not keep:
-            h[t] = states.h[1]
-            put(before, at(states, 1))
-    final = each(lambda parts: parts[rows].copy(), states)
-    final = hooks.final(cell, e, final) if hooks else final
-    return h, final, Tape(x, e, states, kept, mask) if keep else None
+        after, k = named("step", *cell.step(params, at(e, t), state))
+        state = hold(cell, mask, t, after, state)
+        if keep:
+            states.append(state)
+            kept.append(k)
+        else:
+            h.append(state.h)
+    h = states.h[1:] if keep else xp.stack(h)
+    state = hooks.final(cell, e, state) if hooks else state
+    return h, state, Tape(cell, x, e, states, kept, mask) if keep else None
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -76,40 +81,38 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     if hasattr(tape, "segments"):  # see stream.py
         return tape.run_back(cell, params, dh, dstate, input_gradient, upstream)
     check_run_back(cell, tape, dh, dstate, upstream)
-    x, e, states, kept, mask = tape
-    xp, (steps, batch, inputs) = array_module(x), x.shape
+    _, x, e, states, kept, mask = tape
+    xp, steps = array_module(x), len(x)
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
-    d = each(lambda end: end.copy(), type(states)(*(dstate or [None] * len(states))))
+    d = each(lambda end: end.copy(), type(states[0])(*(dstate or [None] * len(states[0]))))
     hooks = getattr(cell, "hooks", None)
     d = hooks.turn(e, d) if hooks else d
-    zeros = each(lambda part: xp.zeros_like(part[0]), states)
+    zeros = each(xp.zeros_like, states[0])
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
     for name in getattr(cell, "loop_weights", ()):
         params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
-    shaped = hasattr(cell, "shapes")
-    de = empty(cell.shapes(batch)[1], x, (steps,)) if shaped else None
-    nothing = each(lambda part: 0, d)
+    gradients, nothing = [], each(lambda part: 0, d)
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
-        past, now, place = d, hold(cell, mask, t, d, nothing), at(de, t)
+        past, now = d, hold(cell, mask, t, d, nothing)
         extra = {name: value[t] for name, value in upstream.items()}
-        back = cell.step_back(params, now, at(e, t), at(states, t), at(kept, t), *[place] * shaped, **extra)
-        d, here = named("step_back", *back)
-        de = note(de, t, steps, here, place)
+        d, de = named("step_back", *cell.step_back(params, now, at(e, t), states[t], kept[t], **extra))
+        gradients.append(de)
         if mask is not None:  # the rest passes padding by
             parts = zip(d, past, now, strict=True)
             d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in parts))
     d = hooks.leave(e, d) if hooks else d
-    before = each(lambda part: part[:steps], states)
-    dx, grads = cell.collect(params, x, e, before, kept, de, *[input_gradient] * shaped)
+    before = Steps(states[:-1])
+    vars(before).update({name: part[:-1] for name, part in vars(states).items() if part is not None})  # stacked already
+    dx, grads = cell.collect(params, x, e, before, kept, Steps(reversed(gradients)).stacked())
     shapes = {name: getattr(g, "shape", None) for name, g in grads.items()}
-    if wrong := shapes.items() ^ param_shapes(cell, inputs).items():
+    if wrong := shapes.items() ^ param_shapes(cell, x.shape[2]).items():
         wrong = ", ".join(sorted({name for name, _ in wrong}))
         raise ValueError(f"collect: expected one gradient of the shape of each parameter, got {shapes}: see {wrong}")
-    return dx if input_gradient else None, d, grads
+    return (dx() if callable(dx) else dx) if input_gradient else None, d, grads
 
 
 def named(method, *parts):
@@ -120,21 +123,6 @@ def named(method, *parts):
     return parts
 
 
-def note(rows, t, length, values, place):
-    """Put `values` at row t of `rows`, if they are not there already. Where `rows` is None, make them first."""
-    if rows is None:
-        rows = each(lambda part: array_module(part).empty((length, *part.shape), part.dtype), values)
-    put(place or at(rows, t), values)
-    return rows
-
-
-def put(places, values):
-    """Copy `values` to their places, unless they are there."""
-    for place, value in zip(places, values, strict=True):
-        if place is not value:
-            place[...] = value
-
-
 def each(function, tree):
     """`function` of every part of a NamedTuple; None stays None."""
     return type(tree)(*(None if part is None else function(part) for part in tree))
@@ -142,7 +130,7 @@ def each(function, tree):
 
 def at(tree, t):
     """Entry t of every array in a NamedTuple; parts that are no arrays stay as they are."""
-    return tree and type(tree)(*(part[t] if hasattr(part, "dtype") else part for part in tree))
+    return type(tree)(*(part[t] if hasattr(part, "dtype") else part for part in tree))
 
 
 def hold(cell, mask, t, new, old):

@@ -10,9 +10,8 @@ first part, and all that is kept are NamedTuples. A cell of yours is these six m
     step_back(params, d, e, state, k)           -> d, de     the mirror image, from bottom to top
     collect(params, x, e, before, k, de)        -> dx, grads undoes `encode`; weight gradients over all leading axes
 
-To be fast, a cell may write into arrays that it is given. If it has shapes(batch) -> k, de, the shapes of one step, the
-calls are encode(..., mask), step(..., k), step_back(..., k, de) and collect(..., de, input_gradient). A `Stream` calls
-it without the last ones: then it makes arrays of its own.
+`collect` finds every part stacked, (T, B, ...). In place of dx it may return a function that makes it, called if it is
+wanted. If the batch shares parts of the state, `shared` names them, and `encode` is handed the mask, too.
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
 every gate then is a contiguous (B, H) array. `d` is the gradient at the state after the step, then before it.
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty
+from .backend import array_module
 from .checks import count, settings
 from .ops import flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows, turned
 
@@ -37,7 +36,7 @@ class Cell:
 
     def record(self, params, tape):
         """What a run did: states (T + 1, ...), entry t enters step t, and all kept (T, ...), as copies."""
-        parts = tape.kept._asdict() | tape.states._asdict()
+        parts = tape.kept.stacked()._asdict() | tape.states.stacked()._asdict()
         return {"hidden" if name == "h" else name: part.copy() for name, part in parts.items() if part is not None}
 
 
@@ -66,8 +65,7 @@ class Traced(Cell):
 class Baseline(Cell):
     """What the baselines share. Every part of every NamedTuple is (B, H), with T in front when stacked.
 
-    parts: the types of state, encoded input, kept arrays and gradients. gates: how many. biases: names, the one at
-    x W_x first.
+    parts: the types of state and encoded input. gates: how many. biases: names, the one at x W_x first.
     """
 
     loop_weights = ("W_h",)
@@ -87,10 +85,7 @@ class Baseline(Cell):
         """Zeros, with or without `rng`."""
         return self.parts[0](*(xp.zeros((batch, self.hidden), dtype) for _ in self.parts[0]._fields))
 
-    def shapes(self, batch):
-        return [part(*[(batch, self.hidden)] * len(part._fields)) for part in self.parts[2:]]
-
-    def encode(self, params, x, mask=None):
+    def encode(self, params, x):
         """x W_x + b of every gate, for x (..., B, D). Padding needs no care here: `run` holds the state."""
         gates = zip(params["W_x"], params[self.biases[0]], strict=True)
         return self.parts[1](*(linear(x, W, b) for W, b in gates))
@@ -99,16 +94,15 @@ class Baseline(Cell):
         """Gradients at x W_x + b and at h W_h (+ b) of every gate: the same, where the two are just added."""
         return de, de
 
-    def collect(self, params, x, e, before, k, de, input_gradient=True):
+    def collect(self, params, x, e, before, k, de):
         """Weight gradients, each one product over time and batch, of every gate; and the gradient at x."""
         (d_in, d_rec), xp = self.sums_back(de), array_module(x)
         grads = {"W_x": xp.stack([flat(x).T @ flat(gate) for gate in d_in])}
         grads |= {"W_h": xp.stack([flat(before.h).T @ flat(gate) for gate in d_rec])}
         for name, d in zip(self.biases, (d_in, d_rec), strict=False):
             grads[name] = xp.stack([sum_rows(gate) for gate in d])
-        if not input_gradient:
-            return None, grads
-        return sum(flat(gate) @ W.T for gate, W in zip(d_in, params["W_x"], strict=True)).reshape(x.shape), grads
+        into = zip(d_in, params["W_x"], strict=True)
+        return lambda: sum(flat(gate) @ W.T for gate, W in into).reshape(x.shape), grads
 
 
 Hidden = namedtuple("Hidden", "h")  # the state of RNN and GRU
@@ -121,23 +115,19 @@ class RNN(Baseline):
 
     hidden: int
     gates, biases = 1, ("b",)
-    parts = Hidden, RNNSums, Hidden, RNNSums
+    parts = Hidden, RNNSums
 
-    def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[0], state.h)
-        s = state.h @ params["W_h"][0]  # (B, H)
-        s += e.s
-        array_module(s).tanh(s, out=k.h)
-        return k, k  # the new state is all that has to be kept
+    def step(self, params, e, state):
+        h = Hidden(array_module(e.s).tanh(e.s + state.h @ params["W_h"][0]))  # (B, H)
+        return h, h  # the new state is all that has to be kept
 
-    def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[1], d.h)
-        array_module(d.h).multiply(d.h, 1 - k.h**2, out=de.s)  # tanh' = 1 - tanh^2
-        return Hidden(de.s @ turned(params, "W_h")[0]), de
+    def step_back(self, params, d, e, state, k):
+        ds = d.h * (1 - k.h**2)  # tanh' = 1 - tanh^2
+        return Hidden(ds @ turned(params, "W_h")[0]), RNNSums(ds)
 
 
 GRUSums = namedtuple("GRUSums", "z r n")  # the input's part of what goes into the gates z, r and the candidate n
-GRUKept = namedtuple("GRUKept", "h z r n u")  # new h, gates, candidate, and u = h_{t-1} W_hn + b_hn before the reset
+GRUKept = namedtuple("GRUKept", "z r n u")  # gates, candidate, and u = h_{t-1} W_hn + b_hn before the reset
 GRUGradient = namedtuple("GRUGradient", "z r n u")  # gradients at what goes into z, r, n, and at u
 
 
@@ -153,30 +143,24 @@ class GRU(Baseline):
 
     hidden: int
     gates, biases = 3, ("b_x", "b_h")
-    parts = Hidden, GRUSums, GRUKept, GRUGradient
+    parts = Hidden, GRUSums
 
-    def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[0], state.h)
-        xp, from_h = array_module(state.h), state.h @ params["W_h"]  # (3, B, H)
+    def step(self, params, e, state):
+        from_h = state.h @ params["W_h"]  # (3, B, H)
         from_h += params["b_h"][:, None]
-        sigmoid(e.z + from_h[0], k.z)
-        sigmoid(e.r + from_h[1], k.r)
-        k.u[...] = from_h[2]
-        xp.tanh(e.n + k.r * k.u, out=k.n)
-        xp.add(k.n, k.z * (state.h - k.n), out=k.h)  # z h + (1 - z) n
-        return Hidden(k.h), k
+        z, r, u = sigmoid(e.z + from_h[0]), sigmoid(e.r + from_h[1]), from_h[2]
+        n = array_module(u).tanh(e.n + r * u)
+        return Hidden(n + z * (state.h - n)), GRUKept(z, r, n, u)  # z h + (1 - z) n
 
-    def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[1], d.h)
-        xp = array_module(d.h)
-        xp.multiply(d.h * (1 - k.z), 1 - k.n * k.n, out=de.n)  # h to n, through its tanh
-        xp.multiply(d.h * (state.h - k.n), k.z * (1 - k.z), out=de.z)  # h to z, through its sigmoid
-        xp.multiply(de.n * k.u, k.r * (1 - k.r), out=de.r)  # n to r, through its sigmoid
-        xp.multiply(de.n, k.r, out=de.u)  # n to u
+    def step_back(self, params, d, e, state, k):
+        dn = d.h * (1 - k.z) * (1 - k.n * k.n)  # h to n, through its tanh
+        dz = d.h * (state.h - k.n) * (k.z * (1 - k.z))  # h to z, through its sigmoid
+        dr = dn * k.u * (k.r * (1 - k.r))  # n to r, through its sigmoid
+        du = dn * k.r  # n to u
         dh = d.h * k.z  # h_{t-1} is used four times: here and in three products
-        for dg, W in zip((de.z, de.r, de.u), turned(params, "W_h"), strict=True):
+        for dg, W in zip((dz, dr, du), turned(params, "W_h"), strict=True):
             dh += dg @ W
-        return Hidden(dh), de
+        return Hidden(dh), GRUGradient(dz, dr, dn, du)
 
     def sums_back(self, de):
         return (de.z, de.r, de.n), (de.z, de.r, de.u)  # the reset stands between the candidate's two sums
@@ -184,7 +168,7 @@ class GRU(Baseline):
 
 LSTMState = namedtuple("LSTMState", "h c")  # output, and the cell's memory
 LSTMSums = namedtuple("LSTMSums", "i f g o")  # what goes into gates i, f, o and candidate g; and gradients there
-LSTMKept = namedtuple("LSTMKept", "h c i f g o tanh_c")  # new state, gates, candidate, tanh(c)
+LSTMKept = namedtuple("LSTMKept", "i f g o tanh_c")  # gates, candidate, tanh(c)
 
 
 @dataclass(frozen=True)
@@ -197,7 +181,7 @@ class LSTM(Baseline):
 
     hidden: int
     gates, biases = 4, ("b",)
-    parts = LSTMState, LSTMSums, LSTMKept, LSTMSums
+    parts = LSTMState, LSTMSums
 
     def init(self, rng, inputs, dtype=np.float32):
         """As the others; the forget gate's bias starts at 1, so that c is kept until the cell learns to forget."""
@@ -205,25 +189,20 @@ class LSTM(Baseline):
         params["b"][1] = 1
         return params
 
-    def step(self, params, e, state, k=None):
-        k = k or empty(self.shapes(len(state.h))[0], state.h)
+    def step(self, params, e, state):
         xp, from_h = array_module(state.h), LSTMSums(*(state.h @ params["W_h"]))  # each (B, H)
-        sigmoid(e.i + from_h.i, k.i)
-        sigmoid(e.f + from_h.f, k.f)
-        xp.tanh(e.g + from_h.g, out=k.g)
-        sigmoid(e.o + from_h.o, k.o)
-        xp.add(k.f * state.c, k.i * k.g, out=k.c)
-        xp.tanh(k.c, out=k.tanh_c)
-        xp.multiply(k.o, k.tanh_c, out=k.h)
-        return LSTMState(k.h, k.c), k
+        i, f, o = sigmoid(e.i + from_h.i), sigmoid(e.f + from_h.f), sigmoid(e.o + from_h.o)
+        g = xp.tanh(e.g + from_h.g)
+        c = f * state.c + i * g
+        tanh_c = xp.tanh(c)
+        return LSTMState(o * tanh_c, c), LSTMKept(i, f, g, o, tanh_c)
 
-    def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[1], d.h)
-        xp = array_module(d.h)
+    def step_back(self, params, d, e, state, k):
         dc = d.c + d.h * k.o * (1 - k.tanh_c * k.tanh_c)  # c_t is read twice: by h_t, and by the next step
-        xp.multiply(d.h * k.tanh_c, k.o * (1 - k.o), out=de.o)
-        xp.multiply(dc * k.i, 1 - k.g * k.g, out=de.g)
-        xp.multiply(dc * state.c, k.f * (1 - k.f), out=de.f)
-        xp.multiply(dc * k.g, k.i * (1 - k.i), out=de.i)
-        dh = sum(dg @ W for dg, W in zip(de, turned(params, "W_h"), strict=True))
+        do = d.h * k.tanh_c * (k.o * (1 - k.o))
+        dg = dc * k.i * (1 - k.g * k.g)
+        df = dc * state.c * (k.f * (1 - k.f))
+        di = dc * k.g * (k.i * (1 - k.i))
+        de = LSTMSums(di, df, dg, do)
+        dh = sum(dgate @ W for dgate, W in zip(de, turned(params, "W_h"), strict=True))
         return LSTMState(dh, dc * k.f), de

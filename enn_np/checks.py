@@ -140,12 +140,13 @@ def check_run(cell, params, x, state=None, mask=None):
 def check_run_back(cell, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
     kept = getattr(tape, "kept", None)
-    if kept is None or (hasattr(cell, "shapes") and type(kept) is not type(cell.shapes(1)[0])):
-        got = type(getattr(tape, "kept", tape)).__name__
+    if kept is None or not isinstance(cell, type(tape.cell)):
+        got = type(getattr(tape, "cell", tape)).__name__
         raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
-    for name, value, like in (("dh", dh, tape.states.h[1:]), ("da", upstream.get("da"), getattr(kept, "a", None))):
-        if value is not None and like is not None:
-            float_array(name, value, like.shape, tape.x.dtype, finite=False)
+    for name, value, like in (("dh", dh, tape.states[0]), ("da", upstream.get("da"), kept[0])):
+        if value is not None and hasattr(like, name[1:]):
+            shape = (len(kept), *getattr(like, name[1:]).shape)
+            float_array(name, value, shape, tape.x.dtype, finite=False)
     if dstate is not None:
         wanted = cell.initial_state(tape.x.shape[1], tape.x.dtype, None, np)
         check_state("dstate", dstate, wanted, tape.x.dtype, computed=True)

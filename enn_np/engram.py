@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty
+from .backend import array_module
 from .cells import Traced
 from .checks import choice, count, float_array, number, settings, switch
 from .ops import RETRIEVALS, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, match, read
@@ -30,11 +30,11 @@ EngramState = namedtuple("EngramState", "h A")
 # What needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
 # noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8).
 EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share")
-# What a step keeps: new state; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
+# What a step keeps: the new A; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
-EngramKept = namedtuple("EngramKept", "h A M_eff M_inv s a zmh c r r_hat r_inv")
-# Gradients for `collect`: at h and z; before the ReLUs of (6), c, and of (7), r; at s (B, N) and at the bank M (N, H).
-EngramGradient = namedtuple("EngramGradient", "h z c r s M")
+EngramKept = namedtuple("EngramKept", "A M_eff M_inv s a zmh c r r_hat r_inv")
+# Gradients for `collect`: at h and z; before the ReLUs of (6), c, and of (7), r; at the bank M (N, H).
+EngramGradient = namedtuple("EngramGradient", "h z c r M")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Engram(Traced):
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """h_0 and A_0: zeros, or drawn from N(0, initial_scale^2) by the NumPy Generator `rng`."""
-        shapes = self.shapes(batch)[0][:2]  # of h and A, the first that a step keeps
+        H, N = self.hidden, self.slots
+        shapes = (batch, H), (N, H) if self.trace == "batch" else (batch, N, H)
         if rng is None:
             return EngramState(*(xp.zeros(shape, dtype) for shape in shapes))
         return EngramState(*(xp.asarray(self.initial_scale * rng.standard_normal(shape, dtype)) for shape in shapes))
@@ -113,58 +114,54 @@ class Engram(Traced):
         """Equation (1): the cue needs no past. x (..., B, D); noise (..., N, H) or None."""
         if noise is not None:
             float_array("noise", noise, (*x.shape[:-2], self.slots, self.hidden), x.dtype)
-        r = linear(x, params["W_z"], params["b_z"])
-        z, r_hat, r_inv = relu_norm(params, "z", r)  # (..., B, H) (1) cue
-        return EngramCue(z, *unit(z), r, r_hat, r_inv, noise, self._share(mask, x))
+        z, *norm = relu_norm(params, "z", linear(x, params["W_z"], params["b_z"]))  # (..., B, H) (1) cue
+        return EngramCue(z, *unit(z), *norm, noise, self._share(mask, x))
 
-    def step(self, params, e, state, k=None):
-        k, xp = k or empty(self.shapes(len(state.h))[0], state.h), array_module(state.h)
-        xp.multiply(state.A, self.trace_scale, out=k.M_eff)
-        xp.add(params["M"], k.M_eff, out=k.M_eff)  # (2) bank + trace
-        k.s[...], k.M_inv[...] = cosine(e.z_unit, k.M_eff)  # (B, N) (3) how well every slot matches the cue
-        k.a[...] = RETRIEVALS[self.retrieval][0](k.s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
-        m = read(k.a, k.M_eff)  # (B, H) (5) retrieved engram
-        xp.concatenate((e.z, m, state.h), axis=1, out=k.zmh)
-        relu(linear(k.zmh, params["W_c"], params["b_c"], out=k.c), out=k.c)  # (B, 3H) (6) integration
-        linear(k.c, params["W_h"], params["b_h"], out=k.r)
-        relu_norm(params, "h", k.r, out=(k.h, k.r_hat, k.r_inv))  # (B, H) (7) hidden state
-        self._write(k, e, state.A)  # (8), (9)
-        return EngramState(k.h, k.A), k
+    def step(self, params, e, state):
+        M_eff = self.trace_scale * state.A
+        M_eff += params["M"]  # (N, H), or (B, N, H) per sample (2) bank + trace
+        s, M_inv = cosine(e.z_unit, M_eff)  # (B, N) (3) how well every slot matches the cue
+        a = RETRIEVALS[self.retrieval][0](s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
+        m = read(a, M_eff)  # (B, H) (5) retrieved engram
+        zmh = array_module(m).concatenate((e.z, m, state.h), axis=1)
+        c = relu(linear(zmh, params["W_c"], params["b_c"]))  # (B, 3H) (6) integration
+        h, *norm = relu_norm(params, "h", linear(c, params["W_h"], params["b_h"]))  # (B, H) (7) hidden state
+        A = self._written(a, e, state.A)  # (8), (9)
+        return EngramState(h, A), EngramKept(A, M_eff, M_inv, s, a, zmh, c, *norm)
 
-    def _write(self, k, e, A):
-        """(8) and (9) into k.A. The trace was read first: step t recalls what the steps before t wrote."""
-        xp, eta = array_module(A), self.hebbian_rate
-        w = k.a * (eta * e.share)  # (B, N) eta D_t is w' z
-        xp.multiply(A, 1 - eta, out=k.A)
-        xp.add(k.A, write(w, e.z, self.trace == "batch"), out=k.A)
+    def _written(self, a, e, A):
+        """(8) and (9). The trace was read first: step t recalls what the steps before t wrote."""
+        eta = self.hebbian_rate
+        A = (1 - eta) * A
+        A += write(a * (eta * e.share), e.z, self.trace == "batch")
         if e.noise is not None:
-            xp.add(k.A, eta * e.noise, out=k.A)
+            A += eta * e.noise
         if self.trace_clip is not None and eta:  # a trace at rest is not clipped
-            xp.clip(k.A, -self.trace_clip, self.trace_clip, out=k.A)
+            array_module(A).clip(A, -self.trace_clip, self.trace_clip, out=A)
+        return A
 
-    def step_back(self, params, d, e, state, k, de=None, da=0):
+    def step_back(self, params, d, e, state, k, da=0):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
-        de, xp, H = de or empty(self.shapes(len(d.h))[1], d.h), array_module(d.h), self.hidden
+        xp, H = array_module(d.h), self.hidden
         shared, share = self.trace == "batch", self.hebbian_rate * e.share
 
-        de.h[...] = d.h
-        relu_norm_back(params, "h", d.h, k.r, k.r_hat, k.r_inv, out=de.r)  # (7)
-        relu_back(de.r @ turned(params, "W_h"), k.c, out=de.c)  # (7) to c_t, through the ReLU of (6)
-        dzmh = de.c @ turned(params, "W_c")  # (6)
+        dr = relu_norm_back(params, "h", d.h, k.r, k.r_hat, k.r_inv)  # (7)
+        dc = relu_back(dr @ turned(params, "W_h"), k.c)  # (7) to c_t, through the ReLU of (6)
+        dzmh = dc @ turned(params, "W_c")  # (6)
         dz, dm, dh = dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
         dA = self._unclip(d.A, k.A)  # (9)
         dz += read(k.a, dA) * share  # (8) to z_t
         da = match(dm, k.M_eff) + da + match(e.z, dA) * share  # (5), the loss' own, (8)
-        xp.divide(RETRIEVALS[self.retrieval][1](da, k.a), self.tau, out=de.s)  # (4)
-        dp, along = cosine_back(de.s, k.s, k.M_inv)  # (3)
-        xp.add(dz, unit_back(read(dp, k.M_eff), e.z_unit, e.z_inv), out=de.z)  # (3) to z_t
+        ds = RETRIEVALS[self.retrieval][1](da, k.a) / self.tau  # (4)
+        dp, along = cosine_back(ds, k.s, k.M_inv)  # (3)
+        dz = dz + unit_back(read(dp, k.M_eff), e.z_unit, e.z_inv)  # (3) to z_t
         dM_eff = write(xp.stack((dp, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~_t
         dM_eff -= along * k.M_eff  # (3) only across a row: its length does not matter
-        de.M[...] = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank
+        dM = dM_eff.copy() if shared else dM_eff.sum(0)  # (2) to the bank
         dM_eff *= self.trace_scale
         dA *= 1 - self.hebbian_rate  # (9) to A_{t-1}
         dA += dM_eff  # (2) to A_{t-1}
-        return EngramState(dh, dA), de
+        return EngramState(dh, dA), EngramGradient(d.h, dz, dc, dr, dM)
 
     def _unclip(self, dA, A):
         """A copy of dA: zero on the clip, where a small change has no effect; all zero without trace_gradient."""
@@ -176,7 +173,7 @@ class Engram(Traced):
             xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
         return dA
 
-    def collect(self, params, x, e, before, k, de, input_gradient=True):
+    def collect(self, params, x, e, before, k, de):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""
         ds = relu_norm_back(params, "z", de.z, e.r, e.r_hat, e.r_inv)  # before the ReLU of (1)
         grads = {"M": de.M.reshape(-1, *params["M"].shape).sum(0)}
@@ -185,25 +182,16 @@ class Engram(Traced):
         if self.layer_norm:
             grads |= {"gamma_z": sum_rows(de.z * e.r_hat), "beta_z": sum_rows(de.z)}
             grads |= {"gamma_h": sum_rows(de.h * k.r_hat), "beta_h": sum_rows(de.h)}
-        return ds @ params["W_z"].T if input_gradient else None, grads
+        return lambda: ds @ params["W_z"].T, grads
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, engram m and its parts bank_part a M, trace_part alpha a A (T, B, H);
         similarities s, retrieval a (T, B, N); trace A (T + 1, ...), hidden h (T + 1, B, H): entry t enters step t."""
-        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[1:4]
+        xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[2:5]
         recalled = [read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)]  # the last trace is read by nobody
         seen = {"codes": e.z, "similarities": k.s, "retrieval": k.a, "engram": k.zmh[..., H : 2 * H]}
         seen |= {"bank_part": k.a @ params["M"], "trace_part": self.trace_scale * xp.stack(recalled)}
         return {name: part.copy() for name, part in {**seen, "trace": A, "hidden": states.h}.items()}
-
-    def shapes(self, batch):
-        """Shapes of what a step keeps, and of what a step back leaves for `collect`."""
-        H, N = self.hidden, self.slots
-        row, wide, one = (batch, H), (batch, 3 * H), (batch, 1)
-        norm = (row, one) if self.layer_norm else (None, None)
-        memory = (N, H) if self.trace == "batch" else (batch, N, H)
-        kept = EngramKept(row, memory, memory, memory[:-1], (batch, N), (batch, N), wide, wide, row, *norm)
-        return kept, EngramGradient(row, row, wide, row, (batch, N), (N, H))
 
     def penalty(self, a, mask=None):
         """Sparsity penalties of the retrieval weights a (T, B, N): mean over live steps and samples of

@@ -179,7 +179,7 @@ class Model:
                 if da is not None:
                     penalties["penalty"], upstream = penalties.get("penalty", 0) + penalty, {"da": da}
             # The first part of every state is h; the others are not read by the head.
-            dstate = None if dlast is None else [dlast, *[None] * (len(tapes[i].states) - 1)]
+            dstate = None if dlast is None else [dlast, *[None] * (len(tapes[i].states[0]) - 1)]
             upstream["input_gradient"] = input_gradient or i > 0
             dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
             dlast = None

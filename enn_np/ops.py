@@ -19,9 +19,9 @@ def flat(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def linear(x, W, b, out=None):
-    """x W + b for x (..., D), W (D, H), b (H,), into `out` (..., H) if given."""
-    y = array_module(x).matmul(flat(x), W, out=None if out is None else flat(out))
+def linear(x, W, b):
+    """x W + b for x (..., D), W (D, H), b (H,)."""
+    y = flat(x) @ W
     y += b
     return y.reshape(*x.shape[:-1], W.shape[-1])
 
@@ -47,23 +47,23 @@ def dot_rows(x, y):
     return array_module(x).einsum("...h,...h->...", x, y)[..., None]
 
 
-def relu(x, out=None):
+def relu(x):
     """max(x, 0)."""
-    return array_module(x).maximum(x, 0, out=out)
+    return array_module(x).maximum(x, 0)
 
 
-def relu_back(dy, y, out=None):
+def relu_back(dy, y):
     """dy where the unit was on, else 0. At the kink the unit counts as off."""
-    return array_module(y).multiply(dy, y > 0, out=out)
+    return dy * (y > 0)
 
 
-def sigmoid(x, out):
-    """1 / (1 + exp(-x)), by tanh, which cannot overflow, into `out`."""
-    xp = array_module(x)
-    xp.multiply(x, 0.5, out=out)
-    xp.tanh(out, out=out)
-    out *= 0.5
-    out += 0.5
+def sigmoid(x):
+    """1 / (1 + exp(-x)), by tanh, which cannot overflow."""
+    y = 0.5 * x
+    array_module(x).tanh(y, out=y)
+    y *= 0.5
+    y += 0.5
+    return y
 
 
 def softmax(x):
@@ -117,18 +117,16 @@ RETRIEVALS = {  # forward, of similarities and k, and back
 }
 
 
-def layer_norm(x, gamma, beta, out=None):
+def layer_norm(x, gamma, beta):
     """gamma * x_hat + beta with x_hat = (x - mean) / sqrt(variance + 1e-6) over the last axis.
 
-    `out` = (y, x_hat, inv) are arrays to write into. Returns y (..., H), x_hat (..., H), inv (..., 1).
+    Returns y (..., H), x_hat (..., H) and inv (..., 1), what x - mean was multiplied by.
     """
     xp, width = array_module(x), x.shape[-1]
-    y, x_hat, inv = out or (None, None, None)
-    mean = x @ xp.full((width, 1), 1 / width, x.dtype)
-    x_hat = xp.subtract(x, mean, out=x_hat)
-    inv = xp.divide(1, xp.sqrt(dot_rows(x_hat, x_hat) / width + NORM_EPS), out=inv)
+    x_hat = x - x @ xp.full((width, 1), 1 / width, x.dtype)
+    inv = 1 / xp.sqrt(dot_rows(x_hat, x_hat) / width + NORM_EPS)
     x_hat *= inv
-    y = xp.multiply(x_hat, gamma, out=y)
+    y = x_hat * gamma
     y += beta
     return y, x_hat, inv
 
@@ -144,20 +142,19 @@ def layer_norm_back(dy, gamma, x_hat, inv):
     return dx
 
 
-def relu_norm(params, name, r, out=None):
-    """y = LN( ReLU( r ) ), r_hat, r_inv, into `out` if given; the ReLU in place. Without layer norm, y is the ReLU."""
-    relu(r, out=r)
-    if f"gamma_{name}" in params:
-        return layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"], out)
-    if out:
-        out[0][...] = r
-    return r, None, None
+def relu_norm(params, name, x):
+    """LN( ReLU( x ) ), and for the way back the ReLU r and r_hat, r_inv of the norm. Without layer norm, just r."""
+    r = relu(x)
+    if f"gamma_{name}" not in params:
+        return r, r, None, None
+    y, r_hat, r_inv = layer_norm(r, params[f"gamma_{name}"], params[f"beta_{name}"])
+    return y, r, r_hat, r_inv
 
 
-def relu_norm_back(params, name, dy, r, r_hat, r_inv, out=None):
-    """The way back of `relu_norm`, from what it left in r."""
+def relu_norm_back(params, name, dy, r, r_hat, r_inv):
+    """dx of `relu_norm`."""
     gamma = params.get(f"gamma_{name}")
-    return relu_back(dy if gamma is None else layer_norm_back(dy, gamma, r_hat, r_inv), r, out)
+    return relu_back(dy if gamma is None else layer_norm_back(dy, gamma, r_hat, r_inv), r)
 
 
 def unit(x):

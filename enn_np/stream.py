@@ -77,6 +77,6 @@ class Stream:
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
         float_array("x_t", x_t, self.shape, self.state.h.dtype)
-        e = self.cell.encode(self.params, x_t, **given)
+        e = self.cell.encode(self.params, x_t, **given)  # nobody is padded
         self.state, _ = self.cell.step(self.params, e, self.state)
         return self.state.h.copy()

@@ -39,6 +39,12 @@ class Dense:
     def read(self, a):
         return read(a, self.A)
 
+    def write(self, w, v, keep):
+        """The next trace."""
+        A = self.A * keep[..., None]
+        A += write(w, v, A.ndim == 2)
+        return A
+
     def write_back(self, a, v, keep):
         """Undo the writing of a v': gradients at a, at v and at `keep`."""
         da, dv, dkeep = match(v, self.dA), read(a, self.dA), dot_rows(self.dA, self.A)[..., 0]

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module, empty
-from .binding import ADDRESS, Addressing
+from .backend import array_module
+from .binding import ADDRESS, INTEGRATION, Addressing
 from .cells import Cell
 from .checks import count, number, settings
 from .ops import flat, match, read, softmax, softmax_back, sum_rows, write
@@ -30,10 +30,10 @@ from .ops import flat, match, read, softmax, softmax_back, sum_rows, write
 # State: h (B, H); keys and values of the last K steps, oldest first (B, K, H); the last cue's direction z (B, H).
 WindowState = namedtuple("WindowState", "h keys values z")
 # As in binding.py: what needs no past, and past, see `Past`, or None; what a step keeps, with attention p (B, K); the
-# gradients for `collect`, among them, of attention and of the next step, that at the cue's direction z_unit.
+# gradients for `collect`, among them that of attention and of the next step at the cue's direction, z_unit.
 WindowInput = namedtuple("WindowInput", f"{ADDRESS} v past", defaults=[None])
-WindowKept = namedtuple("WindowKept", "h keys values z p zmh c q k q_hat q_inv u")
-WindowGradient = namedtuple("WindowGradient", "r z z_unit s v m u c q k")
+WindowKept = namedtuple("WindowKept", f"p {INTEGRATION}")
+WindowGradient = namedtuple("WindowGradient", "z z_unit m v k c q u")
 
 
 @dataclass(frozen=True)
@@ -56,64 +56,49 @@ class Window(Addressing):
         row, past = (batch, self.hidden), (batch, self.window, self.hidden)
         return WindowState(*(xp.zeros(shape, dtype) for shape in (row, past, past, row)))
 
-    def step(self, params, e, state, k=None):
-        k, H = k or empty(self.shapes(len(state.h))[0], state.h), self.hidden
+    def step(self, params, e, state):
         keys, values = self._past(e, state)  # (B, K, H)
-        k.p[...] = softmax(match(e.z_unit, keys) / self.temperature)  # (B, K) (3) attention
-        k.zmh[:, :H] = e.z
-        k.zmh[:, H : 2 * H] = e.bank + read(k.p, values)  # (B, H) (4) recall
-        self._integrate(params, state.h, k)  # (8), (9)
-        self._remember(e, state, k)
-        k.z[...] = e.z_unit
-        return WindowState(k.h, k.keys, k.values, k.z), k
+        p = softmax(match(e.z_unit, keys) / self.temperature)  # (B, K) (3) attention
+        m = e.bank + read(p, values)  # (B, H) (4) recall
+        h, integration = self._integrate(params, e.z, m, state.h)  # (8), (9)
+        return WindowState(h, *self._remember(e, state), e.z_unit), WindowKept(p, *integration)
 
     def _past(self, e, state):
         """The keys and values of the last K steps."""
         return e.past.seen() if e.past else (state.keys, state.values)
 
-    def _remember(self, e, state, k):
-        """What came now, where the oldest was."""
+    def _remember(self, e, state):
+        """The keys and values with what came now, where the oldest was."""
         if e.past:
             e.past.t += 1
-            return
-        for past, old, new in ((k.keys, state.keys, state.z), (k.values, state.values, e.v)):
-            past[:, :-1], past[:, -1] = old[:, 1:], new
+            return None, None
+        pairs, join = ((state.keys, state.z), (state.values, e.v)), array_module(e.v).concatenate
+        return [join((old[:, 1:], new[:, None]), axis=1) for old, new in pairs]
 
-    def step_back(self, params, d, e, state, k, de=None):
+    def step_back(self, params, d, e, state, k):
         """Undo (9) to (3). d: gradient at (h_t, keys, values, z)."""
-        de = de or empty(self.shapes(len(d.h))[1], d.h)
         if e.past:
             e.past.t -= 1
-        xp = array_module(d.h)
-        de.z[...], dh = self._integrate_back(params, d.h, state.h, k, de)  # (9), (8)
-        de.s[...] = 0  # at the bank's address: `collect` does the rest
+        dz, dm, dh, integration = self._integrate_back(params, d.h, state.h, k)  # (9), (8)
         keys, values = self._past(e, state)
-        ds = softmax_back(match(de.m, values), k.p) / self.temperature  # (4), (3)
-        xp.add(read(ds, keys), d.z, out=de.z_unit)  # (3) to z_t, beside the next step's key
-        read_here = write(ds, e.z_unit, False), write(k.p, de.m, False)  # (3) and (4) to what was read
-        return WindowState(dh, *self._past_back(d, e, de, *read_here)), de
+        ds = softmax_back(match(dm, values), k.p) / self.temperature  # (4), (3)
+        du = read(ds, keys) + d.z  # (3) to z_t, beside the next step's key
+        read_here = write(ds, e.z_unit, False), write(k.p, dm, False)  # (3) and (4) to what was read
+        *dpast, dv = self._past_back(d, e, *read_here)
+        return WindowState(dh, *dpast), WindowGradient(dz, du, dm, dv, *integration)
 
-    def _past_back(self, d, e, de, dkeys, dvalues):
-        """Beside what was read here, what later steps read: into de the gradient at v_t, the others handed back."""
+    def _past_back(self, d, e, dkeys, dvalues):
+        """Beside what was read here, what later steps read: gradients at keys, values, z_{t-1} and v_t."""
         if e.past:
-            dkey, de.v[...] = e.past.seen_back(dkeys, dvalues)
-            return None, None, dkey
-        de.v[...] = d.values[:, -1]
+            return None, None, *e.past.seen_back(dkeys, dvalues)
         dkeys[:, 1:] += d.keys[:, :-1]
         dvalues[:, 1:] += d.values[:, :-1]
-        return dkeys, dvalues, d.keys[:, -1].copy()
+        return dkeys, dvalues, d.keys[:, -1], d.values[:, -1]
 
     @property
     def hooks(self):
         """Without padding the past of every step is a slice of one array. A subclass may remember otherwise."""
         return Past if type(self) is Window else None
-
-    def shapes(self, batch):
-        """As of Engram."""
-        H, N = self.hidden, self.slots
-        row, wide, one, past = (batch, H), (batch, 3 * H), (batch, 1), (batch, self.window, H)
-        kept = WindowKept(row, past, past, row, past[:2], wide, wide, row, row, row, one, row)
-        return kept, WindowGradient(row, row, row, (batch, N), row, row, row, wide, row, row)
 
 
 class Past:
@@ -201,31 +186,26 @@ class Convolution(Cell):
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """Zeros, with or without `rng`."""
-        return ConvolutionState(*(xp.zeros(shape, dtype) for shape in self.shapes(batch)[0]))
+        shapes = (batch, self.hidden), (batch, self.width - 1, self.hidden)
+        return ConvolutionState(*(xp.zeros(shape, dtype) for shape in shapes))
 
-    def shapes(self, batch):
-        """As of Engram."""
-        row, past = (batch, self.hidden), (batch, self.width - 1, self.hidden)
-        return ConvolutionState(row, past), ConvolutionGradient(row, row)
-
-    def encode(self, params, x, mask=None):
+    def encode(self, params, x):
         """Nothing: with padding only a step knows which inputs came before."""
         return ConvolutionInput(x)
 
-    def step(self, params, e, state, k=None):
-        k, w = k or empty(self.shapes(len(e.x))[0], e.x), params["w"]
-        k.h[...] = e.x * w[0] + (state.past * w[1:]).sum(1) + params["b"]
-        k.past[:, 0], k.past[:, 1:] = e.x, state.past[:, :-1]
-        return k, k  # the new state is all that has to be kept
+    def step(self, params, e, state):
+        w = params["w"]
+        h = e.x * w[0] + (state.past * w[1:]).sum(1) + params["b"]  # (B, H)
+        past = array_module(h).concatenate((e.x[:, None], state.past[:, :-1]), axis=1)
+        return ConvolutionState(h, past), ConvolutionState(h, past)
 
-    def step_back(self, params, d, e, state, k, de=None):
-        de = de or empty(self.shapes(len(d.h))[1], d.h)
+    def step_back(self, params, d, e, state, k):
         dx = d.h[:, None] * params["w"]  # (B, K, H), at x_t and the K - 1 inputs before
         dx[:, :-1] += d.past  # all but the oldest are handed on
-        de.x[...], de.h[...] = dx[:, 0], d.h
-        return ConvolutionState(array_module(d.h).zeros_like(d.h), dx[:, 1:]), de  # no step reads h_{t-1}
+        no_h = array_module(d.h).zeros_like(d.h)  # no step reads h_{t-1}
+        return ConvolutionState(no_h, dx[:, 1:]), ConvolutionGradient(dx[:, 0], d.h)
 
-    def collect(self, params, x, e, before, k, de, input_gradient=True):
+    def collect(self, params, x, e, before, k, de):
         past = before.past.reshape(-1, self.width - 1, self.hidden).swapaxes(0, 1)
         w = array_module(x).stack([sum_rows(each * flat(de.h)) for each in (flat(x), *past)])  # (K, H)
-        return de.x.copy() if input_gradient else None, {"w": w, "b": sum_rows(de.h)}
+        return de.x, {"w": w, "b": sum_rows(de.h)}

@@ -80,7 +80,7 @@ def test_a_record_is_what_the_equations_say(cell, seed, batch, steps, masked):
             close(seen["bank_part"][t, b], a @ params["M"])
             close(seen["trace_part"][t, b], cell.trace_scale * a @ A)
     close(seen["engram"], seen["bank_part"] + seen["trace_part"])
-    close(seen["hidden"][1:], tape.kept.h)
+    close(seen["hidden"], tape.states.h)
     close(seen["trace"][1:], cell.traces(tape)[1:])
 
 
@@ -197,10 +197,10 @@ def test_a_binding_record_is_what_the_equations_say(problem):
             assert (abs(free) <= abs((1 - w)[..., None] * old) + 1e-12).all()  # what is addressed goes, all fades
     norms = np.linalg.norm(seen["codes"], axis=-1, keepdims=True) * np.linalg.norm(problem.params["M"], axis=-1)
     close(seen["similarities"] * norms, seen["codes"] @ problem.params["M"].T)
-    close(seen["hidden"][1:], tape.kept.h)
+    close(seen["hidden"], tape.states.h)
     close(seen["trace"][-1], state.A)
     dense = problem.but(cell=replace(problem.cell, store="dense"))  # a list is in its place else
-    close(seen["trace"][1:], dense.forward()[2].kept.A)
+    close(seen["trace"], dense.forward()[2].states.A)
     assert not any(np.shares_memory(value, part) for value in seen.values() for part in arrays(tape[:4]))
 
 

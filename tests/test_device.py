@@ -115,7 +115,7 @@ def outcome(problem, **options):
     h, final, tape = problem.forward(**options)
     found = {"h": h, **dict(zip(final._fields, final, strict=True))}
     if options.get("segments", 1) == 1:
-        found |= {f"kept.{name}": part for name, part in tape.kept._asdict().items() if part is not None}
+        found |= {f"kept.{name}": part for name, part in tape.kept.stacked()._asdict().items() if part is not None}
     return {name: value.copy() for name, value in to_numpy({**found, **problem.backward(tape)}).items()}
 
 

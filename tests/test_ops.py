@@ -161,16 +161,13 @@ def test_relu_at_its_kink():
 @given(x=st.floats(-30, 30))
 def test_sigmoid_definition(x):
     """Catches a wrong half in the detour by tanh."""
-    y = np.empty(1)
-    ops.sigmoid(np.array([x]), y)
-    assert y[0] == pytest.approx(1 / (1 + np.exp(-x)), abs=1e-15)
+    assert ops.sigmoid(np.array([x]))[0] == pytest.approx(1 / (1 + np.exp(-x)), abs=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sigmoid_far_out(dtype):
     """Catches an overflow (warnings are errors) and a silent upcast."""
-    y = np.array([-1000, 0, 1000], dtype)
-    ops.sigmoid(y, y)
+    y = ops.sigmoid(np.array([-1000, 0, 1000], dtype))
     assert y.dtype == dtype and y.tolist() == [0, 0.5, 1]
 
 
@@ -294,19 +291,6 @@ def test_unit_shorter_than_its_hold():
     x, du = 1e-7 * np.array([[3.0, 4.0]]), np.array([[1.0, 2.0]])
     u, inv = ops.unit(x)
     assert_close([u, ops.unit_back(du, u, inv)], [[[0.3, 0.4]], 1e6 * du])
-
-
-@given(lead=LEADS, H=sizes, seed=seeds)
-def test_out_arrays_receive_the_result(lead, H, seed):
-    """Catches an `out` that is ignored, or half written."""
-    x, gamma, beta, dy = normal(seed, (*lead, H), (H,), (H,), (*lead, H))
-    y = np.full_like(x, np.nan)
-    assert ops.relu(x, out=y) is y
-    assert_same([y], [ops.relu(x)])
-    assert_same([ops.relu_back(dy, y, out=np.full_like(x, np.nan))], [ops.relu_back(dy, y)])
-    blank = np.full_like(x, np.nan), np.full_like(x, np.nan), np.full((*lead, 1), np.nan)
-    ops.layer_norm(x, gamma, beta, out=blank)
-    assert_same(blank, ops.layer_norm(x, gamma, beta))
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -49,7 +49,7 @@ def test_engram(problem):
 def test_binding(problem):
     """Catches any departure from (1) to (9): switches, the delayed address, the mean over the living."""
     _, _, tape = problem.forward()
-    states = tape.states._replace(A=problem.cell.traces(tape))
+    states = tape.states.stacked()._replace(A=problem.cell.traces(tape))
     assert_close([part[1:] for part in states], oracle.binding(problem.cell, *listed(problem)))
 
 
@@ -59,7 +59,7 @@ def test_window(problem):
     mask = np.ones(problem.x.shape[:2], bool) if problem.mask is None else problem.mask
     _, _, tape = problem.but(mask=mask).forward()  # with a mask every state is an array of its own
     want = oracle.window(problem.cell, *listed(problem))
-    assert_close([part[1:] for part in tape.states], want)
+    assert_close([part[1:] for part in tape.states.stacked()], want)
     h, end, _ = problem.forward()
     assert_close([h, *end], [want[0], *(part[-1] for part in want)])
     attended, H = np.einsum("tbk,tbkh->tbh", tape.kept.p, tape.states.values[:-1]), problem.cell.hidden

@@ -74,13 +74,13 @@ def written_by(cell, tape, t):
     if checks.count("t", t, low=0) >= len(tape.x):
         raise ValueError(f"t: expected a step from 0 to {len(tape.x) - 1}, got {t}")
     xp, A, a_t, binding = array_module(tape.x), cell.traces(tape)[: t + 1], tape.kept.a[t], isinstance(cell, Binding)
-    e, k = at(tape.e, slice(t)), at(tape.kept, slice(t))  # of the steps before t
+    e, kept = at(tape.e, slice(t)), tape.kept  # of the steps before t
     live = xp.ones((t, len(a_t), 1), bool) if tape.mask is None else tape.mask[:t, :, None]  # who, at which steps
     if binding:
-        alpha, keep, w, v = 1, k.keep, k.w, e.v if k.v is None else k.v
+        alpha, keep, w, v = 1, kept.keep[:t], kept.w[:t], kept.v[:t]
     else:
         alpha, keep, v = cell.trace_scale, xp.full((t, 1, 1), 1 - cell.hebbian_rate), e.z
-        w = cell.hebbian_rate * e.share * k.a
+        w = cell.hebbian_rate * e.share * kept.a[:t]
     w = xp.where(live, w, 0)  # (t, B, N)
     if cell.trace == "batch":
         A, live, keep = A[:, None], live.any(1, keepdims=True), keep.reshape(t, 1, keep.shape[-1])
@@ -186,8 +186,8 @@ def logit_changes(model, x, target=None, part="trace", mask=None):
     changes = xp.empty(x.shape[:2], x.dtype)
     for t in range(x.shape[1]):
         without = {**params, "b_c": params["b_c"] - parts[part][t]}  # (6) undone by its bias: the step needs no twin
-        state, _ = cell.step(without, at(tape.e, t), at(states, t))
-        state = hold(cell, mask, t, state, at(states, t))
+        state, _ = cell.step(without, at(tape.e, t), states[t])
+        state = hold(cell, mask, t, state, states[t])
         h = states.h[1:].copy()
         h[t] = state.h
         if t + 1 < x.shape[1]:
@@ -203,12 +203,12 @@ class Shuffled(Engram):
 
     order: Any = field(default=None, kw_only=True)
 
-    def step(self, params, e, state, k=None):
+    def step(self, params, e, state):
         flat = state.A.reshape(*state.A.shape[:-2], -1)
         A = flat[..., array_module(flat).asarray(self.order)].reshape(state.A.shape)
-        after, k = super().step(params, e, state._replace(A=A), k)
-        self._write(k, e, state.A)  # anew, into the trace as it was
-        return after._replace(A=k.A), k
+        after, k = super().step(params, e, state._replace(A=A))
+        A = self._written(k.a, e, state.A)  # anew, into the trace as it was
+        return after._replace(A=A), k._replace(A=A)
 
 
 class IntegratedGradients(NamedTuple):

@@ -187,7 +187,7 @@ def watch_memory(model, warned, read):
         if not hasattr(cell, "trace_clip"):
             continue
         faults, clip = {}, cell.trace_clip
-        if clip is not None and (share := float((abs(tape.states.A[-1]) >= clip).mean())) > SATURATED:
+        if clip is not None and (share := float((abs(tape.states[-1].A) >= clip).mean())) > SATURATED:
             what = f"{share:.0%} of its Hebbian trace lies on the clip {clip:g} and keeps little but signs"
             faults["saturated"] = f"{what}; lower hebbian_rate = {cell.hebbian_rate:g} or raise trace_clip"
         if i in read and (dead := int((read[i] < DEAD / cell.slots).sum())):
