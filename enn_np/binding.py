@@ -36,7 +36,7 @@ from .backend import array_module
 from .cells import Cell, Traced
 from .checks import choice, count, number, settings, switch
 from .ops import dot_rows, flat, glorot_uniform, he_normal, linear, linear_back, read, relu, relu_back
-from .ops import relu_norm, relu_norm_back, sigmoid, softmax, softmax_back, sum_rows, turned, unit, unit_back
+from .ops import relu_norm, relu_norm_back, sigmoid, softmax, softmax_back, sum_rows, unit, unit_back
 from .trace import Dense, ListStore
 
 # State: h (B, H); the trace A, (B, N, H) one per sample or (N, H) shared by the batch; the last address a (B, N).
@@ -130,11 +130,11 @@ class Addressing(Cell):
         H, du = self.hidden, None
         dk = dh * (1 - k.u) if self.gated else dh  # (9) to k_t
         dq = relu_norm_back(params, "h", dk, k.q, k.q_hat, k.q_inv)  # (8)
-        dc = relu_back(dq @ turned(params, "W_h"), k.c)
-        dzmh = dc @ turned(params, "W_c")
+        dc = relu_back(dq @ params["W_h"].T, k.c)
+        dzmh = dc @ params["W_c"].T
         if self.gated:
             du = dk * (h - k.k) * k.u  # (9) to u_t, through its sigmoid
-            dzmh += du @ turned(params, "W_u")
+            dzmh += du @ params["W_u"].T
             dzmh[:, 2 * H :] += dh * k.u  # (9) to h_{t-1}
         return dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :], (dk, dc, dq, du)
 
@@ -213,11 +213,6 @@ class Binding(Addressing, Traced):
         """As of every trace, made anew where it is a list."""
         return super().traces(tape) if tape.e.trace is None else tape.e.trace.traces()
 
-    @property
-    def loop_weights(self):
-        """Multiplied at every step, and turned once for the way back."""
-        return ("W_c", "W_h", *["U_z"] * self.recurrent_cue, *["W_u"] * self.gated)
-
     def _more(self, rng, D):
         """Glorot uniform w_g, u_g; b_g and d from where the settings say that they start."""
         params = {}
@@ -288,7 +283,7 @@ class Binding(Addressing, Traced):
             dw = xp.zeros_like(dw)  # and the last address is of no use
         if self.recurrent_cue:
             dr, dz, da = self._address_back(params, k, dz, da, dm)  # (2), (1)
-            dh += dr @ turned(params, "U_z")
+            dh += dr @ params["U_z"].T
         return BindingState(dh, A.dA, dw), BindingGradient(dr, dz, da, dm, dv, dg, dkeep, *integration)
 
     def collect(self, params, x, e, before, k, de):

@@ -90,8 +90,6 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     d = hooks.turn(e, d) if hooks else d
     zeros = each(xp.zeros_like, states[0])
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
-    for name in getattr(cell, "loop_weights", ()):
-        params = {**params, f"{name}'": xp.ascontiguousarray(params[name].swapaxes(-1, -2))}
     gradients, nothing = [], each(lambda part: 0, d)
     for t in reversed(range(steps)):
         if dh is not None:

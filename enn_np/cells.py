@@ -24,13 +24,12 @@ import numpy as np
 
 from .backend import array_module
 from .checks import count, settings
-from .ops import flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows, turned
+from .ops import flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows
 
 
 class Cell:
     """What a cell has beside its six methods. Derive yours from it to have these defaults."""
 
-    loop_weights = ()  # names of weights multiplied at every step, turned once for the way back: see `ops.turned`
     shared = ()  # names of the parts of the state that all samples of a batch share
     hooks = None  # what a run does before and after its two loops: see `trace.ListStore`
 
@@ -67,8 +66,6 @@ class Baseline(Cell):
 
     parts: the types of state and encoded input. gates: how many. biases: names, the one at x W_x first.
     """
-
-    loop_weights = ("W_h",)
 
     def __post_init__(self):
         settings(self, count, "hidden")
@@ -123,7 +120,7 @@ class RNN(Baseline):
 
     def step_back(self, params, d, e, state, k):
         ds = d.h * (1 - k.h**2)  # tanh' = 1 - tanh^2
-        return Hidden(ds @ turned(params, "W_h")[0]), RNNSums(ds)
+        return Hidden(ds @ params["W_h"][0].T), RNNSums(ds)
 
 
 GRUSums = namedtuple("GRUSums", "z r n")  # the input's part of what goes into the gates z, r and the candidate n
@@ -158,8 +155,8 @@ class GRU(Baseline):
         dr = dn * k.u * (k.r * (1 - k.r))  # n to r, through its sigmoid
         du = dn * k.r  # n to u
         dh = d.h * k.z  # h_{t-1} is used four times: here and in three products
-        for dg, W in zip((dz, dr, du), turned(params, "W_h"), strict=True):
-            dh += dg @ W
+        for dg, W in zip((dz, dr, du), params["W_h"], strict=True):
+            dh += dg @ W.T
         return Hidden(dh), GRUGradient(dz, dr, dn, du)
 
     def sums_back(self, de):
@@ -204,5 +201,5 @@ class LSTM(Baseline):
         df = dc * state.c * (k.f * (1 - k.f))
         di = dc * k.g * (k.i * (1 - k.i))
         de = LSTMSums(di, df, dg, do)
-        dh = sum(dgate @ W for dgate, W in zip(de, turned(params, "W_h"), strict=True))
+        dh = sum(dgate @ W.T for dgate, W in zip(de, params["W_h"], strict=True))
         return LSTMState(dh, dc * k.f), de

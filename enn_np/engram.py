@@ -23,7 +23,7 @@ from .backend import array_module
 from .cells import Traced
 from .checks import choice, count, float_array, number, settings, switch
 from .ops import RETRIEVALS, cosine, cosine_back, glorot_uniform, he_normal, linear, linear_back, match, read
-from .ops import relu, relu_back, relu_norm, relu_norm_back, sum_rows, turned, unit, unit_back, write
+from .ops import relu, relu_back, relu_norm, relu_norm_back, sum_rows, unit, unit_back, write
 
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
@@ -67,8 +67,6 @@ class Engram(Traced):
     l1: float = 0.0
     entropy: float = 0.0
     initial_scale: float = 0.01
-
-    loop_weights = ("W_c", "W_h")
 
     def __post_init__(self):
         settings(self, count, "hidden slots top_k")
@@ -146,8 +144,8 @@ class Engram(Traced):
         shared, share = self.trace == "batch", self.hebbian_rate * e.share
 
         dr = relu_norm_back(params, "h", d.h, k.r, k.r_hat, k.r_inv)  # (7)
-        dc = relu_back(dr @ turned(params, "W_h"), k.c)  # (7) to c_t, through the ReLU of (6)
-        dzmh = dc @ turned(params, "W_c")  # (6)
+        dc = relu_back(dr @ params["W_h"].T, k.c)  # (7) to c_t, through the ReLU of (6)
+        dzmh = dc @ params["W_c"].T  # (6)
         dz, dm, dh = dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
         dA = self._unclip(d.A, k.A)  # (9)
         dz += read(k.a, dA) * share  # (8) to z_t

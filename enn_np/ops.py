@@ -31,11 +31,6 @@ def linear_back(dy, x):
     return flat(x).T @ flat(dy), sum_rows(dy)
 
 
-def turned(params, name):
-    """The transpose of a weight: the copy that `run_back` made, which BLAS reads an eighth faster, or else the view."""
-    return params.get(name + "'", params[name].swapaxes(-1, -2))
-
-
 def sum_rows(x):
     """Sum of (..., H) over its leading axes. A product with ones is BLAS, and several times x.sum(0)."""
     rows = flat(x)

@@ -8,9 +8,9 @@
     (8), (9) as in binding.py: integration, candidate, gate
 
 What `Binding` writes into a trace of fixed size is kept here as it came, key by key and value by value: exact, and
-forgotten after K steps. Without padding a run keeps it once, and a step sees a slice of it. A key is the cue of the
-step before its value, so that a key recalls what followed it. Places that are still empty have key and value zero:
-attention may rest on them, and they bring nothing. `Convolution`, at the end, sees the last K inputs by fixed weights.
+forgotten after K steps. A key is the cue of the step before its value, so that a key recalls what followed it. Places
+that are still empty have key and value zero: attention may rest on them, and they bring nothing. `Convolution`, at the
+end, sees the last K inputs by fixed weights.
 
 Source: attention as in Vaswani et al. 2017 (arXiv 1706.03762) over the recent past alone, keys one step behind values;
 its outer-product twin is binding.py. Letters: B batch, D inputs, H hidden, N slots, K window.
@@ -29,9 +29,9 @@ from .ops import flat, match, read, softmax, softmax_back, sum_rows, write
 
 # State: h (B, H); keys and values of the last K steps, oldest first (B, K, H); the last cue's direction z (B, H).
 WindowState = namedtuple("WindowState", "h keys values z")
-# As in binding.py: what needs no past, and past, see `Past`, or None; what a step keeps, with attention p (B, K); the
-# gradients for `collect`, among them that of attention and of the next step at the cue's direction, z_unit.
-WindowInput = namedtuple("WindowInput", f"{ADDRESS} v past", defaults=[None])
+# As in binding.py: what needs no past; what a step keeps, with attention p (B, K); the gradients for `collect`, among
+# them that of attention and of the next step at the cue's direction, z_unit.
+WindowInput = namedtuple("WindowInput", f"{ADDRESS} v")
 WindowKept = namedtuple("WindowKept", f"p {INTEGRATION}")
 WindowGradient = namedtuple("WindowGradient", "z z_unit m v k c q u")
 
@@ -45,7 +45,7 @@ class Window(Addressing):
     window: int = 32
     temperature: float = 0.15
 
-    encoded, loop_weights = WindowInput, ("W_c", "W_h", "W_u")
+    encoded = WindowInput
 
     def __post_init__(self):
         settings(self, count, "hidden slots window")
@@ -57,101 +57,24 @@ class Window(Addressing):
         return WindowState(*(xp.zeros(shape, dtype) for shape in (row, past, past, row)))
 
     def step(self, params, e, state):
-        keys, values = self._past(e, state)  # (B, K, H)
-        p = softmax(match(e.z_unit, keys) / self.temperature)  # (B, K) (3) attention
-        m = e.bank + read(p, values)  # (B, H) (4) recall
+        xp = array_module(e.v)
+        p = softmax(match(e.z_unit, state.keys) / self.temperature)  # (B, K) (3) attention
+        m = e.bank + read(p, state.values)  # (B, H) (4) recall
         h, integration = self._integrate(params, e.z, m, state.h)  # (8), (9)
-        return WindowState(h, *self._remember(e, state), e.z_unit), WindowKept(p, *integration)
-
-    def _past(self, e, state):
-        """The keys and values of the last K steps."""
-        return e.past.seen() if e.past else (state.keys, state.values)
-
-    def _remember(self, e, state):
-        """The keys and values with what came now, where the oldest was."""
-        if e.past:
-            e.past.t += 1
-            return None, None
-        pairs, join = ((state.keys, state.z), (state.values, e.v)), array_module(e.v).concatenate
-        return [join((old[:, 1:], new[:, None]), axis=1) for old, new in pairs]
+        keys = xp.concatenate((state.keys[:, 1:], state.z[:, None]), axis=1)  # (B, K, H) the oldest is gone
+        values = xp.concatenate((state.values[:, 1:], e.v[:, None]), axis=1)
+        return WindowState(h, keys, values, e.z_unit), WindowKept(p, *integration)
 
     def step_back(self, params, d, e, state, k):
         """Undo (9) to (3). d: gradient at (h_t, keys, values, z)."""
-        if e.past:
-            e.past.t -= 1
         dz, dm, dh, integration = self._integrate_back(params, d.h, state.h, k)  # (9), (8)
-        keys, values = self._past(e, state)
-        ds = softmax_back(match(dm, values), k.p) / self.temperature  # (4), (3)
-        du = read(ds, keys) + d.z  # (3) to z_t, beside the next step's key
-        read_here = write(ds, e.z_unit, False), write(k.p, dm, False)  # (3) and (4) to what was read
-        *dpast, dv = self._past_back(d, e, *read_here)
-        return WindowState(dh, *dpast), WindowGradient(dz, du, dm, dv, *integration)
-
-    def _past_back(self, d, e, dkeys, dvalues):
-        """Beside what was read here, what later steps read: gradients at keys, values, z_{t-1} and v_t."""
-        if e.past:
-            return None, None, *e.past.seen_back(dkeys, dvalues)
-        dkeys[:, 1:] += d.keys[:, :-1]
+        ds = softmax_back(match(dm, state.values), k.p) / self.temperature  # (4), (3)
+        du = read(ds, state.keys) + d.z  # (3) to z_t, beside the next step's key
+        dkeys, dvalues = write(ds, e.z_unit, False), write(k.p, dm, False)  # (3) and (4) to what was read,
+        dkeys[:, 1:] += d.keys[:, :-1]  # beside what later steps read of it
         dvalues[:, 1:] += d.values[:, :-1]
-        return dkeys, dvalues, d.keys[:, -1], d.values[:, -1]
-
-    @property
-    def hooks(self):
-        """Without padding the past of every step is a slice of one array. A subclass may remember otherwise."""
-        return Past if type(self) is Window else None
-
-
-class Past:
-    """Keys and values (K + T, B, H) of a run, first those that it began with: step t sees K from t on.
-    d: the gradients at both. Static: what a run does before and after its loops."""
-
-    def __init__(self, keys, values, window):
-        self.both, self.window, self.t = (keys, values), window, 0
-
-    def seen(self, both=None):
-        """The keys and values of the last K steps, or their gradients, (B, K, H)."""
-        return [part[self.t : self.t + self.window].swapaxes(0, 1) for part in both or self.both]
-
-    def seen_back(self, *read_here):
-        """Add the gradients at what step t read; those at the key and the value that it left."""
-        for d, here in zip(self.seen(self.d), read_here, strict=True):
-            d += here
-        return [d[self.t + self.window].copy() for d in self.d]  # nobody before read these
-
-    @staticmethod
-    def enter(cell, params, e, state, mask, keep):
-        if mask is not None:
-            return e, state
-        join = array_module(e.v).concatenate
-        keys = join((state.keys.swapaxes(0, 1), state.z[None], e.z_unit[:-1]))
-        past = Past(keys, join((state.values.swapaxes(0, 1), e.v)), cell.window)
-        return e._replace(past=past), state._replace(keys=None, values=None)
-
-    @staticmethod
-    def final(cell, e, state):
-        if not e.past:
-            return state
-        keys, values = (part.copy() for part in e.past.seen())
-        return state._replace(keys=keys, values=values)
-
-    @staticmethod
-    def turn(e, d):
-        if not (past := e.past):
-            return d
-        past.t = len(past.both[0]) - past.window
-        past.d = [array_module(part).zeros_like(part) for part in past.both]
-        for part, end in zip(past.seen(past.d), (d.keys, d.values), strict=True):
-            if end is not None:
-                part += end
-        return d._replace(keys=None, values=None)
-
-    @staticmethod
-    def leave(e, d):
-        if not e.past:
-            return d
-        e.past.t = 0
-        keys, values = (part.copy() for part in e.past.seen(e.past.d))
-        return d._replace(keys=keys, values=values)
+        gradient = WindowGradient(dz, du, dm, d.values[:, -1], *integration)
+        return WindowState(dh, dkeys, dvalues, d.keys[:, -1]), gradient
 
 
 ConvolutionState = namedtuple("ConvolutionState", "h past")  # output (B, H); inputs before, latest first (B, K - 1, H)

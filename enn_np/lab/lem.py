@@ -9,7 +9,7 @@ from ..backend import array_module
 from ..cells import Baseline, LSTMState
 from ..checkpoint import register
 from ..checks import count, number, settings
-from ..ops import flat, sigmoid, turned
+from ..ops import flat, sigmoid
 
 LEMSums = namedtuple("LEMSums", "i o g n")  # what goes into gates i, o and candidates g, n; and gradients there
 LEMKept = namedtuple("LEMKept", "c i o g n")  # new c, gates, candidates
@@ -52,13 +52,13 @@ class LEM(Baseline):
         return LSTMState(state.h + o * (n - state.h), c), LEMKept(c, i, o, g, n)
 
     def step_back(self, params, d, e, state, k):
-        W = turned(params, "W_h")
+        W = params["W_h"]
         dn = d.h * k.o * (1 - k.n * k.n)
         do = d.h * (k.n - state.h) * (k.o * (1 - k.o / self.dt))  # dt sigmoid, so o' = o (1 - o / dt)
-        dc = d.c + dn @ W[3]  # c_t is read twice: by n_t, and by the next step
+        dc = d.c + dn @ W[3].T  # c_t is read twice: by n_t, and by the next step
         dg = dc * k.i * (1 - k.g * k.g)
         di = dc * (k.g - state.c) * (k.i * (1 - k.i / self.dt))
-        dh = d.h * (1 - k.o) + di @ W[0] + do @ W[1] + dg @ W[2]
+        dh = d.h * (1 - k.o) + di @ W[0].T + do @ W[1].T + dg @ W[2].T
         return LSTMState(dh, dc * (1 - k.i)), LEMSums(di, do, dg, dn)
 
     def collect(self, params, x, e, before, k, de):
