@@ -143,8 +143,7 @@ class GRU(Baseline):
     parts = Hidden, GRUSums
 
     def step(self, params, e, state):
-        from_h = state.h @ params["W_h"]  # (3, B, H)
-        from_h += params["b_h"][:, None]
+        from_h = state.h @ params["W_h"] + params["b_h"][:, None]  # (3, B, H)
         z, r, u = sigmoid(e.z + from_h[0]), sigmoid(e.r + from_h[1]), from_h[2]
         n = array_module(u).tanh(e.n + r * u)
         return Hidden(n + z * (state.h - n)), GRUKept(z, r, n, u)  # z h + (1 - z) n

@@ -21,9 +21,7 @@ def flat(x):
 
 def linear(x, W, b):
     """x W + b for x (..., D), W (D, H), b (H,)."""
-    y = flat(x) @ W
-    y += b
-    return y.reshape(*x.shape[:-1], W.shape[-1])
+    return (flat(x) @ W + b).reshape(*x.shape[:-1], W.shape[-1])
 
 
 def linear_back(dy, x):
@@ -54,25 +52,18 @@ def relu_back(dy, y):
 
 def sigmoid(x):
     """1 / (1 + exp(-x)), by tanh, which cannot overflow."""
-    y = 0.5 * x
-    array_module(x).tanh(y, out=y)
-    y *= 0.5
-    y += 0.5
-    return y
+    return 0.5 * array_module(x).tanh(0.5 * x) + 0.5
 
 
 def softmax(x):
     """exp(x) / sum exp(x) over the last axis, shifted by the maximum so that exp cannot overflow."""
     y = array_module(x).exp(x - x.max(-1, keepdims=True))
-    y /= y.sum(-1, keepdims=True)
-    return y
+    return y / y.sum(-1, keepdims=True)
 
 
 def softmax_back(dy, y):
     """y * (dy - <dy, y>). Entries with y = 0 get nothing, so it is right for a softmax over some entries, too."""
-    dx = dy - dot_rows(dy, y)
-    dx *= y
-    return dx
+    return y * (dy - dot_rows(dy, y))
 
 
 # Two others than softmax give most slots a retrieval weight, (4) of engram.py, of exactly 0.
@@ -118,23 +109,17 @@ def layer_norm(x, gamma, beta):
     Returns y (..., H), x_hat (..., H) and inv (..., 1), what x - mean was multiplied by.
     """
     xp, width = array_module(x), x.shape[-1]
-    x_hat = x - x @ xp.full((width, 1), 1 / width, x.dtype)
-    inv = 1 / xp.sqrt(dot_rows(x_hat, x_hat) / width + NORM_EPS)
-    x_hat *= inv
-    y = x_hat * gamma
-    y += beta
-    return y, x_hat, inv
+    centred = x - x @ xp.full((width, 1), 1 / width, x.dtype)
+    inv = 1 / xp.sqrt(dot_rows(centred, centred) / width + NORM_EPS)
+    x_hat = centred * inv
+    return gamma * x_hat + beta, x_hat, inv
 
 
 def layer_norm_back(dy, gamma, x_hat, inv):
     """dx. Two means are taken away, because mean and variance depend on every entry."""
-    width = dy.shape[-1]
-    dx = dy * gamma  # gradient of x_hat, then of x in place
-    along = dot_rows(dx, x_hat) / width
-    dx -= dx @ array_module(dy).full((width, 1), 1 / width, dy.dtype)
-    dx -= x_hat * along
-    dx *= inv
-    return dx
+    width, dx_hat = dy.shape[-1], dy * gamma
+    mean = dx_hat @ array_module(dy).full((width, 1), 1 / width, dy.dtype)
+    return (dx_hat - mean - x_hat * (dot_rows(dx_hat, x_hat) / width)) * inv
 
 
 def relu_norm(params, name, x):
@@ -166,9 +151,7 @@ def unit_back(du, u, inv):
     """Only the part of du across x turns the unit vector. Where |x|^2 was held, 1 / |x| is a constant: 1e6."""
     xp = array_module(u)
     held = inv >= 1 / xp.sqrt(xp.full(1, UNIT_EPS, u.dtype))
-    dx = du - u * xp.where(held, 0, dot_rows(du, u))
-    dx *= inv
-    return dx
+    return (du - u * xp.where(held, 0, dot_rows(du, u))) * inv
 
 
 def cosine(u, M):

@@ -87,9 +87,7 @@ class SGD(Optimizer):
     moments = ("velocity",)
 
     def rule(self, p, g, u):
-        u *= self.momentum
-        g *= self.learning_rate
-        u -= g
+        u[...] = self.momentum * u - self.learning_rate * g
         p += u
 
 
@@ -107,16 +105,10 @@ class Adam(Optimizer):
     moments = ("m", "v")
 
     def rule(self, p, g, m, v):
-        """Once v has the square of g, g is free: from then on its memory holds the step."""
-        xp, b1, b2 = array_module(g), self.beta_1, self.beta_2
+        b1, b2, t = self.beta_1, self.beta_2, self.steps
         m *= b1
         m += (1 - b1) * g
         v *= b2
-        g *= g
-        g *= 1 - b2
-        v += g
-        xp.sqrt(v, out=g)
-        g += self.epsilon
-        xp.divide(m, g, out=g)
-        g *= self.learning_rate * math.sqrt(1 - b2**self.steps) / (1 - b1**self.steps)
-        p -= g
+        v += (1 - b2) * g * g
+        rate = self.learning_rate * math.sqrt(1 - b2**t) / (1 - b1**t)
+        p -= rate * m / (array_module(v).sqrt(v) + self.epsilon)
