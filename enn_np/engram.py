@@ -116,8 +116,7 @@ class Engram(Traced):
         return EngramCue(z, *unit(z), *norm, noise, self._share(mask, x))
 
     def step(self, params, e, state):
-        M_eff = self.trace_scale * state.A
-        M_eff += params["M"]  # (N, H), or (B, N, H) per sample (2) bank + trace
+        M_eff = params["M"] + self.trace_scale * state.A  # (N, H), or (B, N, H) per sample (2) bank + trace
         s, M_inv = cosine(e.z_unit, M_eff)  # (B, N) (3) how well every slot matches the cue
         a = RETRIEVALS[self.retrieval][0](s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
         m = read(a, M_eff)  # (B, H) (5) retrieved engram
@@ -155,21 +154,17 @@ class Engram(Traced):
         dz = dz + unit_back(read(dp, k.M_eff), e.z_unit, e.z_inv)  # (3) to z_t
         dM_eff = write(xp.stack((dp, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~_t
         dM_eff -= along * k.M_eff  # (3) only across a row: its length does not matter
-        dM = dM_eff.copy() if shared else dM_eff.sum(0)  # (2) to the bank
-        dM_eff *= self.trace_scale
-        dA *= 1 - self.hebbian_rate  # (9) to A_{t-1}
-        dA += dM_eff  # (2) to A_{t-1}
+        dM = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank
+        dA = (1 - self.hebbian_rate) * dA + self.trace_scale * dM_eff  # (9) and (2) to A_{t-1}
         return EngramState(dh, dA), EngramGradient(d.h, dz, dc, dr, dM)
 
     def _unclip(self, dA, A):
-        """A copy of dA: zero on the clip, where a small change has no effect; all zero without trace_gradient."""
-        xp = array_module(A)
+        """dA, but zero on the clip, where a small change has no effect; all zero without trace_gradient."""
         if not self.trace_gradient:
-            return xp.zeros_like(dA)
-        dA = dA.copy()
-        if self.trace_clip is not None and self.hebbian_rate:  # a trace at rest is not clipped
-            xp.copyto(dA, 0, where=abs(A) >= self.trace_clip)
-        return dA
+            return array_module(A).zeros_like(dA)
+        if self.trace_clip is None or not self.hebbian_rate:  # a trace at rest is not clipped
+            return dA
+        return dA * (abs(A) < self.trace_clip)
 
     def collect(self, params, x, e, before, k, de):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""
