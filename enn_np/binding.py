@@ -233,7 +233,7 @@ class Binding(Addressing, Traced):
         return super().encode(params, x)._replace(g=g, share=self._share(mask, x))
 
     def step(self, params, e, state):
-        xp, c = array_module(state.h), Address(*e[:9])
+        xp, c = array_module(state.h), Address(*e[: len(Address._fields)])
         if self.recurrent_cue:
             c = self._address(params, e.r + state.h @ params["U_z"])  # (1), (2)
         A, at = e.trace or Dense(state.A), self._written_at(state, c)
@@ -300,7 +300,8 @@ class Binding(Addressing, Traced):
 
     def record(self, params, tape):
         """What a run did, as copies: codes z, values v, engram m and its parts bank_part, trace_part (T, B, H);
-        similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...)."""
+        similarities s, retrieval a, written w (T, B, N), plasticity g (T, B, 1); trace A and hidden h (T + 1, ...). At
+        padding they are those of an input of zeros, but trace and hidden stand still."""
         xp, H, A, (e, states, k) = array_module(tape.x), self.hidden, self.traces(tape), tape[2:5]
         bank = k.a @ params["M"] if self.bank_read else xp.zeros_like(e.v)
         recalled = xp.stack([read(a_t, A_t) for a_t, A_t in zip(k.a, A[:-1], strict=True)])

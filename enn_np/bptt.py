@@ -12,15 +12,24 @@ Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes f
 from collections import namedtuple
 
 from .backend import array_module
-from .checks import check_run, check_run_back, param_shapes
+from .checks import check_run, check_run_back, check_state, param_shapes
 
 
-class Steps(list):
+class Steps:
     """A NamedTuple for each step: steps[t] is that of step t; steps.h is part h of all, (T, ...), made if asked for."""
 
+    def __init__(self, steps=()):
+        self._steps = list(steps)
+
+    def __len__(self):
+        return len(self._steps)
+
+    def __getitem__(self, t):
+        return self._steps[t]
+
     def __getattr__(self, name):
-        if not self or name not in self[0]._fields:
-            raise AttributeError(name)
+        if name.startswith("_") or name not in (known := self[0]._fields):
+            raise AttributeError(name if name.startswith("_") else f"expected one of {known}, got {name!r}")
         parts = [getattr(step, name) for step in self]
         value = None if parts[0] is None else array_module(parts[0]).stack(parts)
         setattr(self, name, value)  # the next time it is there
@@ -42,31 +51,34 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
     x (T, B, D) float array of the parameters' dtype. state: the cell's state, as returned by an earlier piece of the
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
     whatever x holds there. keep=False drops the tape (prediction). given: further arrays (T, ...) for `encode`, such as
-    the trace noise of Engram. Returns h (T, B, H), a part of the tape, the final state and the tape, None if not kept.
+    the trace noise of Engram. Returns h (T, B, H), a part of the tape; the final state; and the tape, None if not kept.
     `cell.record(params, tape)` tells what it did.
     Raises TypeError or ValueError, naming the argument, before any work.
     """
     x = check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
     (state,) = named("initial_state", cell.initial_state(batch, x.dtype, None, xp) if state is None else state)
-    if keep:  # their owner may go on to use them
-        x, state = x.copy(), each(lambda part: part.copy(), state)
+    x, state = x.copy() if keep else x, each(lambda part: part.copy(), state)  # their owner may go on to use them
     given |= {"mask": mask} if getattr(cell, "shared", ()) else {}
     (e,) = named("encode", cell.encode(params, x, **given))
     if hooks := getattr(cell, "hooks", None):
         e, state = hooks.enter(cell, params, e, state, mask, keep)
-    states, kept, h = Steps([state]), Steps(), []
+    states, kept, h = [state], [], []
     for t in range(steps):
         after, k = named("step", *cell.step(params, at(e, t), state))
+        if t == 0:
+            check_state("step", after, state, x.dtype, computed=True)
         state = hold(cell, mask, t, after, state)
         if keep:
             states.append(state)
             kept.append(k)
         else:
             h.append(state.h)
+    states = Steps(states)
     h = states.h[1:] if keep else xp.stack(h)
-    state = hooks.final(cell, e, state) if hooks else state
-    return h, state, Tape(cell, x, e, states, kept, mask) if keep else None
+    final = each(lambda part: part.copy(), state)
+    final = hooks.final(cell, e, final) if hooks else final
+    return h, final, Tape(cell, x, e, states, Steps(kept), mask) if keep else None
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -90,22 +102,24 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     d = hooks.turn(e, d) if hooks else d
     zeros = each(xp.zeros_like, states[0])
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
-    gradients, nothing = [], each(lambda part: 0, d)
+    gradients, nothing = [None] * steps, each(lambda part: 0, d)
     for t in reversed(range(steps)):
         if dh is not None:
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
         past, now = d, hold(cell, mask, t, d, nothing)
         extra = {name: value[t] for name, value in upstream.items()}
-        d, de = named("step_back", *cell.step_back(params, now, at(e, t), states[t], kept[t], **extra))
-        gradients.append(de)
+        back = cell.step_back(params, now, at(e, t), states[t], kept[t], **extra)
+        d, gradients[t] = named("step_back", *back)
         if mask is not None:  # the rest passes padding by
             parts = zip(d, past, now, strict=True)
             d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in parts))
     d = hooks.leave(e, d) if hooks else d
     before = Steps(states[:-1])
     vars(before).update({name: part[:-1] for name, part in vars(states).items() if part is not None})  # stacked already
-    dx, grads = cell.collect(params, x, e, before, kept, Steps(reversed(gradients)).stacked())
+    de = Steps(gradients).stacked()
+    del gradients, back  # their memory is free for what `collect` stacks
+    dx, grads = cell.collect(params, x, e, before, Steps(kept), de)
     shapes = {name: getattr(g, "shape", None) for name, g in grads.items()}
     if wrong := shapes.items() ^ param_shapes(cell, x.shape[2]).items():
         wrong = ", ".join(sorted({name for name, _ in wrong}))

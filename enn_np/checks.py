@@ -140,9 +140,10 @@ def check_run(cell, params, x, state=None, mask=None):
 def check_run_back(cell, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
     kept = getattr(tape, "kept", None)
-    if kept is None or not isinstance(cell, type(tape.cell)):
-        got = type(getattr(tape, "cell", tape)).__name__
-        raise TypeError(f"tape: expected the one that run gave for this cell, got {got}; keep=False gives none")
+    if kept is None:
+        raise TypeError(f"tape: expected the one that run gave, got {tape!r:.40}; keep=False gives none")
+    if cell is not tape.cell and (not isinstance(cell, type(tape.cell)) or vars(cell) != vars(tape.cell)):
+        raise TypeError(f"tape: expected one of {cell!r}, got that of {tape.cell!r}")
     for name, value, like in (("dh", dh, tape.states[0]), ("da", upstream.get("da"), kept[0])):
         if value is not None and hasattr(like, name[1:]):
             shape = (len(kept), *getattr(like, name[1:]).shape)

@@ -116,7 +116,8 @@ class Engram(Traced):
         return EngramCue(z, *unit(z), *norm, noise, self._share(mask, x))
 
     def step(self, params, e, state):
-        M_eff = params["M"] + self.trace_scale * state.A  # (N, H), or (B, N, H) per sample (2) bank + trace
+        M_eff = self.trace_scale * state.A  # (N, H), or (B, N, H) per sample: in place from here, as it may be large
+        M_eff += params["M"]  # (2) bank + trace
         s, M_inv = cosine(e.z_unit, M_eff)  # (B, N) (3) how well every slot matches the cue
         a = RETRIEVALS[self.retrieval][0](s / self.tau, self.top_k)  # (B, N) (4) retrieval weights
         m = read(a, M_eff)  # (B, H) (5) retrieved engram
@@ -154,8 +155,10 @@ class Engram(Traced):
         dz = dz + unit_back(read(dp, k.M_eff), e.z_unit, e.z_inv)  # (3) to z_t
         dM_eff = write(xp.stack((dp, k.a)), xp.stack((e.z_unit, dm)), shared)  # (3) and (5) to M~_t
         dM_eff -= along * k.M_eff  # (3) only across a row: its length does not matter
-        dM = dM_eff if shared else dM_eff.sum(0)  # (2) to the bank
-        dA = (1 - self.hebbian_rate) * dA + self.trace_scale * dM_eff  # (9) and (2) to A_{t-1}
+        dM = dM_eff.copy() if shared else dM_eff.sum(0)  # (2) to the bank
+        dA = (1 - self.hebbian_rate) * dA  # (9) to A_{t-1}
+        dM_eff *= self.trace_scale
+        dA += dM_eff  # (2) to A_{t-1}
         return EngramState(dh, dA), EngramGradient(d.h, dz, dc, dr, dM)
 
     def _unclip(self, dA, A):

@@ -112,6 +112,7 @@ class LanguageModel(Model):
         "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
         of right answers. rng, states: see `hidden`.
         """
+        self.tapes = ()  # their memory is free for the new ones
         h, finals, (tapes, drop_in, drop_out) = self.hidden(ids, rng, mask, states, learning=True)
         weights = self._weights(targets, mask)
         loss, dh, head, right = self.head.loss_and_grads(self.layer_params("head"), h, targets, weights)

@@ -120,7 +120,6 @@ class Model:
         Returns h (T, B, H) of the last layer, every layer's final state, and every layer's tape.
         """
         xp, finals, tapes = array_module(x), [], []
-        self.tapes = () if keep else self.tapes  # their memory is that of the new ones
         for i, cell in enumerate(self.cells):
             state = states[i] if states else parallel.start(cell, x.shape[1], x.dtype, rng, xp)
             noise = cell.noise(rng, len(x), x.dtype, xp) if rng is not None and hasattr(cell, "noise") else None
@@ -163,6 +162,7 @@ class Model:
         "loss" is the mean loss of the data, "penalty" what the cells add to it, if they do; the metrics are sums. What
         is trained is loss + penalty. rng draws dropout, initial states and trace noise.
         """
+        self.tapes = ()  # their memory is free for the new ones
         out, memo = self.forward(x, rng, mask, learning=True)
         loss, dout, metrics = self.loss(out, y)
         penalty, grads = self.backward(dout, memo)

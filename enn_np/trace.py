@@ -1,6 +1,6 @@
 """Where the trace A of Binding is kept: as the array that it is, or as the list of what was written.
 
-    match(u)      <u, rows of A>      read(a)   a A      write(w, v)   A <- keep A + w v',  keep for every slot
+    match(u)   <u, rows of A>      read(a)   a A      write(w, v, keep)   A <- keep A + w v',  keep for every slot
 
 The way back undoes steps in reverse order, `write_back` and then `recall_back`. Of a A u' = sum_n a_n <u, A_n>, match
 is the derivative by a and read the derivative by u, so these two words serve the way back as well.
@@ -80,6 +80,7 @@ class Listed:
         return self.piece.read(self.q)
 
     def write(self, w, v, keep):
+        """Into the list: there is no other trace to return."""
         if self.keep_all:
             self.notes.append(self.q)
         self.piece.write(*self._alive(w, keep), v, self.keep_all)

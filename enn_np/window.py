@@ -73,8 +73,8 @@ class Window(Addressing):
         dkeys, dvalues = write(ds, e.z_unit, False), write(k.p, dm, False)  # (3) and (4) to what was read,
         dkeys[:, 1:] += d.keys[:, :-1]  # beside what later steps read of it
         dvalues[:, 1:] += d.values[:, :-1]
-        gradient = WindowGradient(dz, du, dm, d.values[:, -1], *integration)
-        return WindowState(dh, dkeys, dvalues, d.keys[:, -1]), gradient
+        gradient = WindowGradient(dz, du, dm, d.values[:, -1].copy(), *integration)
+        return WindowState(dh, dkeys, dvalues, d.keys[:, -1].copy()), gradient
 
 
 ConvolutionState = namedtuple("ConvolutionState", "h past")  # output (B, H); inputs before, latest first (B, K - 1, H)
@@ -126,7 +126,7 @@ class Convolution(Cell):
         dx = d.h[:, None] * params["w"]  # (B, K, H), at x_t and the K - 1 inputs before
         dx[:, :-1] += d.past  # all but the oldest are handed on
         no_h = array_module(d.h).zeros_like(d.h)  # no step reads h_{t-1}
-        return ConvolutionState(no_h, dx[:, 1:]), ConvolutionGradient(dx[:, 0], d.h)
+        return ConvolutionState(no_h, dx[:, 1:]), ConvolutionGradient(dx[:, 0].copy(), d.h)
 
     def collect(self, params, x, e, before, k, de):
         past = before.past.reshape(-1, self.width - 1, self.hidden).swapaxes(0, 1)

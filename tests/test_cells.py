@@ -433,7 +433,10 @@ def test_a_tape_is_its_own(kind, data):
     h, end, tape = problem.but(x=x).forward()
     x[...] = np.nan
     problem.but(x=problem.x + 1).gradients()
-    assert_same_gradients([*arrays((h, end)), *problem.backward(tape).values()], want, 1e-12)
+    copies = [part.copy() for part in end]
+    for part in end:
+        part[...] = np.nan
+    assert_same_gradients([*arrays((h, copies)), *problem.backward(tape).values()], want, 1e-12)
 
 
 @every_cell

@@ -40,6 +40,13 @@ def test_statistics_are_what_their_names_say(seed, size, clip):
     assert trace_statistics(A, clip) == pytest.approx(want)
 
 
+def test_a_model_keeps_the_tapes_of_its_last_batch():
+    """Which the monitor's own run, at the end of an epoch, must not take away."""
+    model, monitor = watched(n=5)
+    model.fit(*sequences(8), epochs=1, callbacks=[monitor])
+    assert [len(tape.x) for tape in model.tapes] == [T]
+
+
 def test_clipped_entries_count_in_float32():
     """0.1 in float32 is more than 0.1 in float64: a trace on its clip must count as clipped all the same."""
     for clip in (0.1, 0.3, 0.7):

@@ -47,6 +47,9 @@ class Six(Cell):
         return de.s @ params["W"].T, grads
 
 
+Count = namedtuple("Count", "count index")
+
+
 class Lazy(Six):
     """Makes the gradient at x only if it is asked for."""
 
@@ -68,7 +71,51 @@ class Listing(Six):
     names: list = field(default_factory=list)
 
 
-OWN = [Six, Lazy, Unhashable, Listing]
+@dataclass
+class Counting(Six):
+    """Keeps what is named as a method of lists."""
+
+    hidden: int
+
+    def step(self, params, e, state):
+        after, k = super().step(params, e, state)
+        return after, Count(*k)
+
+    def step_back(self, params, d, e, state, k):
+        return super().step_back(params, d, e, state, Kept(*k))
+
+    def collect(self, params, x, e, before, k, de):
+        return super().collect(params, x, e, before, Kept(k.count, k.index), de)
+
+
+OWN = [Six, Lazy, Unhashable, Listing, Counting]
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "match"),
+    [
+        (lambda h, seen: Seen(h[:, None], seen), ValueError, r"^step\.h: expected shape \(3, 4\), got \(3, 1, 4\)"),
+        (lambda h, seen: Seen(h, seen.astype(np.float32)), TypeError, r"^step\.seen: expected float64"),
+        (lambda h, seen: Sums(h), TypeError, r"^step: expected Seen"),
+        (lambda h, seen: (h, seen), TypeError, r"^step: expected a NamedTuple"),
+    ],
+)
+def test_a_step_that_returns_no_such_state_is_named(after, error, match):
+    """Catches a state that goes wrong where it is made, and is blamed on someone else steps later."""
+
+    class Wrong(Six):
+        def step(self, params, e, state):
+            new, k = super().step(params, e, state)
+            return after(*new), k
+
+    with pytest.raises(error, match=match):
+        draw(Wrong(4)).forward()
+
+
+def test_a_part_that_no_step_kept_is_named():
+    _, _, tape = draw(Six(4)).forward()
+    with pytest.raises(AttributeError, match=r"expected one of \('tanh', 'was'\), got 'tanhh'"):
+        _ = tape.kept.tanhh
 
 
 @pytest.mark.parametrize("kind", OWN)
