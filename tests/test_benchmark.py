@@ -32,7 +32,13 @@ def one(results, model="rnn", key="regression/paper", **shorter):
 def all_of(results, model="rnn", **settings):
     """What is missing of the sound protocol, and what was said."""
     said = []
-    return runner.run_all(["regression/sound"], [model], results=results, say=said.append, **{**TINY, **settings}), said
+    return runner.run_all(
+        ["regression/sound"],
+        [model],
+        results=results,
+        say=said.append,
+        **{**TINY, "rates": (3e-4, 1e-3, 3e-3), **settings},
+    ), said
 
 
 @pytest.fixture(autouse=True)

@@ -169,8 +169,7 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
             table.network(experiment, model)  # whether it can be
         for rate in grid:
             settings_of(experiment, model, asked, rate)
-        changed = any(value != experiment.training[name] for name, value in asked.items())
-        if changed and place == default:
+        if place == default and any(value != experiment.training[name] for name, value in asked.items()):
             raise ValueError(f"{', '.join(asked)}: {RESULTS} is for whole runs, got {asked}; name another --results")
     if default in (place, *place.parents) and (revision() or "").endswith("-dirty"):
         why = f"{RESULTS} is for results of a commit, this is {revision()}"
