@@ -4,7 +4,7 @@ import platform
 import tracemalloc
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from enn_np import Adam, Stream, __version__, run, run_back, run_in_segments
 from enn_np.backend import array_module, to_device, to_numpy
@@ -13,8 +13,8 @@ from enn_np.train.parallel import started
 
 
 def versions(problem):
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    library = f"{blas.get('name')} {blas.get('version')}"
+    blas = next((each for each in threadpool_info() if each["user_api"] == "blas"), {})
+    library = " ".join(str(blas.get(name)) for name in ("internal_api", "version", "architecture"))  # of its kernels
     known = {"python": platform.python_version(), "enn_np": __version__, "numpy": np.__version__, "blas": library}
     if problem.device == "cuda":
         known |= {"cupy": array_module(to_device(np.zeros(1), "cuda")).__version__, "card": card_name()}
