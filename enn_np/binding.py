@@ -240,9 +240,8 @@ class Binding(Addressing, Traced):
         m, old = A.read(xp.stack((c.a, at))) if self.rule == "delta" else (A.read(c.a), 0)
         m = m + c.bank if self.bank_read else m  # (B, H) (3) recall
         v = e.v - old if self.rule == "delta" else e.v  # (B, H) (7) what to write
-        g = xp.full(c.r_inv.shape, self.rate, c.r_inv.dtype)
-        if self.plasticity == "gate":
-            g = sigmoid(e.g + state.h @ params["u_g"])  # (B, 1) (5) how much
+        # (B, 1) (5) how much
+        g = xp.full(c.r_inv.shape, self.rate, c.r_inv.dtype) if e.g is None else sigmoid(e.g + state.h @ params["u_g"])
         w = at * (g * e.share)  # (B, N) (6) where to write
         here = w.sum(0) if self.shared else w
         keep = (1 - self._delta(params)) * (1 - here if self.rule == "replace" else xp.ones(here.shape, here.dtype))
@@ -256,7 +255,7 @@ class Binding(Addressing, Traced):
 
     def _delta(self, params):
         """The decay of (7): of every slot (N,), or one number."""
-        return 0.5 + 0.5 * array_module(params["d"]).tanh(0.5 * params["d"]) if self.learned_decay else self.decay
+        return sigmoid(params["d"]) if self.learned_decay else self.decay
 
     def step_back(self, params, d, e, state, k):
         """Undo (9) to (1). d: gradient at (h_t, A_t, a_t)."""

@@ -17,9 +17,9 @@ def run_in_segments(cell, params, x, segments, state=None, mask=None, **given):
     x, h, tape = check_run(cell, params, x, state, mask).copy(), [], Segments()
     xp, T, given = array_module(x), len(x), {"mask": mask, **given}
     state = cell.initial_state(x.shape[1], x.dtype, None, xp) if state is None else state
+    state = each(lambda part: part.copy(), state)  # its owner may go on to use it
     for i in range(n := min(count("segments", segments), T)):
         part = slice(T * i // n, T * (i + 1) // n)
-        state = each(lambda value: value.copy(), state)
         tape.segments.append((part, {"x": x[part], "state": state, **_cut(given, part, T)}))
         rows, state, _ = run(cell, params, keep=False, **tape.segments[-1][1])
         h.append(rows)
