@@ -87,8 +87,7 @@ WARM = 5  # steps
 
 
 def turn(competitor):
-    """A few times to wake threads, caches and cores, as in a training loop: two ranks that slept may begin on one core.
-    Then once by the clock, wall and CPU."""
+    """A few times to wake threads, caches and cores, as in a training loop. Then once by the clock, wall and CPU."""
     for _ in range(WARM):
         competitor.run()
     wall, cpu = time.perf_counter(), time.process_time()
