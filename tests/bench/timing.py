@@ -28,7 +28,8 @@ from .process import Worker, WorkerError
 from .works import Side, all_works
 
 PEERS = ("torch", "jax", "tensorflow")
-PAUSE, PREPARE_TIMEOUT, RUN_TIMEOUT = 0.05, 1800, 300  # seconds; torch.compile takes minutes on two cores
+PREPARE_TIMEOUT, RUN_TIMEOUT = 1800, 300  # seconds; torch.compile takes minutes on two cores
+PAUSE = 0.3  # before every turn: a second thread of OpenBLAS spins for about 0.1 s after its work, and takes a core
 QUIET = 0.8  # CPU seconds per second: who computes alone on a machine gets one CPU at least
 
 
