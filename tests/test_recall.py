@@ -286,7 +286,12 @@ def test_where_every_rate_diverges_that_is_the_result(small, tmp_path, capsys, r
     assert len(list(tmp_path.glob("*.json"))) == 4
     recall(["lstm"], steps=2, results=tmp_path)
     shown = pages.table("results", "recall2", "sound", tmp_path)
-    assert "LSTM" in shown and "GRU" not in shown
+    assert "LSTM" in shown and "GRU" not in shown and "diverged" not in shown
+    lost = json.loads((tmp_path / "recall2-sound-gru-1.json").read_text()) | {"model": "lstm", "seed": 7}
+    (tmp_path / "recall2-sound-lstm-7.json").write_text(json.dumps(lost))
+    assert "; 7 diverged |" in pages.table("results", "recall2", "sound", tmp_path), (
+        "a mean over who is left looks better"
+    )
     with pytest.raises(ValueError, match=r"holds a run with .*'steps': 3.*asked"):
         recall(["gru"], steps=4, rates=rates, seeds=2, results=tmp_path)
 

@@ -44,17 +44,18 @@ def results_table(folder, benchmark, protocol):
     results, experiment = load_results(folder, benchmark, protocol), find(f"{benchmark}/{protocol}")
     if not results:
         return "No stored results yet."
-    rows = [_row(experiment, model, runs) for model, runs in results.items()]
+    lost = load_results(folder, benchmark, protocol, diverged=True)
+    rows = [_row(experiment, model, runs, lost.get(model)) for model, runs in results.items()]
     several = experiment.source != "fresh" and any(len(runs) > 1 for runs in results.values())
     return f"{_records(rows)}\n\n{_origin(results)}" + " Intervals: Student's t." * several
 
 
-def _row(experiment, model, runs):
-    """{title: cell} of a model's runs. A text of its own cut has numbers that are no answer to the paper's."""
+def _row(experiment, model, runs, lost):
+    """{title: cell} of a model's runs, and which of them are `lost`: a mean over those that are left looks better."""
     from .stats import interval
 
     fresh, paper = experiment.source == "fresh", PAPER.get(experiment.name, {})
-    row = {"model": _title(model), "seeds": _seeds(runs)}
+    row = {"model": _title(model), "seeds": _seeds(runs) + (f"; {_seeds(lost)} diverged" if lost else "")}
     for title, key, form in experiment.columns:
         judged = key == experiment.score
         row[title] = f"**{_spread(runs, key, form)}**" if judged or fresh else _spread(runs, key, form)

@@ -97,19 +97,19 @@ def read_result(path, tested=True):
     return found
 
 
-def load_results(folder, benchmark, protocol):
-    """{model: [result, ...]} of every stored run, sorted by seed. Raises ValueError naming a file that is no result."""
+def load_results(folder, benchmark, protocol, diverged=False):
+    """{model: [result, ...]} by seed of runs that ended, or of those that `diverged`; ValueError names a bad file."""
     found = {}
     for path in sorted(Path(folder).glob("*.json")):
         result = _unchanged(path, path.stat().st_mtime_ns, path.stat().st_size)
-        if (result["benchmark"], result["protocol"]) != (benchmark, protocol) or result["stopped"] == "diverged":
+        lost = result["stopped"] == "diverged"
+        if (result["benchmark"], result["protocol"], lost) != (benchmark, protocol, diverged):
             continue
         runs = found.setdefault(result["model"], {})
         if runs.setdefault(result["seed"], result) is not result:
             raise ValueError(f"{path}: a second result of {result['model']} with seed {result['seed']}; remove one")
-    known = find(f"{benchmark}/{protocol}").known
-    models = sorted(found, key=lambda model: known.index(model) if model in known else len(known))
-    return {model: [runs for _, runs in sorted(found[model].items())] for model in models}
+    known = [*find(f"{benchmark}/{protocol}").known, *found]  # whoever is not known comes last
+    return {model: [found[model][seed] for seed in sorted(found[model])] for model in sorted(found, key=known.index)}
 
 
 @functools.cache
@@ -164,8 +164,7 @@ def machine(device="cpu"):
     """What the numbers were measured on."""
     from .. import __version__
 
-    card = {"card": card_name()} if device == "cuda" else {}
-    return card | {
+    return ({"card": card_name()} if device == "cuda" else {}) | {
         "processor": processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
