@@ -166,9 +166,7 @@ def _prepare(side, python, threads, settings):
     command = [str(python), "-m", "bench.worker", side.module, side.variant, str(threads)]
     if side.variant == "ranks":  # as many processes as the others have threads
         mpiexec = Path(python).with_name("mpiexec")
-        # Bound, as two ranks that slept between turns may wake on one core, and stay there for a short turn.
-        bound = ["-bind-to", "core", "-n", str(threads)]
-        command = [str(mpiexec) if mpiexec.exists() else "mpiexec", *bound, *command]
+        command = [str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", str(threads), *command]
     try:
         worker = Worker(side.name, command, threads, settings["passive"], settings["device"])
     except WorkerError as error:
