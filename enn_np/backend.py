@@ -53,16 +53,14 @@ def to_device(tree, device):
     Arrays that are there already are not copied, and None stays None. Errors: those of `device_module`.
     """
     xp = device_module(device)
-    if tree is None:
-        return None
     if isinstance(tree, dict):
         return {key: to_device(value, device) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
         parts = [to_device(value, device) for value in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    if xp is np:
-        return tree if isinstance(tree, np.ndarray) else tree.get()
-    return xp.asarray(tree)
+    if tree is None or (xp is np and isinstance(tree, np.ndarray)):
+        return tree
+    return tree.get() if xp is np else xp.asarray(tree)
 
 
 def to_numpy(tree):

@@ -8,9 +8,12 @@ import math
 import weakref
 from dataclasses import KW_ONLY, dataclass, fields
 
+import numpy as np
+
 from .backend import array_module
 from .checks import number
 
+CACHED = 1 << 15  # numbers of a large array that are updated at a time: what `rule` makes on the way stays in cache
 SERVED = weakref.WeakKeyDictionary()  # optimizer -> weak reference to the first array of the model that it serves
 LIMITS = {name: {"above": 0} for name in ("learning_rate", "clip_norm", "global_clip_norm", "epsilon")}
 LIMITS["momentum"] = {"low": 0, "high": 1}
@@ -45,8 +48,7 @@ class Optimizer:
             raise ValueError(f"frozen: expected names among {', '.join(params)}, got {wrong[0]!r}")
         mine = weakref.ref(next(iter(params.values())))
         if not self.steps:  # until then it may serve anyone
-            zeros_like = array_module(mine()).zeros_like
-            self.state = {moment: {name: zeros_like(p) for name, p in params.items()} for moment in self.state}
+            self.state = {m: {name: array_module(p).zeros_like(p) for name, p in params.items()} for m in self.state}
             SERVED[self] = mine
         like = [{(k, v.shape, v.dtype) for k, v in each.items()} for each in (params, *self.state.values())]
         if SERVED.get(self, mine)() is not mine() or any(each != like[0] for each in like):  # a copy knows shapes alone
@@ -60,7 +62,10 @@ class Optimizer:
             grads[name][...] = 0  # and so are its moments, and then its steps
         self.clip(grads)
         for key, g in grads.items():
-            self.rule(params[key], g, *(moment[key] for moment in self.state.values()))
+            arrays = params[key], g, *(moment[key] for moment in self.state.values())
+            rows = max(1, CACHED * len(g) // g.size) if g.size > CACHED and array_module(g) is np else 0
+            for piece in (slice(i, i + rows) for i in range(0, len(g), rows)) if rows else [...]:
+                self.rule(*(a[piece] for a in arrays))
 
     def clip(self, grads):
         """Shorten gradients in place: each to `clip_norm`, then all together to `global_clip_norm`."""
@@ -106,9 +111,7 @@ class Adam(Optimizer):
 
     def rule(self, p, g, m, v):
         b1, b2, t = self.beta_1, self.beta_2, self.steps
-        m *= b1
-        m += (1 - b1) * g
-        v *= b2
-        v += (1 - b2) * g * g
+        m[...] = b1 * m + (1 - b1) * g
+        v[...] = b2 * v + (1 - b2) * g * g
         rate = self.learning_rate * math.sqrt(1 - b2**t) / (1 - b1**t)
         p -= rate * m / (array_module(v).sqrt(v) + self.epsilon)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import seeds
 from tiny import classifier, copied, same_to_the_bit, sequences
 
-from enn_np import GRU, SGD, Adam, LanguageModel, ReduceOnPlateau
+from enn_np import GRU, SGD, Adam, LanguageModel, ReduceOnPlateau, optim
 
 rates = st.sampled_from((1e-3, 0.05, 1.0))
 limits = st.sampled_from((None, 0.1, 1.0, 100.0))
@@ -166,6 +166,20 @@ def test_precision_and_identity_are_kept(kind, settings, dtype):
     for moment in optimizer.state.values():
         assert moment.keys() == params.keys()
         assert all(moment[name].dtype == dtype and moment[name].shape == params[name].shape for name in params)
+
+
+@given(seeds, st.sampled_from(((7, 13), (1, 200), (50, 1), (300,), (2, 3, 40), (), (9,))), st.integers(1, 64))
+@every_optimizer
+def test_a_large_array_is_updated_piece_by_piece_and_alike(kind, settings, seed, shape, cached):
+    """To the bit, whatever the shape, how many numbers a piece has, and the order of the numbers in memory."""
+    rng = np.random.default_rng(seed)
+    params = {"W": np.asfortranarray(rng.standard_normal(shape))}
+    grads = [{"W": np.array(rng.standard_normal(shape))} for _ in range(3)]
+    whole = train(kind(0.1, **settings), params, grads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optim, "CACHED", cached)
+        pieces = train(kind(0.1, **settings), params, grads)
+    assert same_to_the_bit(whole, pieces)
 
 
 def test_a_numpy_rate_does_not_upcast():
