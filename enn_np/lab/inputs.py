@@ -155,8 +155,7 @@ def few_shot(experiment, seed):
     mean = images["train"][0].mean(0)
     length = np.sqrt(((images["train"][0] - mean) ** 2).sum(1).mean())
     images = {part: ((x - mean) / length, labels) for part, (x, labels) in images.items()}
-    asked = experiment.answers
-    return lambda rng, n, part, phase: tasks.few_shot(rng, n, *images[part], WAYS, experiment.size, asked)
+    return lambda rng, n, part, phase: tasks.few_shot(rng, n, *images[part], WAYS, experiment.size, experiment.answers)
 
 
 def pools(experiment, seed):

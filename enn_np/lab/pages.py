@@ -28,7 +28,7 @@ from ..checkpoint import read_arrays, write_text
 from ..look import attribution, claims, plots
 from .results import files, lacks, load_results, read_json, read_result
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, TURNED, WITHOUT, find, task
-from .verdicts import moved, numbers, one_more, slower, small, structure, verdicts_table
+from .verdicts import moved, numbers, one_more, pointed, slower, small, structure, verdicts_table
 
 DASH = "-"
 
@@ -229,7 +229,7 @@ def _rendered(template, folder):
     pages = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     given = {"of": partial(numbers, folder), "file": lambda name: read_json(folder / name), "folder": folder}
     given |= {"paper": PAPER, "scipy": scipy, "false_alarms": false_alarms}
-    given |= {"small": small, "moved": moved, "slower": slower, "structure": structure}
+    given |= {"small": small, "moved": moved, "pointed": pointed, "slower": slower, "structure": structure}
     pages.filters |= {
         "f": lambda value, form=".1f": format(value, form),
         "mean": lambda values, form=".1f": format(sample("values", values, low=1).mean(), form),
