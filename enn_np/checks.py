@@ -37,9 +37,8 @@ def float_array(name, value, shape, dtype=None, finite=True):
         raise ValueError(f"{name}: expected shape {str(tuple(shape)).replace(chr(39), '')}, got {value.shape}{hint}")
     # On a GPU the question would stall the stream; device data were asked about on the host.
     if finite and xp is np and not np.isfinite(value).all():
-        place = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
-        wrong = f"entry {place} is {value[place]}"
-        raise ValueError(f"{name}: every entry must be finite, but {wrong}; remove or replace it")
+        at = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
+        raise ValueError(f"{name}: every entry must be finite, but entry {at} is {value[at]}; remove or replace it")
     return value
 
 

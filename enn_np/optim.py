@@ -22,7 +22,8 @@ LIMITS["beta_1"] = LIMITS["beta_2"] = {"low": 0, "high": math.nextafter(1, 0)}  
 
 @dataclass(eq=False)  # each is itself, whatever its settings
 class Optimizer:
-    """Clipping and the loop over parameters; `rule` is the update of one array, in place, with its `moments`.
+    """Clipping and the loop over parameters; `rule` is the update of one array, in place, with its `moments`. If it is
+    `elementwise`, it gets a large array some rows at a time.
 
     frozen: names of parameters to leave as they are, such as ("0.M",), an Engram's memory bank.
     """
@@ -32,7 +33,7 @@ class Optimizer:
     clip_norm: float | None = None
     global_clip_norm: float | None = None
     frozen: tuple | list = ()
-    moments = ()
+    moments, elementwise = (), False
 
     def __post_init__(self):
         for each in fields(self):
@@ -63,7 +64,7 @@ class Optimizer:
         self.clip(grads)
         for key, g in grads.items():
             arrays = params[key], g, *(moment[key] for moment in self.state.values())
-            rows = max(1, CACHED * len(g) // g.size) if g.size > CACHED and array_module(g) is np else 0
+            rows = CACHED * len(g) // g.size if self.elementwise and g.size > CACHED and array_module(g) is np else 0
             for piece in (slice(i, i + rows) for i in range(0, len(g), rows)) if rows else [...]:
                 self.rule(*(a[piece] for a in arrays))
 
@@ -89,7 +90,7 @@ class SGD(Optimizer):
 
     learning_rate: float = 0.01
     momentum: float = 0.0
-    moments = ("velocity",)
+    moments, elementwise = ("velocity",), True
 
     def rule(self, p, g, u):
         u[...] = self.momentum * u - self.learning_rate * g
@@ -107,7 +108,7 @@ class Adam(Optimizer):
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
-    moments = ("m", "v")
+    moments, elementwise = ("m", "v"), True
 
     def rule(self, p, g, m, v):
         b1, b2, t = self.beta_1, self.beta_2, self.steps

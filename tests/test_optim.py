@@ -182,6 +182,19 @@ def test_a_large_array_is_updated_piece_by_piece_and_alike(kind, settings, seed,
     assert same_to_the_bit(whole, pieces)
 
 
+def test_a_rule_that_needs_the_whole_array_gets_it():
+    """Of an optimizer of your own, which does not say that it is `elementwise`."""
+
+    class Lars(optim.Optimizer):
+        def rule(self, p, g):
+            p -= self.learning_rate * g / np.linalg.norm(g)
+
+    params, g = {"W": np.zeros((300, 400))}, np.random.default_rng(0).standard_normal((300, 400))
+    assert g.size > optim.CACHED
+    Lars(0.1).update(params, {"W": g})
+    assert np.linalg.norm(params["W"]) == pytest.approx(0.1)
+
+
 def test_a_numpy_rate_does_not_upcast():
     """np.float64 scalars, as a schedule computes them, would make float32 moments float64."""
     params = {"W": np.ones(2, np.float32)}
