@@ -117,7 +117,7 @@ def slower(rival, folder):
 
 
 def pointed(score, folder, beside=None):
-    """How many points less is right without the rows that `score` names than that `beside` names, or another digit's."""
+    """How many points less is right without rows that `score` names than that `beside` names, or another digit's."""
     found = [read_json(path)["accuracy"] for path in sorted(Path(folder, "deletion").glob("*.json"))]
     return _summary([100 * (each[beside or f"other's {score}"] - each[score]) for each in found])
 
@@ -137,8 +137,8 @@ PAIRS = "of four pairs {}; a guess is 38.35%, an LSTM and no memory at all are n
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
 FEW = "entries below 0.01: {} points more than in noise"
 MOVES = "the last epoch moves it by {} of its length; under 10% we call stable"
-BLANK = "7 rows blank cost, beside those that another digit's names: {} points"
-POINTS = {"its recall": partial(pointed, "recalled"), "its trace's effect": partial(pointed, "effect")}
+BLANK = "without the 7 rows that its recall names it errs more than without {} points"
+POINTS = {"another digit's": partial(pointed, "recalled"), "the last 7": partial(pointed, "recalled", beside="last")}
 ROWS = (
     Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, DIGIT, "{}", "{:.2f}%", "reported", MNIST),
     Row("it is on a par with its rivals there", DIGITS, against("mnist/paper")),
