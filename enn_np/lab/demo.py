@@ -17,8 +17,8 @@ short: epochs {epochs} at most, batch {batch_size}, Adam {learning_rate}, attent
 pooling, seed {seed}; {validation} digits to validate on, {test:,} to test.
 """
 AFTER = """
-Paper (arXiv 2507.21474): all 60,000 digits, last-state pooling,
-15 epochs, one run: shown for orientation, not for comparison."""
+Paper: all 60,000 digits, last-state pooling, 15 epochs, one
+run: shown for orientation, not for comparison."""
 
 
 def demo(out="runs/demo", epochs=EPOCHS, seed=0, verbose="auto", say=print, device="cpu"):
