@@ -176,10 +176,10 @@ def _judged(row, folder):
     more = f"[runs](data/results/README.md#{row.link})"
     if not row.effects:
         return row.claim, "not judged", row.missing, "0", more
-    found, words, said = {}, {}, []
-    for name, effect in row.effects.items():
-        found[name] = effect(folder) if callable(effect) else _summary(numbers(folder, *effect, field=row.field))
-    for name, (mean, interval, n) in found.items():
+    words, said, seeds = {}, [], []
+    for name, one in row.effects.items():
+        mean, interval, n = one(folder) if callable(one) else _summary(numbers(folder, *one, field=row.field))
+        seeds.append(n)
         said.append(f"{name} {row.form.format(mean)}".strip() + (f" ({_ends(row, interval)})" if interval else ""))
         if interval and row.rule == "reported":
             interval = one_more(mean, interval, n)
@@ -188,7 +188,7 @@ def _judged(row, folder):
             place = int(interval[1] >= row.goal) + int(interval[0] > row.goal)
             words.setdefault(RULES[row.rule][place], []).append(name)
     word = ", ".join(f"{word} ({', '.join(names)})" if len(words) > 1 else word for word, names in words.items())
-    n, effect = min(n for *_, n in found.values()), row.words.format(", ".join(said))
+    n, effect = min(seeds), row.words.format(", ".join(said))
     if n >= row.seeds:
         return row.claim, word, effect, f"{n:,}", more
     effect += f"; the rest takes {row.missing or _rest(row, folder)}"
