@@ -227,7 +227,7 @@ def build_site(out):
         pages, html, lite = (Path(temporary, name) for name in ("pages", "html", "lite"))
         _copy_pages(pages)
         _python("sphinx", "--quiet", "--fail-on-warning", pages, html)
-        shutil.copy(FOLDER.parent / "enn_np" / "look" / "live.html", html)
+        shutil.copy(FOLDER / "live.html", html)
         _copy_to_run(lite / "contents")
         _python("hatchling", "build", "-t", "wheel", "-d", lite, cwd=FOLDER.parent)
         extensions = Path(sys.prefix, "share", "jupyter", "labextensions", "@jupyterlite")
@@ -271,7 +271,7 @@ def _copy_pages(to):
         heading = r"(?:(?<=\.ipynb#)|(?<=]\(#))[^)\s]+"
         text = re.sub(heading, _slug, page.read_text(encoding="utf-8"))
         live = os.path.relpath(to / "live.html", page.parent)  # to open, not to download
-        to_live = r"\[([^]]+)\]\([./]*enn_np/look/live\.html\)"
+        to_live = r"\[([^]]+)\]\([./]*(?:notebooks/)?live\.html\)"
         text = re.sub(to_live, rf"<a href='{live}'>\1</a>", text)
         for words, target in re.findall(r"\[([^]]+)\]\(([\w./]+)\)", text):
             if (page.parent / target).is_dir():  # which a site cannot show

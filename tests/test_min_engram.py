@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import min_engram as page
 import numpy as np
 import pytest
 
@@ -10,15 +11,7 @@ from enn_np import Adam, Classifier, Engram, run
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
 
-@pytest.fixture
-def page(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    import min_engram
-
-    return min_engram
-
-
-def twins(page, seed, T=14, B=6, D=5, H=8, N=4, C=3):
+def twins(seed, T=14, B=6, D=5, H=8, N=4, C=3):
     """The page's parameters, the package's classifier with the same numbers under its own names, and a batch."""
     rng = np.random.default_rng(seed)
     p = {k: w + 0.3 * rng.normal(size=w.shape) for k, w in page.init(rng, D, H, N, C).items()}
@@ -44,24 +37,24 @@ SIZES = [{}, {"B": 1}, {"T": 1, "N": 1}, {"D": 1, "H": 2, "C": 2}, {"T": 28, "B"
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("seed", range(3))
-def test_gradients_are_the_packages(page, seed, sizes):
-    p, model, names, x, y = twins(page, seed, **sizes)
+def test_gradients_are_the_packages(seed, sizes):
+    p, model, names, x, y = twins(seed, **sizes)
     loss, g = page.loss_and_grads(p, x, y)
     metrics, grads = model.loss_and_grads(x, y, None)
     assert loss == pytest.approx(metrics["loss"], rel=1e-12)
     assert_equal(g, names, grads)
 
 
-def test_gradients_are_the_packages_at_cues_without_length(page):
+def test_gradients_are_the_packages_at_cues_without_length():
     """Initial biases are 0: an empty row's cue is the zero vector, where (3) holds the length."""
-    p, model, names, x, y = twins(page, 0)
+    p, model, names, x, y = twins(0)
     for k in ("b_z", "beta_z"):
         p[k][...] = model.params[names[k]][...] = 0
     assert_equal(page.loss_and_grads(p, x, y)[1], names, model.loss_and_grads(x, y, None)[1])
 
 
-def test_every_step_is_the_packages_and_the_clip_acts(page):
-    p, model, _, x, _ = twins(page, 1, T=28, B=2, N=3)
+def test_every_step_is_the_packages_and_the_clip_acts():
+    p, model, _, x, _ = twins(1, T=28, B=2, N=3)
     _, _, tape = run(model.cells[0], model.layer_params(0), x)
     _, h, kept = page.forward(p, x)
     A = np.array([step[-1] for step in kept])
@@ -71,8 +64,8 @@ def test_every_step_is_the_packages_and_the_clip_acts(page):
     assert 0 < (abs(A[-1]) == page.clip).mean() < 1
 
 
-def test_ten_training_steps_are_the_packages(page):
-    p, model, names, x, y = twins(page, 2)
+def test_ten_training_steps_are_the_packages():
+    p, model, names, x, y = twins(2)
     m, v = ({k: np.zeros_like(w) for k, w in p.items()} for _ in range(2))
     optimizer = Adam(0.01, clip_norm=1.0)
     for t in range(1, 11):
@@ -81,7 +74,7 @@ def test_ten_training_steps_are_the_packages(page):
         assert_equal(p, names, model.params)
 
 
-def test_it_checks_its_gradient_first_and_then_learns(page, capsys):
+def test_it_checks_its_gradient_first_and_then_learns(capsys):
     accuracy = page.main(images=1600, epochs=2)
     first, *epochs = capsys.readouterr().out.splitlines()
     assert float(first.removeprefix("largest relative error of a gradient: ")) < 1e-6
@@ -91,7 +84,7 @@ def test_it_checks_its_gradient_first_and_then_learns(page, capsys):
 
 @pytest.mark.parametrize("wrong", [2.0, np.nan, np.inf])
 @pytest.mark.parametrize("name", ["W_z", "M", "b_y"])
-def test_its_check_finds_a_wrong_gradient(page, monkeypatch, name, wrong):
+def test_its_check_finds_a_wrong_gradient(monkeypatch, name, wrong):
     right = page.backward
 
     def broken(*given):

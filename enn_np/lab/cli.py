@@ -1,4 +1,4 @@
-"""The commands: `python -m enn_np demo | run | list | tables | verify | report | live | gradcheck | data`."""
+"""The commands: `python -m enn_np demo | run | list | tables | verify | report | gradcheck | data`."""
 
 import argparse
 import sys
@@ -112,9 +112,6 @@ def _parser():
     add("run", help="folder that `run --out` or `demo` wrote, or a result's JSON file", **folder)
     add("--out", type=spelled_out, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
 
-    add = command("live", "train a small memory that binds, and write the page on which to try it", _live)
-    add("--out", type=spelled_out, metavar="FILE", default="live.html", help="the page (%(default)s)")
-
     add = command("gradcheck", "compare every hand-written gradient with finite differences", _gradcheck)
     add("--all", action="store_true", help="a line for every gradient, not for every cell")
     add("--seeds", type=int, default=3, help="random problems per row (%(default)s)")
@@ -197,12 +194,6 @@ def _report(settings):
     from ..look.report import write_report
 
     print(f"wrote {write_report(settings.run, settings.out)}")
-
-
-def _live(settings):
-    from ..look.live import write_live
-
-    print(f"wrote {write_live(settings.out)}")
 
 
 def _tables(settings):
