@@ -133,12 +133,13 @@ PERPLEXITY = {name: pair[::-1] for name, pair in against("wikitext2/sound").item
 SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
 EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7, about as our RNN, GRU and LSTM'
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
-PAIRS = "of four pairs {}; a guess is 38.35%, an LSTM and no memory at all are near it"
+PAIRS = "of four pairs {} at a rate of 1e-3; a guess is 38.35%, an LSTM and no memory at all are near it"
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
 FEW = "entries below 0.01: {} points more than in noise"
 MOVES = "the last epoch moves it by {} of its length; under 10% we call stable"
-BLANK = "without the 7 rows that its recall names it errs more than without {} points"
-POINTS = {"another digit's": partial(pointed, "recalled"), "the last 7": partial(pointed, "recalled", beside="last")}
+BLANK = "without the 7 rows that a score names it errs more than without those of another digit: {} points"
+POINTS = {"recall": partial(pointed, "recalled"), "effect on the answer": partial(pointed, "effect")}
+POINTS["recall against the last 7"] = partial(pointed, "recalled", beside="last")
 ROWS = (
     Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, DIGIT, "{}", "{:.2f}%", "reported", MNIST),
     Row("it is on a par with its rivals there", DIGITS, against("mnist/paper")),
