@@ -35,8 +35,7 @@ DASH = "-"
 
 def table(kind, *what):
     """The table of a mark KIND:A:B in Markdown: table("results", "mnist", "paper", folder)."""
-    *names, folder = what
-    return KINDS[kind](folder, *names)
+    return KINDS[kind](what[-1], *what[:-1])
 
 
 def results_table(folder, benchmark, protocol):
