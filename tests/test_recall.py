@@ -234,6 +234,28 @@ def test_a_best_rate_at_an_edge_widens_the_grid(monkeypatch, tmp_path, best, rat
         assert {*seen} == {*grid, *(rates if grid == task.rates else ())} and not missing and rate in seen
 
 
+@pytest.mark.parametrize(
+    ("learns", "chosen", "rates"),
+    [(8e-2, 8e-2, (2e-2, 4e-2, 8e-2, 0.16)), (None, 5e-3, (2e-2, 4e-2, 8e-2, 0.16, 0.32))],
+)
+def test_where_no_rate_learns_higher_ones_are_tried(monkeypatch, tmp_path, learns, chosen, rates):
+    """GRU and LSTM copy nothing at 5e-4 to 2e-2. Noise chose 5e-3 of these, and the page said that they cannot."""
+    task, seen = table.find("recall2"), []
+
+    class Tried(runner.Run):
+        path = tmp_path / "there.json"
+
+        def stored(self):
+            seen.append(self.training["learning_rate"])
+            loss = 1.887 if seen[-1] == learns else 2.0794 if seen[-1] == 5e-3 else 2.0797
+            return {"stopped": "finished", "history": {"val_loss": [loss]}}
+
+    Tried.path.touch()
+    monkeypatch.setattr(runner, "Run", Tried)
+    assert runner.search(task, "gru", task.rates, {}, tmp_path) == (chosen, [])
+    assert {*seen} == {*task.rates, *rates}
+
+
 def test_a_run_that_solved_its_task_comes_before_one_that_went_on(tmp_path):
     """A rate that never got over 99.7% was taken before one that was done, because its loss had more steps to fall."""
     rates, made = folder(tmp_path / "rates"), {5e-4: 500, 1e-3: 250, 2e-3: 250, 5e-3: None, 1e-2: None}

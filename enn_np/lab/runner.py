@@ -202,9 +202,9 @@ def search(experiment, model, grid, asked, results):
     lowest rate where all diverged, and the trials that are missing; None while some are.
 
     A trial is the whole run of seed 0, whose result then stands for it and whose last validation counts; or as short
-    as the experiment says, and the best counts. The grid of fresh samples gets further rates, half or twice the best,
-    while that is the lowest or the highest. A run that ended early, for nothing was left to learn, comes before those
-    that did not, the sooner the better: its loss is that of fewer steps.
+    as the experiment says, and the best counts. A run that ended early, for nothing was left to learn, comes before
+    those that did not, the sooner the better. The grid of fresh samples gets further rates, below 0.5: half or twice
+    the best, while that is at its edge; twice the highest, while all losses are within 1%, as if none had learned.
     """
     widens = experiment.source == "fresh" and grid == experiment.rates
     while len(grid) > 1:
@@ -214,8 +214,9 @@ def search(experiment, model, grid, asked, results):
             return None, missing
         ranks = {rate: _rank(each, experiment) for rate, each in found.items()}
         best = min(grid, key=lambda rate: (ranks[rate], rate))
-        beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(best)
-        if widens and beyond and found[best]["stopped"] != "diverged":
+        level = ranks[best][0] == math.inf and max(ranks.values())[1] < 1.01 * ranks[best][1]
+        beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(max(grid) if level else best, 1)
+        if widens and beyond < 0.5 and found[best]["stopped"] != "diverged":
             grid = (*grid, beyond)
             continue
         whole = trials[best]._replace(trial=False)
@@ -275,8 +276,7 @@ def _one(run, device, verbose):
             return f"diverged, and is not tried again: {why}"
         if summary["stopped"] == "interrupted":
             raise KeyboardInterrupt
-        kept = run.model == "engram" and run.experiment.name in table.PAPER and not run.short
-        kept = kept and (run.seed == 0 or run.experiment.protocol == "paper")
+        kept = run.model == "engram" and not run.short and (run.seed == 0 or run.experiment.protocol == "paper")
         if kept and (place / "trace.npz").exists():
             stored = read_arrays(place / "trace.npz", ["traces", "retrieval", "probe"])
             stored |= {name: stored[name][:SHOWN] for name in ("retrieval", "probe")}
