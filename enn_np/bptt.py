@@ -74,9 +74,8 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
             kept.append(k)
         else:
             h.append(state.h)
-    states = Steps(states)
+    states, final = Steps(states), each(lambda part: part.copy(), state)
     h = states.h[1:] if keep else xp.stack(h)
-    final = each(lambda part: part.copy(), state)
     final = hooks.final(cell, e, final) if hooks else final
     return h, final, Tape(cell, x, e, states, Steps(kept), mask) if keep else None
 
@@ -108,8 +107,7 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
             # h_t is read twice, by the loss and by the next step: its two gradients add up.
             d = d._replace(h=d.h + dh[t])
         past, now = d, hold(cell, mask, t, d, nothing)
-        extra = {name: value[t] for name, value in upstream.items()}
-        back = cell.step_back(params, now, at(e, t), states[t], kept[t], **extra)
+        back = cell.step_back(params, now, at(e, t), states[t], kept[t], **{k: v[t] for k, v in upstream.items()})
         d, gradients[t] = named("step_back", *back)
         if mask is not None:  # the rest passes padding by
             parts = zip(d, past, now, strict=True)
@@ -120,7 +118,8 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     de = Steps(gradients).stacked()
     del gradients, back  # their memory is free for what `collect` stacks
     dx, grads = cell.collect(params, x, e, before, Steps(kept), de)
-    shapes = {name: getattr(g, "shape", None) for name, g in grads.items()}
+    grads = {name: xp.asarray(g).astype(x.dtype) for name, g in grads.items()}  # its own each: clipping works in place
+    shapes = {name: g.shape for name, g in grads.items()}
     if wrong := shapes.items() ^ param_shapes(cell, x.shape[2]).items():
         wrong = ", ".join(sorted({name for name, _ in wrong}))
         raise ValueError(f"collect: expected one gradient of the shape of each parameter, got {shapes}: see {wrong}")

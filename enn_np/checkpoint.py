@@ -304,6 +304,8 @@ def check_saving(model):
             remedy = "decorate the class with @enn_np.register, above @dataclass, and build the model again"
             what = "model" if part is model else "cells"
             raise TypeError(f"{what}: load could not find {type(part)!r}, which is not registered; {remedy}")
+    if wrong := [name for name in model.params if "/" in name]:
+        raise TypeError(f"model: expected no slash in a parameter's name, which files use, got {wrong[0]!r}; rename it")
     try:
         again = build(json.loads(json.dumps(model.config())))
         for one, other in zip((*model.cells, model), (*again.cells, again), strict=True):

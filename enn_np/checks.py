@@ -115,7 +115,7 @@ def check_state(name, state, wanted, dtype, computed=False):
 
 def check_run(cell, params, x, state=None, mask=None):
     """`x`, cleared at padding, if `run` can work with these; else TypeError or ValueError, naming the argument."""
-    if not isinstance(params, dict) or not params:
+    if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
     float_array("x", x, ("T", "B", "D"), finite=mask is None)
     dtype = None

@@ -45,7 +45,7 @@ def compare(loss, values, grads, rng, eps=1e-6, every=False, size=0.0):
         scale = float(max(np.hypot.reduce(g, axis=None), rounding / TOLERANCE, np.finfo(float).tiny))
         for v in np.eye(g.size).reshape(-1, *g.shape) if every else [rng.standard_normal(g.shape)]:
             v = v / np.linalg.norm(v)
-            ends = [loss({**values, name: values[name] + step * v}) for step in (eps, -eps)]
+            ends = [loss({**values, name: np.array(values[name] + step * v)}) for step in (eps, -eps)]
             if here is not None and any((a != b).any() for _, there in ends for a, b in zip(here, there, strict=True)):
                 raise Kink(name)
             difference = (float(ends[0][0]) - float(ends[1][0])) / (2 * eps)
@@ -64,8 +64,7 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
     """
     sizes = count("steps", steps), count("batch", batch), count("inputs", inputs)
     number("eps", eps, above=0)
-    for attempt in range(50):
-        rng = np.random.default_rng([seed, attempt])
+    for rng in (np.random.default_rng([seed, attempt]) for attempt in range(50)):
         loss, values, grads, size = _problem(cell, *sizes, masked, rng, device)
         with suppress(Kink):  # else draw again
             return compare(loss, values, grads, rng, eps, every, size)
@@ -74,14 +73,14 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
 
 def _problem(cell, steps, batch, inputs, masked, rng, device):
     """A random loss over the cell's run, the values it is asked at, and the hand-written gradients there."""
-    values = {name: rng.standard_normal(value.shape) for name, value in cell.init(rng, inputs, np.float64).items()}
+    values = {k: np.array(rng.standard_normal(v.shape)) for k, v in cell.init(rng, inputs, np.float64).items()}
     names, state = list(values), *named("initial_state", cell.initial_state(batch, np.float64, None, np))
     values["x"] = rng.standard_normal((steps, batch, inputs))
-    values |= {f"state.{name}": 0.1 * rng.standard_normal(part.shape) for name, part in state._asdict().items()}
+    values |= {f"state.{k}": np.array(0.1 * rng.standard_normal(part.shape)) for k, part in state._asdict().items()}
     mask = rng.random((steps, batch)) < 0.6 if masked else None
     noise = cell.noise(rng, steps, np.float64) if hasattr(cell, "noise") else None
     projection = rng.standard_normal((steps, *state.h.shape)) / np.sqrt(steps * state.h.size)
-    final = [rng.standard_normal(part.shape) / np.sqrt(part.size) for part in state]
+    final = [np.array(rng.standard_normal(part.shape) / np.sqrt(part.size)) for part in state]
     mask, noise, projection, final = to_device((mask, noise, projection, final), device)
 
     def forward(values):

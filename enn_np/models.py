@@ -178,8 +178,8 @@ class Model:
                 penalty, da = cell.penalty(tapes[i].kept.a, mask)
                 if da is not None:
                     penalties["penalty"], upstream = penalties.get("penalty", 0) + penalty, {"da": da}
-            # The first part of every state is h; the others are not read by the head.
-            dstate = None if dlast is None else [dlast, *[None] * (len(tapes[i].states[0]) - 1)]
+            # The head reads h; the other parts of the state are not read.
+            dstate = None if dlast is None else [dlast if name == "h" else None for name in tapes[i].states[0]._fields]
             upstream["input_gradient"] = input_gradient or i > 0
             dh, _, layer = run_back(cell, self.layer_params(i), tapes[i], dh, dstate, **upstream)
             dlast = None

@@ -58,6 +58,8 @@ class Optimizer:
     def update(self, params, grads):
         """One step: change every array of `params` in place by the array of `grads` (which is overwritten)."""
         self.serve(params)
+        if wrong := {(k, g.shape) for k, g in grads.items()} - {(k, p.shape) for k, p in params.items()}:
+            raise ValueError(f"grads: expected arrays with names and shapes of parameters, got {sorted(wrong)}")
         self.steps += 1
         for name in self.frozen:
             grads[name][...] = 0  # and so are its moments, and then its steps

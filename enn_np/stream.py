@@ -14,7 +14,7 @@ from .checks import check_run, count, float_array, param_shapes
 def run_in_segments(cell, params, x, segments, state=None, mask=None, **given):
     """As `run`, with a tape of the state at each of so many cuts, `segments` (T at most): `run_back` runs each segment
     again. About sqrt(T) of them need the least memory."""
-    x, h, tape = check_run(cell, params, x, state, mask).copy(), [], Segments()
+    x, h, tape = check_run(cell, params, x, state, mask).copy(), [], Segments(cell)
     xp, T, given = array_module(x), len(x), {"mask": mask, **given}
     state = cell.initial_state(x.shape[1], x.dtype, None, xp) if state is None else state
     state = each(lambda part: part.copy(), state)  # its owner may go on to use it
@@ -29,11 +29,13 @@ def run_in_segments(cell, params, x, segments, state=None, mask=None, **given):
 class Segments:
     """The tape of a run in segments: of each its steps, and what `run` has to be called with again."""
 
-    def __init__(self):
-        self.segments = []
+    def __init__(self, cell):
+        self.cell, self.segments = cell, []
 
     def run_back(self, cell, params, dh, dstate, input_gradient, upstream):
         """From the last segment to the first: each is run again, then undone."""
+        if type(cell) is not type(self.cell) or vars(cell) != vars(self.cell):
+            raise TypeError(f"tape: expected one of {cell!r}, got that of {self.cell!r}")
         dxs, total, T = [], {}, self.segments[-1][0].stop
         for part, again in reversed(self.segments):
             cut = _cut({"dh": dh, **upstream}, part, T)

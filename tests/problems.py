@@ -210,7 +210,7 @@ def draw(cell, steps=4, batch=3, inputs=2, seed=0, masked=False, dtype=np.float6
     rng, inputs = np.random.default_rng(seed), fed(cell, inputs)
 
     def normal(shape, scale=1.0):
-        return (scale * rng.standard_normal(shape)).astype(dtype)
+        return np.array(scale * rng.standard_normal(shape), dtype)
 
     def weights(shape):
         """Keeps sums near 1: neither tanh nor a layer norm over few live units swallows all gradients."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from problems import arrays, cells, draw, make, problems, seeds
 from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, Regressor, run, run_in_segments
+from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, Regressor, StepClassifier, run, run_in_segments
 from enn_np.look.attribution import (
     ablations,
     integrated_gradients,
@@ -524,6 +524,9 @@ def test_a_model_without_memory():
     for function, arguments in ((ablations, (x, y)), (slot_ablation, (x, y)), (logit_changes, (x,))):
         with pytest.raises(ValueError, match=r"^model: .*Engram"):
             function(model, *arguments)
+    for explain in (logit_changes, integrated_gradients):  # which would read the rows of other sequences
+        with pytest.raises(TypeError, match=r"^model: expected a Classifier or a Regressor, got StepClassifier"):
+            explain(StepClassifier(Engram(4, 3), D, C, answers=2), np.zeros((6, T, D), np.float32))
     with pytest.raises(TypeError, match=r"^model: .*str"):
         integrated_gradients("model.npz", x)
     with pytest.raises(ValueError, match=r"^part: "):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import KINDS, classifier, copied, same_to_the_bit, sequences
 
-from enn_np import SGD, Adam, Callback, EarlyStopping, Model, ReduceOnPlateau, fit
+from enn_np import GRU, SGD, Adam, Callback, EarlyStopping, Model, ReduceOnPlateau, Regressor, fit
 from enn_np.train.watch import cost
 
 
@@ -340,3 +340,15 @@ def test_divergence_ends_with_a_clear_word_and_the_best_weights():
     x, y = sequences()
     with pytest.raises(ValueError, match=r"^learning_rate: at 1e\+30 .*epoch 1; lower it"):
         classifier(KINDS["engram"]).fit(x, y, batch_size=8, optimizer=SGD(1e30))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_weights_that_the_last_update_spoiled_are_no_result():
+    """One batch, and no validation: its loss was finite, and the run "finished" with weights of infinity."""
+    (x, _), model = sequences(), Regressor(GRU(4), 3)
+    before = copied(model.params)
+    with pytest.raises(
+        ValueError, match=r"^learning_rate: at 1e\+38 .* is not finite after epoch 1; .* before training"
+    ):
+        model.fit(x, 100 * x.mean((1, 2)), epochs=1, batch_size=48, optimizer=SGD(1e38))
+    assert same_to_the_bit(model.params, before)

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import re
 import weakref
 
 import numpy as np
@@ -174,7 +175,7 @@ def test_a_large_array_is_updated_piece_by_piece_and_alike(kind, settings, seed,
     """To the bit, whatever the shape, how many numbers a piece has, and the order of the numbers in memory."""
     rng = np.random.default_rng(seed)
     params = {"W": np.asfortranarray(rng.standard_normal(shape))}
-    grads = [{"W": np.array(rng.standard_normal(shape))} for _ in range(3)]
+    grads = [{"W": np.array(rng.standard_normal(params["W"].shape))} for _ in range(3)]
     whole = train(kind(0.1, **settings), params, grads)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optim, "CACHED", cached)
@@ -208,6 +209,16 @@ def test_gradient_may_come_without_some_parameters():
     params, optimizer = {"W": np.ones(2), "frozen": np.ones(2)}, Adam()
     optimizer.update(params, {"W": np.ones(2)})
     assert (params["frozen"] == 1).all() and (params["W"] < 1).all()
+
+
+@pytest.mark.parametrize(("name", "shape"), (("W", (1, 2)), ("W", ()), ("b", (1,)), ("c", (4,))))
+def test_a_gradient_that_fits_no_parameter_is_named_before_any_step(name, shape):
+    """One that broadcasts trained without a word, and an unknown name was a KeyError after a step."""
+    params, grads = draw(0)
+    optimizer, before = Adam(0.1), {key: value.copy() for key, value in params.items()}
+    with pytest.raises(ValueError, match=rf"^grads: .*'{name}', {re.escape(str(shape))}"):
+        optimizer.update(params, grads[0] | {name: np.ones(shape)})
+    assert optimizer.steps == 0 and same_to_the_bit(params, before)
 
 
 def test_steps_count_from_one():

@@ -8,7 +8,7 @@ import pytest
 from problems import MEMORIES, arrays, assert_close, assert_gradients, assert_same, assert_same_gradients, draw
 from tiny import padding, sequences
 
-from enn_np import GRU, Cell, Classifier, Engram, Stream, gradcheck, run_back
+from enn_np import GRU, SGD, Cell, Classifier, Engram, Stream, gradcheck, run_back
 from enn_np.ops import flat, write
 
 Seen = namedtuple("Seen", "h seen")
@@ -262,3 +262,95 @@ def test_a_subclass_with_rates_of_its_own(trace, masked):
     for clip in (None, 0.1):
         cell = TwoSpeeds(5, 4, trace=trace, trace_clip=clip, trace_noise=0.3, entropy=0.2, l1=0.1)
         assert_gradients(lambda eps, cell=cell: gradcheck.check(cell, masked=masked, eps=eps))
+
+
+Leak = namedtuple("Leak", "c h")  # h comes last
+
+
+class Leaky(Six):
+    """c_t = decay c_{t-1} + x W + b + b', h_t = tanh(c_t); the decay is a single number, and collect gives one array
+    for both biases."""
+
+    def init(self, rng, inputs, dtype=np.float32):
+        biases = {"b": np.zeros(self.hidden), "b_too": np.zeros(self.hidden), "decay": np.array(0.5)}
+        params = {"W": 0.5 * rng.standard_normal((inputs, self.hidden)), **biases}
+        return {name: value.astype(dtype) for name, value in params.items()}
+
+    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+        return Leak(xp.zeros((batch, self.hidden), dtype), xp.zeros((batch, self.hidden), dtype))
+
+    def encode(self, params, x):
+        return Sums(x @ params["W"] + params["b"] + params["b_too"])
+
+    def step(self, params, e, state):
+        c = params["decay"] * state.c + e.s
+        return Leak(c, np.tanh(c)), Sums(np.tanh(c))
+
+    def step_back(self, params, d, e, state, k):
+        dc = d.c + d.h * (1 - k.s**2)
+        return Leak(params["decay"] * dc, np.zeros_like(dc)), Sums(dc)
+
+    def collect(self, params, x, e, before, k, de):
+        db = flat(de.s).sum(0)
+        grads = {"W": flat(x).T @ flat(de.s), "b": db, "b_too": db, "decay": (de.s * before.c).sum()}
+        return de.s @ params["W"].T, grads
+
+
+@pytest.mark.parametrize("pooling", ("last", "mean"))
+def test_a_single_number_and_a_state_in_any_order_learn(pooling):
+    """Where h was not the first part of the state, the loss' gradient went to another part."""
+    assert max(gradcheck.check(Leaky(4)).values()) < 1e-6
+    model = Classifier(Leaky(4), 3, 3, pooling, dropout=0, dtype="float64")
+    x, y = sequences(6, 5, 3)
+    x = model.time_major(x.astype(float))
+    grads = model.loss_and_grads(x, y, None)[1]
+
+    def loss(params):
+        model.params = params
+        return model.loss_and_grads(x, y, None)[0]["loss"], None
+
+    assert max(gradcheck.compare(loss, dict(model.params), grads, np.random.default_rng(0)).values()) < 1e-6
+
+
+@pytest.mark.parametrize("settings", ({"global_clip_norm": 1e-3}, {"clip_norm": 1e-3}, {"frozen": ("b",)}))
+def test_gradients_that_are_one_array_are_clipped_and_frozen_by_themselves(settings):
+    """They were clipped twice, and frozen together; a gradient of a single number was not clipped."""
+    problem = draw(Leaky(4))
+    _, _, tape = problem.forward()
+    grads = run_back(problem.cell, problem.params, tape, problem.dh)[2]
+    alone = {name: np.array(g) for name, g in grads.items()}
+    optimizer, twin = SGD(0.1, **settings), SGD(0.1, **settings)
+    params = {name: value.copy() for name, value in problem.params.items()}
+    twins = {name: value.copy() for name, value in problem.params.items()}
+    optimizer.update(params, grads)
+    twin.update(twins, alone)
+    assert all((params[name] == twins[name]).all() for name in params)
+    assert (params["b"] == problem.params["b"]).all() == ("frozen" in settings)
+    assert (params["b_too"] != problem.params["b_too"]).any() and params["decay"] != problem.params["decay"]
+
+
+class Reservoir(Six):
+    """Fixed weights: nothing to train."""
+
+    def init(self, rng, inputs, dtype=np.float32):
+        return {}
+
+    def encode(self, params, x):
+        return Sums(np.repeat(x[..., :1], self.hidden, -1))
+
+    def step(self, params, e, state):
+        h = np.tanh(e.s + 0.5 * state.h)
+        return Seen(h, state.seen), Kept(h, state.seen)
+
+    def step_back(self, params, d, e, state, k):
+        ds = d.h * (1 - k.tanh**2)
+        return Seen(0.5 * ds, d.seen), Sums(ds)
+
+    def collect(self, params, x, e, before, k, de):
+        dx = np.zeros_like(x)
+        dx[..., 0] = de.s.sum(-1)
+        return dx, {}
+
+
+def test_a_cell_without_parameters():
+    assert max(gradcheck.check(Reservoir(4)).values()) < 1e-6

@@ -111,6 +111,39 @@ class Case:
         return model, fit(model, x, y, mask=mask, batch_size=7, validation_split=0.25, **settings), monitor
 
 
+class Schedule(Callback):
+    """As a reader writes one: by NumPy, with a list of what it did among its settings, and a number of its own."""
+
+    def __init__(self):
+        self.log = []
+
+    def settings(self):
+        return vars(self)
+
+    def on_epoch_end(self, training, logs):
+        training.optimizer.learning_rate = 1e-2 * np.cos(training.epoch / 10)
+        training.stop = np.float64(logs["loss"]) < 0
+        self.log.append(training.epoch)
+        training.history.add({"norm": np.linalg.norm(training.model.params["head.W"])})
+
+
+def test_a_schedule_in_numpy_can_be_resumed(tmp_path):
+    """Its rate, its stop and its numbers were NumPy's: no checkpoint held them, or none could be read again."""
+    x, y = sequences()
+    runs = []
+    for parts in ((4,), (2, 4)):
+        for epochs in parts:
+            model, place = classifier(), tmp_path / f"{len(parts)}.npz"
+            callback, settings = Schedule(), {"optimizer": SGD(0.1), "checkpoint": place, "resume": True}
+            history = model.fit(x, y, epochs=epochs, callbacks=[callback], verbose=0, **settings)
+        assert type(settings["optimizer"].learning_rate) is float and len(history["norm"]) == 4
+        runs.append(model.params)
+    assert same_to_the_bit(*runs)
+    with pytest.raises(ValueError, match=r"^learning_rate: expected a finite number"):
+        Schedule.on_epoch_end = lambda self, training, logs: setattr(training.optimizer, "learning_rate", np.nan)
+        classifier().fit(x, y, epochs=1, callbacks=[Schedule()], verbose=0)
+
+
 KINDS = ("classifier", "regressor", "windows", "stream", "fresh")
 BATCHES = {"classifier": 20, "regressor": 20, "windows": 12, "stream": 16, "fresh": 18}  # in four epochs
 pytestmark = pytest.mark.filterwarnings("ignore:cell 0. .*Hebbian trace:RuntimeWarning")  # five slots are few

@@ -96,6 +96,14 @@ def test_arrays_of_another_length_are_refused(longer):
         run(cell, params, x, noise=np.zeros((6 + longer, 4, 3)))
 
 
+def test_the_tape_of_another_cell_is_refused():
+    cell = Engram(3, 4)
+    params, x, _, extra = problem(cell, 6, 0, False)
+    tape = run_in_segments(cell, params, x, 2, **extra)[2]
+    with pytest.raises(TypeError, match=r"^tape: expected one of Engram\(.*temperature=9.0.*got that of Engram"):
+        run_back(replace(cell, temperature=9.0), params, tape)
+
+
 def test_a_state_that_is_overwritten_between_the_ways():
     """Catches a piece that begins again where the caller's array now stands."""
     cell = GRU(3)

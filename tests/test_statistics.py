@@ -194,3 +194,10 @@ def test_one_group_that_hardly_spreads_is_no_warning():
 def test_wrong_samples_are_named(wrong, names):
     with pytest.raises(ValueError, match=names):
         wrong()
+
+
+@pytest.mark.parametrize("correlation", (-0.5, 1.5, np.nan))
+def test_a_correlation_that_is_none_is_refused(correlation):
+    """Its alarms were none: NaN is not below 0.05."""
+    with pytest.raises(ValueError, match=r"^correlation: "):
+        statistics.false_alarms(correlation)

@@ -337,6 +337,22 @@ def test_numbers_of_any_kind_are_made_the_models_dtype(dtype):
     assert one.evaluate(x, y) == other.evaluate(given, y) and (one.predict(x) == other.predict(given)).all()
 
 
+def test_a_refused_fit_changes_nothing():
+    """A regressor that was refused other targets answered in their shape."""
+    model, (x, _) = Regressor(GRU(3), D), sequences()
+    with pytest.raises(ValueError, match=r"^epochs: "):
+        model.fit(x, x.mean((1, 2)), epochs=0)
+    assert model.predict(x).shape == (48, 1)
+
+
+def test_a_part_to_train_on_that_is_all_padding_is_refused():
+    """Only the head's bias would learn."""
+    (x, y), mask = sequences(), padding(48)
+    mask[:24] = False
+    with pytest.raises(ValueError, match=r"^mask: .*part to train on"):
+        classifier().fit(x, y, mask=mask, validation_split=0.5, epochs=1)
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (2,)])
 def test_predictions_of_a_regressor_have_the_shape_of_its_targets(shape, tmp_path):
     x, _ = sequences()

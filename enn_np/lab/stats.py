@@ -7,6 +7,8 @@ from math import comb
 import numpy as np
 from scipy import stats
 
+from ..checks import number
+
 
 def interval(values):
     """Student's t interval (low, high) of the mean, 95%; None for fewer than three values: they tell too little.
@@ -33,6 +35,7 @@ def improvement(a, b):
 
 def false_alarms(correlation, repeats=10_000):
     """1 where ANOVA over four equal models, by two values of one run each that correlate so, finds p < 0.05, else 0."""
+    number("correlation", correlation, low=0, high=1)
     draw = np.random.default_rng(0).standard_normal
     run, part = draw((repeats, 4, 1)), draw((repeats, 4, 2))
     values = np.sqrt(correlation) * run + np.sqrt(1 - correlation) * part

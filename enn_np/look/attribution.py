@@ -30,7 +30,7 @@ from ..binding import Binding
 from ..bptt import Tape, at, hold, run
 from ..cells import Traced
 from ..engram import Engram
-from ..models import Classifier, Regressor, class_labels
+from ..models import Classifier, Regressor, StepClassifier, class_labels
 from ..ops import read, relu
 from .monitor import engram_layer
 
@@ -313,7 +313,7 @@ def _with(model, layer, cell, **params):
 def alone(model, x, target=None, mask=None):
     """The model with a trace per sequence, so that each is a batch of its own; its Engram layer; x (n, T, D); target
     (n,), the outputs to explain: those given, one or one per sequence, or the largest; and mask (n, T) or None."""
-    if not isinstance(model, Classifier | Regressor):
+    if not isinstance(model, Classifier | Regressor) or isinstance(model, StepClassifier):
         raise TypeError(f"model: expected a Classifier or a Regressor, got {type(model).__name__}")
     model, layer = _quiet(model)
     # What explains is the whole derivative of the output, whatever training left out of it or added.

@@ -115,6 +115,8 @@ def fit(
     targets, (x, y, mask) = y, model.check_data(x, given("y", y), mask)
     batch_size, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
     x, y, mask, held = _hold_out(x, y, mask, validation_data, validation_split)
+    if mask is not None and not mask.any():
+        raise ValueError("mask: expected True at real steps of the part to train on, got only False; shuffle the data")
     settings = {"batch_size": batch_size, "seed": seed}
     real = np.flatnonzero(model.counts(x, y, mask))  # a window of text in which nothing is asked teaches nothing
     if held is not None:
@@ -128,9 +130,10 @@ def fit(
         return x[chosen], y[chosen], None if mask is None else mask[chosen]
 
     work = Samples(model, lambda rng, epoch: rng.permutation(real), batch_size, rows)
-    model.target_shape = np.shape(targets)[1:]
     rngs, how = {"rng": draws(seed, FIT)}, (optimizer, callbacks, verbose, checkpoint, resume, reduce)
-    return Training(model, work, epochs, rngs, settings, validate, *how).run()
+    training = Training(model, work, epochs, rngs, settings, validate, *how)
+    model.target_shape = np.shape(targets)[1:]
+    return training.run()
 
 
 def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = None, **settings) -> History:

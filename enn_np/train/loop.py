@@ -3,6 +3,7 @@
 All of a run can be saved between two batches: a killed one goes on from its checkpoint to the same end, to the bit.
 """
 
+import copy
 import math
 import os
 import signal
@@ -107,7 +108,7 @@ class Training:
         self._began = time.perf_counter()
         for callback in self.callbacks:
             callback.on_start(self)
-        self.settings["callbacks"] = [each.settings() for each in self.callbacks]
+        self.settings["callbacks"] = [copy.deepcopy(each.settings()) for each in self.callbacks]
         self.settings["optimizer"] = {"kind": type(self.optimizer).__name__} | {
             name: value for name, value in vars(self.optimizer).items() if name not in ("steps", "state")
         }
@@ -157,6 +158,9 @@ class Training:
             for name, value in logs.items():
                 if not math.isfinite(value):
                     raise self._diverged(f"{name} became {value} in")
+            for name, value in self.model.params.items():  # of the last update no loss is known
+                if not array_module(value).isfinite(value).all():
+                    raise self._diverged(f"{name} is not finite after")
             logs["seconds"] = self.clock() - part.started
             bar.finish(logs)
         logs |= self._norms(to_numpy(part.norms)) | {"learning_rate": self.optimizer.learning_rate}
@@ -171,6 +175,8 @@ class Training:
                 callback.on_epoch_end(self, logs)
             except KeyboardInterrupt:  # the others see this epoch too, so that a resumed run has all of it
                 self.interrupted = True
+        rate = self.optimizer.learning_rate  # a schedule's NumPy scalar would upcast, and no file holds it
+        self.optimizer.learning_rate, self.stop = checks.number("learning_rate", rate, low=0), bool(self.stop)
 
     def _scores(self, part):
         """The numbers of an epoch, training and validation."""

@@ -36,7 +36,7 @@ class History(dict):
     def add(self, logs):
         """Append the numbers of an epoch."""
         for name, value in logs.items():
-            self.setdefault(name, []).append(value)
+            self.setdefault(name, []).append(float(value))
 
 
 # ------------------------------------------------------------------------------------------------------- callbacks
