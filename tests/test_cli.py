@@ -325,7 +325,7 @@ def test_list_shows_every_experiment_and_what_is_stored(run):
     status, out, err = run("list", "--results", ROOT / "data" / "results")
     rows = {row[0]: row[1:] for row in table(out)[1:]}
     assert status == 0 and err == "" and rows.keys() > set(experiments.FIXED)
-    assert rows["mnist/paper"][:4] == ["30", "5", "0.001", "engram"] and {"fewshot5/sound", "mqar4/sound"} < rows.keys()
+    assert rows["mnist/paper"][:4] == ["40", "5", "0.001", "engram"] and {"fewshot5/sound", "mqar4/sound"} < rows.keys()
 
 
 # demo
