@@ -80,7 +80,7 @@ def _problem(cell, steps, batch, inputs, masked, rng, device):
     mask = rng.random((steps, batch)) < 0.6 if masked else None
     noise = cell.noise(rng, steps, np.float64) if hasattr(cell, "noise") else None
     projection = rng.standard_normal((steps, *state.h.shape)) / np.sqrt(steps * state.h.size)
-    final = [np.array(rng.standard_normal(part.shape) / np.sqrt(part.size)) for part in state]
+    final = [np.array(rng.standard_normal(part.shape) / np.sqrt(part.size)) for part in state]  # of shape (), too
     mask, noise, projection, final = to_device((mask, noise, projection, final), device)
 
     def forward(values):
