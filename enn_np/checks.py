@@ -115,6 +115,8 @@ def check_state(name, state, wanted, dtype, computed=False):
 
 def check_run(cell, params, x, state=None, mask=None):
     """`x`, cleared at padding, if `run` can work with these; else TypeError or ValueError, naming the argument."""
+    if isinstance(cell, type):
+        raise TypeError(f"cell: expected one with its sizes such as GRU(64), got the class {cell.__name__}")
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
     float_array("x", x, ("T", "B", "D"), finite=mask is None)
@@ -138,15 +140,13 @@ def check_run(cell, params, x, state=None, mask=None):
 
 def check_run_back(cell, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
-    kept = getattr(tape, "kept", None)
-    if kept is None:
+    if (kept := getattr(tape, "kept", None)) is None:
         raise TypeError(f"tape: expected the one that run gave, got {tape!r:.40}; keep=False gives none")
     if cell is not tape.cell and (not isinstance(cell, type(tape.cell)) or vars(cell) != vars(tape.cell)):
         raise TypeError(f"tape: expected one of {cell!r}, got that of {tape.cell!r}")
     for name, value, like in (("dh", dh, tape.states[0]), ("da", upstream.get("da"), kept[0])):
         if value is not None and hasattr(like, name[1:]):
-            shape = (len(kept), *getattr(like, name[1:]).shape)
-            float_array(name, value, shape, tape.x.dtype, finite=False)
+            float_array(name, value, (len(kept), *getattr(like, name[1:]).shape), tape.x.dtype, finite=False)
     if dstate is not None:
         wanted = cell.initial_state(tape.x.shape[1], tape.x.dtype, None, np)
         check_state("dstate", dstate, wanted, tape.x.dtype, computed=True)

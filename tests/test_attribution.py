@@ -507,6 +507,7 @@ def test_other_models():
     [
         ({"target": 3}, ValueError, "^target: .*0 to 2"),
         ({"target": 0.5}, TypeError, "^target: "),
+        ({"target": [0, 1]}, ValueError, r"^target: expected shape \(6,\)"),
         ({"baseline": np.zeros((6, T, D + 1))}, ValueError, "^baseline: .*shape"),
         ({"baseline": np.zeros((6, T, D), np.float32)}, TypeError, "^baseline: .*float64"),
         ({"tolerance": 0}, ValueError, "^tolerance: "),

@@ -226,6 +226,7 @@ BAD = {
     ),
     "NaN loss": (lambda: plots.learning_curves({"RNN": {"loss": [np.nan]}}, ["loss"]), "must be finite"),
     "no tasks": (lambda: plots.task_curves({}), "tasks: expected at least one"),
+    "question": (lambda: plots.arcs("abc", "k", np.ones((1, 3)), asked=-1), "asked: expected one of None, 0, got -1"),
     "no networks": (lambda: plots.task_curves({"recall": {}}), "tasks: .* each with a network, got .*recall"),
 }
 

@@ -179,6 +179,7 @@ def test_one_group_that_hardly_spreads_is_no_warning():
 @pytest.mark.parametrize(
     ("wrong", "names"),
     [
+        (lambda: compare({"a": seeds(A), "b": seeds(B)}, [("a", "c")]), "^pairs: expected one of 'a', 'b', got 'c'"),
         (lambda: compare({"a": seeds(A), "b": {9: 1.0}}), "scores: a and b need two seeds in common, got \\[\\]"),
         (lambda: holm([]), "p: expected at least 1"),
         (lambda: interval([1, np.nan, 2]), "values: .*nan"),

@@ -251,6 +251,13 @@ MODELS = {
     "a cell to register": (lambda: register(GRU(4)), TypeError, "register", r"GRU\(hidden=4\)", "above the class"),
     "a cell by name": (make("engram"), TypeError, "cells", "'engram'", r"Engram\(128, 64\)"),
     "a cell's class": (make(Engram), TypeError, "cells", "class .*Engram", r"such as Engram\(128, 64\)"),
+    "a class to run": (
+        lambda: run(GRU, GRU(2).init(np.random.default_rng(0), D), x),
+        TypeError,
+        "cell",
+        "GRU",
+        r"GRU\(64\)",
+    ),
     "a class among cells": (make([GRU(4), GRU]), TypeError, "cells", "class .*GRU", r"such as Engram\(128, 64\)"),
     "no cells": (make([]), TypeError, "cells", r"\[\]", "list of cells"),
     "sizes in place of cells": (make([128, 64]), TypeError, "cells", r"\[128, 64\]", r"Engram\(128, 64\)"),

@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 from scipy import stats
 
-from ..checks import number
+from ..checks import choice, number
 
 
 def interval(values):
@@ -80,7 +80,7 @@ def compare(scores, pairs=None):
     """
     found = []
     for a, b in combinations(scores, 2) if pairs is None else pairs:
-        both = sorted(scores[a].keys() & scores[b].keys())
+        both = sorted(scores[choice("pairs", a, scores)].keys() & scores[choice("pairs", b, scores)].keys())
         if len(both) < 2:
             raise ValueError(f"scores: {a} and {b} need two seeds in common, got {both}; run more of them")
         x, y = (sample(f"scores: {name}", [scores[name][seed] for seed in both]) for name in (a, b))

@@ -317,12 +317,12 @@ def alone(model, x, target=None, mask=None):
         raise TypeError(f"model: expected a Classifier or a Regressor, got {type(model).__name__}")
     model, layer = _quiet(model)
     # What explains is the whole derivative of the output, whatever training left out of it or added.
-    whole = {"trace_gradient": True, "l1": 0.0, "entropy": 0.0}
-    cells = [replace(cell, **whole) if isinstance(cell, Engram) else cell for cell in model.cells]
+    cells = [replace(c, trace_gradient=True, l1=0.0, entropy=0.0) if isinstance(c, Engram) else c for c in model.cells]
     model.cells = tuple(replace(cell, trace="sample") if isinstance(cell, Traced) else cell for cell in cells)
     x, _, mask = model.check_data(x, None, mask)
-    target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else np.broadcast_to(target, (len(x),))
-    return model, layer, x, class_labels("target", target, (len(x),), model.outputs), mask
+    target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else target
+    target = class_labels("target", target if np.ndim(target) else [target] * len(x), (len(x),), model.outputs)
+    return model, layer, x, target, mask
 
 
 def _outputs(model, h, layer, mask):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import float_array
+from ..checks import choice, float_array
 from .monitor import slots_per_recall
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -133,6 +133,7 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
     asked: index of the question that stands out, or None. Of a result: `arcs(*attribution.told(result["recalled"]))`.
     """
     lengths = _array(lengths, "lengths", (len(questions), len(words)))
+    choice("asked", asked, (None, *range(len(questions))))
     (ax,) = panels(1, (8, 3.2))
     T, Q, turn = len(words), len(questions), np.linspace(0, np.pi, 100)
     shares = np.clip(lengths / (lengths.max() or 1), 0, 1)
@@ -156,8 +157,7 @@ def save(figure, path):
     """Write a PNG (150 dpi) or SVG, by suffix, and its folder; equal figures, equal bytes. Return the path."""
     from matplotlib import rc_context
 
-    path = Path(path)
-    metadata = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+    path, metadata = Path(path), {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
     if path.suffix not in metadata:
         raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
