@@ -125,8 +125,10 @@ def test_a_network_has_one_colour_in_every_figure():
 
 
 def test_more_models_than_colours():
+    """Where colour and dash come again the markers are hollow."""
     (ax,) = plots.learning_curves({f"model {i}": {"loss": [2, 1]} for i in range(9)}, metrics=["loss"]).axes
-    assert len(ax.lines) == 9
+    looks = {(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in ax.lines}
+    assert len(ax.lines) == len(looks) == 9
 
 
 def test_a_loss_over_many_decades_keeps_its_ticks():

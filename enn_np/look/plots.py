@@ -204,10 +204,10 @@ def numbers(networks):
 
 
 def line(ax, i, x, y, label):
-    """Draw line number i and return its colour."""
-    i %= len(COLORS)
-    ax.plot(x, y, LINES[i], color=COLORS[i], markersize=4, label=label)
-    return COLORS[i]
+    """Draw line number i, with hollow markers where the colours come again, and return its colour."""
+    color, hollow = COLORS[i % len(COLORS)], {"markerfacecolor": "none"} if i >= len(COLORS) else {}
+    ax.plot(x, y, LINES[i % len(COLORS)], color=color, markersize=4, label=label, **hollow)
+    return color
 
 
 def _networks(ax, name, networks, metric, colors, steps=None):
