@@ -231,14 +231,14 @@ FIXED = {key: Experiment(*key.split("/"), **row) for key, row in ROWS.items()}
 # is 10 / (size + 20) of it where blanks cost nothing. Who learns nothing has ln 8 = 2.08 in "copy", 0.167 in "adding".
 FRESH_RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)  # a best one at an edge widens them
 KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "binding-no-trace")
-RULES = ("key-delta", "key-hebb", "binding-delta", "binding-hebb", "binding", "engram-sample", "key-no-trace")
+RULES = ("binding-delta", "binding-hebb", "binding", "engram-sample", "key-delta", "key-hebb", "key-no-trace")
 ASKING = {"inputs": 8_192, "outputs": 8_192, "columns": QUERIES, "family": "mqar", "seeds": 3}
 ASKING |= {"models": (*RULES, "key-delta-conv", "binding-conv", "window", "gru", "lstm")}
 LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
 TASKS = {
     "recall": {"outputs": 10, "columns": RIGHT},
     "fewshot": {"outputs": WAYS, "answers": 5, "columns": FEWSHOT},
-    "omniglot": {"inputs": 20**2 + WAYS, "outputs": WAYS, "models": ("lstm", "gru", "engram-sample", *KEEPERS[-2:])},
+    "omniglot": {"inputs": 20**2 + WAYS, "outputs": WAYS, "models": ("lstm", "gru", "binding", *RULES[-4:])},
     "split": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
     "permuted": {"inputs": 28, "outputs": 10, "columns": CONTINUAL},
     "copy": {"inputs": 10, "outputs": 8, "answers": 10, "columns": COPIED, **LONG},
