@@ -92,14 +92,16 @@ def settings(owner, check, names, *options, **limits):
 
 
 @lru_cache(maxsize=64)
-def _drawn(cell, inputs):
+def _drawn(cell, inputs, *_):
     return {name: value.shape for name, value in cell.init(np.random.default_rng(0), inputs, np.float32).items()}
 
 
 def param_shapes(cell, inputs):
-    """{name: shape} of all parameters, remembered if the cell has a hash, as a frozen dataclass has."""
+    """{name: shape} of all parameters, remembered for a cell with these settings if all have a hash."""
+    if isinstance(cell, type):
+        raise TypeError(f"cell: expected one with its sizes such as GRU(64), got the class {cell.__name__}")
     try:
-        return _drawn(cell, inputs)
+        return _drawn(cell, inputs, *vars(cell).values())
     except TypeError:
         return _drawn.__wrapped__(cell, inputs)
 
@@ -115,8 +117,6 @@ def check_state(name, state, wanted, dtype, computed=False):
 
 def check_run(cell, params, x, state=None, mask=None):
     """`x`, cleared at padding, if `run` can work with these; else TypeError or ValueError, naming the argument."""
-    if isinstance(cell, type):
-        raise TypeError(f"cell: expected one with its sizes such as GRU(64), got the class {cell.__name__}")
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
     float_array("x", x, ("T", "B", "D"), finite=mask is None)

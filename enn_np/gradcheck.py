@@ -15,7 +15,7 @@ import numpy as np
 
 from .backend import to_device, to_numpy
 from .bptt import named, run, run_back
-from .checks import count, number
+from .checks import count, number, param_shapes
 
 TOLERANCE = 1e-6
 
@@ -62,8 +62,8 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
     drawn again at kinks, up to 50 times. A cell that cuts a gradient on purpose fails. inputs D, batch B, steps T;
     masked: with random padding; device: "cpu" or "cuda", where the cell and its loss are computed.
     """
-    sizes = count("steps", steps), count("batch", batch), count("inputs", inputs)
-    number("eps", eps, above=0)
+    sizes, _ = (count("steps", steps), count("batch", batch), count("inputs", inputs)), number("eps", eps, above=0)
+    param_shapes(cell, inputs)  # which names a class in place of a cell
     for rng in (np.random.default_rng([seed, attempt]) for attempt in range(50)):
         loss, values, grads, size = _problem(cell, *sizes, masked, rng, device)
         with suppress(Kink):  # else draw again

@@ -145,6 +145,14 @@ def test_a_cell_of_your_own(kind):
     assert np.isfinite(model.evaluate(x, y, mask=padding(40))["loss"])
 
 
+def test_a_cell_that_was_given_another_size():
+    """Catches shapes remembered of the cell as it was."""
+    cell = Six(3)
+    draw(cell).forward()
+    cell.hidden = 5
+    assert draw(cell).forward()[0].shape[-1] == 5
+
+
 def test_a_record_of_your_own_cell():
     """Catches a default that asks for more than what the steps kept."""
     problem = draw(Six(3))

@@ -22,6 +22,7 @@ from enn_np import (
     ReduceOnPlateau,
     Regressor,
     StepClassifier,
+    Stream,
     load,
     register,
     run,
@@ -29,6 +30,7 @@ from enn_np import (
 from enn_np.checkpoint import build
 from enn_np.data.images import MinMax, Standardize
 from enn_np.data.text import Vocabulary, stream_batches, unigram_perplexity
+from enn_np.gradcheck import check
 from enn_np.heads import SoftmaxHead
 from enn_np.train import Diverged
 
@@ -258,6 +260,8 @@ MODELS = {
         "GRU",
         r"GRU\(64\)",
     ),
+    "a class to check": (lambda: check(GRU), TypeError, "cell", "GRU", r"GRU\(64\)"),
+    "a class to stream": (lambda: Stream(GRU, {"W": x[0]}), TypeError, "cell", "GRU", r"GRU\(64\)"),
     "a class among cells": (make([GRU(4), GRU]), TypeError, "cells", "class .*GRU", r"such as Engram\(128, 64\)"),
     "no cells": (make([]), TypeError, "cells", r"\[\]", "list of cells"),
     "sizes in place of cells": (make([128, 64]), TypeError, "cells", r"\[128, 64\]", r"Engram\(128, 64\)"),

@@ -40,7 +40,7 @@ def numbers(folder, network, *less, field=None):
         if callable(field):
             return field(run)
         found = reduce(lambda part, name: part[int(name) if isinstance(part, list) else name], field.split("."), run)
-        return 100 * found if field.endswith(("accuracy", "forgetting")) else found
+        return 100 * found if any(map(field.count, ("accuracy", "forgetting", "instance", "nearest"))) else found
 
     same = [[each[seed] for each in runs] for seed in sorted(set(runs[0]).intersection(*runs))]
     return [number(run) - sum(map(number, others)) for run, *others in same]
