@@ -58,9 +58,9 @@ def check(cell, inputs=3, batch=2, steps=4, seed=0, masked=False, every=False, e
     """Check all gradients of `cell` through `run` and `run_back`: {name: relative error}, to hold below 1e-6.
 
     Names: the parameters, "x", and "state.<part>" for the initial state. The loss is a random projection of every
-    hidden state and of every part of the final state, plus the cell's penalty. Everything is random, biases too, and is
-    drawn again at kinks, up to 50 times. A cell that cuts a gradient on purpose fails. inputs D, batch B, steps T;
-    masked: with random padding; device: "cpu" or "cuda", where the cell and its loss are computed.
+    hidden state and of every part of the final state, plus the cell's penalty. All is random, biases too, and drawn
+    again at kinks, up to 50 times. A cell that cuts a gradient on purpose fails. A ReLU that is off hides what lies
+    behind it: ask several seeds. inputs D, batch B, steps T; masked: random padding; device: where, "cpu" or "cuda".
     """
     sizes, _ = (count("steps", steps), count("batch", batch), count("inputs", inputs)), number("eps", eps, above=0)
     param_shapes(cell, inputs)  # which names a class in place of a cell
