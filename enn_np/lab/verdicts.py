@@ -133,12 +133,12 @@ PERPLEXITY = {name: pair[::-1] for name, pair in against("wikitext2/sound").item
 SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
 EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7'
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
-PAIRS = "of four pairs {} at a rate of 1e-3; a guess is 38.35%, an LSTM and no memory at all are near it"
+PAIRS = "of four pairs {} at a rate of 1e-3; naming the value told most often: 38.35%, LSTM or no memory about that"
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
 FEW = "entries below 0.01: {} points more than in noise"
 MOVES = "the last epoch moves it by {} of its length; under 10% we call stable"
-BLANK = "without the 7 rows that a score names it errs more than without those of another digit: {} points"
-POINTS = {"recall": partial(pointed, "recalled"), "effect on the answer": partial(pointed, "effect")}
+BLANK = "without 7 rows that a score names it errs more than without another digit's (others) or the last: {} points"
+POINTS = {"recall against others": partial(pointed, "recalled"), "effect against others": partial(pointed, "effect")}
 POINTS["recall against the last 7"] = partial(pointed, "recalled", beside="last")
 ROWS = (
     Row(f"Engram reaches {MNIST:.2f}% on MNIST", DIGITS, DIGIT, "{}", "{:.2f}%", "reported", MNIST),
@@ -191,7 +191,7 @@ def _judged(row, folder):
     word = ", ".join(f"{word} ({', '.join(names)})" if len(words) > 1 else word for word, names in words.items())
     n, effect = min(seeds), row.words.format(", ".join(said))
     if n >= row.seeds:
-        return row.claim, word, effect, f"{n:,}", more
+        return row.claim, word, effect, " to ".join(f"{each:,}" for each in sorted({n, max(seeds)})), more
     effect += f"; the rest takes {row.missing or _rest(row, folder)}"
     return row.claim, "not judged" + f", so far {word}" * bool(word), effect, f"{n} of {row.seeds}", more
 
