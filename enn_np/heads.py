@@ -81,9 +81,8 @@ class SoftmaxHead:
 
     cutoffs c_1 < ... < c_K make it adaptive (Grave et al. 2016, arXiv 1609.04309): rare words cost less, in time and in
     parameters. Ids must be sorted by frequency, as in `text.Vocabulary`. Words below c_1 stand in the head, beside one
-    entry for each of K clusters; cluster i holds words c_i to c_{i+1} - 1 and sees h through a projection to
-    H / factor^i numbers. Then W is (c_1 + K, H), b (c_1 + K,), and there are P1 (H, H / factor),
-    W1 (c_2 - c_1, H / factor), b1, and so on.
+    entry for each of K clusters; cluster i holds words c_i to c_{i+1} - 1 and sees h projected to H / factor^i numbers.
+    Then W is (c_1 + K, H), b (c_1 + K,), and there are P1 (H, H / factor), W1 (c_2 - c_1, H / factor), b1, and so on.
     """
 
     cutoffs: tuple = ()

@@ -4,8 +4,7 @@
 
 They learn in two ways. Windows, `fit(x, y)`: rows of ids and of their next words, each from a fresh state, as the
 paper does. A stream, `fit_stream(tokens)`: one long text by truncated BPTT, where the state a piece ends in, h and
-trace, is where the next piece starts; gradients stop there. Losses are means over tokens in nats; perplexity is their
-exp, and bits are nats / ln 2.
+trace, is where the next piece starts; gradients stop there. Losses are nats a token, perplexity their exp.
 
 Letters: T time, B batch, E embedding, H hidden, V words.
 """
@@ -38,8 +37,7 @@ class LanguageModel(Model):
     paper's protocol, where the id itself enters as one float. head: "softmax", or "adaptive" for a large vocabulary
     with ids sorted by frequency; cutoffs: see `SoftmaxHead`, 6% and 30% of V if None. tied: the embedding is the head's
     W too (Press & Wolf 2017); it needs E = H of the last cell. dropout: share of the embedding's and of the last cell's
-    numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference: see `Model`.
-    Raises TypeError or ValueError naming the argument.
+    numbers zeroed in training, drawn anew at every step. seed, dtype, random_inference, and errors: see `Model`.
     """
 
     metrics, kind, width = ("accuracy", "perplexity", "bits"), "language", "vocabulary_size"
@@ -109,8 +107,8 @@ class LanguageModel(Model):
     def learn(self, ids, targets, rng, mask=None, states=None):
         """Numbers of a piece of text, ids and targets (T, B), -1 if nothing is asked; gradients by name; final states.
 
-        "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" the number
-        of right answers. rng, states: see `hidden`.
+        "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" how
+        many are right. rng, states: see `hidden`.
         """
         self.tapes = ()  # their memory is free for the new ones
         h, finals, (tapes, drop_in, drop_out) = self.hidden(ids, rng, mask, states, learning=True)

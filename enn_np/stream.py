@@ -32,6 +32,9 @@ class Segments:
     def __init__(self, cell):
         self.cell, self.segments = cell, []
 
+    def __getattr__(self, name):
+        raise AttributeError(f"tape: a run in segments has no {name!r}, its steps are not kept; see `run`")
+
     def run_back(self, cell, params, dh, dstate, input_gradient, upstream):
         """From the last segment to the first: each is run again, then undone."""
         dxs, total, T = [], {}, self.segments[-1][0].stop

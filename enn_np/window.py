@@ -9,8 +9,7 @@
 
 What `Binding` writes into a trace of fixed size is kept here as it came, key by key and value by value: exact, and
 forgotten after K steps. A key is the cue of the step before its value, so that a key recalls what followed it. Places
-that are still empty have key and value zero: attention may rest on them, and they bring nothing. `Convolution`, at the
-end, sees the last K inputs by fixed weights.
+that are still empty have key and value zero: they bring nothing. `Convolution` sees the last K inputs by fixed weights.
 
 Source: attention as in Vaswani et al. 2017 (arXiv 1706.03762) over the recent past alone, keys one step behind values;
 its outer-product twin is binding.py. Letters: B batch, D inputs, H hidden, N slots, K window.

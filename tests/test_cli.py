@@ -144,6 +144,8 @@ BAD_COMMANDS = (
     (["run", "mnist", "--out", "x"], "out: a folder holds one run; name one experiment, network"),
     (["run", "mnist", "recall8", "--models", "rnn", "--out", "x"], "out: a folder holds one run"),
     (["run", "mnist", "--models", "rnn", "--seeds", "2", "--out", "x"], "out: a folder holds one run"),
+    (["run", "recall8", "--models", "rnn", "--jobs", "0", "--out", "x"], "on: got None, jobs 0, out x; give one"),
+    (["run", "recall8", "--models", "rnn", "--results", "y", "--out", "x"], "out: a folder holds one run"),
     (["run", "mnist", "--models", "rnn", "--seed", "2"], "resume, seed: they are of one run in a folder"),
     (["run", "mnist", "--steps", "9", "--results", "x"], "steps: mnist/paper has none"),
     (["run", "recall8", "--steps", "9"], "steps: data/results is for whole runs"),

@@ -202,6 +202,22 @@ def test_a_model_without_engram_has_nothing_to_watch():
         watched([GRU(3), GRU(2)])
 
 
+def test_two_monitors_would_mix_their_numbers():
+    model, monitor = watched()
+    _, other = watched()
+    with pytest.raises(ValueError, match=r"^callbacks: expected one HebbianTraceMonitor"):
+        model.fit(*sequences(10), epochs=1, callbacks=[monitor, other], verbose=0)
+
+
+def test_another_probe_is_noticed_in_a_resumed_run(tmp_path):
+    saving = {"checkpoint": tmp_path / "run.npz", "resume": True, "verbose": 0}
+    model, monitor = watched()
+    model.fit(*sequences(10), epochs=1, callbacks=[monitor], **saving)
+    model, monitor = watched(n=9)
+    with pytest.raises(ValueError, match=r"callbacks\.0\.probe"):
+        model.fit(*sequences(10), epochs=2, callbacks=[monitor], **saving)
+
+
 def test_a_probe_is_checked_like_any_data():
     model = classifier(Engram(H, N))
     with pytest.raises(ValueError, match=rf"^x: expected shape \(n, T, {D}\)"):

@@ -77,6 +77,20 @@ def test_saved_bytes_are_reproducible(name, suffix, tmp_path):
     assert len(first) > 5000
 
 
+def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    figure, path = plots.trace_heatmap(A), tmp_path / "x.png"
+    before = plots.save(figure, path).read_bytes()
+
+    def full(file, **settings):
+        file.write(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(OSError, match="no space"):
+        plots.save(figure, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_save_refuses_other_formats(tmp_path):
     with pytest.raises(ValueError, match=r"path: expected one that ends in .png or .svg, got .*x\.gif"):
         plots.save(plots.trace_heatmap(A), tmp_path / "x.gif")

@@ -366,6 +366,44 @@ def test_ctrl_c_in_a_callback_is_resumed_to_the_bit(epoch, whole, tmp_path):
     assert_same_run(Case("regressor").run(path, resume=True, callbacks=again), whole["regressor"])
 
 
+@pytest.mark.parametrize("epoch", (1, 2))
+def test_ctrl_c_while_a_callback_notes_is_resumed_to_the_bit(epoch, whole, tmp_path, monkeypatch):
+    """Half a note would leave a history of lists of different lengths, which nobody can resume."""
+    original, seen = HebbianTraceMonitor._probe, []
+
+    def probed(monitor, model):
+        seen.append(1)
+        if len(seen) == epoch + 1:  # the first was before training
+            signal.raise_signal(signal.SIGINT)
+        return original(monitor, model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HebbianTraceMonitor, "_probe", probed)
+        _, history, _ = Case("classifier").run(tmp_path / "run.npz")
+    assert history.stopped == "interrupted" and len(history["loss"]) == len(history["trace_min"]) == epoch
+    assert_same_run(Case("classifier").run(tmp_path / "run.npz", resume=True), whole["classifier"])
+
+
+def test_fresh_targets_of_one_axis_are_resumed(tmp_path):
+    """A new regressor expects (n, 1) until it sees the first batch; a bad batch teaches it nothing."""
+
+    def draw(rng, step):
+        x = rng.standard_normal((8, 5, D)).astype(np.float32)
+        return x, x.sum((1, 2))
+
+    ended = []
+    for steps in ([3, 3, 3],), ([3], [3, 3, 3]):
+        for part in steps:
+            model, place = Regressor(GRU(4), D), tmp_path / f"{len(steps)}.npz"
+            fit_fresh(model, draw, part, checkpoint=place, resume=True, verbose=0)
+        ended.append(model.params)
+    assert same_to_the_bit(*ended) and model.predict(sequences(2)[0]).shape == (2,)
+    model = Regressor(GRU(4), D, outputs=3)
+    with pytest.raises(ValueError, match=r"^y: expected shape \(8, 3\)"):
+        fit_fresh(model, draw, [1], verbose=0)
+    assert model.predict(sequences(2)[0]).shape == (2, 3)
+
+
 def test_every_epoch_is_saved(tmp_path):
     """A run killed more often than every 60 seconds would never get on."""
     path = tmp_path / "run.npz"

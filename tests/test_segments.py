@@ -96,6 +96,16 @@ def test_arrays_of_another_length_are_refused(longer):
         run(cell, params, x, noise=np.zeros((6 + longer, 4, 3)))
 
 
+def test_what_a_tape_in_segments_lacks_is_said():
+    cell = GRU(3)
+    params, x, _, extra = problem(cell, 6, 0, False)
+    tape = run_in_segments(cell, params, x, 2, **extra)[2]
+    with pytest.raises(
+        AttributeError, match=r"^tape: a run in segments has no 'kept', its steps are not kept; see `run`"
+    ):
+        cell.record(params, tape)
+
+
 def test_the_tape_of_another_cell_is_refused():
     cell = Engram(3, 4)
     params, x, _, extra = problem(cell, 6, 0, False)

@@ -77,8 +77,7 @@ def load_omniglot(folder: Path | str | None = None, download: bool = True) -> Ch
     alphabets  (242,) the name of each character's alphabet
 
     Sorted by alphabet and character. Greek and Latin, which stand in both sets, come once. `folder` (default:
-    `data_folder()`) or its subfolder omniglot/ holds the .zip files; what is missing is downloaded.
-    Errors: as for `load_mnist`.
+    `data_folder()`) or its subfolder omniglot/ holds the .zip files, downloaded if missing. Errors: as `load_mnist`.
     Source: Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction",
     Science 2015; at 20 x 20, as here, Santoro and others, arXiv 1605.06065.
     """

@@ -1,7 +1,6 @@
 """Generated tasks that ask for memory: nothing to download, a seed decides all.
 
-Every generator takes a NumPy Generator and returns (x, y). n examples, T time steps, D features a step. ValueError for
-sizes below 1.
+Every generator takes a NumPy Generator and returns (x, y): n examples, T steps, D features. ValueError for sizes of 0.
 The published results named here, where no other source stands beside them, are those of Bai, Kolter and Koltun,
 "An Empirical Evaluation of Generic Convolutional and Recurrent Networks", arXiv 1803.01271, table 1.
 """
@@ -35,8 +34,7 @@ def copy_task(rng: Generator, n: int, delay: int = 100, length: int = 10, symbol
 def adding_task(rng: Generator, n: int, steps: int = 100):
     """Add the two numbers that are marked in a long row of numbers.
 
-    x  (n, T, 2) float32, T = steps: numbers drawn evenly from [0, 1), and marks: 1 at one step of the first half
-       and at one of the second, else 0
+    x  (n, T, 2) float32, T = steps: numbers drawn evenly from [0, 1), and marks: 1 at one step of each half, else 0
     y  (n, 1) float32, the sum of the two. A column, because (n, 1) - (n,) would silently be (n, n).
 
     Always saying 1, the mean, has a mean squared error of 1/6 = 0.167: a model that stays there has learned nothing.
@@ -203,12 +201,11 @@ def multi_query_recall(
 
     x  (n, T) int64, T = steps: `pairs` keys, each with its value behind it; then every key once more, at an even
        distance of 2 g behind the pairs, g drawn by a power law, so that most return soon; 0 everywhere else, or with
-       random_filler any word. Keys are 1 to vocabulary / 2 - 1, values vocabulary / 2 to vocabulary - 1; none twice in
-       an example
+       random_filler any word. Keys are 1 to vocabulary / 2 - 1, values those from there on; none comes twice
     y  (n, T) int64: at the returning keys their values, at all other steps -1: nothing is asked there
 
-    Published sizes (steps, pairs): (64, 4), (128, 8), (256, 16), (512, 64). ValueError unless steps is even, at least
-    4 pairs, and there are words enough.
+    Published sizes (steps, pairs): (64, 4), (128, 8), (256, 16), (512, 64). ValueError for an odd number of
+    steps, for fewer than 4 a pair, for too few words.
     Source: Arora and others, "Zoology", arXiv 2312.04927, and its generator: gaps by p(g) ~ g^(0.01 - 1), g from 1.
     """
     n, pairs, steps = count("n", n), count("pairs", pairs), count("steps", steps, low=4 * pairs)

@@ -32,9 +32,7 @@ class Vocabulary:
     """The words of a training text, most frequent first, ties in order of first appearance.
 
     words   V distinct words; a word's place is its id. Must hold `<unk>`.
-    counts  (V,) int64, how often each occurs in the training text, never rising: what the unigram model
-            and an adaptive softmax want
-    Raises ValueError where these do not hold.
+    counts  (V,) int64, how often each occurs in the training text, never rising. ValueError where these do not hold.
     """
 
     def __init__(self, words: Iterable[str], counts: Array):

@@ -137,7 +137,7 @@ def _run(settings):
     if workers.rank:
         return follow(workers)
     try:
-        if sum((settings.jobs > 1, bool(settings.on), bool(settings.out) or workers.size > 1)) > 1:
+        if sum((settings.jobs != 1, bool(settings.on), bool(settings.out) or workers.size > 1)) > 1:
             raise ValueError(f"on: got {settings.on}, jobs {settings.jobs}, out {settings.out}; give one, or mpiexec")
         return _run_here(settings)
     finally:
@@ -157,8 +157,9 @@ def _run_here(settings):
         for run in filter(None, found):
             tell(_line(run))
         return 1 if None in found else 0
-    if not len(settings.experiment) == len(models or ()) == len(rates or (0,)) == 1 or settings.seeds is not None:
-        raise ValueError("out: a folder holds one run; name one experiment, network and rate, and its --seed")
+    many = settings.seeds is not None or settings.results != spelled_out(RESULTS)
+    if many or not len(settings.experiment) == len(models or ()) == len(rates or (0,)) == 1:
+        raise ValueError("out: a folder holds one run; name one experiment, network, rate; no results, no seeds")
     if settings.resume and not any((out / name).exists() for name in ("checkpoint.npz", "summary.json")):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
     rate, what = rates[0] if rates else None, (settings.experiment[0], models[0], settings.seed or 0, out)

@@ -33,8 +33,7 @@ RUN = ("checkpoint.npz", "summary.json", "model.npz", "trace.npz")  # what a run
 @contextmanager
 def run_folder(out, what=None, resume=False):
     """The folder of one run, kept from other processes: (folder, path of its checkpoint, None), or, where the run that
-    is to be resumed is over, its summary in the place of None. The checkpoint goes when a run has ended by itself; a
-    start that fails leaves no empty folder behind.
+    is to be resumed is over, its summary in the place of None. The checkpoint goes when a run has ended by itself.
 
     what: benchmark, protocol, model, seed and training settings; None of a run that cannot be resumed. ValueError if
     another process has the folder, if it holds a run and `resume` is False, or if it is True and that is another one.

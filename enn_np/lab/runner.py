@@ -76,7 +76,7 @@ class Run(NamedTuple):
         got = {name: (found.get("training") or {}).get(name, unsaid[name]) for name in self.training}
         if got != self.training:
             wanted = f"holds a run with {got}, asked for {self.training}"
-            raise ValueError(f"{self.path}: {wanted}; delete it or name another folder")
+            raise ValueError(f"{self.path}: {wanted}; delete it and its folder in runs/, or name another")
         return found
 
 
@@ -204,7 +204,7 @@ def search(experiment, model, grid, asked, results):
     A trial is the whole run of seed 0, whose result then stands for it and whose last validation counts; or as short
     as the experiment says, and the best counts. A run that ended early, for nothing was left to learn, comes before
     those that did not, the sooner the better. The grid of fresh samples gets further rates, below 0.5: half or twice
-    the best, while that is at its edge; twice the highest, while its loss is within 1% of the best: noise may decide.
+    the best, while that is at its edge; twice the highest, while its loss, or accuracy, is within 1% of the best.
     """
     widens = experiment.source == "fresh" and grid == experiment.rates
     while len(grid) > 1:
@@ -214,7 +214,7 @@ def search(experiment, model, grid, asked, results):
             return None, missing
         ranks = {rate: _rank(each, experiment) for rate, each in found.items()}
         best = min(grid, key=lambda rate: (ranks[rate], rate))
-        tied = ranks[best][0] == math.inf and ranks[max(grid)][1] < 1.01 * ranks[best][1]
+        tied = ranks[best][0] == math.inf and ranks[max(grid)][1] - ranks[best][1] < 0.01 * abs(ranks[best][1])
         beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(max(grid) if tied else best, 1)
         if widens and beyond < 0.5 and found[best]["stopped"] != "diverged":
             grid = (*grid, beyond)

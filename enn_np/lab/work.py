@@ -164,9 +164,10 @@ class Turns(Callback):
             callbacks=[self],
             **saving,
         )
-        history["step"] = self.ends[: len(history["loss"])]
-        history["seconds"] = list(accumulate(history["seconds"]))
-        history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
+        if history:  # else it was interrupted before the first look
+            history["step"] = self.ends[: len(history["loss"])]
+            history["seconds"] = list(accumulate(history["seconds"]))
+            history.best_epoch = len(history["loss"]) - 1  # the last: what is tested is what training ended with
         self.cpu_seconds = round(time.process_time() - self.began, 2)
         return history
 

@@ -65,8 +65,7 @@ def written_by(cell, tape, t):
     (B, H), what noise and the clip changed, or a class of yours. They add up to the trace part. They are vectors: any
     linear functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a
     shared trace stands still where the whole batch is padding.
-    Raises TypeError for what is not the tape of such a cell in one segment, and ValueError for a t that is not one of
-    its steps.
+    Raises TypeError for what is not the tape of such a cell in one segment, ValueError for a t beyond its steps.
     """
     if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
         wanted = "an Engram or Binding cell and the tape of one segment"

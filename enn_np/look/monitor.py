@@ -6,7 +6,7 @@ from .. import checkpoint as storage
 from .. import checks
 from ..backend import array_module, to_numpy
 from ..engram import Engram
-from ..train import Callback
+from ..train import Callback, fingerprint
 
 
 def trace_statistics(A, clip=None):
@@ -63,6 +63,13 @@ class HebbianTraceMonitor(Callback):
         known = {"traces": self.traces, "usage": self.usage, "retrieval": self.retrieval, "probe": self.x}
         with storage.whole(path) as file:
             np.savez(file, **known if labels is None else {**known, "labels": labels})
+
+    def on_start(self, training):
+        if sum(isinstance(each, HebbianTraceMonitor) for each in training.callbacks) > 1:
+            raise ValueError("callbacks: expected one HebbianTraceMonitor, its numbers join the history; leave one out")
+
+    def settings(self):
+        return super().settings() | {"probe": fingerprint(self.x)}
 
     def on_epoch_end(self, training, logs):
         self._note(training.model)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoint import whole
 from ..checks import choice, float_array
 from .monitor import slots_per_recall
 
@@ -160,9 +161,8 @@ def save(figure, path):
     path, metadata = Path(path), {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
     if path.suffix not in metadata:
         raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.hashsalt": "enn_np"}):
-        figure.savefig(path, dpi=150, metadata=metadata[path.suffix])
+    with rc_context({"svg.hashsalt": "enn_np"}), whole(path) as file:
+        figure.savefig(file, dpi=150, format=path.suffix[1:], metadata=metadata[path.suffix])
     figure.set_layout_engine("none")  # it would move all by a fraction of a pixel at the next drawing
     return path
 

@@ -156,8 +156,8 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
 
     def fresh(step):
         x, y, *mask = draw(data, int(step[0]))
-        model.target_shape = np.shape(y)[1:]
-        return model.check_data(x, y, *mask)
+        checked, model.target_shape = model.check_data(x, y, *mask), np.shape(y)[1:]
+        return checked
 
     work = Samples(model, lambda rng, epoch: sum(steps[:epoch]) + np.arange(steps[epoch]), 1, fresh)
     training = Training(model, work, len(steps), rngs, begun, validated, **settings)

@@ -172,7 +172,8 @@ class Training:
             self.part = None
         for callback in self.callbacks:
             try:
-                callback.on_epoch_end(self, logs)
+                with self.undivided():  # what it notes of this epoch is whole
+                    callback.on_epoch_end(self, logs)
             except KeyboardInterrupt:  # the others see this epoch too, so that a resumed run has all of it
                 self.interrupted = True
         rate = self.optimizer.learning_rate  # a schedule's NumPy scalar would upcast, and no file holds it
