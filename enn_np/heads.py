@@ -153,7 +153,7 @@ class SoftmaxHead:
         if weights is not None:
             weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
             same = weights.size == targets.size == len(flat(h))
-            if not same or (xp is np and ((weights < 0).any() or not weights.any())):
+            if not same or (xp is np and (not 0 < weights.sum() < np.inf or weights.min() < 0)):
                 raise ValueError(f"weights: expected {shape} as targets, none negative, not all 0; leave out by 0")
             seen = xp.flatnonzero(weights) if xp is np else seen  # how many there are a card would have to tell
             targets, scale = targets.reshape(-1)[seen], weights[seen] / weights.sum()

@@ -107,8 +107,7 @@ class LanguageModel(Model):
     def learn(self, ids, targets, rng, mask=None, states=None):
         """Numbers of a piece of text, ids and targets (T, B), -1 if nothing is asked; gradients by name; final states.
 
-        "loss" is the mean over tokens of -log p, "penalty" what the cells add to it, if they do, "accuracy" how
-        many are right. rng, states: see `hidden`.
+        "loss" is the mean over tokens of -log p, "penalty" what cells add to it, "accuracy" how many are right.
         """
         self.tapes = ()  # their memory is free for the new ones
         h, finals, (tapes, drop_in, drop_out) = self.hidden(ids, rng, mask, states, learning=True)

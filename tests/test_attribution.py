@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from problems import arrays, cells, draw, make, problems, seeds
 from tiny import C, D, T, classifier, copied, padding, randomise, same_to_the_bit, sequences
 
-from enn_np import GRU, LSTM, RNN, Binding, Classifier, Engram, Regressor, StepClassifier, run, run_in_segments
+from enn_np import (
+    GRU,
+    LSTM,
+    RNN,
+    Binding,
+    Classifier,
+    Engram,
+    LanguageModel,
+    Regressor,
+    StepClassifier,
+    run,
+    run_in_segments,
+)
 from enn_np.look.attribution import (
     ablations,
     integrated_gradients,
@@ -303,6 +315,13 @@ def test_every_ablation_is_what_its_name_says(seed):
     for name, out in want.items():
         assert found[name] == pytest.approx(scores(out, y), rel=1e-9), name
     assert same_to_the_bit(model.params, before)
+
+
+def test_a_language_model_is_ablated():
+    """Its cells see an embedding, not ids."""
+    model = LanguageModel(Engram(5, 4, trace="sample"), 10, embedding=3)
+    ids = np.random.default_rng(0).integers(10, size=(3, 4))
+    assert ablations(model, ids, ids)["intact"] == model.evaluate(ids, ids)
 
 
 def test_a_shared_trace_is_ablated_as_the_model_shares_it():

@@ -343,6 +343,13 @@ def test_a_readers_own_text_is_never_to_be_deleted(tmp_path):
         assert str(path) in str(caught.value) and "; put a good copy there, or fetch it again" in str(caught.value)
 
 
+def test_a_damaged_packed_copy_is_not_preferred_to_the_good_file(tmp_path):
+    """Else it is fetched again and again, and still damaged."""
+    (tmp_path / "b.bin").write_bytes(b"abc")
+    (tmp_path / "b.bin.gz").write_bytes(gzip.compress(b"wrong"))
+    assert download.first([tmp_path], "b.bin") == tmp_path / "b.bin"
+
+
 # What is there
 
 

@@ -250,6 +250,8 @@ def test_add_rows_adds_each_row_at_its_id(seed, tokens, dtype):
         ({"weights": np.ones(6), "targets": np.zeros(6, int)}, ValueError, r"weights: expected \(7,\) as targets"),
         ({"weights": np.zeros(7)}, ValueError, "weights: .*not all 0"),
         ({"weights": np.array([1, 1, 1, 1, 1, 1, -1])}, ValueError, "weights: .*none negative"),
+        ({"weights": np.array([1, 1, 1, 1, 1, 1, np.nan])}, ValueError, "weights: .*none negative"),
+        ({"weights": np.array([1, 1, 1, 1, 1, 1, np.inf])}, ValueError, "weights: .*none negative"),
     ],
 )
 @each_head

@@ -193,8 +193,14 @@ def test_classes_turns_places_and_labels_are_drawn_anew():
 def test_what_no_late_labels_can_be_made_of_is_told():
     images, labels = numbered(2, 4)
     for rows, ask in ((8, {"ways": 3}), (8, {"ways": 2, "shots": 5}), (7, {"ways": 2, "shots": 3})):
-        with pytest.raises(ValueError, match=r"images: expected . classes or more, all of one size, . images or more"):
+        with pytest.raises(
+            ValueError, match=r"images: expected . classes or more, all of one size, . square images or more"
+        ):
             late_labels(generator(), 1, images[:rows], labels[:rows], **{"shots": 2} | ask)
+    with pytest.raises(
+        ValueError, match=r"square images or more, got \[4, 4\] of \(3, 6\)"
+    ):  # the right half was cut off
+        late_labels(generator(), 1, np.zeros((8, 3, 6)), labels, 2, 2)
     for wrong in ({"n": 0}, {"ways": 0}, {"shots": 0}, {"shift": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected at least"):
             late_labels(

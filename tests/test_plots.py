@@ -91,6 +91,11 @@ def test_a_figure_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeyp
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_save_says_where_it_wrote(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plots.save(plots.trace_heatmap(A), "~/x.png") == tmp_path / "x.png"
+
+
 def test_save_refuses_other_formats(tmp_path):
     with pytest.raises(ValueError, match=r"path: expected one that ends in .png or .svg, got .*x\.gif"):
         plots.save(plots.trace_heatmap(A), tmp_path / "x.gif")

@@ -62,6 +62,17 @@ def test_generated_tables_are_on_the_page_of_results_but_for_the_verdicts():
     assert marks[0] == ["verdicts"] and len(marks[1]) == len(set(marks[1])) > 30
 
 
+@pytest.mark.parametrize(
+    "marks", ("{0}a{0}", "{1}a{0}", "{0}a", "{0}{1}{1}", "{0}<!-- verdicts -->{1}<!-- /verdicts -->")
+)
+def test_marks_that_are_no_pairs_are_refused(marks, tmp_path):
+    """A page that is left as it was, and that `verify` calls right."""
+    page = tmp_path / "page.md"
+    page.write_text(marks.format("<!-- files -->", "<!-- /files -->"))
+    with pytest.raises(ValueError, match=r"^page: .*page.md: <!-- (files|verdicts) -->: expected"):
+        verify([page], RESULTS)
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """The pages, what they are made of, and what quotes them."""

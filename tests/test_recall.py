@@ -354,9 +354,10 @@ def test_where_every_rate_diverges_that_is_the_result(small, tmp_path, capsys, r
         assert cli.main(command) == 0
         assert capsys.readouterr().out.count(f"diverged at learning rate {min(rates):g}\n") == 4
     assert len(list(tmp_path.glob("*.json"))) == 4
+    assert "| GRU | 0 to 1 diverged |" in pages.table("results", "recall2", "sound", tmp_path)
     recall(["lstm"], steps=2, results=tmp_path)
     shown = pages.table("results", "recall2", "sound", tmp_path)
-    assert "LSTM" in shown and "GRU" not in shown and "diverged" not in shown
+    assert "| LSTM | 0 | **" in shown and "| GRU | 0 to 1 diverged | - |" in shown
     lost = json.loads((tmp_path / "recall2-sound-gru-1.json").read_text()) | {"model": "lstm", "seed": 7}
     (tmp_path / "recall2-sound-lstm-7.json").write_text(json.dumps(lost))
     assert "; 7 diverged |" in pages.table("results", "recall2", "sound", tmp_path), (
@@ -364,6 +365,27 @@ def test_where_every_rate_diverges_that_is_the_result(small, tmp_path, capsys, r
     )
     with pytest.raises(ValueError, match=r"holds a run with .*'steps': 3.*asked"):
         recall(["gru"], steps=4, rates=rates, seeds=2, results=tmp_path)
+
+
+def test_a_run_that_diverged_is_made_anew_once_its_result_is_removed(small, tmp_path, monkeypatch):
+    """Interrupted before it diverged, it left a summary that says so, which was taken for its end for ever."""
+
+    def ends(error):
+        def learn(*given, **settings):
+            raise error
+
+        return learn
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Classifier, "loss_and_grads", ends(KeyboardInterrupt))
+        recall(["gru"], results=tmp_path, steps=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "fit_fresh", ends(train.Diverged("learning_rate: too high")))
+        recall(["gru"], results=tmp_path, steps=3)
+    stored = tmp_path / "recall2-sound-gru-0.json"
+    assert json.loads(stored.read_text())["stopped"] == "diverged"
+    stored.unlink()
+    assert recall(["gru"], results=tmp_path, steps=3)[0]["stopped"] == "finished"
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "validation", "test"])

@@ -177,6 +177,7 @@ def test_pixel_mnist_reads_row_by_row_or_permuted():
         (lambda: pixel_mnist(np.zeros((2, 4), np.uint8), [0, 1, 2]), "permutation"),
         (lambda: pixel_mnist(np.zeros((2, 4), np.uint8), [0, 1, 2, 2]), "permutation"),
         (lambda: pixel_mnist(np.zeros((2, 4), np.uint8), [[0, 1], [2, 3]]), "permutation"),
+        (lambda: pixel_mnist(np.zeros((5, 2)), [True, False]), "permutation"),
     ],
 )
 def test_bad_arguments_are_named(call, named):

@@ -162,7 +162,13 @@ def test_vocabulary_speaks_both_ways():
     for wrong in ([3], [-1]):
         with pytest.raises(ValueError, match="ids: expected ids 0 to 2"):
             vocabulary.decode(wrong)
-    for names, counts in ((["a"], [1]), (["<unk>"], [1, 2]), (["a", "<unk>"], [1, 2]), (["<unk>", "<unk>"], [1, 1])):
+    for names, counts in (
+        (["a"], [1]),
+        (["<unk>"], [1, 2]),
+        (["a", "<unk>"], [1, 2]),
+        (["<unk>", "<unk>"], [1, 1]),
+        (["a", "<unk>"], [2, -5]),
+    ):
         with pytest.raises(ValueError, match="words, counts"):
             Vocabulary(names, counts)
 

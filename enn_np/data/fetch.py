@@ -16,7 +16,7 @@ from ..checks import choice
 
 AGENT = "enn_np/0.1"  # wikitext.smerity.com refuses the default name of Python's clients
 TIMEOUT = (10, 30)  # seconds to connect, seconds between two pieces of data
-OPENERS = {".gz": gzip.open, "": open, ".xz": lzma.open}  # a file counts as present in any form, the first one found
+OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}  # a file counts as present in any form, the first one found
 
 
 # A data set: where it goes and other folders to look in; mirrors; what to download, {name: sha256}; and the files that

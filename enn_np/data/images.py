@@ -28,8 +28,7 @@ def load_digits() -> Dataset:
     """The 5,000 bundled MNIST digits, 28 x 28: 4,000 to learn from, 1,000 to test on. Needs no network.
 
     They are stored in the order 0, 1, ..., 9, 0, 1, ..., so each set (and each run of ten) holds every digit equally
-    often. All come from MNIST's training set, see data/README.md.
-    Raises ValueError where the file is missing or damaged.
+    often. All come from MNIST's training set. ValueError where the file is missing or damaged.
     """
     here = Path(__file__).resolve().parent
     path = fetch.first((here.parents[1] / "data", here), "mnist_5k.npz")  # of a checkout, of a wheel

@@ -125,8 +125,7 @@ def late_labels(rng: Generator, n: int, images: Array, labels: Array, ways: int 
     """Name every image when it is shown; its label is told one step late: `shots` images of each of `ways` classes.
 
     images  (m, S, S) float, labels (m,) int64, each equally often: what episodes are drawn from
-    x       (n, T, S S + ways) float32, T = ways shots: images in random order, each with the label of the step before
-            beside it, one-hot; none at the first step
+    x       (n, T, S S + ways) float32, T = ways shots: images, each beside the one-hot label of the step before, or 0
     y       (n, T) int64, the labels of the images, 0 to ways - 1
 
     Which classes take part, by how many right angles all images of a class are turned (turned, it is another class, as
@@ -140,9 +139,9 @@ def late_labels(rng: Generator, n: int, images: Array, labels: Array, ways: int 
     """
     n, ways, shots, shift = count("n", n), count("ways", ways), count("shots", shots), count("shift", shift, low=0)
     size, (S, T) = np.unique(labels, return_counts=True)[1], (images.shape[1], ways * shots)
-    if len(size) < ways or size.min() < max(shots, size.max()):
-        wanted = f"expected {ways} classes or more, all of one size, {shots} images or more"
-        raise ValueError(f"images: {wanted}, got {size.tolist()}; leave some out")
+    if len(size) < ways or size.min() < max(shots, size.max()) or images.shape[1:] != (S, S):
+        wanted = f"expected {ways} classes or more, all of one size, {shots} square images or more"
+        raise ValueError(f"images: {wanted}, got {size.tolist()} of {images.shape[1:]}; leave some out")
     order, pick = np.argsort(labels, kind="stable").reshape(len(size), -1), np.take_along_axis
     shown = _shuffled(rng, n, np.arange(T))  # (n, T)
     y = shown // shots
@@ -188,7 +187,7 @@ def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
     pixels = images.reshape(len(images), -1)
     order = np.arange(pixels.shape[1])
     permutation = order if permutation is None else np.asarray(permutation)
-    if permutation.ndim != 1 or not np.array_equal(np.sort(permutation), order):
+    if permutation.shape != order.shape or permutation.dtype.kind not in "iu" or (np.sort(permutation) != order).any():
         raise ValueError(f"permutation: expected each of 0 to {len(order) - 1} once; use pixel_permutation")
     scale = 255 if images.dtype == np.uint8 else 1
     return (pixels[:, permutation] / np.float32(scale)).astype(np.float32)[:, :, None]
@@ -204,8 +203,7 @@ def multi_query_recall(
        random_filler any word. Keys are 1 to vocabulary / 2 - 1, values those from there on; none comes twice
     y  (n, T) int64: at the returning keys their values, at all other steps -1: nothing is asked there
 
-    Published sizes (steps, pairs): (64, 4), (128, 8), (256, 16), (512, 64). ValueError for an odd number of
-    steps, for fewer than 4 a pair, for too few words.
+    Published (steps, pairs): (64, 4), (128, 8), (256, 16), (512, 64). ValueError for odd steps, or under 4 a pair.
     Source: Arora and others, "Zoology", arXiv 2312.04927, and its generator: gaps by p(g) ~ g^(0.01 - 1), g from 1.
     """
     n, pairs, steps = count("n", n), count("pairs", pairs), count("steps", steps, low=4 * pairs)

@@ -40,7 +40,7 @@ class Vocabulary:
         self.counts = np.asarray(unmasked("counts", counts), np.int64)
         self.ids = {word: i for i, word in enumerate(self.words)}
         each = self.counts.shape == (len(self.words),) and len(self.ids) == len(self.words)
-        if not each or UNKNOWN not in self.ids or np.any(np.diff(self.counts) > 0):
+        if not each or UNKNOWN not in self.ids or np.any(np.diff(self.counts, append=0) > 0):  # the last is 0 or more
             wanted = f"distinct words, {UNKNOWN} among them, and a count for each, never rising"
             raise ValueError(f"words, counts: expected {wanted}; add {UNKNOWN} with count 0, sort by count")
         # Two bytes a token do for WikiText-2. Beware of uint16 arithmetic; `stream_batches` gives int32.

@@ -41,12 +41,12 @@ def table(kind, *what):
 def results_table(folder, benchmark, protocol):
     """A row per model: means over seeds with their intervals, beside the paper's numbers, and what they ran on."""
     results, experiment = load_results(folder, benchmark, protocol), find(f"{benchmark}/{protocol}")
-    if not results:
-        return "No stored results yet."
     lost = load_results(folder, benchmark, protocol, diverged=True)
-    rows = [_row(experiment, model, runs, lost.get(model)) for model, runs in results.items()]
+    if not results and not lost:
+        return "No stored results yet."
+    rows = [_row(experiment, model, results.get(model, []), lost.get(model)) for model in {**results, **lost}]
     several = experiment.source != "fresh" and any(len(runs) > 1 for runs in results.values())
-    return f"{_records(rows)}\n\n{_origin(results)}" + " Intervals: Student's t." * several
+    return f"{_records(rows)}\n\n{_origin(results or lost)}" + " Intervals: Student's t." * several
 
 
 def _row(experiment, model, runs, lost):
@@ -54,7 +54,10 @@ def _row(experiment, model, runs, lost):
     from .stats import interval
 
     fresh, paper = experiment.source == "fresh", PAPER.get(experiment.name, {})
-    row = {"model": _title(model), "seeds": _seeds(runs) + (f"; {_seeds(lost)} diverged" if lost else "")}
+    told = [_seeds(runs)] if runs else []
+    row = {"model": _title(model), "seeds": "; ".join(told + ([f"{_seeds(lost)} diverged"] if lost else []))}
+    if not runs:
+        return row
     for title, key, form in experiment.columns:
         judged = key == experiment.score
         row[title] = f"**{_spread(runs, key, form)}**" if judged or fresh else _spread(runs, key, form)
@@ -97,7 +100,9 @@ def tests_table(folder, benchmark, protocol):
     ]
     notes = "Intervals: Student's t, paired by seed. p values are Holm-adjusted; -: no p below 0.05 with so few seeds."
     turned = f" Differences are of {score.replace('_', ' ')}, turned so that more is better." * (sign < 0)
-    return f"{_records(rows)}\n\n{notes}{turned}"
+    lost = load_results(folder, benchmark, protocol, diverged=True).items()
+    gone = "".join(f" {_title(model)} {_seeds(runs)} diverged and is left out." for model, runs in lost)
+    return f"{_records(rows)}\n\n{notes}{turned}{gone}"
 
 
 def ablation_table(folder, *benchmarks):
@@ -204,8 +209,9 @@ def made(page, folder):
     """The text that a Markdown file should have: its template's, or its own, with figures and tables filled in."""
     template = Path(f"{page}.jinja")
     text = _rendered(template, Path(folder)) if template.exists() else _text(page)
-    ends = re.findall(rf"<!-- /?({NAME}) -->", text)
-    if lone := [name for name in ends if ends.count(name) % 2]:
+    ends = re.findall(rf"<!-- (/?)({NAME}) -->", text)
+    pairs = zip_longest(ends[::2], ends[1::2], fillvalue=("", ""))
+    if lone := [name for (slash, name), after in pairs if slash or after != ("/", name)]:
         raise ValueError(f"page: {page}: <!-- {lone[0]} -->: expected <!-- /{lone[0]} --> after its table; write it")
     whole = re.compile(rf"(<!-- ({NAME}) -->).*?(<!-- /\2 -->)", re.DOTALL)
     return whole.sub(lambda found: "\n".join((found[1], table(*found[2].split(":"), folder), found[3])), text)
@@ -401,7 +407,7 @@ def _origin(results):
 
 def _records(rows):
     """A table of rows {title: cell}."""
-    return _markdown(rows[0], [row.values() for row in rows])
+    return _markdown(head := max(rows, key=len), [[row.get(title, DASH) for title in head] for row in rows])
 
 
 def _markdown(head, rows):

@@ -83,9 +83,9 @@ def read_result(path, tested=True):
     Raises ValueError naming the file, the field and what is there.
     """
     found = read_json(path)
-    wanted = dict.fromkeys(("benchmark", "protocol", "model", "stopped"), "a word")
+    wanted = {**dict.fromkeys(("benchmark", "protocol", "model", "stopped"), "a word"), "seed": "a whole number"}
     if found.get("stopped") != "diverged":
-        wanted |= {"seed": "a whole number", "history": "lists of numbers"}
+        wanted["history"] = "lists of numbers"
         numbers = {"parameters", "seconds", "test_loss", "test_mae" if "test_mae" in found else "test_accuracy"}
         numbers |= {name for name in found if name.startswith(("test_", "valid"))}
         wanted |= {**dict.fromkeys(numbers, "a finite number"), "machine": "what it was measured on"} if tested else {}

@@ -30,7 +30,7 @@ from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged
 from ..train.parallel import started
 from . import pages, table, work
-from .results import folder, machine, read_result, revision, run_folder, tell, write_json
+from .results import RUN, folder, machine, read_result, revision, run_folder, tell, write_json
 from .table import Experiment
 
 RESULTS = "data/results"
@@ -272,7 +272,8 @@ def _one(run, device, verbose):
         except Diverged as error:
             why = str(error).partition(";")[0]
             write_json(run.path, {**run.what, "stopped": "diverged", "why": why, "machine": machine(device)})
-            (place / "checkpoint.npz").unlink(missing_ok=True)  # it would diverge again
+            for path in (run.path.with_suffix(".npz"), *(place / name for name in RUN)):
+                path.unlink(missing_ok=True)  # it would diverge again
             return f"diverged, and is not tried again: {why}"
         if summary["stopped"] == "interrupted":
             raise KeyboardInterrupt

@@ -27,8 +27,7 @@ RULES = {
 def numbers(folder, network, *less, field=None):
     """A number for every seed of a network such as "mnist/paper/engram"; "fair/" in front is a folder in `folder`.
 
-    less: another network, taken off seed by seed. field: "history.loss.-1", or a function of a result; else what
-    networks are judged by. Accuracies are in percent.
+    less: taken off seed by seed. field: "history.loss.-1", or a function of a result; else its score. In percent.
     """
     runs = []
     for *place, benchmark, protocol, model in (each.split("/") for each in (network, *less)):
@@ -88,7 +87,8 @@ def small(run):
 
 def _traces(folder):
     """Of every stored run by the paper's protocol the trace after each epoch, (K, N, H)."""
-    return [read_arrays(path)["traces"] for path in sorted(Path(folder).glob("mnist-paper-engram-*.npz"))]
+    paths = [path.with_suffix(".npz") for path in sorted(Path(folder).glob("mnist-paper-engram-*.json"))]
+    return [read_arrays(path)["traces"] for path in paths if path.exists()]
 
 
 def structure(folder):

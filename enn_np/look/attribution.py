@@ -63,8 +63,7 @@ def written_by(cell, tape, t):
 
     Returns start (B, H), what is left of the initial trace; steps (t, B, H), written at s = 0 to t - 1; and rest
     (B, H), what noise and the clip changed, or a class of yours. They add up to the trace part. They are vectors: any
-    linear functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades; a
-    shared trace stands still where the whole batch is padding.
+    linear functional of m_t, such as a gradient, splits with them. At padding nothing is written and nothing fades.
     Raises TypeError for what is not the tape of such a cell in one segment, ValueError for a t beyond its steps.
     """
     if not isinstance(cell, Engram | Binding) or not isinstance(tape, Tape):
@@ -142,7 +141,7 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     x, y, mask = model.check_data(x, y, mask)
     cell, M, rng, left = model.cells[layer], model.params[f"{layer}.M"], np.random.default_rng(seed), []
     for _, part, live in model._batches(x, batch_size, mask):
-        A = model.run_cells(part, mask=live, keep=False)[1][layer].A
+        A = model.run_cells(model.cell_inputs(part), mask=live, keep=False)[1][layer].A
         left.append(A if A.ndim == 2 else A.mean(0))
     entries, off = np.arange(M.size).reshape(M.shape), replace(cell, trace_scale=0)
     variants = {

@@ -9,11 +9,9 @@ Bad input (rank, NaN, empty, unequal lengths) raises ValueError: it names the ar
 Letters: T time steps, N memory slots, H hidden units, K traces, W pixels in an input row, Q questions.
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from ..checkpoint import whole
+from ..checkpoint import spelled_out, whole
 from ..checks import choice, float_array
 from .monitor import slots_per_recall
 
@@ -158,7 +156,7 @@ def save(figure, path):
     """Write a PNG (150 dpi) or SVG, by suffix, and its folder; equal figures, equal bytes. Return the path."""
     from matplotlib import rc_context
 
-    path, metadata = Path(path), {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+    path, metadata = spelled_out(path), {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
     if path.suffix not in metadata:
         raise ValueError(f"path: expected one that ends in .png or .svg, got {str(path)!r}")
     with rc_context({"svg.hashsalt": "enn_np"}), whole(path) as file:

@@ -143,8 +143,7 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
     how many batches each epoch has, such as [250] * 4. validate(done) -> {"loss": ..., "accuracy": ...} after each
     epoch, done: steps so far. rngs: two generators, the one that draw is handed, and that of dropout, initial states
     and trace noise; made from the model's seed if None. settings, and all else: optimizer, callbacks, verbose,
-    checkpoint, resume and reduce, and errors, as in `fit`. A resumed run needs the steps that it began with, or more
-    after them; only those of the first epoch are compared.
+    checkpoint, resume and reduce, and errors, as in `fit`. A resumed run needs the steps that it began with, or more.
     """
     if not isinstance(steps, list | tuple) or not steps:
         raise TypeError(f"steps: expected the number of batches of each epoch, such as [250] * 4, got {steps!r}")
