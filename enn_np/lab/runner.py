@@ -4,9 +4,8 @@
     results/rates/mnist-sound-gru-0.001.json   several learning rates: what each came to with seed 0
     results/runs/mnist-sound-gru-3/            while it lasts: checkpoint and lock; then the model (not committed)
 
-A run that leaves the finite numbers has a result, too, which says so; the others go on. Whatever is cut off, the same
-command goes on: finished runs are skipped, others taken up from their checkpoints. Two such commands share the work,
-because a run that another process has is left to it. So do the machines of a cluster, which share the folder.
+A run that leaves the finite numbers has a result, too, which says so. Whatever is cut off, the same command goes on.
+Two such commands share the work: a run that another process has is left to it. So do machines that share the folder.
 """
 
 import asyncio

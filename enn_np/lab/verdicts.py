@@ -146,6 +146,7 @@ ROWS = (
     Row("... with rivals of its size", "by-the-sound-protocol", against("mnist/sound", "-parameters")),
     Row("it reaches 46.8% on CIFAR-10", PHOTOS, PHOTO, CHOSEN, "{:.2f}%", "reported", CIFAR10),
     Row("it is on a par with its rivals there", PHOTOS, against("cifar10/paper")),
+    Row("... with rivals of its size", "cifar-10-by-the-sound-protocol", against("cifar10/sound", "-parameters")),
     Row("regression beats a straight line", NUMBER, LINE, LOWER, "{:+.3f}", "less", field=above_line),
     Row("ANOVA over two values of a run tells models apart", TWO, {"": alarms}, EQUALS, "{:.1f}%", "less", 5),
     Row("recall is sparse", TRACE, DIGIT, SLOTS, "{:.2f}", "less", 32, field="trace.-1.effective_slots"),
