@@ -330,7 +330,7 @@ def figures(folder):
         results = load_results(folder, each.name, each.protocol) if each.protocol != "ablation" else {}
         few = [model for model in (*MODELS, "binding") if model in results]  # matched sizes: the table
         histories = {TITLES[model]: [run["history"] for run in results[model]] for model in few}
-        if histories:
+        if len(histories) > 1:  # of one network alone there is nothing to compare
             name = each.name if each.protocol == "paper" else f"{each.name}-{each.protocol}"
             settings = curves(histories[TITLES[few[0]]][0])
             drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **settings)
