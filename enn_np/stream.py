@@ -69,7 +69,7 @@ class Stream:
         if not isinstance(params, dict) or not params:
             raise TypeError(f"params: expected a dict of arrays as `init` returns, got {params!r}")
         W, found = next(iter(params.values())), {name: getattr(value, "shape", ()) for name, value in params.items()}
-        sizes = getattr(cell, "hidden", 1), *{n for shape in found.values() for n in shape if n}  # or a Convolution
+        sizes = getattr(cell, "hidden", 1), *{n for shape in found.values() for n in shape if n}  # H: Convolution
         D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1)
         listed = getattr(cell, "store", None) == "list" and cell.hooks
         cell = replace(cell, store="dense") if listed else cell  # nobody collects a list here
