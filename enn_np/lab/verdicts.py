@@ -27,7 +27,7 @@ RULES = {
 def numbers(folder, network, *less, field=None):
     """A number for every seed of a network such as "mnist/paper/engram"; "fair/" in front is a folder in `folder`.
 
-    less: taken off seed by seed. field: "history.loss.-1", or a function of a result; else its score. Accuracies: percent.
+    less: taken off seed by seed. field: "history.loss.-1" or a function of a result, else its score. Accuracies in %.
     """
     runs = []
     for *place, benchmark, protocol, model in (each.split("/") for each in (network, *less)):
