@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from enn_np import GRU, LSTM, RNN, SGD, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, load, run
 from enn_np.data.text import Text, Vocabulary, stream_batches, unigram_perplexity
 from enn_np.gradcheck import Kink, _pattern, compare
-from enn_np.language import LanguageModel, score_text, wikitext2_recipe
+from enn_np.language import WIKITEXT2, LanguageModel, score_text, wikitext2_recipe
 
 V, T, B = 7, 4, 3
 SAMPLE, BATCH = Engram(6, 3, trace="sample"), Engram(6, 3, trace_noise=0.1)
@@ -255,10 +255,11 @@ def test_training_reports_what_validation_reports(cell, batch_size):
     history = model.fit(x, y, mask=mask, validation_data=(x, y, mask), **still)
     text = model.fit_stream(words(101), steps=3, validation_data=words(101), **still)
     wanted = model.evaluate(x, y, mask=mask)
+    rows, one = model.evaluate_stream(words(101), batch_size, 3), model.evaluate_stream(words(101))
     for name in ("loss", "perplexity", "bits", "accuracy"):
-        for found in (history, text):
-            np.testing.assert_allclose(found[name], found[f"val_{name}"], rtol=1e-9, err_msg=name)
-        np.testing.assert_allclose(history[name], wanted[name], rtol=1e-9, err_msg=name)
+        alike = (history[name], history[f"val_{name}"]), (history[name], wanted[name])
+        for found, like in (*alike, (text[name], rows[name]), (text[f"val_{name}"], one[name])):  # one row, as a test
+            np.testing.assert_allclose(found, like, rtol=1e-9, err_msg=name)
     penalised = isinstance(cell, Engram)
     for found in (history, text):
         assert ("penalty" in found) == penalised and "val_penalty" not in found
@@ -440,13 +441,16 @@ def test_a_text_is_scored_beside_the_unigram_model():
 
 
 def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():
-    built = {name: wikitext2_recipe(name) for name in ("lstm", "engram", "binding", "binding-no-trace")}
+    built = {name: wikitext2_recipe(name) for name in WIKITEXT2}
     models = {name: LanguageModel(vocabulary_size=33_278, **model) for name, (model, _) in built.items()}
     assert all(abs(model.size / models["engram"].size - 1) < 0.03 for model in models.values())
+    layers = {name: sum(p.size for key, p in each.params.items() if key[0].isdigit()) for name, each in models.items()}
+    matched = [size for name, size in layers.items() if name.endswith("-parameters")]
+    assert len(matched) == 3 and all(abs(size / layers["engram"] - 1) < 0.005 for size in matched)
     assert models["engram"].cells[0].trace == "sample"  # the sound protocol: a row depends on no other
     with pytest.raises(ValueError, match="model_name: expected one of"):
         wikitext2_recipe("transformer")
-    for model, fit in built.values():
+    for model, fit in (built[name] for name in ("lstm", "engram", "binding", "binding-no-trace")):
         small = LanguageModel(vocabulary_size=5, **{**model, "cutoffs": (2,), "embedding": 8})
         train, valid = cyclic(2000), cyclic(300, 1)
         history = small.fit_stream(train, validation_data=valid, verbose=0, **{**fit, "batch_size": 4, "epochs": 2})
@@ -493,7 +497,7 @@ def test_bad_settings_are_named(changes, error, message):
         (lambda m: m.fit_stream(words((5, 5))), r"tokens: expected integer ids \(N,\)"),
         (lambda m: m.fit_stream(words(50) + 5), "tokens: expected ids 0 to 6, got 5 to 11; encode the text"),
         (lambda m: m.fit_stream(words(5), batch_size=8), "tokens: expected over 8, got 5; use a smaller batch"),
-        (lambda m: m.fit_stream(words(50), validation_data=words(5)), "validation_data: expected over 32, got 5"),
+        (lambda m: m.fit_stream(words(50), validation_data=words(1)), "validation_data: expected over 1, got 1"),
         (lambda m: m.fit_stream(words(50), validation_data=words(50) - 1), "validation_data: expected ids 0 to 6"),
         (lambda m: m.fit_stream(words(50), epochs=0), "epochs: expected at least 1"),
         (lambda m: m.fit_stream(words(50), steps=0), "steps: expected at least 1"),

@@ -135,7 +135,6 @@ EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7'
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
 PAIRS = "of four pairs {} at a rate of 1e-3; naming the value told most often: 38.35%, LSTM or no memory about that"
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
-FEW = "entries below 0.01: {} points more than in noise"
 MOVES = "the last epoch moves it by {} of its length; under 10% we call stable"
 BLANK = "without 7 rows that a score names it errs more than without another digit's (others) or the last: {} points"
 POINTS = {"recall against others": partial(pointed, "recalled"), "effect against others": partial(pointed, "effect")}
@@ -151,7 +150,7 @@ ROWS = (
     Row("ANOVA over two values of a run tells models apart", TWO, {"": alarms}, EQUALS, "{:.1f}%", "less", 5),
     Row("recall is sparse", TRACE, DIGIT, SLOTS, "{:.2f}", "less", 32, field="trace.-1.effective_slots"),
     Row("training gives the trace structure", TRACE, {"": structure}, PATTERN, rule="more", missing="78 minutes"),
-    Row("the trace is sparse", TRACE, DIGIT, FEW, rule="more", field=small),
+    Row("the trace is sparse", TRACE, DIGIT, "entries below 0.01: {} points more than noise", rule="more", field=small),
     Row("the trace is stable", TRACE, {"": moved}, MOVES, "{:.1f}%", "less", 10, missing="78 minutes"),
     Row("the memory helps", DIGITS, PARTS, "MNIST without {} points", rule="less"),
     Row("it stores what it is shown", PART, RECALL, PAIRS, "{:.2f}%", "more", 38.35),
