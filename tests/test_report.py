@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from enn_np.lab import pages
+from enn_np.lab import pages, verdicts
 from enn_np.lab.pages import figures, fill, load_results, table, verify
 from enn_np.lab.table import CONTROLS, MATCHED, MODELS, TITLES
 
@@ -121,6 +121,30 @@ def test_no_run_counts_twice(folder):
         load_results(folder, "mnist", "paper")
 
 
+@pytest.mark.parametrize("network, column", [("mnist-paper-rnn-1", "test_accuracy"), ("recall8-sound-lstm-0", "steps")])
+def test_a_result_without_a_number_of_its_table_is_named(folder, network, column):
+    """A KeyError, deep in the making of a page."""
+    store(folder, *network.split("-")[:3], int(network[-1]), 0.9, steps=7)
+    path = folder / f"{network}.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != column}))
+    with pytest.raises(ValueError, match=rf"{network}\.json: {column}: expected"):
+        table("results", *network.split("-")[:2], folder)
+
+
+def test_a_verdict_without_runs_says_so(tmp_path):
+    """It said nan."""
+    *_, told, n, _ = verdicts._judged(verdicts.Row("par", "link", verdicts.against("mnist/paper")), tmp_path)
+    assert told == "RNN not run, GRU not run, LSTM not run points; the rest takes at least 0 minutes" and n == "0 of 5"
+
+
+def test_a_mark_of_no_kind_is_refused(folder, tmp_path):
+    """Its page was left as it was, and `verify` called it right."""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- result:mnist:paper -->\n<!-- /result:mnist:paper -->\n")
+    with pytest.raises(ValueError, match=r"^mark: expected one of 'results', .* got 'result'"):
+        fill(page, folder)
+
+
 def test_a_folder_without_results_is_named(tmp_path):
     """Warnings of empty means, and the name of a file that no run writes."""
     with pytest.raises(ValueError, match=r"^results: .*found none in .*nothing"):
@@ -162,7 +186,8 @@ def test_tasks_of_memory_are_drawn_with_several_seeds(tmp_path, monkeypatch):
     ):
         for seed in range(seeds):
             history = {"loss": [1.0], "step": [250], "val_loss": [1.0], "val_accuracy": [0.3]}
-            store(tmp_path, task, "sound", model, seed, 0.3, history=history)
+            more = dict.fromkeys(("test_seen_accuracy", "test_nearest_accuracy", "test_forgetting"), 0.3)
+            store(tmp_path, task, "sound", model, seed, 0.3, history=history, steps=250, **more)
     stems = [path.stem for path in figures(tmp_path)[::2]]
     assert stems == [f"{family}-sound-learning-curves" for family in ("recall", "fewshot", "long")]
     assert [[(title, list(networks)) for title, networks in tasks.items()] for tasks in drawn] == [

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import read_arrays, write_text
+from ..checks import choice
 from ..look import attribution, claims, plots
 from .results import files, lacks, load_results, read_json, read_result
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, TURNED, WITHOUT, find, task
@@ -35,7 +36,7 @@ DASH = "-"
 
 def table(kind, *what):
     """The table of a mark KIND:A:B in Markdown: table("results", "mnist", "paper", folder)."""
-    return KINDS[kind](what[-1], *what[:-1])
+    return KINDS[choice("mark", kind, tuple(KINDS))](what[-1], *what[:-1])
 
 
 def results_table(folder, benchmark, protocol):
@@ -124,7 +125,7 @@ def ablation_table(folder, *benchmarks):
         if any(name in column for column in columns):
             words = ", ".join(f"{key} = {value}" for key, value in change.items()) or DASH
             rows.append([name, words, *(cell for column in columns for cell in column.get(name, [DASH] * 4))])
-    return "\n\n".join([_markdown(head, rows), "p: Welch's, Holm-adjusted for each task.", *origins])
+    return "\n\n".join([claims.markdown(head, rows), "p: Welch's, Holm-adjusted for each task.", *origins])
 
 
 def _ablated(runs, comparison):
@@ -202,7 +203,7 @@ def files_table(folder):
 
 TABLES = (results_table, tests_table, ablation_table, bench_table, claims_table, verdicts_table, files_table)
 KINDS = {each.__name__.removesuffix("_table"): each for each in TABLES}
-NAME = rf"(?:{'|'.join(KINDS)})(?::[\w.-]+)*"
+NAME = r"(?:verdicts|files|\w+(?::[\w.-]+)+)"
 
 
 def made(page, folder):
@@ -407,8 +408,4 @@ def _origin(results):
 
 def _records(rows):
     """A table of rows {title: cell}."""
-    return _markdown(head := max(rows, key=len), [[row.get(title, DASH) for title in head] for row in rows])
-
-
-def _markdown(head, rows):
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+    return claims.markdown(head := max(rows, key=len), [[row.get(title, DASH) for title in head] for row in rows])

@@ -86,8 +86,7 @@ def read_result(path, tested=True):
     wanted = {**dict.fromkeys(("benchmark", "protocol", "model", "stopped"), "a word"), "seed": "a whole number"}
     if found.get("stopped") != "diverged":
         wanted["history"] = "lists of numbers"
-        numbers = {"parameters", "seconds", "test_loss", "test_mae" if "test_mae" in found else "test_accuracy"}
-        numbers |= {name for name in found if name.startswith(("test_", "valid"))}
+        numbers = {"parameters", "seconds", "test_loss", *(name for name in found if name[:5] in ("test_", "valid"))}
         wanted |= {**dict.fromkeys(numbers, "a finite number"), "machine": "what it was measured on"} if tested else {}
     for name, kind in sorted(wanted.items()):
         if not KINDS[kind](found.get(name)):
@@ -98,16 +97,19 @@ def read_result(path, tested=True):
 
 def load_results(folder, benchmark, protocol, diverged=False):
     """{model: [result, ...]} by seed of runs that ended, or of those that `diverged`; ValueError names a bad file."""
-    found = {}
+    found, experiment = {}, find(f"{benchmark}/{protocol}")
+    shown = {key for _, key, _ in experiment.columns} | ({"steps"} if experiment.source == "fresh" else set())
     for path in sorted(Path(folder).glob("*.json")):
         result = _unchanged(path, path.stat().st_mtime_ns, path.stat().st_size)
         lost = result["stopped"] == "diverged"
         if (result["benchmark"], result["protocol"], lost) != (benchmark, protocol, diverged):
             continue
+        if not lost and (without := sorted(shown - result.keys())):
+            raise ValueError(f"{path}: {without[0]}: expected it, as its table shows it; run again, or remove the file")
         runs = found.setdefault(result["model"], {})
         if runs.setdefault(result["seed"], result) is not result:
             raise ValueError(f"{path}: a second result of {result['model']} with seed {result['seed']}; remove one")
-    known = [*find(f"{benchmark}/{protocol}").known, *found]  # whoever is not known comes last
+    known = [*experiment.known, *found]  # whoever is not known comes last
     return {model: [found[model][seed] for seed in sorted(found[model])] for model in sorted(found, key=known.index)}
 
 

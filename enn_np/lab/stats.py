@@ -22,13 +22,8 @@ def interval(values):
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def interquartile_mean(values):
-    """Mean of the middle half: of five values, the middle three (Agarwal et al. 2021, arXiv 2108.13264)."""
-    return float(stats.trim_mean(sample("values", values, low=1), 0.25))
-
-
 def improvement(a, b):
-    """Probability that a run of `a` beats one of `b`, ties as half (Agarwal et al. 2021): Mann-Whitney's U / (n m)."""
+    """Probability that a run of `a` beats one of `b`, ties as half: Mann-Whitney's U / (n m) (arXiv 2108.13264)."""
     a, b = sample("a", a)[:, None], sample("b", b)
     return float(((a > b) + (a == b) / 2).mean())
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..checkpoint import read_arrays
-from ..look.claims import SMALL, outer_products
+from ..look.claims import SMALL, markdown, outer_products
 from .results import load_results, read_json
 from .table import PAPER, find
 
@@ -68,9 +68,9 @@ def _summary(values):
     return (np.mean(values), interval(values), len(values)) if len(values) else (np.nan, None, 0)
 
 
-def against(key, end=""):
-    """Engram against each of the paper's rivals."""
-    return {name.upper(): (f"{key}/engram", f"{key}/{name}{end}") for name in ("rnn", "gru", "lstm")}
+def against(key, end="", order=1):
+    """Engram against each of the paper's rivals; order -1: turned round, where less is better."""
+    return {name.upper(): (f"{key}/engram", f"{key}/{name}{end}")[::order] for name in ("rnn", "gru", "lstm")}
 
 
 def above_line(run):
@@ -129,9 +129,9 @@ DIGIT, PHOTO = {"": ("mnist/paper/engram",)}, {"": ("cifar10/paper/engram",)}
 LINE, RECALL = {"": ("regression/paper/engram",)}, {"": ("recall/ablation/full",)}
 PARTS = {"trace": "engram-no-trace", "trace and bank": "engram-no-memory"}
 PARTS = {name: (f"mnist/paper/{part}", "mnist/paper/engram") for name, part in PARTS.items()}
-PERPLEXITY = {name: pair[::-1] for name, pair in against("wikitext2/sound").items()}
+PERPLEXITY, LAYERS = against("wikitext2/sound", order=-1), against("wikitext2/sound", "-parameters", order=-1)
 SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
-EQUALS = 'equal models "differ" in {} of draws, if the two correlate by 0.7'
+FEWER, EQUALS = "perplexity, less is plus: {}", 'equal models "differ" in {} of draws, if the two correlate by 0.7'
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
 PAIRS = "of four pairs {} at a rate of 1e-3; naming the value told most often: 38.35%, LSTM or no memory about that"
 LOWER, SLOTS = "{} from the line's loss, generated data", "{} of 64 slots take part; sparse were under half"
@@ -154,7 +154,8 @@ ROWS = (
     Row("the trace is stable", TRACE, {"": moved}, MOVES, "{:.1f}%", "less", 10, missing="78 minutes"),
     Row("the memory helps", DIGITS, PARTS, "MNIST without {} points", rule="less"),
     Row("it stores what it is shown", PART, RECALL, PAIRS, "{:.2f}%", "more", 38.35),
-    Row("on WikiText-2 it is on a par", TEXT, PERPLEXITY, "perplexity, less is plus: {}", "{:+.1f}", seeds=3),
+    Row("on WikiText-2 it is on a par", TEXT, PERPLEXITY, FEWER, "{:+.1f}", seeds=3),
+    Row("... with recurrent layers of its size", TEXT, LAYERS, FEWER, "{:+.1f}", seeds=3),
     Row("WikiText-103: perplexity 1,181", "commands", {}, missing="430 hours of one core"),
     Row("it trains faster than GRU and LSTM", "speed", SPEED, "a step's time over theirs: {}", "{:.2f}", "less", 1),
     Row("it can be interpreted", "what-the-memory-points-to", POINTS, BLANK, "{:+.1f}", "more", missing="98 minutes"),
@@ -169,7 +170,7 @@ def one_more(mean, interval, n):
 def verdicts_table(folder):
     """The rows judged, in Markdown."""
     head = ("the paper says", "verdict", "measured, with 95% interval", "n", "more")
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * 5, *(_judged(row, folder) for row in ROWS)))
+    return markdown(head, [_judged(row, folder) for row in ROWS])
 
 
 def _judged(row, folder):
@@ -181,10 +182,11 @@ def _judged(row, folder):
     for name, one in row.effects.items():
         mean, interval, n = one(folder) if callable(one) else _summary(numbers(folder, *one, field=row.field))
         seeds.append(n)
-        said.append(f"{name} {row.form.format(mean)}".strip() + (f" ({_ends(row, interval)})" if interval else ""))
+        told = f"{name} {row.form.format(mean) if n else 'not run'}".strip()
+        said.append(told + (f" ({' to '.join(map(row.form.format, interval))})" if interval else ""))
         if interval and row.rule == "reported":
             interval = one_more(mean, interval, n)
-            said[-1] += f", one more run {_ends(row, interval)}"
+            said[-1] += f", one more run {' to '.join(map(row.form.format, interval))}"
         if interval:
             place = int(interval[1] >= row.goal) + int(interval[0] > row.goal)
             words.setdefault(RULES[row.rule][place], []).append(name)
@@ -196,12 +198,9 @@ def _judged(row, folder):
     return row.claim, "not judged" + f", so far {word}" * bool(word), effect, f"{n} of {row.seeds}", more
 
 
-def _ends(row, interval):
-    return " to ".join(map(row.form.format, interval))
-
-
 def _rest(row, folder):
-    """How long the missing seeds take, by the clock of the stored ones."""
+    """How long the missing seeds take, by the clock of the stored ones; more where a network has none."""
     networks = dict.fromkeys(network for effect in row.effects.values() for network in effect)
     times = [numbers(folder, network, field="seconds") for network in networks]
-    return f"{sum((row.seeds - len(each)) * np.mean(each) for each in times if len(each) < row.seeds) / 60:.0f} minutes"
+    rest = sum((row.seeds - len(each)) * np.mean(each) for each in times if 0 < len(each) < row.seeds)
+    return f"at least {rest / 60:.0f} minutes"

@@ -61,8 +61,6 @@ def table(traces, statistics):
 
     slots = [f"{statistics[k]['effective_slots']:.1f}" for k in (-1, 0)]
     rows = [
-        ("claim", "measured", f"after {len(traces) - 1} epochs", "untrained", "random"),
-        ("---",) * 5,
         row("structured", "share of its squares in one outer product", lambda A: outer_products(A)[0], ".1%"),
         row("", "... in one row that all slots have in common", common_row, ".1%"),
         row("sparse", f"share of entries below {SMALL}", lambda A: (abs(A) < SMALL).mean(), ".1%"),
@@ -73,7 +71,12 @@ def table(traces, statistics):
     if before := [cosine(A, B) for A, B in pairwise(traces[1:])]:
         last = f"{min(before):.2f} to {max(before):.2f}"
         rows.append(("", "... with the epoch before, from epoch 2 on", last, "-", "-"))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return markdown(("claim", "measured", f"after {len(traces) - 1} epochs", "untrained", "random"), rows)
+
+
+def markdown(head, rows):
+    """A table of words as Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def structure(traces):
