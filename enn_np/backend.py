@@ -13,8 +13,8 @@ from contextlib import suppress
 
 import numpy as np
 
-# Memory comes fresh from the system page by page, which takes time. The C library of Linux is told to keep what is
-# freed for the next array: of arrays up to 32 MB, and up to 1 GB at the end of its heap. No effect elsewhere.
+# Fresh memory comes page by page, which takes time. So the C library of Linux is told to keep what is freed: of arrays
+# up to 32 MB, and up to 1 GB at the end of its heap. No effect elsewhere.
 with suppress(AttributeError, TypeError):
     for option, value in ((-3, 2**25), (-1, 2**30)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
         ctypes.CDLL(None).mallopt(option, value)

@@ -12,7 +12,7 @@ Index convention: states[t] enters step t, states[t + 1] leaves it. Time comes f
 from collections import namedtuple
 
 from .backend import array_module
-from .checks import check_run, check_run_back, check_state, param_shapes
+from .checks import check_run, check_run_back, check_state, choice, float_array, param_shapes
 
 
 class Steps:
@@ -52,14 +52,14 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
     same sequence, or None for zeros. mask (T, B) bool: False marks padding, which changes neither state nor gradients,
     whatever x holds there. keep=False drops the tape (prediction). given: further arrays (T, ...) for `encode`, such as
     the trace noise of Engram. Returns h (T, B, H), a part of the tape; the final state; and the tape, None if not kept.
-    `cell.record(params, tape)` tells what it did.
-    Raises TypeError or ValueError, naming the argument, before any work.
+    `cell.record(params, tape)` tells what it did. TypeError or ValueError name the argument, before any work.
     """
     x = check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
     (state,) = named("initial_state", cell.initial_state(batch, x.dtype, None, xp) if state is None else state)
     x, state = x.copy() if keep else x, each(lambda part: part.copy(), state)  # their owner may go on to use them
-    given |= {"mask": mask} if getattr(cell, "shared", ()) else {}
+    shared = cell.shared if hasattr(type(cell), "shared") else ()  # as written: an error in it shows
+    given |= {"mask": mask} if [choice("shared", name, state._fields) for name in shared] else {}
     (e,) = named("encode", cell.encode(params, x, **given))
     if hooks := getattr(cell, "hooks", None):
         e, state = hooks.enter(cell, params, e, state, mask, keep)
@@ -69,11 +69,10 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
         if t == 0:
             check_state("step", after, state, x.dtype, computed=True)
         state = hold(cell, mask, t, after, state)
+        h.append(state.h)
         if keep:
             states.append(state)
             kept.append(k)
-        else:
-            h.append(state.h)
     states, final = Steps(states), each(lambda part: part.copy(), state)
     h = states.h[1:] if keep else xp.stack(h)
     final = hooks.final(cell, e, final) if hooks else final
@@ -99,19 +98,19 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     d = each(lambda end: end.copy(), type(states[0])(*(dstate or [None] * len(states[0]))))
     hooks = getattr(cell, "hooks", None)
     d = hooks.turn(e, d) if hooks else d
-    zeros = each(xp.zeros_like, states[0])
-    d = type(d)(*(zero if end is None else end for end, zero in zip(d, zeros, strict=True)))
+    d = type(d)(*(zero if end is None else end for end, zero in zip(d, each(xp.zeros_like, states[0]), strict=True)))
     gradients, nothing = [None] * steps, each(lambda part: 0, d)
     for t in reversed(range(steps)):
         if dh is not None:
-            # h_t is read twice, by the loss and by the next step: its two gradients add up.
-            d = d._replace(h=d.h + dh[t])
+            d = d._replace(h=d.h + dh[t])  # h_t is read twice, by the loss and by the next step
         past, now = d, hold(cell, mask, t, d, nothing)
         back = cell.step_back(params, now, at(e, t), states[t], kept[t], **{k: v[t] for k, v in upstream.items()})
         d, gradients[t] = named("step_back", *back)
+        if t == steps - 1:
+            check_state("step_back", d, states[0], x.dtype, computed=True)
         if mask is not None:  # the rest passes padding by
             parts = zip(d, past, now, strict=True)
-            d = type(d)(*(None if new is None else new + (whole - part) for new, whole, part in parts))
+            d = type(d)(*(None if new is None else xp.asarray(new + (whole - part)) for new, whole, part in parts))
     d = hooks.leave(e, d) if hooks else d
     before = Steps(states[:-1])
     vars(before).update({name: part[:-1] for name, part in vars(states).items() if part is not None})  # stacked already
@@ -120,10 +119,10 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     dx, grads = cell.collect(params, x, e, before, Steps(kept), de)
     grads = {name: xp.asarray(g).astype(x.dtype) for name, g in grads.items()}  # its own each: clipping works in place
     shapes = {name: g.shape for name, g in grads.items()}
-    if wrong := shapes.items() ^ param_shapes(cell, x.shape[2]).items():
-        wrong = ", ".join(sorted({name for name, _ in wrong}))
-        raise ValueError(f"collect: expected one gradient of the shape of each parameter, got {shapes}: see {wrong}")
-    return (dx() if callable(dx) else dx) if input_gradient else None, d, grads
+    if wrong := dict(shapes.items() ^ param_shapes(cell, x.shape[2]).items()):
+        raise ValueError(f"collect: expected one gradient of each parameter's shape, got {shapes}: see {sorted(wrong)}")
+    dx = float_array("dx", dx() if callable(dx) else dx, x.shape, x.dtype, finite=False) if input_gradient else None
+    return dx, d, grads
 
 
 def named(method, *parts):

@@ -286,8 +286,7 @@ def build(config):
     cells = []
     for settings in config.pop("cells", ()):
         settings = {name: _tuples(value) for name, value in settings.items()}
-        cell = CLASSES[checks.choice("cell", settings.pop("kind", None), tuple(CLASSES))]
-        cells.append(cell(**settings))
+        cells.append(CLASSES[checks.choice("cell", settings.pop("kind", None), tuple(CLASSES))](**settings))
     if "outputs" in config:
         config[kind.width] = config.pop("outputs")
     return kind(cells=cells, **config)
@@ -310,6 +309,8 @@ def check_saving(model):
     try:
         again = build(json.loads(json.dumps(model.config())))
         for one, other in zip((*model.cells, model), (*again.cells, again), strict=True):
+            if type(one) is not type(other):
+                raise TypeError(f"{type(one).__name__} would come back as {type(other).__name__}; rename a field kind")
             names = [k for k, v in getattr(other, "__dict__", {}).items() if isinstance(v, PLAIN) and k != "cells"]
             this, that = ({name: getattr(part, name, None) for name in names} for part in (one, other))
             differ(type(one).__name__, that, this, "what load would bring", remedy="it needs another field or config()")

@@ -108,8 +108,9 @@ def param_shapes(cell, inputs):
 
 def check_state(name, state, wanted, dtype, computed=False):
     """Raise unless `state` has the parts of `wanted`; computed: a gradient, whose parts may be None or not finite."""
-    if not isinstance(state, tuple | list if computed else type(wanted)) or len(state) != len(wanted):
-        raise TypeError(f"{name}: expected {type(wanted).__name__}{wanted._fields}, got {type(state).__name__}")
+    kind, fields = tuple | list if computed else type(wanted), wanted._fields
+    if not isinstance(state, kind) or len(state) != len(wanted) or getattr(state, "_fields", fields) != fields:
+        raise TypeError(f"{name}: expected {type(wanted).__name__}{fields}, got {type(state).__name__}")
     for part, value, like in zip(wanted._fields, state, wanted, strict=True):
         if value is not None or not computed:
             float_array(f"{name}.{part}", value, like.shape, dtype, finite=not computed)

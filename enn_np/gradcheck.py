@@ -104,6 +104,6 @@ def _problem(cell, steps, batch, inputs, masked, rng, device):
 
 def _pattern(cell, tape):
     """Where ReLUs are off, slots unread and the trace clipped: changes only when a kink is crossed."""
-    clip = getattr(cell, "trace_clip", None)
+    clip = getattr(cell, "trace_clip", None) if "A" in tape.kept[0]._fields else None
     parts = [part for group in (tape.e, *tape.kept) for part in group if hasattr(part, "dtype")]
-    return [part == 0 for part in parts] + ([] if clip is None else [abs(tape.kept.A) == clip])
+    return [(part == 0)[None] for part in parts] + ([] if clip is None else [abs(tape.kept.A) == clip])

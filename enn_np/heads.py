@@ -151,8 +151,10 @@ class SoftmaxHead:
         xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if weights is not None:
-            weights = checks.unmasked("weights", weights).reshape(-1).astype(h.dtype)
-            same = weights.size == targets.size == len(flat(h))
+            same = (
+                getattr(checks.unmasked("weights", weights), "shape", None) == getattr(targets, "shape", None) == shape
+            )
+            weights = weights.reshape(-1).astype(h.dtype) if same else None
             if not same or (xp is np and (not 0 < weights.sum() < np.inf or weights.min() < 0)):
                 raise ValueError(f"weights: expected {shape} as targets, none negative, not all 0; leave out by 0")
             seen = xp.flatnonzero(weights) if xp is np else seen  # how many there are a card would have to tell

@@ -216,7 +216,8 @@ class LanguageModel(Model):
         validate = None if held is None else lambda: self.evaluate_stream(held)
         for name, ids, low in (("tokens", tokens, rows), ("validation_data", held, 1)):
             if ids is not None and len(ids) <= low:
-                raise ValueError(f"{name}: expected over {low}, got {len(ids)}; use a smaller batch_size or more text")
+                remedy = "use a smaller batch_size or more text" if name == "tokens" else "use more text"
+                raise ValueError(f"{name}: expected over {low}, got {len(ids)}; {remedy}")
         settings = {"batch_size": rows, "steps": steps, "seed": seed}
         settings["data"] = None if checkpoint is None else train.fingerprint(tokens, held)
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer

@@ -168,13 +168,13 @@ class Model:
         penalty, grads = self.backward(dout, memo)
         return {"loss": loss, **penalty, **metrics}, grads
 
-    def _cells_back(self, tapes, dh, dlast, mask, input_gradient=False):
+    def _cells_back(self, tapes, dh, dlast, mask, input_gradient=False, penalised=True):
         """Through the stack from the top, where each layer's dx is the dh of the layer below: {"penalty"} or {}, the
         gradients of the cells' parameters, and the lowest layer's dx (T, B, D), None unless asked for."""
         grads, penalties, self.tapes = {}, {}, tapes
         for i in reversed(range(len(self.cells))):
             cell, upstream = self.cells[i], {}
-            if hasattr(cell, "penalty"):
+            if penalised and hasattr(cell, "penalty"):
                 penalty, da = cell.penalty(tapes[i].kept.a, mask)
                 if da is not None:
                     penalties["penalty"], upstream = penalties.get("penalty", 0) + penalty, {"da": da}
@@ -223,8 +223,7 @@ class Model:
         counts, totals, rng = self.counts(x, y, mask), {}, self._inference_rng()
         for rows, part, part_mask in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):
-                found = self.measure(part, array_module(part).asarray(y[rows]), rng, part_mask)
-                add(totals, found, count)
+                add(totals, self.measure(part, array_module(part).asarray(y[rows]), rng, part_mask), count)
         return self.scores(totals, counts.sum())
 
     def counts(self, x, y, mask=None):

@@ -61,7 +61,7 @@ class Optimizer:
         if wrong := {(k, g.shape) for k, g in grads.items()} - {(k, p.shape) for k, p in params.items()}:
             raise ValueError(f"grads: expected arrays with names and shapes of parameters, got {sorted(wrong)}")
         self.steps += 1
-        for name in self.frozen:
+        for name in {*self.frozen} & grads.keys():
             grads[name][...] = 0  # and so are its moments, and then its steps
         self.clip(grads)
         for key, g in grads.items():
@@ -74,7 +74,7 @@ class Optimizer:
         """Shorten gradients in place: each to `clip_norm`, then all together to `global_clip_norm`."""
         for g in grads.values() if self.clip_norm is not None else ():
             _shorten([g], self.clip_norm)
-        if self.global_clip_norm is not None:
+        if self.global_clip_norm is not None and grads:
             _shorten(list(grads.values()), self.global_clip_norm)
 
 

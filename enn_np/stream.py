@@ -6,6 +6,8 @@ the tape is that of one segment. Both are the loops of bptt.py, cut.
 
 from dataclasses import replace
 
+import numpy as np
+
 from .backend import array_module
 from .bptt import each, run, run_back
 from .checks import check_run, count, float_array, param_shapes
@@ -62,18 +64,20 @@ class Stream:
         for x_t in signal:  h = stream(x_t)     # x_t (B, D), h (B, H)
 
     batch: B, how many signals side by side. state: where to go on, as `run` returns it, or None for zeros;
-    `stream.state` is the state now. What it hands out is never overwritten. TypeError or ValueError name the argument.
+    `stream.state` is the state now. inputs: D, if no parameter has an axis of this size, or several could be it.
+    What it hands out is never overwritten. TypeError or ValueError name the argument.
     """
 
-    def __init__(self, cell, params, batch=1, state=None):
-        if not isinstance(params, dict) or not params:
+    def __init__(self, cell, params, batch=1, state=None, inputs=None):
+        if not isinstance(params, dict):
             raise TypeError(f"params: expected a dict of arrays as `init` returns, got {params!r}")
-        W, found = next(iter(params.values())), {name: getattr(value, "shape", ()) for name, value in params.items()}
+        W = next(iter(params.values()), np.zeros(1, np.float32))
+        found = {name: getattr(value, "shape", ()) for name, value in params.items()}
         sizes = getattr(cell, "hidden", 1), *{n for shape in found.values() for n in shape if n}  # H: Convolution
-        D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1)
+        D = next((n for n in sizes if param_shapes(cell, n).items() <= found.items()), 1) if inputs is None else inputs
         listed = getattr(cell, "store", None) == "list" and cell.hooks
         cell = replace(cell, store="dense") if listed else cell  # nobody collects a list here
-        self.cell, self.params, self.shape = cell, params, (count("batch", batch), D)
+        self.cell, self.params, self.shape = cell, params, (count("batch", batch), count("inputs", D))
         check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
         self.state = cell.initial_state(batch, W.dtype, None, array_module(W)) if state is None else state
 

@@ -419,6 +419,19 @@ def test_padding_is_as_if_it_were_not_there(pooling):
         np.testing.assert_allclose(found.x[i, mask[i]], whole.x[0], atol=1e-3, rtol=1e-2)
 
 
+def test_a_frozen_trace_is_the_mean_over_sequences():
+    """It was one over batches, in which a short last batch, and a sequence of padding alone, counted like others."""
+    model, x, y = model_of(Engram(6, 4, hebbian_rate=0.4, trace_scale=3.0, trace="sample"))
+    five = ablations(model, x[:5], y[:5])
+    for size in (1, 2, 3):
+        assert ablations(model, x[:5], y[:5], size)["trace frozen"] == pytest.approx(five["trace frozen"], rel=1e-9)
+    mask = np.ones(x.shape[:2], bool)
+    mask[5] = False
+    six = ablations(model, x, y, mask=mask)
+    rest = {name: 6 * six[name]["loss"] - 5 * five[name]["loss"] for name in ("intact", "trace frozen")}
+    assert rest["trace frozen"] == pytest.approx(rest["intact"], rel=1e-9)  # of padding alone no trace is read
+
+
 def test_ablations_of_padded_sequences():
     """Scores in which padding was read, against the sequences one by one without it."""
     model, x, y = model_of(Engram(6, 4, hebbian_rate=0.4, trace_scale=3.0, trace="sample"))

@@ -498,7 +498,10 @@ def test_bad_settings_are_named(changes, error, message):
         (lambda m: m.fit_stream(words((5, 5))), r"tokens: expected integer ids \(N,\)"),
         (lambda m: m.fit_stream(words(50) + 5), "tokens: expected ids 0 to 6, got 5 to 11; encode the text"),
         (lambda m: m.fit_stream(words(5), batch_size=8), "tokens: expected over 8, got 5; use a smaller batch"),
-        (lambda m: m.fit_stream(words(50), validation_data=words(1)), "validation_data: expected over 1, got 1"),
+        (
+            lambda m: m.fit_stream(words(50), validation_data=words(1)),
+            "validation_data: expected over 1, got 1; use more text$",
+        ),
         (lambda m: m.fit_stream(words(50), validation_data=words(50) - 1), "validation_data: expected ids 0 to 6"),
         (lambda m: m.fit_stream(words(50), epochs=0), "epochs: expected at least 1"),
         (lambda m: m.fit_stream(words(50), steps=0), "steps: expected at least 1"),

@@ -218,6 +218,15 @@ def test_another_probe_is_noticed_in_a_resumed_run(tmp_path):
         model.fit(*sequences(10), epochs=2, callbacks=[monitor], **saving)
 
 
+def test_a_probe_stays_as_it_was_given():
+    """Its owner may go on to use the array: the trace "drifted" without any training."""
+    model, x = watched()[0], sequences(5)[0]
+    monitor = HebbianTraceMonitor(model, x)
+    x[:] = 7
+    monitor._note(model)
+    assert monitor.statistics[-1]["drift"] == 0
+
+
 def test_a_probe_is_checked_like_any_data():
     model = classifier(Engram(H, N))
     with pytest.raises(ValueError, match=rf"^x: expected shape \(n, T, {D}\)"):

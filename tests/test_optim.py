@@ -211,6 +211,15 @@ def test_gradient_may_come_without_some_parameters():
     assert (params["frozen"] == 1).all() and (params["W"] < 1).all()
 
 
+@pytest.mark.parametrize("settings", ({}, {"frozen": ("b",)}, {"global_clip_norm": 1.0}, {"clip_norm": 1.0}))
+def test_an_optimizer_in_a_loop_of_ones_own(settings):
+    """Catches a frozen parameter that has no gradient (KeyError, after a step), and a step without any (IndexError)."""
+    params, optimizer = {"a": np.ones(2), "b": np.ones(2)}, Adam(0.2, **settings)
+    optimizer.update(params, {"a": np.ones(2)})
+    optimizer.update(params, {})
+    assert optimizer.steps == 2 and (params["a"] < 0.9).all() and (params["b"] == 1).all()
+
+
 @pytest.mark.parametrize(("name", "shape"), (("W", (1, 2)), ("W", ()), ("b", (1,)), ("c", (4,))))
 def test_a_gradient_that_fits_no_parameter_is_named_before_any_step(name, shape):
     """One that broadcasts trained without a word, and an unknown name was a KeyError after a step."""

@@ -8,7 +8,9 @@ import pytest
 from problems import MEMORIES, arrays, assert_close, assert_gradients, assert_same, assert_same_gradients, draw
 from tiny import padding, sequences
 
-from enn_np import GRU, SGD, Cell, Classifier, Engram, Stream, gradcheck, run_back
+from enn_np import GRU, SGD, Cell, Classifier, Engram, Stream, gradcheck, register, run, run_back
+from enn_np.cells import Hidden, Traced
+from enn_np.look import attribution
 from enn_np.ops import flat, write
 
 Seen = namedtuple("Seen", "h seen")
@@ -362,3 +364,152 @@ class Reservoir(Six):
 
 def test_a_cell_without_parameters():
     assert max(gradcheck.check(Reservoir(4)).values()) < 1e-6
+    stream = Stream(Reservoir(4), {}, inputs=3)
+    x = np.random.default_rng(0).standard_normal((5, 1, 3)).astype("float32")
+    assert_close([np.stack([stream(x_t) for x_t in x])], [run(Reservoir(4), {}, x)[0]], 1e-6)
+
+
+Swapped = namedtuple("Swapped", "seen h")
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "match"),
+    [
+        (lambda d: Swapped(d.seen, d.h), TypeError, r"^step_back: expected Seen\('h', 'seen'\), got Swapped"),
+        (lambda d: Hidden(d.h), TypeError, r"^step_back: expected Seen\('h', 'seen'\), got Hidden"),
+        (lambda d: Seen(d.h[:1], d.seen), ValueError, r"^step_back.h: expected shape \(3, 4\), got \(1, 4\)"),
+        (lambda d: Seen(d.h.astype("f"), d.seen), TypeError, "^step_back.h: expected float64, got float32"),
+    ],
+)
+def test_a_step_back_that_returns_no_such_gradient_is_named(returned, error, match):
+    """Other names went by position, and one row was spread over the batch: both trained, without a word."""
+
+    class Wrong(Six):
+        def step_back(self, *given):
+            d, de = super().step_back(*given)
+            return returned(d), de
+
+    for masked in (False, True):
+        problem = draw(Wrong(4), batch=3, masked=masked)
+        with pytest.raises(error, match=match):
+            problem.gradients()
+
+
+@pytest.mark.parametrize("shared", (("Seen",), ("seen", "A"), "seen"))
+def test_shared_parts_that_are_none_are_named(shared):
+    """With padding h was wrong at real steps, and finite differences agreed."""
+    kind = type("Wrong", (Six,), {"shared": shared})
+    with pytest.raises(ValueError, match=r"^shared: expected one of 'h', 'seen', got '(Seen|A|s)'"):
+        draw(Six(4)).but(cell=kind(4)).forward()
+
+
+def test_an_error_in_shared_shows():
+    """A cell with a trace but without the setting `trace` was taken for one that shares nothing."""
+
+    class Untold(Six, Traced):
+        pass
+
+    with pytest.raises(AttributeError, match="trace"):
+        draw(Six(4)).but(cell=Untold(4)).forward()
+
+
+@pytest.mark.parametrize("dx", (lambda dx: None, lambda dx: dx.swapaxes(0, 1), lambda dx: dx.astype("d"), lambda dx: 0))
+def test_a_gradient_at_x_that_is_none_is_named(dx):
+    """Layers below did not train, or words got one another's gradients."""
+
+    class Wrong(Six):
+        def collect(self, *given):
+            found, grads = super().collect(*given)
+            return dx(found), grads
+
+    x, y = sequences(4)
+    with pytest.raises((TypeError, ValueError), match=r"^dx: expected"):
+        Classifier([GRU(4), Wrong(5)], 3, 3).fit(x, y, epochs=1, verbose=0)
+
+
+@dataclass(frozen=True)
+class Clipped(Six):
+    """A setting of its own under a name that Engram has."""
+
+    hidden: int
+    trace_clip: float = 0.5
+
+
+def test_a_setting_named_as_one_of_engram_is_the_cells_own():
+    assert max(gradcheck.check(Clipped(4)).values()) < 1e-6
+    x, y = sequences(8)
+    Classifier(Clipped(4), 3, 3).fit(x, y, epochs=1, verbose=0)
+
+
+Single = namedtuple("Single", "h total")
+
+
+class Total(Six):
+    """A part of the state that is one number: the sum of all h so far, which nothing reads but the loss."""
+
+    shared = ("total",)
+
+    def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
+        return Single(xp.zeros((batch, self.hidden), dtype), xp.zeros((), dtype))
+
+    def encode(self, params, x, mask=None):
+        return super().encode(params, x)
+
+    def step(self, params, e, state):
+        h = np.tanh(e.s + state.h @ params["U"])
+        return Single(h, np.asarray(state.total + h.sum())), Kept(h, h)
+
+    def step_back(self, params, d, e, state, k):
+        ds = (d.h + d.total) * (1 - k.tanh**2)
+        return Single(ds @ params["U"].T, np.asarray(d.total + 0)), Sums(ds)
+
+    def collect(self, params, x, e, before, k, de):
+        return de.s @ params["W"].T, {"W": flat(x).T @ flat(de.s), "U": flat(before.h).T @ flat(de.s)}
+
+
+def test_a_part_of_the_state_that_is_one_number():
+    """With a mask: expected a NumPy array, got float64."""
+    assert max(gradcheck.check(Total(4)).values()) < 1e-6
+    assert max(gradcheck.check(Total(4), masked=True, batch=1).values()) < 1e-6
+
+
+@register
+@dataclass(frozen=True)
+class Misnamed(GRU):
+    """A field that overwrites the name of the class in a file."""
+
+    kind: str = "gru"
+
+
+def test_a_cell_that_would_come_back_as_another_is_refused(tmp_path):
+    """`load` gave a plain GRU, without a word."""
+    with pytest.raises(TypeError, match=r"^model: .*Misnamed would come back as GRU; rename a field kind"):
+        Classifier(Misnamed(4), 3, 3).save(tmp_path / "model.npz")
+
+
+@dataclass(frozen=True)
+class Penalised(GRU):
+    """With a loss of its own at what goes into its gate."""
+
+    def penalty(self, z, mask=None):
+        return 20 * (z * z).mean(), 40 * z / z.size
+
+    def step_back(self, params, d, e, state, k, da=0):
+        back, de = super().step_back(params, d, e, state, k)
+        dz = da * k.z * (1 - k.z)
+        return Hidden(back.h + dz @ params["W_h"][0].T), de._replace(z=de.z + dz)
+
+    def step(self, params, e, state):
+        h, k = super().step(params, e, state)
+        return h, PenalisedKept(*k, k.z)
+
+
+PenalisedKept = namedtuple("PenalisedKept", "z r n u a")
+
+
+def test_attribution_explains_the_output_and_no_penalty():
+    """The gradients of a cell's penalty were added to those of the output: attributions did not add up."""
+    assert max(gradcheck.check(Penalised(4)).values()) < 1e-6
+    x = np.random.default_rng(0).standard_normal((3, 5, 3))
+    one, other = (Classifier([kind(4), Engram(4, 3)], 3, 2, dtype="float64") for kind in (Penalised, GRU))
+    assert_close(*(attribution.integrated_gradients(model, x, tolerance=9) for model in (one, other)), 1e-12)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enn_np.lab import cli
+from enn_np.lab import cli, pages
 from enn_np.lab.pages import verify
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,6 +115,16 @@ def test_a_changed_digit_makes_verify_fail(clone, monkeypatch, capsys, file, aft
         assert says in capsys.readouterr().out
     finally:
         path.write_bytes(good)
+
+
+@pytest.mark.parametrize(("figure", "right"), (("1.2", ()), ("12", ()), ("345", ()), ("1,234", (0,)), ("-1.2", (1, 2))))
+def test_figures_are_quoted_whole(tmp_path, figure, right):
+    """12 stood in "12,345 s", and 1.2 in "a change of -1.2"."""
+    texts = ("1,234 s and 12,345 s", "a change of -1.2", "from -1.2 to -1.1", "21,234 s", "of −1.2 and of 11.2")
+    for i, text in enumerate(texts):
+        (tmp_path / "quoting.md").write_text(text, encoding="utf-8")
+        page = f"# Quoted elsewhere\n| [that](quoting.md) | {figure} |\n"
+        assert (pages.misquoted(tmp_path / "page.md", page) == []) == (i in right), text
 
 
 def test_verify_passes_on_what_is_committed(clone, monkeypatch, capsys):

@@ -237,3 +237,17 @@ def test_bench_table_shows_foreign_peers_and_says_what_is_missing(tmp_path):
         "| engram | Keras | - | 1,079 | - | - | step |",
     ]
     assert text.endswith("Medians of 15 rounds; abacus, 1 CPUs, 1 thread, a matrix product at 99 GFLOP/s; numpy 2.")
+
+
+def test_runs_that_were_trained_otherwise_are_not_one_row(folder):
+    """They were one mean, with the learning rate of the first."""
+    for seed, epochs in ((0, 15), (1, 1)):
+        store(folder, "mnist", "paper", "lstm", seed, 0.9, training={"epochs": epochs})
+    with pytest.raises(ValueError, match=r"mnist-paper-lstm: runs differ in training"):
+        table("results", "mnist", "paper", folder)
+
+
+@pytest.mark.parametrize("mark", (("results", "mnist"), ("verdicts", "x"), ("claims", "a", "b")))
+def test_a_mark_that_names_no_table_is_named(folder, mark):
+    with pytest.raises(ValueError, match=f"^mark: {':'.join(mark)}: no table of it in .*results"):
+        table(*mark, folder)

@@ -327,6 +327,7 @@ def test_without_labels_the_network_is_its_own_judge(tmp_path):
     del stored["labels"]
     data = data_of(tmp_path, summary_of(), stored, network())
     assert data["slots"]["truth"] is False and data["slots"]["ablations"][0][1] == "100.0%"
+    assert "stored sequences" not in data["takeaway"]  # it said: right on 100.0%
     assert not any("truth" in each for each in data["examples"])
 
 

@@ -179,8 +179,7 @@ class Standardize(Scaling):
         `per`: "feature" for each position alone; "channel" for each of C in (n, H, W, C), and for all of (n, H, W).
         """
         unit = _unit(x, fitting=True)
-        channel = choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2
-        axes = (0, 1, 2)[: x.ndim if channel else 1]
+        axes = (0, 1, 2)[: x.ndim if choice("per", per, ("channel", "feature")) == "channel" and x.ndim > 2 else 1]
         size = prod(x.shape[: len(axes)])
         # In blocks, because x in float64 would take eight times the memory of uint8 pixels.
         blocks = [x[start : start + 1024] for start in range(0, len(x), 1024)]

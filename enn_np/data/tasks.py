@@ -189,8 +189,7 @@ def pixel_mnist(images: Array, permutation: Array | None = None) -> Array:
     permutation = order if permutation is None else np.asarray(permutation)
     if permutation.shape != order.shape or permutation.dtype.kind not in "iu" or (np.sort(permutation) != order).any():
         raise ValueError(f"permutation: expected each of 0 to {len(order) - 1} once; use pixel_permutation")
-    scale = 255 if images.dtype == np.uint8 else 1
-    return (pixels[:, permutation] / np.float32(scale)).astype(np.float32)[:, :, None]
+    return (pixels[:, permutation] / np.float32(255 if images.dtype == np.uint8 else 1)).astype(np.float32)[:, :, None]
 
 
 def multi_query_recall(

@@ -37,7 +37,7 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str], counts: Array):
         self.words = _each(words, "words")
-        self.counts = np.asarray(unmasked("counts", counts), np.int64)
+        self.counts = ids_below("counts", counts).astype(np.int64)
         self.ids = {word: i for i, word in enumerate(self.words)}
         each = self.counts.shape == (len(self.words),) and len(self.ids) == len(self.words)
         if not each or UNKNOWN not in self.ids or np.any(np.diff(self.counts, append=0) > 0):  # the last is 0 or more
@@ -51,8 +51,7 @@ class Vocabulary:
 
     def encode(self, words: Iterable[str]) -> Array:
         """Ids (N,) of N words, in the vocabulary's compact dtype; a word it lacks becomes `<unk>`."""
-        unknown = self.ids[UNKNOWN]
-        return np.array([self.ids.get(word, unknown) for word in _each(words, "words")], self.dtype)
+        return np.array([self.ids.get(word, self.ids[UNKNOWN]) for word in _each(words, "words")], self.dtype)
 
     def decode(self, ids: Array) -> list[str]:
         """Words of integer ids of any shape, flattened. Raises ValueError for an id out of range."""

@@ -51,8 +51,7 @@ def main(arguments=None):
 
 def _data_set(text):
     """The name of a data set that others spell another way: wikitext2, WikiText-2, CIFAR-10."""
-    plain = {name.replace("-", ""): name for name in SOURCES}
-    return plain.get(text.lower().replace("-", ""), text)
+    return {name.replace("-", ""): name for name in SOURCES}.get(text.lower().replace("-", ""), text)
 
 
 def _parser():

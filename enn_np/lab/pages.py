@@ -36,7 +36,10 @@ DASH = "-"
 
 def table(kind, *what):
     """The table of a mark KIND:A:B in Markdown: table("results", "mnist", "paper", folder)."""
-    return KINDS[choice("mark", kind, tuple(KINDS))](what[-1], *what[:-1])
+    try:
+        return KINDS[choice("mark", kind, tuple(KINDS))](what[-1], *what[:-1])
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"mark: {':'.join((kind, *what[:-1]))}: no table of it in {what[-1]}: {error!r}") from error
 
 
 def results_table(folder, benchmark, protocol):
@@ -282,7 +285,7 @@ def misquoted(page, text):
         if path.endswith(".ipynb"):
             cells = [cell for cell in json.loads(said)["cells"] if cell["cell_type"] == "markdown"]
             said = "\n\n".join("".join(cell["source"]) for cell in cells)
-        wanted = ".*?".join(rf"(?<![\d.]){re.escape(figure)}(?!\.?\d)" for figure in figures.split(", "))
+        wanted = ".*?".join(rf"(?<![\d.,+−-]){re.escape(figure)}(?![.,]?\d)" for figure in figures.split(", "))
         if not any(re.search(wanted, " ".join(part.split())) for part in re.split(r"\n\s*\n", said)):
             wrong.append(f"{where}: no paragraph has {figures}; write these, or mend the list in {page}.jinja")
     return wrong
@@ -333,8 +336,7 @@ def figures(folder):
         histories = {TITLES[model]: [run["history"] for run in results[model]] for model in few}
         if len(histories) > 1:  # of one network alone there is nothing to compare
             name = each.name if each.protocol == "paper" else f"{each.name}-{each.protocol}"
-            settings = curves(histories[TITLES[few[0]]][0])
-            drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **settings)
+            drawn[f"{name}-learning-curves"] = plots.learning_curves(histories, **curves(histories[TITLES[few[0]]][0]))
     for path in sorted(folder.glob("*-engram-0.npz")):
         stored, statistics = read_arrays(path), read_json(path.with_suffix(".json"))["trace"]
         traces = stored["traces"]

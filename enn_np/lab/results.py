@@ -106,9 +106,11 @@ def load_results(folder, benchmark, protocol, diverged=False):
             continue
         if not lost and (without := sorted(shown - result.keys())):
             raise ValueError(f"{path}: {without[0]}: expected it, as its table shows it; run again, or remove the file")
-        runs = found.setdefault(result["model"], {})
-        if runs.setdefault(result["seed"], result) is not result:
+        if found.setdefault(result["model"], {}).setdefault(result["seed"], result) is not result:
             raise ValueError(f"{path}: a second result of {result['model']} with seed {result['seed']}; remove one")
+    for model, runs in found.items():
+        if len({str(run["training"]) for run in runs.values() if run.get("training")}) > 1:
+            raise ValueError(f"{folder}: {benchmark}-{protocol}-{model}: runs differ in training; take them apart")
     known = [*experiment.known, *found]  # whoever is not known comes last
     return {model: [found[model][seed] for seed in sorted(found[model])] for model in sorted(found, key=known.index)}
 

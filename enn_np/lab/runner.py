@@ -136,8 +136,7 @@ def run_one(key, model, seed, out, rate=None, resume=False, device="cpu", verbos
     experiment = table.find(key)
     table.known("model", experiment, model)
     device_module(device)
-    training = settings_of(experiment, model, asked, rate)
-    run = Run(experiment, model, checks.count("seed", seed, low=0), training, out)
+    run = Run(experiment, model, checks.count("seed", seed, low=0), settings_of(experiment, model, asked, rate), out)
     return run_in(out, run, resume, device, verbose)
 
 
@@ -342,5 +341,4 @@ def cluster(address):
 def _with_parent():
     """Leave Ctrl-C to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()

@@ -297,8 +297,7 @@ def find(key):
 def cell(name, hidden, slots=0, **more):
     """The cell of a name in `CELLS`."""
     kind, settings = CELLS[name][:2]
-    memory = () if issubclass(kind, Baseline) else (slots,)
-    return kind(hidden, *memory, **{**settings, **more})
+    return kind(hidden, *([] if issubclass(kind, Baseline) else [slots]), **{**settings, **more})
 
 
 def known(argument, experiment, name):

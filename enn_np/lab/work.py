@@ -91,8 +91,7 @@ def arrays(experiment, name, seed, training, device):
 def linear_loss(data):
     """Mean squared error on the test part of the straight line that fits the training part best."""
     x, x_test = (np.column_stack([part[:, 0], np.ones(len(part))]) for part in (data.x, data.x_test))
-    line = np.linalg.lstsq(x, data.y, rcond=None)[0]
-    return float(((x_test @ line - data.y_test) ** 2).mean())
+    return float(((x_test @ np.linalg.lstsq(x, data.y, rcond=None)[0] - data.y_test) ** 2).mean())
 
 
 def stream(experiment, name, seed, training, device):
@@ -239,8 +238,7 @@ def recalled(model, x):
     asked = np.repeat(x[None], pairs, axis=0)  # (pairs, T, D)
     asked[:, -1] = x[0 : 2 * pairs : 2]
     model.to_device("cpu")  # where attribution works
-    tape = model.run_cells(model.time_major(asked))[2][0]
-    lengths = written_lengths(model.cells[0], tape, len(x) - 1)
+    lengths = written_lengths(model.cells[0], model.run_cells(model.time_major(asked))[2][0], len(x) - 1)
     return {"symbols": x.argmax(-1).tolist(), "lengths": np.round(lengths, 4).tolist()}
 
 

@@ -93,9 +93,9 @@ def written_by(cell, tape, t):
 
 
 def written_lengths(cell, tape, t):
-    """How much of what step t recalls was written by each step before it, (B, t), as lengths in the units of the trace.
+    """How much of what step t recalls was written by each step before it, (B, t), as lengths.
 
-    Entry (b, s) is <p, r> / |r|, the length along the recall r = a_t A_{t-1} of the part p that step s wrote: they add
+    Entry (b, s) is <p, r> / |r|, the length along the trace part r of m_t of the part p that step s wrote: they add
     up to |r| if the trace began empty, and are below zero where p works against the rest. The others: see `written_by`.
     """
     parts = to_numpy(written_by(cell, tape, t))
@@ -139,15 +139,16 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     """
     model, layer = _quiet(model)
     x, y, mask = model.check_data(x, y, mask)
-    cell, M, rng, left = model.cells[layer], model.params[f"{layer}.M"], np.random.default_rng(seed), []
+    cell, M, rng, left, n = model.cells[layer], model.params[f"{layer}.M"], np.random.default_rng(seed), 0, 0
     for _, part, live in model._batches(x, batch_size, mask):
         A = model.run_cells(model.cell_inputs(part), mask=live, keep=False)[1][layer].A
-        left.append(A if A.ndim == 2 else A.mean(0))
+        A = A[None] if A.ndim == 2 else A if live is None else A[live.any(0)]
+        left, n = left + A.sum(0), n + len(A)
     entries, off = np.arange(M.size).reshape(M.shape), replace(cell, trace_scale=0)
     variants = {
         "intact": _with(model, layer, cell),
         "trace off": _with(model, layer, off),
-        "trace frozen": _with(model, layer, off, M=M + cell.trace_scale * sum(left) / len(left)),  # (2), once for all
+        "trace frozen": _with(model, layer, off, M=M + cell.trace_scale * left / n),  # (2), once for all
         "slots shuffled": _with(model, layer, Shuffled(**vars(cell), order=rng.permutation(entries).ravel())),
         "entries shuffled": _with(model, layer, Shuffled(**vars(cell), order=rng.permutation(entries.ravel()))),
     }
@@ -287,7 +288,7 @@ def _along(model, target, start, way, mask, p, back=False):
     dout = array_module(x).zeros_like(out)
     dout[:, target] = 1
     dh, dlast, _ = model._pool_back(dout @ model.params["head.W"].T, h, weights)
-    return to_numpy(model._cells_back(tapes, dh, dlast, mask, input_gradient=True)[2].swapaxes(0, 1))
+    return to_numpy(model._cells_back(tapes, dh, dlast, mask, input_gradient=True, penalised=False)[2].swapaxes(0, 1))
 
 
 def _quiet(model):

@@ -54,7 +54,7 @@ class HebbianTraceMonitor(Callback):
     def __init__(self, model, x):
         self.layer = engram_layer(model)
         self.cell = model.cells[self.layer]
-        self.x, _, _ = model.check_data(x, None)
+        self.x = model.check_data(x, None)[0].copy()  # its owner may go on to use it
         self.statistics, self.traces, self.usage = [], (), ()
         self._note(model)
 

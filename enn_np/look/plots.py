@@ -62,8 +62,7 @@ def task_curves(tasks):
 def trace_heatmap(A, title="Hebbian trace"):
     """A trace A (N, H), slots x hidden units; the largest |A| ends the colour scale."""
     (ax,) = panels(1, (8, 3.8))
-    image = signed_map(ax, _array(A, "A", ("N", "H")), title)
-    ax.figure.colorbar(image, ax=ax, label=TRACE)
+    ax.figure.colorbar(signed_map(ax, _array(A, "A", ("N", "H")), title), ax=ax, label=TRACE)
     return ax.figure
 
 
@@ -275,5 +274,4 @@ def _runs(name, runs, metric):
     if not runs or any(metric not in run for run in runs):
         raise ValueError(f"{name}: expected runs that hold {metric!r}, got {[sorted(run) for run in runs]}")
     rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
-    longest = max(map(len, rows))
-    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows])
+    return np.stack([np.pad(row, (0, max(map(len, rows)) - len(row)), constant_values=np.nan) for row in rows])

@@ -166,7 +166,7 @@ def _takeaway(runs, slots):
     best = max(runs, key=lambda name: runs[name].get("test_accuracy", -runs[name].get("test_loss", np.inf)))
     scores = [f"{RESULTS[k][0]} {RESULTS[k][1].format(runs[best][k])}" for k in list(RESULTS)[:3] if k in runs[best]]
     said = f"{best}{f', the best of {len(runs)} networks' * (len(runs) > 1)}: {', '.join(scores)}." * bool(scores)
-    if slots and slots["ablations"]:
+    if slots and slots["truth"] and slots["ablations"]:
         on, off = (row[1] for row in slots["ablations"][:2])
         said += f" The network with the trace is right on {on} of {slots['n']} stored sequences, on {off} with it off."
     return said

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import checks
 from ..backend import array_module
+from ..engram import Engram
 
 WIDTH = 60  # columns of a bar or a line
 BAR = "{desc} {bar} {n_fmt}/{total_fmt} {remaining}{postfix}"
@@ -89,8 +90,7 @@ class Patience(Callback):
 
     def on_start(self, training):
         if self.monitor not in training.names:
-            known = ", ".join(map(repr, training.names))
-            what = f"monitor: expected one of {known}, got {self.monitor!r}"
+            what = f"monitor: expected one of {', '.join(map(repr, training.names))}, got {self.monitor!r}"
             raise ValueError(f"{what}; what begins with val_ needs validation data")
         cost(self.monitor, 0.0, self.mode)  # a direction that is unknown is told before any work
         self.best, self.wait = math.inf, 0
@@ -175,7 +175,7 @@ def not_finite(loss, grads):
 def note_reads(model, read):
     """Keep in `read`, by layer, the largest weight (N,) that each slot has had: a batch reads only a part of them."""
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
-        if hasattr(cell, "trace_clip"):  # a sharp address, as Binding has, leaves slots alone by design
+        if isinstance(cell, Engram):  # a sharp address, as Binding has, leaves slots alone by design
             most = tape.kept.a.max((0, 1))  # of a (T, B, N)
             read[i] = array_module(most).maximum(read.get(i, most), most)
 
@@ -184,7 +184,7 @@ def watch_memory(model, warned, read):
     """Warn, once for every name in the set `warned`, of a trace that lies on its clip, as the last batch left it, and
     of slots that no batch of an epoch read. read: see `note_reads`, or {} where not all was seen."""
     for i, (cell, tape) in enumerate(zip(model.cells, model.tapes, strict=False)):
-        if not hasattr(cell, "trace_clip"):
+        if not isinstance(cell, Engram):
             continue
         faults, clip = {}, cell.trace_clip
         if clip is not None and (share := float((abs(tape.states[-1].A) >= clip).mean())) > SATURATED:
