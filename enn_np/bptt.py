@@ -58,7 +58,7 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
     xp, (steps, batch, _) = array_module(x), x.shape
     (state,) = named("initial_state", cell.initial_state(batch, x.dtype, None, xp) if state is None else state)
     x, state = x.copy() if keep else x, each(lambda part: part.copy(), state)  # their owner may go on to use them
-    shared = cell.shared if hasattr(type(cell), "shared") else ()  # as written: an error in it shows
+    shared = cell.shared if "shared" in dir(cell) else ()  # `getattr` would hide an AttributeError of a property
     given |= {"mask": mask} if [choice("shared", name, state._fields) for name in shared] else {}
     (e,) = named("encode", cell.encode(params, x, **given))
     if hooks := getattr(cell, "hooks", None):

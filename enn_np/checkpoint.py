@@ -310,7 +310,7 @@ def check_saving(model):
         again = build(json.loads(json.dumps(model.config())))
         for one, other in zip((*model.cells, model), (*again.cells, again), strict=True):
             if type(one) is not type(other):
-                raise TypeError(f"{type(one).__name__} would come back as {type(other).__name__}; rename a field kind")
+                raise TypeError(f"{type(one).__name__} would come back as {type(other).__name__}, by kind or config()")
             names = [k for k, v in getattr(other, "__dict__", {}).items() if isinstance(v, PLAIN) and k != "cells"]
             this, that = ({name: getattr(part, name, None) for name in names} for part in (one, other))
             differ(type(one).__name__, that, this, "what load would bring", remedy="it needs another field or config()")

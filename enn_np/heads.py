@@ -151,9 +151,8 @@ class SoftmaxHead:
         xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if weights is not None:
-            same = (
-                getattr(checks.unmasked("weights", weights), "shape", None) == getattr(targets, "shape", None) == shape
-            )
+            checks.unmasked("weights", weights)
+            same = all(getattr(each, "shape", None) == shape for each in (weights, targets))
             weights = weights.reshape(-1).astype(h.dtype) if same else None
             if not same or (xp is np and (not 0 < weights.sum() < np.inf or weights.min() < 0)):
                 raise ValueError(f"weights: expected {shape} as targets, none negative, not all 0; leave out by 0")

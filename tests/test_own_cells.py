@@ -398,9 +398,11 @@ def test_a_step_back_that_returns_no_such_gradient_is_named(returned, error, mat
 @pytest.mark.parametrize("shared", (("Seen",), ("seen", "A"), "seen"))
 def test_shared_parts_that_are_none_are_named(shared):
     """With padding h was wrong at real steps, and finite differences agreed."""
-    kind = type("Wrong", (Six,), {"shared": shared})
-    with pytest.raises(ValueError, match=r"^shared: expected one of 'h', 'seen', got '(Seen|A|s)'"):
-        draw(Six(4)).but(cell=kind(4)).forward()
+    kind, in_the_object = type("Wrong", (Six,), {"shared": shared}), Six(4)
+    in_the_object.shared = shared
+    for cell in (kind(4), in_the_object):
+        with pytest.raises(ValueError, match=r"^shared: expected one of 'h', 'seen', got '(Seen|A|s)'"):
+            draw(Six(4)).but(cell=cell).forward()
 
 
 def test_an_error_in_shared_shows():
@@ -483,7 +485,7 @@ class Misnamed(GRU):
 
 def test_a_cell_that_would_come_back_as_another_is_refused(tmp_path):
     """`load` gave a plain GRU, without a word."""
-    with pytest.raises(TypeError, match=r"^model: .*Misnamed would come back as GRU; rename a field kind"):
+    with pytest.raises(TypeError, match=r"^model: .*Misnamed would come back as GRU, by kind or"):
         Classifier(Misnamed(4), 3, 3).save(tmp_path / "model.npz")
 
 

@@ -845,3 +845,15 @@ def test_a_file_system_without_locks_does_not_end_training(fault, refuse, tmp_pa
         pass
     x, y = sequences(20)
     assert fit(classifier(), x, y, epochs=1, checkpoint=tmp_path / "run.npz").stopped == "finished"
+
+
+def test_a_text_that_was_validated_in_many_rows_is_not_resumed(tmp_path):
+    """Its history would go on with numbers of another kind."""
+    path, words = tmp_path / "run.npz", np.arange(60) % 9
+    settings = {"batch_size": 2, "validation_data": words, "checkpoint": path, "verbose": 0}
+    LanguageModel(GRU(4), 9, 4).fit_stream(words, epochs=1, **settings)
+    config, arrays = files.read(path)
+    del config["training"]["settings"]["validation_rows"]
+    files.write(path, {name: value for name, value in config.items() if name != "format"}, arrays)
+    with pytest.raises(ValueError, match=r"validation_rows was None, is 1"):
+        LanguageModel(GRU(4), 9, 4).fit_stream(words, epochs=2, resume=True, **settings)

@@ -172,7 +172,7 @@ def test_vocabulary_speaks_both_ways():
         with pytest.raises(ValueError, match="words, counts"):
             Vocabulary(names, counts)
     for counts in ([2.9, 1.1], ["3", "2"], [np.nan, 1]):  # were cut to whole numbers, or read as such
-        with pytest.raises(ValueError, match="counts: expected integer"):
+        with pytest.raises(ValueError, match=r"words, counts: .*a whole number for each"):
             Vocabulary(["a", "<unk>"], counts)
     counts = np.array([5, 2])
     vocabulary = Vocabulary(["a", "<unk>"], counts)

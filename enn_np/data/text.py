@@ -37,12 +37,13 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str], counts: Array):
         self.words = _each(words, "words")
-        self.counts = ids_below("counts", counts).astype(np.int64)
+        self.counts = np.array(unmasked("counts", counts))
         self.ids = {word: i for i, word in enumerate(self.words)}
-        each = self.counts.shape == (len(self.words),) and len(self.ids) == len(self.words)
+        each = self.counts.shape == (len(self.words),) == (len(self.ids),) and self.counts.dtype.kind in "iu"
         if not each or UNKNOWN not in self.ids or np.any(np.diff(self.counts, append=0) > 0):  # the last is 0 or more
-            wanted = f"distinct words, {UNKNOWN} among them, and a count for each, never rising"
+            wanted = f"distinct words, {UNKNOWN} among them, and a whole number for each, never rising"
             raise ValueError(f"words, counts: expected {wanted}; add {UNKNOWN} with count 0, sort by count")
+        self.counts = self.counts.astype(np.int64)
         # Two bytes a token do for WikiText-2. Beware of uint16 arithmetic; `stream_batches` gives int32.
         self.dtype = np.dtype(np.uint16 if len(self.words) <= 1 << 16 else np.int32)
 

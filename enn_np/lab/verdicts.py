@@ -204,4 +204,4 @@ def _rest(row, folder):
     networks = dict.fromkeys(network for effect in row.effects.values() for network in effect)
     times = [numbers(folder, network, field="seconds") for network in networks]
     rest = sum((row.seeds - len(each)) * np.mean(each) for each in times if 0 < len(each) < row.seeds)
-    return f"at least {rest / 60:.0f} minutes"
+    return f"at least {rest / 60:.0f} minutes" if rest else "a time that is not measured"

@@ -142,8 +142,8 @@ def ablations(model, x, y, batch_size=128, seed=0, mask=None):
     cell, M, rng, left, n = model.cells[layer], model.params[f"{layer}.M"], np.random.default_rng(seed), 0, 0
     for _, part, live in model._batches(x, batch_size, mask):
         A = model.run_cells(model.cell_inputs(part), mask=live, keep=False)[1][layer].A
-        A = A[None] if A.ndim == 2 else A if live is None else A[live.any(0)]
-        left, n = left + A.sum(0), n + len(A)
+        alive = part.shape[1] if live is None else int(live.any(0).sum())  # the others leave zeros
+        left, n = left + (alive * A if A.ndim == 2 else A.sum(0)), n + alive
     entries, off = np.arange(M.size).reshape(M.shape), replace(cell, trace_scale=0)
     variants = {
         "intact": _with(model, layer, cell),
@@ -315,8 +315,8 @@ def alone(model, x, target=None, mask=None):
     if not isinstance(model, Classifier | Regressor) or isinstance(model, StepClassifier):
         raise TypeError(f"model: expected a Classifier or a Regressor, got {type(model).__name__}")
     model, layer = _quiet(model)
-    # What explains is the whole derivative of the output, whatever training left out of it or added.
-    cells = [replace(c, trace_gradient=True, l1=0.0, entropy=0.0) if isinstance(c, Engram) else c for c in model.cells]
+    # What explains is the whole derivative of the output, whatever training left out of it.
+    cells = [replace(c, trace_gradient=True) if isinstance(c, Engram) else c for c in model.cells]
     model.cells = tuple(replace(cell, trace="sample") if isinstance(cell, Traced) else cell for cell in cells)
     x, _, mask = model.check_data(x, None, mask)
     target = model.predict_outputs(x, mask=mask).argmax(-1) if target is None else target
