@@ -274,4 +274,4 @@ def _runs(name, runs, metric):
     if not runs or any(metric not in run for run in runs):
         raise ValueError(f"{name}: expected runs that hold {metric!r}, got {[sorted(run) for run in runs]}")
     rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
-    return np.stack([np.pad(row, (0, max(map(len, rows)) - len(row)), constant_values=np.nan) for row in rows])
+    return np.stack([np.pad(r, (0, n - len(r)), constant_values=np.nan) for n in [max(map(len, rows))] for r in rows])
