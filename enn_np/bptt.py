@@ -57,7 +57,8 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
     x = check_run(cell, params, x, state, mask)
     xp, (steps, batch, _) = array_module(x), x.shape
     (state,) = named("initial_state", cell.initial_state(batch, x.dtype, None, xp) if state is None else state)
-    x, state = x.copy() if keep else x, each(lambda part: part.copy(), state)  # their owner may go on to use them
+    x, mask = (part if part is None or not keep else part.copy() for part in (x, mask))
+    state = each(lambda part: part.copy(), state)  # whose owner may go on to use it, as that of x and mask
     shared = cell.shared if "shared" in dir(cell) else ()  # `getattr` would hide an AttributeError of a property
     given |= {"mask": mask} if [choice("shared", name, state._fields) for name in shared] else {}
     (e,) = named("encode", cell.encode(params, x, **given))
@@ -74,9 +75,8 @@ def run(cell, params, x, state=None, mask=None, keep=True, **given):
             states.append(state)
             kept.append(k)
     states, final = Steps(states), each(lambda part: part.copy(), state)
-    h = states.h[1:] if keep else xp.stack(h)
     final = hooks.final(cell, e, final) if hooks else final
-    return h, final, Tape(cell, x, e, states, Steps(kept), mask) if keep else None
+    return (states.h[1:], final, Tape(cell, x, e, states, Steps(kept), mask)) if keep else (xp.stack(h), final, None)
 
 
 def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **upstream):
@@ -90,14 +90,13 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     upstream = {name: value for name, value in upstream.items() if value is not None}
     if hasattr(tape, "segments"):  # see stream.py
         return tape.run_back(cell, params, dh, dstate, input_gradient, upstream)
-    check_run_back(cell, tape, dh, dstate, upstream)
+    check_run_back(cell, params, tape, dh, dstate, upstream)
     _, x, e, states, kept, mask = tape
     xp, steps = array_module(x), len(x)
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
     d = each(lambda end: end.copy(), type(states[0])(*(dstate or [None] * len(states[0]))))
-    hooks = getattr(cell, "hooks", None)
-    d = hooks.turn(e, d) if hooks else d
+    d = hooks.turn(e, d) if (hooks := getattr(cell, "hooks", None)) else d
     d = type(d)(*(zero if end is None else end for end, zero in zip(d, each(xp.zeros_like, states[0]), strict=True)))
     gradients, nothing = [None] * steps, each(lambda part: 0, d)
     for t in reversed(range(steps)):

@@ -99,8 +99,7 @@ class Baseline(Cell):
         grads |= {"W_h": xp.stack([flat(before.h).T @ flat(gate) for gate in d_rec])}
         for name, d in zip(self.biases, (d_in, d_rec), strict=False):
             grads[name] = xp.stack([sum_rows(gate) for gate in d])
-        W_x = params["W_x"]
-        return lambda: sum(flat(d) @ W.T for d, W in zip(d_in, W_x, strict=True)).reshape(x.shape), grads
+        return lambda: sum(flat(d) @ W.T for d, W in zip(d_in, params["W_x"], strict=True)).reshape(x.shape), grads
 
 
 Hidden = namedtuple("Hidden", "h")  # the state of RNN and GRU

@@ -116,38 +116,42 @@ def check_state(name, state, wanted, dtype, computed=False):
             float_array(f"{name}.{part}", value, like.shape, dtype, finite=not computed)
 
 
-def check_run(cell, params, x, state=None, mask=None):
-    """`x`, cleared at padding, if `run` can work with these; else TypeError or ValueError, naming the argument."""
+def check_params(cell, params, x):
+    """Raise TypeError or ValueError, naming the argument, unless `params` are the cell's for x (T, B, D)."""
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
-    float_array("x", x, ("T", "B", "D"), finite=mask is None)
-    dtype = None
-    for name, shape in param_shapes(cell, x.shape[2]).items():
-        if name not in params:
-            raise ValueError(f"params: {name} {shape} is missing, got {', '.join(params)}; is this another cell's?")
+    shapes, dtype = param_shapes(cell, x.shape[2]), None
+    if wrong := sorted(shapes.keys() ^ params.keys()):  # one more, such as a norm's, could be used and never learn
+        what = f"{wrong[0]} is {'missing' if wrong[0] in shapes else 'none of them'}; is this another cell's?"
+        raise ValueError(f"params: expected {', '.join(shapes)}, got {', '.join(params)}: {what}")
+    for name, shape in shapes.items():
         if (got := getattr(params[name], "shape", shape)) != shape:  # these may be for an x of another width
             for D in (n for n in got if n and param_shapes(cell, n)[name] == got):
                 float_array("x", x, ("T", "B", D))
         dtype = float_array(f"params[{name!r}]", params[name], shape, dtype, finite=False).dtype
     float_array("x", x, x.shape, dtype, finite=False)
+
+
+def check_run(cell, params, x, state=None, mask=None):
+    """`x`, cleared at padding, if `run` can work with these; else TypeError or ValueError, naming the argument."""
+    check_params(cell, params, float_array("x", x, ("T", "B", "D"), finite=mask is None))
     if state is not None:
         check_state("state", state, cell.initial_state(x.shape[1], x.dtype, None, np), x.dtype)
     if mask is None:
         return x
-    # Infinity at padding, times its weight of zero, would be NaN for all who share a trace.
-    live = real_steps("mask", mask, x.shape[:2])[..., None]
+    live = real_steps("mask", mask, x.shape[:2])[..., None]  # infinity times a weight of 0 is NaN for a shared trace
     return float_array("x", array_module(x).where(live, x, 0), x.shape)
 
 
-def check_run_back(cell, tape, dh, dstate, upstream):
+def check_run_back(cell, params, tape, dh, dstate, upstream):
     """Raise TypeError or ValueError, naming the argument, unless `run_back` can work with these."""
     if (kept := getattr(tape, "kept", None)) is None:
         raise TypeError(f"tape: expected the one that run gave, got {tape!r:.40}; keep=False gives none")
     if cell is not tape.cell and (not isinstance(cell, type(tape.cell)) or vars(cell) != vars(tape.cell)):
         raise TypeError(f"tape: expected one of {cell!r}, got that of {tape.cell!r}")
+    check_params(cell, params, x := tape.x)
     for name, value, like in (("dh", dh, tape.states[0]), ("da", upstream.get("da"), kept[0])):
         if value is not None and hasattr(like, name[1:]):
-            float_array(name, value, (len(kept), *getattr(like, name[1:]).shape), tape.x.dtype, finite=False)
+            float_array(name, value, (len(kept), *getattr(like, name[1:]).shape), x.dtype, finite=False)
     if dstate is not None:
-        wanted = cell.initial_state(tape.x.shape[1], tape.x.dtype, None, np)
-        check_state("dstate", dstate, wanted, tape.x.dtype, computed=True)
+        check_state("dstate", dstate, cell.initial_state(x.shape[1], x.dtype, None, np), x.dtype, computed=True)

@@ -70,7 +70,7 @@ def softmax_back(dy, y):
 
 
 def top_k_softmax(x, k):
-    """Softmax over the k largest entries of the last axis, zero elsewhere (ties are all kept)."""
+    """Softmax over the k largest entries of the last axis, zero elsewhere (ties, equal to the bit, are all kept)."""
     xp = array_module(x)
     kth = xp.partition(x, x.shape[-1] - k, axis=-1)[..., -k, None]
     return softmax(xp.where(x >= kth, x, -xp.inf).astype(x.dtype, copy=False))
@@ -140,7 +140,7 @@ def relu_norm_back(params, name, dy, r, r_hat, r_inv):
 def unit(x):
     """x / |x| over the last axis, with |x|^2 held at or above 1e-12. Returns the unit vectors and 1 / |x|.
 
-    Divided before a product, not after it: so no length can overflow, and zero vectors give zero.
+    Divided before a product, not after it: so lengths may be large, to 1e19 in float32, and zero vectors give zero.
     """
     xp = array_module(x)
     inv = 1 / xp.sqrt(xp.maximum(dot_rows(x, x), UNIT_EPS))

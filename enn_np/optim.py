@@ -1,7 +1,7 @@
 """Optimizers, as Keras defines them. Parameters, gradients and moments are dicts with the same keys.
 
-Clipping comes first. There are two kinds: `clip_norm` shortens each gradient by its own length (Keras' clipnorm, which
-the paper uses); `global_clip_norm` shortens all by their common length, which keeps the direction of the whole step.
+Clipping comes first: `clip_norm` shortens each gradient by its own length (Keras' clipnorm, as in the paper; there the
+two biases of a GRU are one); `global_clip_norm` shortens all by their common length, which keeps the step's direction.
 """
 
 import math

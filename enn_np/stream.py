@@ -18,6 +18,7 @@ def run_in_segments(cell, params, x, segments, state=None, mask=None, **given):
     again. About sqrt(T) of them need the least memory."""
     x, h, tape = check_run(cell, params, x, state, mask).copy(), [], Segments(cell)
     xp, T, given = array_module(x), len(x), {"mask": mask, **given}
+    given = {name: value.copy() if hasattr(value, "copy") else value for name, value in given.items()}
     state = cell.initial_state(x.shape[1], x.dtype, None, xp) if state is None else state
     state = each(lambda part: part.copy(), state)  # its owner may go on to use it
     for i in range(n := min(count("segments", segments), T)):
@@ -79,11 +80,14 @@ class Stream:
         cell = replace(cell, store="dense") if listed else cell  # nobody collects a list here
         self.cell, self.params, self.shape = cell, params, (count("batch", batch), count("inputs", D))
         check_run(cell, params, array_module(W).zeros((1, *self.shape), W.dtype), state)
-        self.state = cell.initial_state(batch, W.dtype, None, array_module(W)) if state is None else state
+        state = cell.initial_state(batch, W.dtype, None, array_module(W)) if state is None else state
+        self.state = each(lambda part: part.copy(), state)
 
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
         float_array("x_t", x_t, self.shape, self.state.h.dtype)
-        e = self.cell.encode(self.params, x_t, **given)  # nobody is padded
+        if "mask" in given:
+            raise TypeError("mask: a stream has no padding; leave out what is none, or use run(..., mask=mask)")
+        e = self.cell.encode(self.params, x_t, **given)
         self.state, _ = self.cell.step(self.params, e, self.state)
         return self.state.h.copy()

@@ -215,8 +215,8 @@ def refuses_run(kind, name, error, shown, **wrong):
 def refuses_back(kind, name, error, shown, **wrong):
     """`run_back` with some right arguments replaced has to refuse by name."""
     p = problem(kind)
-    arguments = {"tape": p.forward()[2], "dh": p.dh, "dstate": p.dstate, **p.upstream, **wrong}
-    refuses(error, name, shown, run_back, idle(kind), p.params, **arguments)
+    arguments = {"params": p.params, "tape": p.forward()[2], "dh": p.dh, "dstate": p.dstate, **p.upstream, **wrong}
+    refuses(error, name, shown, run_back, idle(kind), **arguments)
 
 
 @pytest.mark.parametrize("kind", [RNN, Engram])
@@ -311,6 +311,29 @@ def test_missing_params(kind, param):
 def test_params_of_another_type():
     """Catches a list of arrays."""
     refuses_run(RNN, "params", TypeError, "list", params=[*problem(RNN).params.values()])
+    refuses_back(RNN, "params", TypeError, "NoneType", params=None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_params_than_the_cell_has(kind):
+    """Catches an ablation without layer norm that is given a norm's weights, uses them, and has no gradient there."""
+    p = problem(kind)
+    refuses_run(kind, "params", ValueError, "gamma_none", params={**p.params, "gamma_none": np.ones(H)})
+    without = Engram(H, N, layer_norm=False)
+    with pytest.raises(ValueError, match=r"^params: .*beta_h is none of them"):
+        run(without, problem(Engram).params, problem(Engram).x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_params_of_the_way_back(kind):
+    """Catches weights that the run did not have: without a norm's the gradients were silently wrong."""
+    params = problem(kind).params
+    name = sorted(params)[0]
+    less = {key: value for key, value in params.items() if key != name}
+    refuses_back(kind, "params", ValueError, f"{name} is missing", params=less)
+    for wrong in (params[name][..., :-1], params[name].astype(np.float32)):
+        with pytest.raises((TypeError, ValueError), match="expected"):
+            run_back(idle(kind), {**params, name: wrong}, problem(kind).forward()[2], problem(kind).dh)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -124,6 +124,8 @@ BAD_COMMANDS = (
     (["demo", "--epochs", "0"], "epochs: .*0"),
     (["demo", "--seed", "-1"], "seed: .*-1"),
     (["demo", "--out", __file__], "out: .*test_cli.py"),
+    (["demo", "--out", ""], "--out: invalid spelled_out value: ''"),
+    (["run", "recall8", "--results", ""], "--results: invalid spelled_out value: ''"),
     (["run"], "experiment"),
     (["run", "imagenet"], "experiment: .*imagenet"),
     (["run", "mnist", "--models", "transformer"], "models: .*transformer"),

@@ -22,17 +22,19 @@ def held(page=live.PAGE):
 
 
 def cell_of(page, **changes):
-    """The page's cell and its float64 parameters, those of the head among them."""
+    """The page's cell, its float64 parameters, and W and b of the head."""
     found = held(page)
     settings = {name: found[name] for name in ("hidden", "slots", "temperature")} | changes
-    return Binding(**settings, store="dense"), {name: np.array(value) for name, value in found["params"].items()}
+    params = {name: np.array(value) for name, value in found["params"].items()}
+    head = [params.pop(name) for name in "Wb"]
+    return Binding(**settings, store="dense"), params, *head
 
 
 def test_the_page_is_small_and_its_numbers_are_plausible():
     found = held()
     assert live.PAGE.stat().st_size < 300_000
     assert len(found["right"]) == live.PAIRS and min(found["right"]) > 0.95
-    assert {name: value.shape for name, value in cell_of(live.PAGE)[1].items() if name not in "Wb"} == {
+    assert {name: value.shape for name, value in cell_of(live.PAGE)[1].items()} == {
         name: value.shape for name, value in Binding(24, 32).init(np.random.default_rng(0), 37).items()
     }
 
@@ -40,10 +42,10 @@ def test_the_page_is_small_and_its_numbers_are_plausible():
 @pytest.mark.parametrize("pairs", (1, 4, 8))
 def test_the_page_says_how_often_its_cell_is_right(pairs):
     """On sequences that are drawn here: the claim is not of one lucky draw."""
-    cell, params = cell_of(live.PAGE)
+    cell, params, W, b = cell_of(live.PAGE)
     x, y = associative_recall(np.random.default_rng(99), 2_000, pairs)
     h = run(cell, params, x.swapaxes(0, 1).astype(float))[0][-1]
-    right = ((h @ params["W"] + params["b"]).argmax(1) == y).mean()
+    right = ((h @ W + b).argmax(1) == y).mean()
     assert abs(right - held()["right"][pairs - 1]) < 0.01
 
 
@@ -90,12 +92,12 @@ def test_javascript_repeats_the_package(browser, tmp_path, weights, text, asked,
     words = [*text.replace(" ", ""), "?", "?", asked]
     there = browser.ask(f"run({json.dumps(words)}, {tau}, {shift})")
 
-    cell, params = cell_of(page, temperature=tau)
+    cell, params, W, b = cell_of(page, temperature=tau)
     params["b_g"] = params["b_g"] + shift
     x = np.eye(len(SYMBOLS))[[SYMBOLS.index(word) for word in words]][:, None]  # (T, 1, D)
     h, _, tape = run(cell, params, x)
     seen = cell.record(params, tape)
-    logits = h[:, 0] @ params["W"] + params["b"]
+    logits = h[:, 0] @ W + b
     answers = np.exp(logits - logits.max(-1, keepdims=True))
     here = {
         "a": seen["retrieval"][:, 0],

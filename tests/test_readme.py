@@ -130,7 +130,7 @@ def test_figures_are_quoted_whole(tmp_path, figure, right):
 def test_verify_passes_on_what_is_committed(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone)
     assert cli.main(["verify"]) == 0
-    assert "every table and figure is what the files say" in capsys.readouterr().out
+    assert "every table and number is what the files say" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,6 +1,7 @@
 """Folders that runs write to: what a killed run leaves, --resume, and two processes that want the same place."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -126,7 +127,7 @@ def test_what_another_run_left_is_not_mixed_in(name, start, small_mnist, text, t
         kind = "an unfinished" if name == "checkpoint.npz" else "a finished"
         err = capsys.readouterr().err
         assert f"out: {tmp_path} holds {kind} run; " in err and "choose another by --out" in err
-        assert ("--resume" in err) == (start != "demo")
+        assert ("--resume" in err) == (start != "demo" and name in ("summary.json", "checkpoint.npz"))
     assert (tmp_path / name).read_bytes() == b"left"
 
 
@@ -187,6 +188,29 @@ def test_an_interrupted_run_can_be_resumed(small_mnist, tmp_path, monkeypatch, c
     assert cli.main([*command, str(tmp_path / "run"), "--resume"]) == 0
     whole, resumed = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "run"))
     assert without_time(whole) == without_time(resumed)
+
+
+def test_tasks_in_turn_go_on_with_as_many_steps_alone(small_mnist, tmp_path, monkeypatch, capsys):
+    """Catches a run of more steps, whose first task would have been learned for longer."""
+    monkeypatch.setattr(work, "VALIDATION", 8)
+    monkeypatch.setattr(inputs, "MNIST_HELD_OUT", 60)  # some of each digit
+    monkeypatch.setattr(datasets, "load_mnist", lambda: digits(150, 60))
+    command = ["run", "split2", "--models", "lstm", "--rates", "1e-3", "--batch-size", "4", "--out", str(tmp_path)]
+    learn, calls = Classifier.loss_and_grads, []
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 5:  # the first of the second task
+            raise KeyboardInterrupt
+        return learn(*given)
+
+    monkeypatch.setattr(Classifier, "loss_and_grads", interrupted)
+    assert cli.main([*command, "--steps", "8"]) == 130
+    (tmp_path / "summary.json").unlink()  # as after a kill
+    (tmp_path / "model.npz").unlink()
+    assert cli.main([*command, "--steps", "16", "--resume"]) == 2
+    assert re.search(r"differs in .*steps was 8, is 16", capsys.readouterr().err)
+    assert cli.main([*command, "--steps", "8", "--resume"]) == 0
 
 
 def test_the_command_says_when_there_is_nothing_to_resume(small_mnist, tmp_path, capsys):

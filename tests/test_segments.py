@@ -114,13 +114,15 @@ def test_the_tape_of_another_cell_is_refused():
         run_back(replace(cell, temperature=9.0), params, tape)
 
 
-def test_a_state_that_is_overwritten_between_the_ways():
-    """Catches a piece that begins again where the caller's array now stands."""
-    cell = GRU(3)
-    params, x, upstream, _ = problem(cell, 6, 0, False)
-    state = cell.initial_state(2, np.float64)
-    tape = run_in_segments(cell, params, x, 2, state)[2]
-    want = run_back(cell, params, tape, upstream)[2]
-    x[...], state.h[...] = 7.0, 7.0
-    for name, grad in run_back(cell, params, tape, upstream)[2].items():
-        np.testing.assert_array_equal(grad, want[name])
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: type(cell).__name__)
+def test_what_is_overwritten_between_the_ways(cell):
+    """Catches a run, whole or in pieces, whose way back reads the caller's arrays as they stand by then."""
+    for pieces in ((run,), (run_in_segments, 2)):
+        params, x, upstream, extra = problem(cell, 6, 0, True)
+        state = cell.initial_state(2, np.float64)
+        tape = pieces[0](cell, params, x, *pieces[1:], state=state, **extra)[2]
+        want = run_back(cell, params, tape, upstream)[2]
+        for array in (x, *state, *extra.values()):
+            array[...] = 1
+        for name, grad in run_back(cell, params, tape, upstream)[2].items():
+            np.testing.assert_array_equal(grad, want[name])

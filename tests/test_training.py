@@ -8,7 +8,7 @@ import pytest
 from tiny import KINDS, C, D, T, classifier, padding, same_to_the_bit, sequences
 
 from enn_np import GRU, LSTM, SGD, Adam, Callback, Engram, LanguageModel, Regressor, fit_fresh, load
-from enn_np.train import BLAS_THREADS, draws
+from enn_np.train import BLAS_THREADS, add, draws
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 WIDE_STACKS = {"gru": (GRU(8), GRU(6)), "engram": (Engram(16, 4), Engram(12, 4)), "mixed": (LSTM(8), Engram(12, 4))}
@@ -444,3 +444,12 @@ def test_without_threadpoolctl_training_goes_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     x, y = sequences()
     assert classifier().fit(x, y, epochs=1, verbose=0).stopped == "finished"
+
+
+def test_sums_over_many_batches_keep_their_digits():
+    """Catches a float32 sum: of 150,000 batches it was off by 0.14%."""
+    totals, batch = {}, {"loss": np.float32(0.1), "mae": np.float32(0.3), "accuracy": np.int64(1)}
+    for _ in range(100_000):
+        add(totals, batch, 1)
+    assert totals["loss"] == pytest.approx(1e5 * float(np.float32(0.1)), rel=1e-9)
+    assert totals["mae"] == pytest.approx(1e5 * float(np.float32(0.3)), rel=1e-9) and totals["accuracy"] == 100_000

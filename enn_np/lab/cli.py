@@ -16,9 +16,9 @@ from ..data.fetch import SOURCES, data_folder, fetch, find, verify
 from ..engram import Engram
 from ..train.parallel import started
 from ..window import Convolution
-from . import demo, table
+from . import demo, pages, table
 from .lem import LEM
-from .results import mute, tell
+from .results import RUN, mute, tell
 from .runner import RESULTS, cluster, follow, run_all, run_one
 
 PAGES = [Path("README.md"), Path("data/results/README.md")]
@@ -103,7 +103,7 @@ def _parser():
     add("--page", **page)
     add("--results", **results)
 
-    add = command("verify", "compare every table and figure of the pages with what the stored results say", _verify)
+    add = command("verify", "compare every table and number of the pages with what the stored results say", _verify)
     add("--page", **page)
     add("--results", **results)
 
@@ -159,7 +159,7 @@ def _run_here(settings):
     many = settings.seeds is not None or settings.results != spelled_out(RESULTS)
     if many or not len(settings.experiment) == len(models or ()) == len(rates or (0,)) == 1:
         raise ValueError("out: a folder holds one run; name one experiment, network, rate; no results, no seeds")
-    if settings.resume and not any((out / name).exists() for name in ("checkpoint.npz", "summary.json")):
+    if settings.resume and not any((out / name).exists() for name in RUN):
         print(f"{out}: nothing to resume there yet; starting from the beginning")
     rate, what = rates[0] if rates else None, (settings.experiment[0], models[0], settings.seed or 0, out)
     run = run_one(*what, rate, settings.resume, settings.device, **asked)
@@ -173,9 +173,10 @@ def _line(run):
     start = f"{run['benchmark']:<11} {run['model']:<20} seed {run['seed']}"
     if run["stopped"] == "diverged":
         return f"{start}  diverged at learning rate {run['training']['learning_rate']:g}"
-    columns = *table.find(f"{run['benchmark']}/{run['protocol']}").columns, ("parameters", "parameters", ",")
+    more = ("parameters", "parameters", ","), ("seconds", "seconds", ",.0f")
     paper = table.PAPER.get(run["benchmark"], {}).get(run["model"], {})
-    for title, key, form in (*columns, ("seconds", "seconds", ",.0f")):
+    columns = *table.find(f"{run['benchmark']}/{run['protocol']}").columns, *more
+    for title, key, form in filter(lambda each: each[1] in run, columns):  # an interrupted one lacks some
         start += f"  {title} {run[key]:{form}}" + (f" (paper: {paper[key]:{form}})" if paper.get(key) else "")
     return start
 
@@ -197,20 +198,16 @@ def _report(settings):
 
 
 def _tables(settings):
-    from .pages import figures, fill
-
     for page in settings.page:
-        for name in fill(page, settings.results):
+        for name in pages.fill(page, settings.results):
             print(f"{page}: wrote table {name}")
-    for path in figures(settings.results):
+    for path in pages.figures(settings.results):
         print(f"wrote {path}")
 
 
 def _verify(settings):
-    from .pages import verify
-
-    wrong = verify(settings.page, settings.results)
-    print("\n".join(wrong) or f"{', '.join(map(str, settings.page))}: every table and figure is what the files say")
+    wrong = pages.verify(settings.page, settings.results)
+    print("\n".join(wrong) or f"{', '.join(map(str, settings.page))}: every table and number is what the files say")
     return 1 if wrong else 0
 
 

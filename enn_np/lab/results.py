@@ -45,7 +45,7 @@ def run_folder(out, what=None, resume=False):
             held = next((name for name in RUN if (out / name).exists()), None)
             if held and not (resume and held in RUN[:2]):
                 kind = "an unfinished" if held == RUN[0] else "a finished"
-                again = "continue it by --resume, or " if what else ""
+                again = "continue it by --resume, or " if what and held in RUN[:2] else ""
                 raise ValueError(f"out: {out} holds {kind} run; {again}delete the folder, or choose another by --out")
             summary = read_json(done) if held == RUN[1] else None
             if summary:
@@ -163,8 +163,8 @@ KINDS = {
 }
 
 
-def machine(device="cpu"):
-    """What the numbers were measured on."""
+def machine(device="cpu", workers=1):
+    """What the numbers were measured on. workers: processes that shared every batch."""
     from .. import __version__
 
     return ({"card": card_name()} if device == "cuda" else {}) | {
@@ -175,6 +175,7 @@ def machine(device="cpu"):
         "numpy": np.__version__,
         "enn_np": __version__,
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
+        "workers": workers,
         "revision": revision(),
     }
 

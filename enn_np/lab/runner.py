@@ -103,10 +103,10 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
     with run_folder(out, run.what, resume) as (out, checkpoint, done):
         if done:
             return done
-        measured = machine(device)  # of the code that is loaded, not of what is committed by the end
         ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
         workers, saving = started(), {"checkpoint": checkpoint, "resume": resume}
         workers.check(ready.model)
+        measured = machine(device, workers.size)  # of the code that is loaded, not of what is committed by the end
         workers.first(lambda: (run, device, saving))  # see `follow`
         history = ready.learn(verbose=verbose, reduce=workers, **saving)
         summary = {**run.what, **({} if run.short else ready.test()), **work.outcome(history, ready.monitor)}
@@ -157,8 +157,8 @@ def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, j
     default, place = Path(RESULTS).resolve(), Path(results).resolve()
     plan = [
         (experiment, table.known("models", experiment, model), experiment.rates if rates is None else rates)
-        for experiment in map(table.find, experiments)
-        for model in (experiment.models if models is None else models)
+        for experiment in {each.key: each for each in map(table.find, experiments)}.values()
+        for model in (experiment.models if models is None else dict.fromkeys(models))
     ]
     if not plan or not all(grid for *_, grid in plan):
         raise ValueError("experiments, models, rates: expected at least one of each; name some")

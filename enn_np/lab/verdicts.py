@@ -195,13 +195,5 @@ def _judged(row, folder):
     n, effect = min(seeds), row.words.format(", ".join(said))
     if n >= row.seeds:
         return row.claim, word, effect, " to ".join(f"{each:,}" for each in sorted({n, max(seeds)})), more
-    effect += f"; the rest takes {row.missing or _rest(row, folder)}"
+    effect += f"; the rest takes {row.missing}" * bool(row.missing)
     return row.claim, "not judged" + f", so far {word}" * bool(word), effect, f"{n} of {row.seeds}", more
-
-
-def _rest(row, folder):
-    """How long the missing seeds take, by the clock of the stored ones; more where a network has none."""
-    networks = dict.fromkeys(network for effect in row.effects.values() for network in effect)
-    times = [numbers(folder, network, field="seconds") for network in networks]
-    rest = sum((row.seeds - len(each)) * np.mean(each) for each in times if 0 < len(each) < row.seeds)
-    return f"at least {rest / 60:.0f} minutes" if rest else "a time that is not measured"

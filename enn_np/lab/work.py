@@ -151,6 +151,9 @@ class Turns(Callback):
     def phase(self, step):
         return step * self.experiment.phases // self.steps
 
+    def settings(self):
+        return super().settings() | ({"steps": self.steps} if self.experiment.phases > 1 else {})  # they decide a phase
+
     def learn(self, **saving):
         self.began, batch = time.process_time(), self.training["batch_size"]
         history = fit_fresh(

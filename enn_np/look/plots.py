@@ -212,13 +212,9 @@ def _networks(ax, name, networks, metric, colors, steps=None):
     for network, runs in networks.items():
         name_of, runs = f"{name}[{network!r}]", [runs] if isinstance(runs, dict) else runs
         values = _runs(name_of, runs, metric)  # (runs, epochs)
-        x = range(1, values.shape[1] + 1)
-        if steps:
-            x = np.nanmax(_runs(name_of, runs, steps), 0)
-            for row in values:
-                row[np.isnan(row)] = row[~np.isnan(row)][-1]
-        color = line(ax, colors[network], x, np.nanmean(values, 0), network)
-        ax.fill_between(x, np.nanmin(values, 0), np.nanmax(values, 0), color=color, alpha=0.2, lw=0)
+        x = _runs(name_of, runs, steps).max(0) if steps else range(1, values.shape[1] + 1)
+        color = line(ax, colors[network], x, values.mean(0), network)
+        ax.fill_between(x, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
 
 
 def draw_map(ax, array, title, x, y, **settings):
@@ -247,7 +243,8 @@ def _logarithmic(ax):
     else:
         ax.set_yscale("log")
         # Over many decades matplotlib leaves out all ticks rather than those between the powers of ten.
-        ax.yaxis.get_major_locator().set_params(subs=(1, 2, 5) if highest < 100 * lowest else (1,))
+        few = (1, 2, 5) if highest < 100 * lowest else (1,)
+        ax.yaxis.get_major_locator().set_params(subs=(1, 2, 3, 5, 7) if highest < 10 * lowest else few)
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("")
 
@@ -270,8 +267,8 @@ def checked(traces):
 
 
 def _runs(name, runs, metric):
-    """The metric of every run as rows, padded with NaN after a run's last epoch: (runs, epochs). name: of the runs."""
+    """The metric of every run as rows, which go on with the last number of a run: (runs, epochs). name: of the runs."""
     if not runs or any(metric not in run for run in runs):
         raise ValueError(f"{name}: expected runs that hold {metric!r}, got {[sorted(run) for run in runs]}")
     rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
-    return np.stack([np.pad(r, (0, n - len(r)), constant_values=np.nan) for n in [max(map(len, rows))] for r in rows])
+    return np.stack([np.pad(row, (0, max(map(len, rows)) - len(row)), mode="edge") for row in rows])

@@ -118,7 +118,6 @@ def _optional(read, notes, missing, path, *more):
         notes += missing
     except (TypeError, ValueError, OSError) as error:
         notes.append(f"{path.name} does not fit, and all that needs it is left out ({error}).")
-    return None
 
 
 def _read_trace(path, runs):

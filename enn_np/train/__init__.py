@@ -73,7 +73,7 @@ class Samples:
 def add(totals, numbers, count):
     """Add a batch's numbers to sums, `totals`: loss and penalty are means over `count`, metrics are sums already."""
     for name, value in numbers.items():
-        totals[name] = totals.get(name, 0) + (value * count if name in ("loss", "penalty") else value)
+        totals[name] = totals.get(name, 0) + value * np.float64(count if name in ("loss", "penalty") else 1)
     return totals
 
 
