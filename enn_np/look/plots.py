@@ -25,7 +25,7 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     """One panel per metric, one line per model, over epochs.
 
     histories  model name -> {"loss", "accuracy", "val_loss", "val_accuracy": one number per epoch}, or -> a
-               list of such runs: mean and a band, smallest to largest, of the runs that reached each epoch
+               list of such runs: mean and a band, smallest to largest; who ended early counts on with the last number
     metrics    keys to draw; a loss (in `loss_unit`) on a logarithmic axis, an accuracy (0 to 1) in per cent
     """
     if not histories or not metrics:
@@ -43,7 +43,7 @@ def task_curves(tasks):
     """One panel per task, one line per network, over training steps: validation accuracy, or the loss of a regression.
 
     tasks  title -> network -> runs, each {"step", "val_accuracy" or "val_loss": one number per validation}; mean and
-           band as above. A run that ended early, with nothing left to learn, counts on with its last number
+           band as above
     """
     if not tasks or not all(tasks.values()):
         raise ValueError(f"tasks: expected at least one, each with a network, got {tasks!r:.100}")
