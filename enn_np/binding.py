@@ -6,7 +6,7 @@
     (4) v_t = x_t W_v + b_v                                         value
     (5) g_t = sigmoid( x_t w_g + h_{t-1} u_g + b_g )                plasticity: how much to write now
     (6) w_t = g_t a_{t-1}                                           pre: where to write, the address of the step before
-    (7) A_t = (1 - delta) (1 - w_t) A_{t-1} + w_t v_t'              post: the value; only what is addressed is replaced
+    (7) A_t = (1 - delta) (1 - w_t) A_{t-1} + w_t' v_t              post: the value; only what is addressed is replaced
     (8) k_t = LN( ReLU( ReLU( [z_t ; m_t ; h_{t-1}] W_c + b_c ) W_h + b_h ) )    integration and candidate
     (9) h_t = u_t h_{t-1} + (1 - u_t) k_t,  u_t = sigmoid( [z_t ; m_t ; h_{t-1}] W_u + b_u )
 
@@ -15,7 +15,7 @@ key that is followed by a value leaves the value at the key's address: (6), Hebb
 
 Other rules in the place of (7), and another address in that of (2), where the trace is a matrix from cues to values:
 
-    hebb   A_t = (1 - delta) A_{t-1} + w_t v_t'                         fast weights (Ba et al. 2016, arXiv 1610.06258)
+    hebb   A_t = (1 - delta) A_{t-1} + w_t' v_t                         fast weights (Ba et al. 2016, arXiv 1610.06258)
     delta  A_t = (1 - delta) A_{t-1} + w_t (v_t - a_{t-1} A_{t-1})'     only what the address does not recall already
                                                                         (Schlag et al. 2021, arXiv 2102.11174)
     key    a_t = z_t / |z_t|                                            the cue itself, no bank: N = H
@@ -165,7 +165,7 @@ class Binding(Addressing, Traced):
     key has one address, whatever came before it. write_at: the "previous" address, or its "own", a_t in (6). plasticity
     of (5): the "gate", or "fixed", g = rate. rate: where the gate starts, or stays. decay delta of (7), 0 for none;
     learned_decay: every slot learns its own from there. temperature tau of (2). bank_read: a_t M in (3). gated: (9), or
-    h_t = k_t. trace: "sample", or "batch", where w_t v_t' and w_t in (7) are means over the batch, as in the paper.
+    h_t = k_t. trace: "sample", or "batch", where w_t' v_t and w_t in (7) are means over the batch, as in the paper.
     store: where a trace per sample is kept, "list" or "dense", which a subclass always has; see trace.py.
     """
 

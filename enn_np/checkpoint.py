@@ -29,9 +29,7 @@ FORMAT = 1
 
 
 def spelled_out(path):
-    """`path` with a leading ~ as the user's home folder. OSError where none is known, ValueError for an empty path."""
-    if not os.fspath(path):
-        raise ValueError("path: expected the name of a file or folder, got an empty one; name it")
+    """`path` with a leading ~ as the user's home folder. Raises OSError where no home folder is known."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

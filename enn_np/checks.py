@@ -116,20 +116,20 @@ def check_state(name, state, wanted, dtype, computed=False):
             float_array(f"{name}.{part}", value, like.shape, dtype, finite=not computed)
 
 
-def check_params(cell, params, x):
-    """Raise TypeError or ValueError, naming the argument, unless `params` are the cell's for x (T, B, D)."""
+def check_params(cell, params, x, of="x"):
+    """Raise TypeError or ValueError naming the argument unless `params` are the cell's for x (T, B, D), named `of`."""
     if not isinstance(params, dict):
         raise TypeError(f"params: expected a dict of arrays as `init` returns, got {type(params).__name__}")
     shapes, dtype = param_shapes(cell, x.shape[2]), None
-    if wrong := sorted(shapes.keys() ^ params.keys()):  # one more, such as a norm's, could be used and never learn
-        what = f"{wrong[0]} is {'missing' if wrong[0] in shapes else 'none of them'}; is this another cell's?"
-        raise ValueError(f"params: expected {', '.join(shapes)}, got {', '.join(params)}: {what}")
+    missing, more = [name for name in shapes if name not in params], [name for name in params if name not in shapes]
+    if missing or more:  # one more, such as a norm's, could be used and never learn
+        raise ValueError(f"params: expected those of init, got too many {more}, missing {missing}; another cell's?")
     for name, shape in shapes.items():
         if (got := getattr(params[name], "shape", shape)) != shape:  # these may be for an x of another width
             for D in (n for n in got if n and param_shapes(cell, n)[name] == got):
-                float_array("x", x, ("T", "B", D))
+                float_array(of, x, ("T", "B", D))
         dtype = float_array(f"params[{name!r}]", params[name], shape, dtype, finite=False).dtype
-    float_array("x", x, x.shape, dtype, finite=False)
+    float_array(of, x, x.shape, dtype, finite=False)
 
 
 def check_run(cell, params, x, state=None, mask=None):
@@ -149,7 +149,7 @@ def check_run_back(cell, params, tape, dh, dstate, upstream):
         raise TypeError(f"tape: expected the one that run gave, got {tape!r:.40}; keep=False gives none")
     if cell is not tape.cell and (not isinstance(cell, type(tape.cell)) or vars(cell) != vars(tape.cell)):
         raise TypeError(f"tape: expected one of {cell!r}, got that of {tape.cell!r}")
-    check_params(cell, params, x := tape.x)
+    check_params(cell, params, x := tape.x, "tape.x")
     for name, value, like in (("dh", dh, tape.states[0]), ("da", upstream.get("da"), kept[0])):
         if value is not None and hasattr(like, name[1:]):
             float_array(name, value, (len(kept), *getattr(like, name[1:]).shape), x.dtype, finite=False)

@@ -7,7 +7,7 @@
     (5) m_t  = a_t M~_t                                       retrieved engram
     (6) c_t  = ReLU( [z_t ; m_t ; h_{t-1}] W_c + b_c )        integration, three times as wide
     (7) h_t  = LN( ReLU( c_t W_h + b_h ) )                    hidden state and output
-    (8) D_t  = mean over the batch of a_t z_t'                what fires together (per sample: no mean)
+    (8) D_t  = mean over the batch of a_t' z_t                what fires together (per sample: no mean)
     (9) A_t  = clip( (1 - eta) A_{t-1} + eta (D_t + eps_t) )  ... wires together, and fades
 
 Letters: T time, B batch, D inputs, H hidden, N memory slots. `encode` computes (1) for all steps at once, as the cue

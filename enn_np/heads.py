@@ -148,8 +148,9 @@ class SoftmaxHead:
 
     def _check(self, params, h, targets, weights):
         """Which tokens are looked at, on a card all; their h (n, H), targets (n,) and shares (n,) in the mean."""
-        if lists := [name for name, each in (("h", h), ("targets", targets)) if not hasattr(each, "dtype")]:
-            raise TypeError(f"{lists[0]}: expected an array, got a list or the like; convert it with numpy.asarray")
+        for name, each in (("h", h), ("targets", targets)):
+            if not hasattr(each, "dtype"):
+                raise TypeError(f"{name}: expected an array, got {type(each).__name__}; convert it with numpy.asarray")
         xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
         checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
         if weights is not None:

@@ -195,7 +195,7 @@ def read(a, M):
 
 
 def write(a, z, shared):
-    """Outer products a z', summed over the batch (N, H) if shared, else one per sample (B, N, H).
+    """Outer products a' z, summed over the batch (N, H) if shared, else one per sample (B, N, H).
 
     a (U, B, N) and z (U, B, H) are also summed over their U uses: one product in place of U products and a sum.
     """

@@ -86,8 +86,8 @@ class Stream:
     def __call__(self, x_t, **given):
         """One step: x_t (B, D), and further arrays for `encode`, such as the noise (N, H) of Engram's trace."""
         float_array("x_t", x_t, self.shape, self.state.h.dtype)
-        if "mask" in given:
-            raise TypeError("mask: a stream has no padding; leave out what is none, or use run(..., mask=mask)")
+        if given.pop("mask", None) is not None:
+            raise TypeError("mask: a stream has no padding; feed real steps alone, or use run(..., mask=mask)")
         e = self.cell.encode(self.params, x_t, **given)
         self.state, _ = self.cell.step(self.params, e, self.state)
         return self.state.h.copy()

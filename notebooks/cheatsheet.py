@@ -56,6 +56,7 @@ h_t = tanh(x_t W_x + h_{t-1} W_h + b)
     dh_{t-1} += de.z W_{hz}' + de.r W_{hr}' + de.u W_{hn}'
     dx_t = de.z W_{xz}' + de.r W_{xr}' + de.n W_{xn}'
     dW_x = sum x_t' (de.z, de.r, de.n)   dW_h = sum h_{t-1}' (de.z, de.r, de.u)
+    db_x = sum (de.z, de.r, de.n)   db_h = sum (de.z, de.r, de.u)
 z_t = sigmoid(x_t W_{xz} + b_{xz} + h_{t-1} W_{hz} + b_{hz})
     de.z = dh_t * (h_{t-1} - n_t) * z_t * (1 - z_t)
 r_t = sigmoid(x_t W_{xr} + b_{xr} + h_{t-1} W_{hr} + b_{hr})
@@ -81,7 +82,7 @@ c_t = f_t * c_{t-1} + i_t * g_t
 h_t = o_t * tanh(c_t)
     dc_t += dh_t * o_t * (1 - tanh^2(c_t))
 
-# Engram (engram.py), one trace for the batch; with a trace per sample B falls away
+# Engram (engram.py), one trace for the batch; one per sample: no B, dM sums over samples
 (1) z_t = LN(ReLU(x_t W_z + b_z))
     dg_t = LN_back(de.z) * [e.r > 0]  dx_t = dg_t W_z'  dW_z = sum x_t' dg_t
 (2) M~_t = M + alpha A_{t-1}

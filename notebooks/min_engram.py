@@ -2,7 +2,8 @@
 
     OPENBLAS_NUM_THREADS=1 python notebooks/min_engram.py      learns to read digits
 
-T steps, B batch, D inputs, H hidden, N slots, C classes. dv: gradient of the loss at v.
+T steps, B batch, D inputs, H hidden, N slots, C classes. dv: gradient of the loss at v;
+dr, dc, dq: at the sums inside their ReLUs.
 """
 
 from pathlib import Path
@@ -57,8 +58,8 @@ def forward(p, x):
         c = np.maximum(v @ p["W_c"] + p["b_c"], 0)  # (B, 3H) (6) integration
         q = np.maximum(c @ p["W_h"] + p["b_h"], 0)  # (B, H)
         h = p["gamma_h"] * norm(q) + p["beta_h"]  # (B, H) (7) hidden state
-        D = a.T @ z / len(z)  # (N, H) (8) what fires together
-        A = np.clip((1 - eta) * A + eta * D, -clip, clip)  # (N, H) (9) wires together
+        D_t = a.T @ z / len(z)  # (N, H) (8) what fires together
+        A = np.clip((1 - eta) * A + eta * D_t, -clip, clip)  # (N, H) (9) wires together
         kept.append((x_t, r, z, M_eff, u, U, a, v, c, q, A))
     return h @ p["W_y"] + p["b_y"], h, kept  # (B, C) logits
 

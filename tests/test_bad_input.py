@@ -320,7 +320,9 @@ def test_more_params_than_the_cell_has(kind):
     p = problem(kind)
     refuses_run(kind, "params", ValueError, "gamma_none", params={**p.params, "gamma_none": np.ones(H)})
     without = Engram(H, N, layer_norm=False)
-    with pytest.raises(ValueError, match=r"^params: .*beta_h is none of them"):
+    with pytest.raises(
+        ValueError, match=r"^params: .*too many \['gamma_z', 'beta_z', 'gamma_h', 'beta_h'\], missing \[\]"
+    ):
         run(without, problem(Engram).params, problem(Engram).x)
 
 
@@ -330,10 +332,11 @@ def test_params_of_the_way_back(kind):
     params = problem(kind).params
     name = sorted(params)[0]
     less = {key: value for key, value in params.items() if key != name}
-    refuses_back(kind, "params", ValueError, f"{name} is missing", params=less)
-    for wrong in (params[name][..., :-1], params[name].astype(np.float32)):
-        with pytest.raises((TypeError, ValueError), match="expected"):
-            run_back(idle(kind), {**params, name: wrong}, problem(kind).forward()[2], problem(kind).dh)
+    refuses_back(kind, "params", ValueError, f"missing ['{name}']", params=less)
+    single = {key: value.astype(np.float32) for key, value in params.items()}
+    for wrong in ({**params, name: params[name][..., :-1]}, {**params, name: single[name]}, single):
+        with pytest.raises((TypeError, ValueError), match=r"^(params|tape\.x|inputs)"):
+            run_back(idle(kind), wrong, problem(kind).forward()[2], problem(kind).dh)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -124,8 +124,8 @@ BAD_COMMANDS = (
     (["demo", "--epochs", "0"], "epochs: .*0"),
     (["demo", "--seed", "-1"], "seed: .*-1"),
     (["demo", "--out", __file__], "out: .*test_cli.py"),
-    (["demo", "--out", ""], "--out: invalid spelled_out value: ''"),
-    (["run", "recall8", "--results", ""], "--results: invalid spelled_out value: ''"),
+    (["demo", "--out", ""], "--out: expected a path, got an empty one"),
+    (["run", "recall8", "--results", ""], "--results: expected a path, got an empty one"),
     (["run"], "experiment"),
     (["run", "imagenet"], "experiment: .*imagenet"),
     (["run", "mnist", "--models", "transformer"], "models: .*transformer"),
@@ -258,7 +258,7 @@ class Deaf:
 def test_work_goes_on_where_nobody_can_be_told(monkeypatch, error):
     """A full disk behind `>`, a closed stream, a reader that is gone where standard output is no file."""
     monkeypatch.setattr(sys, "stdout", Deaf(error))
-    cli.tell("a line")
+    cli.say("a line")
 
 
 def test_names_of_data_sets_are_read_in_every_spelling():

@@ -14,11 +14,12 @@ from ..binding import Binding
 from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, find, verify
 from ..engram import Engram
+from ..train import mute, say
 from ..train.parallel import started
 from ..window import Convolution
 from . import demo, pages, table
 from .lem import LEM
-from .results import RUN, mute, tell
+from .results import RUN
 from .runner import RESULTS, cluster, follow, run_all, run_one
 
 PAGES = [Path("README.md"), Path("data/results/README.md")]
@@ -54,6 +55,12 @@ def _data_set(text):
     return {name.replace("-", ""): name for name in SOURCES}.get(text.lower().replace("-", ""), text)
 
 
+def _path(text):
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one; is a variable of the shell not set?")
+    return spelled_out(text)  # a shell leaves the ~ of --out=~/x as it is
+
+
 def _parser():
     about = "The Engram Neural Network in plain NumPy: a recurrent network with a Hebbian memory, its baselines, and "
     start = "Start with `python -m enn_np demo`: four networks on real digits, in a minute or two, without a download."
@@ -68,8 +75,8 @@ def _parser():
         return made.add_argument
 
     device = {"default": "cpu", "choices": ("cpu", "cuda"), "help": "where to compute; cuda needs CuPy (%(default)s)"}
-    folder = {"type": spelled_out, "metavar": "DIR"}  # a shell leaves the ~ of --out=~/x as it is
-    page = {"type": spelled_out, "nargs": "+", "default": PAGES, "help": "Markdown files with marks (those of a clone)"}
+    folder = {"type": _path, "metavar": "DIR"}
+    page = {"type": _path, "nargs": "+", "default": PAGES, "help": "Markdown files with marks (those of a clone)"}
     results = {"default": RESULTS, "help": "folder of result files (%(default)s)", **folder}
 
     add = command("demo", "train all four networks on the bundled digits, and draw what they learned", _demo)
@@ -109,7 +116,7 @@ def _parser():
 
     add = command("report", "write one HTML page about a run, to open from disk", _report)
     add("run", help="folder that `run --out` or `demo` wrote, or a result's JSON file", **folder)
-    add("--out", type=spelled_out, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
+    add("--out", type=_path, metavar="FILE", help="the page (report.html in DIR, or beside the JSON file)")
 
     add = command("gradcheck", "compare every hand-written gradient with finite differences", _gradcheck)
     add("--all", action="store_true", help="a line for every gradient, not for every cell")
@@ -126,7 +133,7 @@ def _parser():
 
 
 def _demo(settings):
-    summary = demo.demo(settings.out, settings.epochs, settings.seed, say=tell, device=settings.device)
+    summary = demo.demo(settings.out, settings.epochs, settings.seed, say=say, device=settings.device)
     return 130 if any(run["stopped"] == "interrupted" for run in summary["models"].values()) else 0
 
 
@@ -154,7 +161,7 @@ def _run_here(settings):
             what = settings.experiment, models, settings.seeds, rates, settings.results, jobs, settings.device
             found = run_all(*what, **asked)
         for run in filter(None, found):
-            tell(_line(run))
+            say(_line(run))
         return 1 if None in found else 0
     many = settings.seeds is not None or settings.results != spelled_out(RESULTS)
     if many or not len(settings.experiment) == len(models or ()) == len(rates or (0,)) == 1:

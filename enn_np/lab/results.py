@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..backend import device_module
 from ..checkpoint import differ, lock, spelled_out, write_text
-from ..train import LOST
+from ..train.parallel import started
 from .table import find
 
 
@@ -163,8 +162,8 @@ KINDS = {
 }
 
 
-def machine(device="cpu", workers=1):
-    """What the numbers were measured on. workers: processes that shared every batch."""
+def machine(device="cpu"):
+    """What the numbers were measured on. workers: processes that share every batch."""
     from .. import __version__
 
     return ({"card": card_name()} if device == "cuda" else {}) | {
@@ -175,7 +174,7 @@ def machine(device="cpu", workers=1):
         "numpy": np.__version__,
         "enn_np": __version__,
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
-        "workers": workers,
+        "workers": started().size,
         "revision": revision(),
     }
 
@@ -202,17 +201,3 @@ def processor():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def tell(line=""):
-    """Print a line at once. Where its reader is gone, as with `| head`, the work goes on, and no one is told."""
-    with LOST:
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            mute()
-
-
-def mute():
-    """Standard output goes nowhere from now on: what is still to be written there would fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,10 +26,10 @@ from .. import checks
 from ..backend import device_module
 from ..checkpoint import Taken, lock, read_arrays, whole, write_text
 from ..language import wikitext2_recipe
-from ..train import BLAS_THREADS, Diverged
+from ..train import BLAS_THREADS, Diverged, say
 from ..train.parallel import started
 from . import pages, table, work
-from .results import RUN, folder, machine, read_result, revision, run_folder, tell, write_json
+from .results import RUN, folder, machine, read_result, revision, run_folder, write_json
 from .table import Experiment
 
 RESULTS = "data/results"
@@ -103,10 +103,10 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
     with run_folder(out, run.what, resume) as (out, checkpoint, done):
         if done:
             return done
-        ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
         workers, saving = started(), {"checkpoint": checkpoint, "resume": resume}
+        measured = machine(device)  # of the code that is loaded, not of what is committed by the end
+        ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
         workers.check(ready.model)
-        measured = machine(device, workers.size)  # of the code that is loaded, not of what is committed by the end
         workers.first(lambda: (run, device, saving))  # see `follow`
         history = ready.learn(verbose=verbose, reduce=workers, **saving)
         summary = {**run.what, **({} if run.short else ready.test()), **work.outcome(history, ready.monitor)}
@@ -140,7 +140,7 @@ def run_one(key, model, seed, out, rate=None, resume=False, device="cpu", verbos
     return run_in(out, run, resume, device, verbose)
 
 
-def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, jobs=1, device="cpu", say=tell, **asked):
+def run_all(experiments, models=None, seeds=None, rates=None, results=RESULTS, jobs=1, device="cpu", say=say, **asked):
     """Run what is missing of some experiments. Returns all results, None for what failed or another process has.
 
     experiments: keys, see `table.find`. models: names, all of the experiment if None. seeds: so many, 0 first, the
@@ -288,7 +288,7 @@ def _one(run, device, verbose):
     return f"{value}, {summary['seconds'] / 60:.1f} minutes"
 
 
-def do(runs, jobs, device="cpu", say=tell):
+def do(runs, jobs, device="cpu", say=say):
     """Make the results of runs, `jobs` at a time or by an Executor; say how each ended. A failed run costs no other.
 
     Processes are spawned, so that NumPy is imported after the number of BLAS threads is set. A Ctrl-C ends them at

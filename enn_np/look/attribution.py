@@ -5,7 +5,7 @@
     A_t = (1 - eta)^t A_0 + sum_{s <= t} (1 - eta)^(t-s) ( A_s - (1 - eta) A_{s-1} )    in the bracket: what s wrote
 
 While the clip is inactive, (9) says that the bracket is eta (D_s + eps_s). With the third line in the first, and a
-trace per sample, D_s = a_s z_s', what the trace gives to step t is then a linear attention over the cues of the past:
+trace per sample, D_s = a_s' z_s, what the trace gives to step t is then a linear attention over the cues of the past:
 
     alpha a_t A_{t-1} = alpha (1 - eta)^(t-1) a_t A_0 + alpha eta sum_{s < t} (1 - eta)^(t-1-s) <a_t, a_s> z_s + noise
 

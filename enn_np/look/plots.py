@@ -25,7 +25,7 @@ def learning_curves(histories, metrics=("val_loss", "val_accuracy"), loss_unit="
     """One panel per metric, one line per model, over epochs.
 
     histories  model name -> {"loss", "accuracy", "val_loss", "val_accuracy": one number per epoch}, or -> a
-               list of such runs: mean and a band, smallest to largest; who ended early counts on with the last number
+               list of such runs: mean, and a band to the extremes; a run that ended early goes on with its last number
     metrics    keys to draw; a loss (in `loss_unit`) on a logarithmic axis, an accuracy (0 to 1) in per cent
     """
     if not histories or not metrics:

@@ -14,11 +14,11 @@ from ..checkpoint import Checkpoint
 from ..optim import Optimizer
 from .loop import BLAS_THREADS, Training
 from .parallel import MPI, Workers
-from .watch import LOST, Callback, Diverged, EarlyStopping, History, ReduceOnPlateau
+from .watch import Callback, Diverged, EarlyStopping, History, ReduceOnPlateau, mute, say
 
 __all__ = [
-    "BLAS_THREADS", "LOST", "MPI", "Callback", "Diverged", "EarlyStopping", "History", "ReduceOnPlateau", "Training",
-    "Workers", "add", "draws", "fingerprint", "fit", "fit_fresh",
+    "BLAS_THREADS", "MPI", "Callback", "Diverged", "EarlyStopping", "History", "ReduceOnPlateau", "Training", "Workers",
+    "add", "draws", "fingerprint", "fit", "fit_fresh", "mute", "say",
 ]  # fmt: skip
 
 # What draws from a seed beside the initial values (`default_rng(seed)`): else states and noise repeat the weights.

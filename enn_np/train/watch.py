@@ -1,6 +1,7 @@
 """Who watches a training run: its history, callbacks, warnings of what goes wrong without any error, and the bar."""
 
 import math
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -201,10 +202,18 @@ def watch_memory(model, warned, read):
 # ------------------------------------------------------------------------------------------------------ what is shown
 
 
-def say(line):
-    """Print a line now, also into a pipe, if anyone reads it."""
+def say(line=""):
+    """Print a line at once. Where its reader is gone, as with `| head`, the work goes on, and no one is told."""
     with LOST:
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            mute()
+
+
+def mute():
+    """Standard output goes nowhere from now on: what is still to be written there would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _screen():
