@@ -70,9 +70,9 @@ WRONG = {
         "overflows": ("(s - s.max(-1, keepdims=True))", "s"),
     },
     "03-integrate": {
-        "wrong order": ("W_z, W_m, W_h =", "W_z, W_h, W_m ="),
+        "wrong order": ("from_z, from_m, from_h =", "from_z, from_h, from_m ="),
         "forgotten term": (" + b_c", ""),
-        "wrong sign": ("m @ W_m", "-m @ W_m"),
+        "wrong sign": ("m @ from_m", "-m @ from_m"),
         "no ReLU": ("np.maximum(", "np.add("),
         "wrong axis": ("np.split(W_c, 3)", "np.split(W_c, 3, axis=1)"),
     },
