@@ -16,7 +16,7 @@ key that is followed by a value leaves the value at the key's address: (6), Hebb
 Other rules in the place of (7), and another address in that of (2), where the trace is a matrix from cues to values:
 
     hebb   A_t = (1 - delta) A_{t-1} + w_t' v_t                         fast weights (Ba et al. 2016, arXiv 1610.06258)
-    delta  A_t = (1 - delta) A_{t-1} + w_t (v_t - a_{t-1} A_{t-1})'     only what the address does not recall already
+    delta  A_t = (1 - delta) A_{t-1} + w_t' (v_t - a_{t-1} A_{t-1})     only what the address does not recall already
                                                                         (Schlag et al. 2021, arXiv 2102.11174)
     key    a_t = z_t / |z_t|                                            the cue itself, no bank: N = H
 
