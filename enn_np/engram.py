@@ -28,8 +28,8 @@ from .ops import relu, relu_back, relu_norm, relu_norm_back, sum_rows, unit, uni
 # State: h (B, H), and the Hebbian trace A, (N, H) shared by the batch or (B, N, H) one per sample.
 EngramState = namedtuple("EngramState", "h A")
 # What needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
-# noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8).
-EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share")
+# noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8); mean, over workers, or None.
+EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share mean")
 # What a step keeps: the new A; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
 # ReLU r and layer norm r_hat, r_inv of (7).
 EngramKept = namedtuple("EngramKept", "A M_eff M_inv s a zmh c r r_hat r_inv")
@@ -108,12 +108,12 @@ class Engram(Traced):
             return None
         return xp.asarray(self.trace_noise * rng.standard_normal((steps, self.slots, self.hidden), dtype))
 
-    def encode(self, params, x, mask=None, noise=None):
-        """Equation (1): the cue needs no past. x (..., B, D); noise (..., N, H) or None."""
+    def encode(self, params, x, mask=None, noise=None, mean=None):
+        """Equation (1): the cue needs no past. x (..., B, D); noise (..., N, H); mean: see `train.parallel`."""
         if noise is not None:
             float_array("noise", noise, (*x.shape[:-2], self.slots, self.hidden), x.dtype)
         z, *norm = relu_norm(params, "z", linear(x, params["W_z"], params["b_z"]))  # (..., B, H) (1) cue
-        return EngramCue(z, *unit(z), *norm, noise, self._share(mask, x))
+        return EngramCue(z, *unit(z), *norm, noise, self._share(mask, x), mean)
 
     def step(self, params, e, state):
         M_eff = self.trace_scale * state.A  # (N, H), or (B, N, H) per sample: in place from here, as it may be large
@@ -130,8 +130,8 @@ class Engram(Traced):
     def _written(self, a, e, A):
         """(8) and (9). The trace was read first: step t recalls what the steps before t wrote."""
         eta = self.hebbian_rate
-        A = (1 - eta) * A
-        A += write(a * (eta * e.share), e.z, self.trace == "batch")
+        A, D = (1 - eta) * A, write(a * (eta * e.share), e.z, self.trace == "batch")
+        A += e.mean(D) if e.mean else D
         if e.noise is not None:
             A += eta * e.noise
         if self.trace_clip is not None and eta:  # a trace at rest is not clipped
@@ -140,8 +140,7 @@ class Engram(Traced):
 
     def step_back(self, params, d, e, state, k, da=0):
         """Undo (9) to (2). d: gradient at (h_t, A_t); da (B, N): a loss' own gradient at the retrieval weights."""
-        xp, H = array_module(d.h), self.hidden
-        shared, share = self.trace == "batch", self.hebbian_rate * e.share
+        xp, H, shared, share = array_module(d.h), self.hidden, self.trace == "batch", self.hebbian_rate * e.share
 
         dr = relu_norm_back(params, "h", d.h, k.r, k.r_hat, k.r_inv)  # (7)
         dc = relu_back(dr @ params["W_h"].T, k.c)  # (7) to c_t, through the ReLU of (6)
@@ -158,7 +157,7 @@ class Engram(Traced):
         dM = dM_eff.copy() if shared else dM_eff.sum(0)  # (2) to the bank
         dA = (1 - self.hebbian_rate) * dA  # (9) to A_{t-1}
         dM_eff *= self.trace_scale
-        dA += dM_eff  # (2) to A_{t-1}
+        dA += e.mean(dM_eff) if e.mean else dM_eff  # (2) to A_{t-1}
         return EngramState(dh, dA), EngramGradient(d.h, dz, dc, dr, dM)
 
     def _unclip(self, dA, A):

@@ -148,11 +148,10 @@ class SoftmaxHead:
 
     def _check(self, params, h, targets, weights):
         """Which tokens are looked at, on a card all; their h (n, H), targets (n,) and shares (n,) in the mean."""
-        for name, each in (("h", h), ("targets", targets)):
-            if not hasattr(each, "dtype"):
-                raise TypeError(f"{name}: expected an array, got {type(each).__name__}; convert it with numpy.asarray")
-        xp, seen, shape, scale = array_module(h), slice(None), h.shape[:-1], None
-        checks.float_array("h", flat(h), ("n", params["W"].shape[1]), params["W"].dtype, finite=False)
+        shape, W, seen, scale = getattr(h, "shape", ())[:-1], params["W"], slice(None), None
+        xp = array_module(checks.float_array("h", h, (*"n" * len(shape), W.shape[1]), W.dtype, finite=False))
+        if not hasattr(targets, "dtype"):
+            raise TypeError(f"targets: expected an array, got {type(targets).__name__}; convert it with numpy.asarray")
         if weights is not None:
             checks.unmasked("weights", weights)
             same = all(getattr(each, "shape", None) == shape for each in (weights, targets))

@@ -17,7 +17,6 @@ import numpy as np
 from . import checks, train
 from .backend import array_module, to_numpy
 from .binding import Binding
-from .bptt import each
 from .cells import GRU, LSTM, RNN
 from .checkpoint import register
 from .data.text import ids_below, stream_batches, unigram_perplexity
@@ -25,6 +24,7 @@ from .engram import Engram
 from .heads import SoftmaxHead, add_rows
 from .models import Model, cleared, plain
 from .optim import Adam, Optimizer
+from .train.parallel import rowwise
 
 NOT_ASKED = -1  # a target that does not count: such a step has no loss, and the head never sees it
 
@@ -263,9 +263,10 @@ class Pieces:
         size = len(piece[0])
         rows, live, rng = self.workers.rows(size, rng)
         ids, targets = (self.model.time_major(part[rows]) for part in piece)
-        states = [each(lambda part: part[rows], type(state)(**carry[str(i)])) for i, state in enumerate(self.start)]
+        states = [type(state)(**carry[str(i)]) for i, state in enumerate(self.start)]
+        states = list(rowwise(self.model.cells, states, lambda part: part[rows]))
         numbers, grads, states = self.model.learn(ids, targets, rng, states=states)
-        states = [each(lambda part: self.workers.join(part, rows, size, live), state) for state in states]
+        states = rowwise(self.model.cells, states, lambda part: self.workers.join(part, rows, size, live))
         return live * ids.size, train.add({}, numbers, live * ids.size), grads, _carry(states)
 
 

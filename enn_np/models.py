@@ -122,9 +122,8 @@ class Model:
         xp, finals, tapes = array_module(x), [], []
         for i, cell in enumerate(self.cells):
             state = states[i] if states else parallel.start(cell, x.shape[1], x.dtype, rng, xp)
-            noise = cell.noise(rng, len(x), x.dtype, xp) if rng is not None and hasattr(cell, "noise") else None
-            given = {} if noise is None else {"noise": noise}
-            x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, **given)
+            more = parallel.given(cell, len(x), x.dtype, rng, xp)
+            x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, **more)
             finals.append(final)
             tapes.append(tape)
         return x, finals, tapes

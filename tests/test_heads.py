@@ -240,7 +240,7 @@ def test_add_rows_adds_each_row_at_its_id(seed, tokens, dtype):
         ({"h": np.zeros((7, 4))}, ValueError, r"h: expected shape \(n, 5\)"),
         ({"h": np.zeros((7, H), np.float32)}, TypeError, "h: expected float64"),
         ({"h": np.zeros((7, H), int)}, TypeError, "h: expected float64, got int64"),
-        ({"h": [[0.0]]}, TypeError, "^h: expected an array"),
+        ({"h": [[0.0]]}, TypeError, "^h: expected a NumPy"),
         ({"targets": [0] * 7}, TypeError, "^targets: expected an array"),
         ({"targets": [0] * 7, "weights": np.ones(7)}, TypeError, "^targets: expected an array"),
         ({"h": np.zeros((0, H)), "targets": np.zeros(0, int)}, ValueError, "h: .*empty"),

@@ -33,9 +33,9 @@ from enn_np import (
 from enn_np import checkpoint as files
 from enn_np.train.parallel import Workers, started
 
-pytestmark = pytest.mark.filterwarnings("ignore:cell 0. .*(Hebbian trace|never read):RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:cell [01]. .*(Hebbian trace|never read):RuntimeWarning")
 NETWORKS = tuple(EACH_ALONE)
-KINDS = (*NETWORKS, "stack", "steps", "regressor", "penalty", "fresh", "windows", "stream")
+KINDS = (*NETWORKS, "batch", "stack", "steps", "regressor", "penalty", "fresh", "windows", "stream", "shared stream")
 CLOSE = 1e-10
 
 
@@ -50,8 +50,9 @@ def train(kind, workers=None, **settings):
         targets = np.where(np.random.default_rng(4).random((37, 6)) < 0.5, (ids + 1) % 17, -1)
         targets[:, 0] = 1  # how much is asked differs from row to row
         return model, model.fit(ids, targets, batch_size=9, mask=padding(37, 6), **given)
-    if kind == "stream":
-        model = LanguageModel([Binding(6, 5), LSTM(4)], 17, 5, **head)
+    if kind in ("stream", "shared stream"):
+        first = Binding(6, 5) if kind == "stream" else Engram(6, 5)  # whose trace is the batch's
+        model = LanguageModel([first, LSTM(4)], 17, 5, **head)
         text = np.random.default_rng(3).integers(0, 17, 125)
         return model, model.fit_stream(text, batch_size=2, steps=13, validation_data=text[:40], **given)
     if kind == "fresh":
@@ -68,8 +69,11 @@ def train(kind, workers=None, **settings):
         model, y, given["mask"] = StepClassifier(GRU(4), D, C, answers=2, **head), np.stack([y, y[::-1]], 1), None
     elif kind == "regressor":
         model, y = Regressor(GRU(4), D, 2, pooling="mean", **head), x.mean(1)[:, :2]
-    elif kind == "penalty":
-        model, given["mask"] = classifier(Engram(6, 5, trace="sample", entropy=0.1), **head), None
+    elif kind in ("penalty", "batch"):
+        cells = [Engram(6, 5, trace="sample", entropy=0.1)]
+        if kind == "batch":  # the second is as much on its clip as below it
+            cells = [Engram(6, 5, entropy=0.1), Engram(4, 3, hebbian_rate=0.5, trace_clip=0.05)]
+        model, given["mask"] = classifier(cells, **head), None
     else:
         cells = [Engram(6, 5, trace="sample"), Binding(5, 4)] if kind == "stack" else EACH_ALONE[kind]
         model = classifier(cells, pooling="attention", **head)
@@ -186,8 +190,12 @@ def test_one_worker_is_no_worker(alone):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"cells": Engram(6, 5)}, r'^reduce: the trace of Engram is a mean .* got trace="batch".*use trace="sample"'),
-        ({"cells": Engram(6, 5, trace="sample", l1=0.1)}, r"^reduce: l1 and entropy .*; leave out the mask"),
+        ({"cells": Binding(6, 5, trace="batch")}, r'^reduce: a batch shares A of Binding, .*; use trace="sample", or'),
+        ({"cells": Engram(6, 5)}, r"^reduce: the trace of a batch is a mean, .*; leave it out, or train"),
+        (
+            {"cells": Engram(6, 5, trace="sample", l1=0.1)},
+            r"^reduce: l1 and entropy are means, .*; leave it out, or train",
+        ),
     ],
 )
 def test_what_does_not_add_up_is_refused(settings, words):
@@ -243,14 +251,14 @@ def ranks(size, do, seconds=240):
 @mpi
 def test_ranks_equal_one(alone, tmp_path):
     do = f"""
-for kind in {(*NETWORKS, "stream")}:
+for kind in {(*NETWORKS, "batch", "stream")}:
     model, history = train(kind, workers)
     model.save(f"{tmp_path}/{{kind}}-{{workers.rank}}.npz")
     assert workers.size == 2 and workers.first(lambda: history["loss"]) == history["loss"]
 """
     ended = ranks(2, do)
     assert ended.returncode == 0, ended.stderr
-    for kind in (*NETWORKS, "stream"):
+    for kind in (*NETWORKS, "batch", "stream"):
         first, second = (load(tmp_path / f"{kind}-{rank}.npz") for rank in (0, 1))
         assert same_to_the_bit(first.params, second.params)
         assert difference((first, {}), (alone[kind][0], {})) < CLOSE
@@ -295,14 +303,16 @@ def test_a_dead_rank_ends_all_and_others_go_on_from_the_checkpoint(how, rank, al
 @mpi
 def test_the_command(tmp_path):
     """Rank 0 alone writes and prints; a run that workers cannot share costs the others nothing."""
-    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "enn_np", "run", "regression/paper", "--seeds", "1"]
-    command += ["--epochs", "1", "--limit", "200", "--results", str(tmp_path), "--models"]
-    ended = subprocess.run([*command, "engram", "gru"], capture_output=True, text=True, timeout=240)
+    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "enn_np", "run", "recall2", "--seeds", "1"]
+    command += ["--rates", "1e-3", "--steps", "1", "--batch-size", "2", "--results", str(tmp_path), "--models"]
+    ended = subprocess.run([*command, "binding-batch", "gru"], capture_output=True, text=True, timeout=240)
     assert ended.returncode == 1, ended.stderr
     assert ended.stdout.count("2 of 2 runs to do") == 1
-    assert ended.stdout.count("regression-paper-engram-0: FAILED: ValueError: reduce: the trace of Engram") == 1
-    assert [each.name for each in tmp_path.glob("*.json")] == ["regression-paper-gru-0.json"]
-    assert not (tmp_path / "runs" / "regression-paper-gru-0" / "checkpoint.npz").exists()
+    assert (
+        ended.stdout.count("recall2-sound-binding-batch-0: FAILED: ValueError: reduce: a batch shares A of Bind") == 1
+    )
+    assert [each.name for each in tmp_path.glob("*.json")] == ["recall2-sound-gru-0.json"]
+    assert not (tmp_path / "runs" / "recall2-sound-gru-0" / "checkpoint.npz").exists()
     ended = subprocess.run([*command, "gru"], capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0 and ended.stdout.count("0 of 1 runs to do") == 1, ended.stderr
     ended = subprocess.run([*command, "nobody"], capture_output=True, text=True, timeout=240)

@@ -170,20 +170,6 @@ def test_the_summary_is_that_of_the_run(whole):
         assert said in words, said
 
 
-def test_the_page_opens_with_what_came_out(whole, tmp_path):
-    """A best one of several that is the worst, or a single network that is called the best."""
-    intact, off, *_ = whole[2]["slots"]["ablations"]
-    said = f" The network with the trace is right on {intact[1]} of 20 stored sequences, on {off[1]} with it off."
-    assert whole[2]["takeaway"] == "Engram: test accuracy 93.75%, test loss (nats) 0.2500." + said
-    models = {"Engram": run_numbers(test_loss=0.3), "GRU": run_numbers(test_perplexity=20), "LSTM": {"history": {}}}
-    del models["Engram"]["test_accuracy"], models["GRU"]["test_accuracy"]
-    found = data_of(tmp_path, {"models": models})["takeaway"]
-    assert found == "GRU, the best of 3 networks: test loss (nats) 0.2500, test perplexity 20.0."
-    order = "This page shows", "Engram: test accuracy 93.75%", "Results on the test set"
-    places = [" ".join(Page(whole[1]).texts).index(part) for part in order]
-    assert places == sorted(places)
-
-
 def test_a_network_has_its_colour_in_a_chart():
     """The same as in all figures; a level is drawn, too."""
     found, other = (webreport._drawn({"Engram": [1.0, 0.5], "GRU": [0.25]}, "epoch", 1, level) for level in (None, 0.4))
@@ -327,7 +313,6 @@ def test_without_labels_the_network_is_its_own_judge(tmp_path):
     del stored["labels"]
     data = data_of(tmp_path, summary_of(), stored, network())
     assert data["slots"]["truth"] is False and data["slots"]["ablations"][0][1] == "100.0%"
-    assert "stored sequences" not in data["takeaway"]  # it said: right on 100.0%
     assert not any("truth" in each for each in data["examples"])
 
 

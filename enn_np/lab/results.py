@@ -114,9 +114,7 @@ def load_results(folder, benchmark, protocol, diverged=False):
     return {model: [found[model][seed] for seed in sorted(found[model])] for model in sorted(found, key=known.index)}
 
 
-@functools.cache
-def _unchanged(path, *_):
-    return read_result(path)
+_unchanged = functools.cache(lambda path, *_: read_result(path))  # with its time and size
 
 
 def lacks(result):

@@ -73,8 +73,7 @@ def against(key, end="", order=1):
     return {name.upper(): (f"{key}/engram", f"{key}/{name}{end}")[::order] for name in ("rnn", "gru", "lstm")}
 
 
-def above_line(run):
-    """By how much its loss is above that of the straight line that fits best."""
+def above_line(run):  # the straight line that fits best
     return run["test_loss"] - run["test_linear_loss"]
 
 

@@ -75,8 +75,7 @@ def contents(source):
     statistics = next((run["trace"] for run in runs.values() if run.get("trace")), [])
     return {
         "title": title.format(*(summary.get(name, "–") for name in ("model", "benchmark", "protocol", "seed"))),
-        "slots": (slots := _slot_use(model, stored)),
-        "takeaway": _takeaway(runs, slots),
+        "slots": _slot_use(model, stored),
         "notes": notes,
         "entry": entry,
         "results": _results(summary, runs, f"{entry}s"),
@@ -158,17 +157,6 @@ def _results(summary, runs, entries):
         epochs = max(map(len, (run.get("history") or {}).values()), default=0)
         rows.append([*cells, f"{epochs} (best {run.get('best_epoch') or '–'})", run.get("stopped", "–")])
     return ["model", *(RESULTS[name][0] for name in known), entries, "ended"], rows
-
-
-def _takeaway(runs, slots):
-    """What a reader should know first, in sentences."""
-    best = max(runs, key=lambda name: runs[name].get("test_accuracy", -runs[name].get("test_loss", np.inf)))
-    scores = [f"{RESULTS[k][0]} {RESULTS[k][1].format(runs[best][k])}" for k in list(RESULTS)[:3] if k in runs[best]]
-    said = f"{best}{f', the best of {len(runs)} networks' * (len(runs) > 1)}: {', '.join(scores)}." * bool(scores)
-    if slots and slots["truth"] and slots["ablations"]:
-        on, off = (row[1] for row in slots["ablations"][:2])
-        said += f" The network with the trace is right on {on} of {slots['n']} stored sequences, on {off} with it off."
-    return said
 
 
 def _curves(histories):

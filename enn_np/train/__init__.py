@@ -63,10 +63,13 @@ class Samples:
         count = live * int(counts[rows].sum())
         mask = None if mask is None else model.time_major(mask[rows])
         y = array_module(model.params["head.W"]).asarray(y[rows])
+        uneven = self.workers.size > 1 and (mask is not None or counts.min() < counts.max())
+        remedy = "to which a mask gives other weights than to the loss; leave it out, or train in one process"
+        if uneven and any(getattr(cell, "shared", ()) for cell in model.cells):
+            raise ValueError(f"reduce: the trace of a batch is a mean, {remedy}")
         found, grads = model.loss_and_grads(model.time_major(x[rows]), y, rng, mask)
-        if self.workers.size > 1 and "penalty" in found and (mask is not None or counts.min() < counts.max()):
-            why = "l1 and entropy are means over steps, which a mask counts otherwise than the loss"
-            raise ValueError(f"reduce: {why}; leave out the mask or the penalties, or train in one process")
+        if uneven and "penalty" in found:
+            raise ValueError(f"reduce: l1 and entropy are means, {remedy}")
         return count, add({}, found, count), grads, carry
 
 

@@ -3,13 +3,16 @@
     mean over n rows = sum over workers of n_r / n (mean over their n_r rows); so with the gradients, which are linear
 
 Everything random is drawn by every worker for the whole batch, and its rows are kept: many do what one does alone, to
-rounding. `Workers` is one process alone, and what any other kind must have; `MPI` is the processes of mpiexec.
+rounding. What a batch shares, as Engram's trace, is such a mean at every step, and so is the gradient there, backward.
+`Workers` is one process alone, and what any other kind must have; `MPI` is the processes of mpiexec.
 """
 
 import functools
+import inspect
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,15 +22,12 @@ from .watch import Diverged
 
 
 class Rows(NamedTuple):
-    """A generator, which is the same for every worker, and which rows of a batch of `size` are here."""
+    """A generator, the same for every worker, or None; which of a batch's `size` rows are here; `mean` over workers."""
 
     whole: Any
     rows: slice
     size: int
-
-    def __getattr__(self, name):
-        """What is drawn for the batch as a whole, such as trace noise, is drawn as if there were no rows."""
-        return getattr(self.whole, name)
+    mean: Callable
 
 
 def random(rng, shape, dtype):
@@ -42,10 +42,23 @@ def random(rng, shape, dtype):
 
 def start(cell, batch, dtype, rng, xp):
     """A cell's initial state for `batch` rows."""
-    if not isinstance(rng, Rows):
-        return cell.initial_state(batch, dtype, rng, xp)
-    state = cell.initial_state(rng.size, dtype, rng.whole, xp)
-    return type(state)(*(part[rng.rows] for part in state))
+    whole, rows, size = rng[:3] if isinstance(rng, Rows) else (rng, slice(None), batch)
+    return next(rowwise([cell], [cell.initial_state(size, dtype, whole, xp)], lambda part: part[rows]))
+
+
+def rowwise(cells, states, function):
+    """`function` of all parts of the cells' states, but of those that the batch shares."""
+    for cell, state in zip(cells, states, strict=True):
+        parts, shared = zip(state._fields, state, strict=True), getattr(cell, "shared", ())
+        yield type(state)(*(part if name in shared else function(part) for name, part in parts))
+
+
+def given(cell, steps, dtype, rng, xp):
+    """What else a run of a cell is given: trace noise, which is the whole batch's, and the `mean` of what it shares."""
+    whole, *_, mean = rng if isinstance(rng, Rows) else (rng, None)
+    noise = cell.noise(whole, steps, dtype, xp) if whole is not None and hasattr(cell, "noise") else None
+    more = ("noise", noise), ("mean", mean if getattr(cell, "shared", ()) else None)
+    return {name: value for name, value in more if value is not None}
 
 
 class Workers:
@@ -70,19 +83,23 @@ class Workers:
         pass
 
     def check(self, model):
-        """Raise ValueError unless every row of a batch can learn without the others."""
+        """Raise ValueError where a batch shares what its workers cannot."""
         for cell in model.cells if self.size > 1 else ():
-            if getattr(cell, "shared", ()):
-                why = f'the trace of {type(cell).__name__} is a mean over the batch, got trace="batch"'
-                raise ValueError(f'reduce: {why}; workers would wait for each other at every step, use trace="sample"')
+            if getattr(cell, "shared", ()) and "mean" not in inspect.signature(cell.encode).parameters:
+                why = f"a batch shares {cell.shared[0]} of {type(cell).__name__}, whose `encode` takes no `mean`"
+                raise ValueError(f'reduce: {why}; use trace="sample", or train in one process')
 
     def rows(self, size, rng):
-        """Which rows of `size` are this worker's, 1 or 0 for whether they count, and the generator for them."""
+        """Which rows of `size` are this worker's, 1 or 0 for whether they count, and `Rows` or, alone, `rng`."""
         if self.size == 1:
             return slice(None), 1, rng
         start, stop = size * self.rank // self.size, size * (self.rank + 1) // self.size
         rows = slice(start, max(stop, start + 1))  # who has none takes one that counts nothing, to draw as others do
-        return rows, int(stop > start), Rows(rng, rows, size)
+
+        def mean(part):
+            return array_module(part).asarray(self((stop - start) / size * to_numpy(part)))
+
+        return rows, int(stop > start), Rows(rng, rows, size, mean)
 
     def join(self, part, rows, size, counts):
         """All workers' rows (size, ...), from those of each, which `counts` is 1 or 0 for, as in `rows`."""

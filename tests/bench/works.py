@@ -115,6 +115,7 @@ def all_works(device="cpu"):
         "lstm-ranks": ranks("lstm-ranks", {"torch nn.LSTM": TORCH, "Keras": KERAS}, cell="lstm", hidden=(128, 64)),
         "gru-ranks": ranks("gru-ranks", {"torch nn.GRU": TORCH, "Keras": KERAS}, cell="gru", hidden=(128, 64)),
         "rnn-ranks": ranks("rnn-ranks", {"torch nn.RNN": TORCH, "Keras": KERAS}, cell="rnn", hidden=(128, 64)),
+        "engram-ranks": ranks("engram-ranks", engram),
         "engram-sample-ranks": ranks("engram-sample-ranks", {}, trace="sample"),
         "binding-ranks": ranks("binding-ranks", {}, cell="binding"),
         "recompute": recompute("recompute T=784", steps=784),
