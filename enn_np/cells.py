@@ -12,7 +12,7 @@ first part, and all that is kept are NamedTuples. A cell of yours is these six m
 
 All return new arrays and change none that they are given. `collect` finds every part by its name, as before.h or k.i,
 stacked, (T, B, ...); in place of dx it may return a function that makes it. If the batch shares parts of the state, the
-tuple `shared` names them, and `encode` gets the mask, too. Methods `noise` and `penalty` are as those of `Engram`.
+tuple `shared` names them; `encode` gets the mask and, if it takes it, `mean`. `noise`, `penalty`, `mean`: see `Engram`.
 
 Letters: T time, B batch, D inputs, H hidden. Matrices of several gates are stacked along a first axis, (gates, D, H):
 every gate then is a contiguous (B, H) array. `d` is the gradient at the state after the step, then before it.
