@@ -122,8 +122,7 @@ class Model:
         xp, finals, tapes = array_module(x), [], []
         for i, cell in enumerate(self.cells):
             state = states[i] if states else parallel.start(cell, x.shape[1], x.dtype, rng, xp)
-            more = parallel.given(cell, len(x), x.dtype, rng, xp)
-            x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, **more)
+            x, final, tape = run(cell, self.layer_params(i), x, state, mask, keep, **parallel.given(cell, x, rng))
             finals.append(final)
             tapes.append(tape)
         return x, finals, tapes

@@ -42,8 +42,9 @@ def random(rng, shape, dtype):
 
 def start(cell, batch, dtype, rng, xp):
     """A cell's initial state for `batch` rows."""
-    whole, rows, size = rng[:3] if isinstance(rng, Rows) else (rng, slice(None), batch)
-    return next(rowwise([cell], [cell.initial_state(size, dtype, whole, xp)], lambda part: part[rows]))
+    whole, rows, size = rng[:3] if isinstance(rng, Rows) else (rng, None, batch)
+    state = cell.initial_state(size, dtype, whole, xp)
+    return state if rows is None else next(rowwise([cell], [state], lambda part: part[rows]))
 
 
 def rowwise(cells, states, function):
@@ -53,12 +54,12 @@ def rowwise(cells, states, function):
         yield type(state)(*(part if name in shared else function(part) for name, part in parts))
 
 
-def given(cell, steps, dtype, rng, xp):
-    """What else a run of a cell is given: trace noise, which is the whole batch's, and the `mean` of what it shares."""
+def given(cell, x, rng):
+    """What else a run over x is given: trace noise, which is the whole batch's, and the `mean` of what it shares."""
     whole, *_, mean = rng if isinstance(rng, Rows) else (rng, None)
-    noise = cell.noise(whole, steps, dtype, xp) if whole is not None and hasattr(cell, "noise") else None
-    more = ("noise", noise), ("mean", mean if getattr(cell, "shared", ()) else None)
-    return {name: value for name, value in more if value is not None}
+    noise = cell.noise(whole, len(x), x.dtype, array_module(x)) if whole and hasattr(cell, "noise") else None
+    shared = {"mean": mean} if mean and getattr(cell, "shared", ()) else {}
+    return shared if noise is None else {"noise": noise, **shared}
 
 
 class Workers:
