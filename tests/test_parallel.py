@@ -147,7 +147,7 @@ class Copied(Checkpoint):
             shutil.copy(self.path, self.path.with_name("middle.npz"))
 
 
-@pytest.mark.parametrize("kind", ("lstm", "fresh", "windows", "stream"))
+@pytest.mark.parametrize("kind", ("lstm", "batch", "fresh", "windows", "stream", "shared stream"))
 @pytest.mark.parametrize("size", (1, 3))
 def test_another_number_of_workers_goes_on(kind, size, alone, tmp_path):
     """What one worker alone knows, such as the state that its rows of a text have come to, must be in the file."""
