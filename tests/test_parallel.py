@@ -187,10 +187,18 @@ def test_one_worker_is_no_worker(alone):
     assert same_to_the_bit(train("lstm", Workers())[0].params, alone["lstm"][0].params)
 
 
+class Slower(Engram):
+    """A cell that writes in its own way, of which `encode` does not know."""
+
+    def _written(self, a, e, A):
+        return A + 0.01 * (super()._written(a, e, A) - A)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"cells": Binding(6, 5, trace="batch")}, r'^reduce: a batch shares A of Binding, .*; use trace="sample", or'),
+        ({"cells": Slower(6, 5)}, r"^reduce: a batch shares A of Slower, which has no own `encode` with `mean`"),
         ({"cells": Engram(6, 5)}, r"^reduce: the trace of a batch is a mean, .*; leave it out, or train"),
         (
             {"cells": Engram(6, 5, trace="sample", l1=0.1)},

@@ -8,11 +8,11 @@ rounding. What a batch shares, as Engram's trace, is such a mean at every step, 
 """
 
 import functools
-import inspect
 import os
 import sys
 import time
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,10 +84,10 @@ class Workers:
         pass
 
     def check(self, model):
-        """Raise ValueError where a batch shares what its workers cannot."""
+        """ValueError where a batch shares a state, unless the very class (others may write otherwise) takes `mean`."""
         for cell in model.cells if self.size > 1 else ():
-            if getattr(cell, "shared", ()) and "mean" not in inspect.signature(cell.encode).parameters:
-                why = f"a batch shares {cell.shared[0]} of {type(cell).__name__}, whose `encode` takes no `mean`"
+            if getattr(cell, "shared", ()) and "mean" not in signature(vars(type(cell)).get("encode", len)).parameters:
+                why = f"a batch shares {cell.shared[0]} of {type(cell).__name__}, which has no own `encode` with `mean`"
                 raise ValueError(f'reduce: {why}; use trace="sample", or train in one process')
 
     def rows(self, size, rng):
