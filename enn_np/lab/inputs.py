@@ -12,8 +12,7 @@ from ..data import tasks
 from .table import MQAR_STEPS, WAYS
 
 GENERATED = {"regression": (14_000, 2_000, 4_000), "recall": (20_000, 2_000, 4_000)}  # train, validation, test
-MNIST_HELD_OUT = 6_000  # of the 60,000, to validate on
-CIFAR10_HELD_OUT = 5_000  # of the 50,000, in the sound protocol
+MNIST_HELD_OUT, CIFAR10_HELD_OUT = 6_000, 5_000  # training images to validate on; of CIFAR-10 by the sound protocol
 
 
 @dataclass(frozen=True)

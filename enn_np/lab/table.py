@@ -77,6 +77,7 @@ CELLS = {
     "binding-hebb": (Binding, {"rule": "hebb", "decay": 0.01, "learned_decay": True}, "Hebb, slots"),
     "binding-delta": (Binding, {"rule": "delta"}, "Delta, slots"),
     "key-hebb": (Binding, {"rule": "hebb", "address": "key", "decay": 0.01, "learned_decay": True}, "Hebb, key"),
+    "key-hebb-no-decay": (Binding, {"rule": "hebb", "address": "key"}, "Hebb, key, no decay"),
     "key-delta": (Binding, {"rule": "delta", "address": "key"}, "Delta, key"),
     "key-no-trace": (Binding, {"rule": "delta", "address": "key", **UNWRITTEN}, "Key without trace"),
 }
