@@ -254,13 +254,13 @@ def gradient_table(seeds, device="cpu"):
     window = {"window": {"window": 3}}  # shorter than the sequence
     cells = {table.cell(name, 4, 8, **window.get(name, {})): each[1] for name, each in table.CELLS.items()}
     cells |= {LEM(4, dt=0.5): {"dt": 0.5}, Convolution(3): {}}  # as wide as the input
+    cells |= {Binding(4, 8, rule="hebb"): {"rule": "hebb"}}
     few = {"retrieval": "top_k", "top_k": 3}, {"trace_clip": None}, {"trace_clip": 0.05, "hebbian_rate": 0.5}
     for change in (*{tuple(change): change for change in table.ABLATIONS.values()}.values(), *few):
         if not change.keys() & {"bank", "pooling", "cell", "trace_gradient"}:  # of the model, or not to agree
             for trace in ("batch", "sample"):
                 switches = {"trace": trace, "trace_scale": 2.0, **change}
                 cells[Engram(4, 8, **switches)] = switches
-    cells |= {Binding(4, 8, rule="hebb", address=each): {"rule": "hebb", "address": each} for each in ("slots", "key")}
     for cell, switches in sorted(cells.items(), key=lambda each: type(each[0]).__name__):
         for masked in (False, True):
             runs = [gradcheck.check(cell, batch=3, seed=seed, masked=masked, device=device) for seed in range(seeds)]
