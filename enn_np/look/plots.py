@@ -54,7 +54,7 @@ def task_curves(tasks):
         limits = {"xlim": (0, None)} | ({"ylim": (0, 1.03)} if kind == "accuracy" else {})
         finish(ax, title, "training step", f"validation {kind}", kind, **limits)
     most = max(axes, key=lambda ax: len(ax.lines)).get_legend_handles_labels()
-    columns = 3 if max(map(len, most[1])) > 20 else 6  # what does not fit is cut off
+    columns = 3 if sum(len(name) + 9 for name in most[1]) > 90 else 6  # what does not fit is cut off
     axes[0].figure.legend(*most, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     return axes[0].figure
 
