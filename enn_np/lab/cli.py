@@ -253,8 +253,8 @@ def gradient_table(seeds, device="cpu"):
     """
     window = {"window": {"window": 3}}  # shorter than the sequence
     cells = {table.cell(name, 4, 8, **window.get(name, {})): each[1] for name, each in table.CELLS.items()}
-    cells |= {LEM(4, dt=0.5): {"dt": 0.5}, Convolution(3): {}}  # as wide as the input
-    cells |= {Binding(4, 8, rule="hebb"): {"rule": "hebb"}}
+    cells |= {Binding(4, 8, rule="hebb"): {"rule": "hebb"}, LEM(4, dt=0.5): {"dt": 0.5}}
+    cells |= {Convolution(3): {}}  # as wide as the input
     few = {"retrieval": "top_k", "top_k": 3}, {"trace_clip": None}, {"trace_clip": 0.05, "hebbian_rate": 0.5}
     for change in (*{tuple(change): change for change in table.ABLATIONS.values()}.values(), *few):
         if not change.keys() & {"bank", "pooling", "cell", "trace_gradient"}:  # of the model, or not to agree

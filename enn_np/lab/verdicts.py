@@ -122,7 +122,7 @@ def pointed(score, folder, beside=None):
 
 
 MNIST, CIFAR10 = (100 * PAPER[name]["engram"]["test_accuracy"] for name in ("mnist", "cifar10"))
-DIGITS, PHOTOS, TRACE, PART = "mnist-row-by-row", "cifar-10-row-by-row", "what-the-trace-holds", "associative-recall"
+DIGITS, PHOTOS, TRACE, KEYS = "mnist-row-by-row", "cifar-10-row-by-row", "what-the-trace-holds", "associative-recall"
 TWO, NUMBER, TEXT = "what-two-values-of-one-run-can-tell", "regression-by-one-number", "wikitext-2-word-by-word"
 DIGIT, PHOTO = {"": ("mnist/paper/engram",)}, {"": ("cifar10/paper/engram",)}
 LINE, RECALL = {"": ("regression/paper/engram",)}, {"": ("recall8/sound/engram-sample",)}
@@ -153,7 +153,7 @@ ROWS = (
     Row("the trace is sparse", TRACE, DIGIT, "entries below 0.01: {} points more than noise", rule="more", field=small),
     Row("the trace is stable", TRACE, {"": moved}, MOVES, "{:.1f}%", "less", 10, missing="78 minutes"),
     Row("the memory helps", DIGITS, PARTS, "MNIST without {} points", rule="less"),
-    Row("it stores what it is shown", PART, RECALL, PAIRS, "{:.2f}%", "more", 29.99),
+    Row("it stores what it is shown", KEYS, RECALL, PAIRS, "{:.2f}%", "more", 29.99),
     Row("on WikiText-2 it is on a par", TEXT, PERPLEXITY, FEWER, "{:+.1f}", seeds=3),
     Row("... with recurrent layers as large", TEXT, LAYERS, FEWER + "; the RNN was mostly clipped", "{:+.1f}", seeds=3),
     Row("WikiText-103: perplexity 1,181", "commands", {}, missing="430 hours of one core"),
