@@ -153,6 +153,26 @@ def test_runs_that_diverge_are_recorded_and_not_tried_again(tmp_path, rates):
     assert load_results(tmp_path, "regression", "sound") == {}
 
 
+@pytest.mark.parametrize("loss", [lambda rate: 1 + rate, lambda rate: 2.3, lambda rate: None if rate > 2e-3 else rate])
+def test_a_search_ends_whatever_is_found(loss, monkeypatch, tmp_path):
+    """Where training only makes a network worse, half the best rate was better for ever."""
+    tried = []
+
+    def stored(run):
+        tried.append(run.training["learning_rate"])
+        assert len(tried) < 1000
+        value = loss(tried[-1])
+        history = {"val_loss": [value], "val_accuracy": [0.1]}
+        return {"stopped": "diverged" if value is None else "finished", "steps": 9, "history": history}
+
+    monkeypatch.setattr(runner.Run, "stored", stored)
+    monkeypatch.setattr(runner, "write_text", lambda *_: None)
+    monkeypatch.setattr(type(tmp_path), "read_text", lambda *_, **__: "")
+    each = table.find("recall8")
+    rate, missing = runner.search(each, "lstm", each.rates, {}, tmp_path)
+    assert rate in tried and not missing and min(tried) > 5e-7 and max(tried) < 0.5
+
+
 @pytest.mark.parametrize("held", ["[]", "{", '{"stopped": "finished", "history": {}}'])
 def test_a_file_that_is_no_trial_is_named(tmp_path, held):
     (folder(tmp_path / "rates") / "regression-sound-rnn-0.001.json").write_text(held)

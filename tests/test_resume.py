@@ -32,7 +32,7 @@ from enn_np import (
 )
 from enn_np import checkpoint as files
 from enn_np.look.monitor import HebbianTraceMonitor
-from enn_np.train import Diverged
+from enn_np.train import Diverged, Samples
 
 
 class Killed(Exception):
@@ -119,6 +119,9 @@ class Schedule(Callback):
 
     def settings(self):
         return vars(self)
+
+    def on_start(self, training):
+        training.optimizer.learning_rate = np.float64(1e-2)
 
     def on_epoch_end(self, training, logs):
         training.optimizer.learning_rate = 1e-2 * np.cos(training.epoch / 10)
@@ -215,8 +218,33 @@ def test_more_epochs_go_on_where_fewer_ended(tmp_path):
     Case("regressor").run(tmp_path / "run.npz", epochs=2, **plain)
     more = Case("regressor").run(tmp_path / "run.npz", epochs=4, resume=True, **plain)
     assert_same_run(more, Case("regressor").run(epochs=4, **plain))
-    with pytest.raises(ValueError, match=r"^epochs: .*run\.npz has 4 done, got 3; ask for as many or more"):
+    with pytest.raises(ValueError, match=r"^epochs: .*run\.npz has 4 begun, got 3; ask for as many or more"):
         Case("regressor").run(tmp_path / "run.npz", epochs=3, resume=True, **plain)
+
+
+@pytest.mark.parametrize("kind, kill_at", [("classifier", 8), ("fresh", 8), ("stream", 6)])
+def test_an_epoch_that_is_begun_counts_as_one(kind, kill_at, tmp_path):
+    """Its weights, of the middle of epoch 2, were handed back as those of a run of one epoch."""
+    with pytest.raises(Killed):
+        Case(kind).run(tmp_path / "run.npz", kill_at=kill_at)
+    with pytest.raises(ValueError, match=r"^epochs: .*run\.npz has 2 begun, got 1; ask for as many or more"):
+        Case(kind).run(tmp_path / "run.npz", epochs=1, resume=True)
+
+
+def test_ctrl_c_while_an_epoch_is_set_up(whole, tmp_path, monkeypatch):
+    """Catches an order that is drawn, and lost: the resumed run drew the next one."""
+    original, calls = Samples.batches, []
+
+    def batches(self, carry):
+        calls.append(carry)
+        if len(calls) == 3:  # the second epoch's; each asks twice
+            signal.raise_signal(signal.SIGINT)
+        return original(self, carry)
+
+    monkeypatch.setattr(Samples, "batches", batches)
+    assert Case("classifier").run(tmp_path / "run.npz")[1].stopped == "interrupted"
+    monkeypatch.undo()
+    assert_same_run(Case("classifier").run(tmp_path / "run.npz", resume=True), whole["classifier"])
 
 
 def test_time_stands_still_between_kill_and_resume(tmp_path):

@@ -407,6 +407,12 @@ def test_fresh_samples_are_trained_on_as_by_hand():
     assert done == [3, 5] and history["val_loss"] == [1 / 3, 1 / 5] and history.best_epoch == 1
     with pytest.raises(TypeError, match=r"^steps: expected the number of batches of each epoch, .* got 250"):
         fit_fresh(model, drawn, 250)
+    with pytest.raises(TypeError, match=r"^draw: expected it to return x, y or x, y, mask, got array"):
+        fit_fresh(model, lambda rng, step: drawn(rng, step)[0], [1])
+    with pytest.raises(TypeError, match=r"^y: expected an array, got None"):
+        fit_fresh(model, lambda rng, step: (drawn(rng, step)[0], None), [1])
+    with pytest.raises(TypeError, match=r"^draw, validate: expected functions, got .* and \(1, 2\)"):
+        fit_fresh(model, drawn, [1], validate=(1, 2))
     with pytest.raises(TypeError, match=r"^x: expected float32, got uint8"):
         fit_fresh(model, lambda rng, step: (np.zeros((2, T, D), np.uint8), np.zeros(2, int)), [1])
 

@@ -105,10 +105,8 @@ SOURCES = dict(_source(block) for block in TABLE.strip().split("\n\n"))
 
 
 def data_folder() -> Path:
-    """Folder of the data sets: `$ENN_DATA`, else `data/` of the checkout, else a cache of the user's.
-
-    Raises OSError where that asks for a home folder and none is known.
-    """
+    """Folder of the data sets: `$ENN_DATA`, else `data/` of the checkout, else a cache of the user's. Raises OSError
+    where that asks for a home folder and none is known."""
     checkout = Path(__file__).resolve().parents[2] / "data"
     if not os.environ.get("ENN_DATA") and (checkout / "mnist_5k.npz").is_file():
         return checkout
@@ -130,20 +128,16 @@ def first(places: Iterable[Path], *spellings: str) -> Path | None:
 
 
 def find(name: str, folder: Path | str | None = None) -> list[Found]:
-    """A `Found` for each file of a data set, in `folder` or its subfolders, plain, .gz or .xz.
-
-    MNIST's files may also be named as inside their own archives, train-images.idx3-ubyte.
-    """
+    """A `Found` for each file of a data set, in `folder` or its subfolders, plain, .gz or .xz. MNIST's may also be
+    named as inside their own archives, train-images.idx3-ubyte."""
     folders = places(name, folder)
     files = SOURCES[name].files.items()
     return [Found(name, each, first(folders, each, each.replace("-idx", ".idx")), sums) for each, sums in files]
 
 
 def locate(name: str, folder: Path | str | None = None, download: bool = True, start: int = 0) -> list[Found]:
-    """As `find`, from file number `start` on, after downloading what is missing.
-
-    Raises FileNotFoundError where a file is missing and `download` is False; DownloadError.
-    """
+    """As `find`, from file number `start` on, after downloading what is missing. Raises FileNotFoundError where a file
+    is missing and `download` is False; DownloadError."""
     if not all(file.path for file in find(name, folder)[start:]):
         if not download:
             raise FileNotFoundError(missing(name, folder, ["not fetched, because of download=False"]))

@@ -124,10 +124,8 @@ def _each(words, name):
 
 
 def ids_below(name, ids, V=None, shape=None) -> Array:
-    """`ids` as an array of integers 0 to V - 1 (None: any), of a shape in which a letter stands for any size above 0.
-
-    Raises ValueError for others.
-    """
+    """`ids` as an array of integers 0 to V - 1 (None: any), of a shape in which a letter stands for any size above 0;
+    else ValueError."""
     ids = np.asarray(unmasked(name, ids))
     shape = ids.shape if shape is None else shape
     sizes = zip(ids.shape, shape, strict=False)

@@ -106,10 +106,8 @@ def queries(experiment, seed):
 
 
 def digits(seed, side=28):
-    """{part: (images, labels)}, for "train", "validation" and "test".
-
-    Images are (n, side, side) float32, means of blocks of pixels from 0 to 1; side divides 28.
-    """
+    """{part: (images, labels)}, for "train", "validation" and "test". Images are (n, side, side) float32, means of
+    blocks of pixels from 0 to 1; side divides 28."""
     found, block = parts(datasets.load_mnist(), MNIST_HELD_OUT, seed), 28 // side
     blocks = [(x.reshape(len(x), side, block, side, block), y) for x, y in found]
     small = [(x.mean((2, 4), dtype=np.float32) / 255, y) for x, y in blocks]

@@ -80,10 +80,8 @@ class Run(NamedTuple):
 
 
 def settings_of(experiment, model, asked, rate=None):
-    """The training settings of a run: the experiment's own, with what is `asked` for in their place, checked.
-
-    Raises ValueError or TypeError for a setting that it has not, or a bad value.
-    """
+    """The training settings of a run: the experiment's own, with what is `asked` for in their place. Raises ValueError
+    or TypeError for a setting that it has not, or a bad value."""
     own = dict(experiment.training)
     if experiment.source == "stream":
         own["learning_rate"] = wikitext2_recipe(model)[1]["optimizer"].learning_rate
@@ -201,7 +199,7 @@ def search(experiment, model, grid, asked, results):
 
     A trial is the whole run of seed 0, whose result then stands for it and whose last validation counts; or as short
     as the experiment says, and the best counts. A run that ended early, for nothing was left to learn, comes before
-    those that did not, the sooner the better. The grid of fresh samples gets further rates, below 0.5: half or twice
+    those that did not, the sooner the better. The grid of fresh samples gets further rates, 1e-6 to 0.5: half or twice
     the best, while that is at its edge; twice the highest, while its loss, or accuracy, is within 1% of the best.
     """
     widens = experiment.source == "fresh" and grid == experiment.rates
@@ -214,7 +212,7 @@ def search(experiment, model, grid, asked, results):
         best = min(grid, key=lambda rate: (ranks[rate], rate))
         tied = ranks[best][0] == math.inf and ranks[max(grid)][1] - ranks[best][1] < 0.01 * abs(ranks[best][1])
         beyond = {min(grid): min(grid) / 2, max(grid): max(grid) * 2}.get(max(grid) if tied else best, 1)
-        if widens and beyond < 0.5 and found[best]["stopped"] != "diverged":
+        if widens and 1e-6 < beyond < 0.5 and found[best]["stopped"] != "diverged":
             grid = (*grid, beyond)
             continue
         whole = trials[best]._replace(trial=False)

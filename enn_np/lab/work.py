@@ -38,9 +38,7 @@ def watched(model, x):
 
 def on_split(model, data, seed, training, frozen=()):
     """Training on a `Split` by the paper's settings, made ready: clip_norm 1, early stopping, halving on a plateau.
-
-    training: epochs, batch_size, learning_rate. frozen: see `Optimizer`.
-    """
+    training: epochs, batch_size, learning_rate. frozen: see `Optimizer`."""
     watch, settings = watched(model, data.x_val[:PROBE]), {name: training[name] for name in ("epochs", "batch_size")}
     settings |= {"seed": seed, "validation_data": (data.x_val, data.y_val)}
     settings["optimizer"] = Adam(training["learning_rate"], clip_norm=1.0, frozen=frozen)

@@ -150,6 +150,8 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
     """
     if not isinstance(steps, list | tuple) or not steps:
         raise TypeError(f"steps: expected the number of batches of each epoch, such as [250] * 4, got {steps!r}")
+    if not callable(draw) or not (validate is None or callable(validate)):
+        raise TypeError(f"draw, validate: expected functions, got {draw!r:.40} and {validate!r:.40}")
     steps = [checks.count("steps", each) for each in steps]
     data, noise = (draws(model.seed, use) for use in (FRESH, FRESH_NOISE)) if rngs is None else rngs
     rngs = {"rng": noise, "data": data}
@@ -157,8 +159,10 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
     validated = None if validate is None else lambda: validate(sum(steps[: training.epoch + 1]))
 
     def fresh(step):
-        x, y, *mask = draw(data, int(step[0]))
-        checked, model.target_shape = model.check_data(x, y, *mask), np.shape(y)[1:]
+        if not isinstance(found := draw(data, int(step[0])), tuple) or len(found) not in (2, 3):
+            raise TypeError(f"draw: expected it to return x, y or x, y, mask, got {found!r:.60}")
+        x, y, *mask = found
+        checked, model.target_shape = model.check_data(x, given("y", y), *mask), np.shape(y)[1:]
         return checked
 
     work = Samples(model, lambda rng, epoch: sum(steps[:epoch]) + np.arange(steps[epoch]), 1, fresh)

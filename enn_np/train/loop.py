@@ -108,10 +108,10 @@ class Training:
         self._began = time.perf_counter()
         for callback in self.callbacks:
             callback.on_start(self)
+        self.optimizer.learning_rate = checks.number("learning_rate", self.optimizer.learning_rate, low=0)
         self.settings["callbacks"] = [copy.deepcopy(each.settings()) for each in self.callbacks]
-        self.settings["optimizer"] = {"kind": type(self.optimizer).__name__} | {
-            name: value for name, value in vars(self.optimizer).items() if name not in ("steps", "state")
-        }
+        known = {name: value for name, value in vars(self.optimizer).items() if name not in ("steps", "state")}
+        self.settings["optimizer"] = {"kind": type(self.optimizer).__name__, **known}
         held = self.checkpoint.held() if self.checkpoint and not self.reduce.rank else nullcontext()
         with self.reduce, held, one_thread():
             if self.checkpoint and self.reduce.first(self.checkpoint.path.exists):
@@ -149,7 +149,8 @@ class Training:
 
     def _epoch(self):
         """One epoch with its validation, or the rest of one that a checkpoint brought back."""
-        self.part = part = self.part or self._begin(self.rngs["rng"])
+        with self.undivided():  # what is drawn is kept
+            self.part = part = self.part or self._begin(self.rngs["rng"])
         batches = list(self.work.batches(part.carry))
         title = f"{getattr(self.model, 'title', 'epoch')} {self.epoch + 1}/{self.epochs}"
         with closing(Bar(len(batches), title, self.verbose, part.batches)) as bar:
@@ -297,6 +298,9 @@ class Training:
             history.update({name: [float(value) for value in values] for name, values in state["history"].items()})
             if len({len(values) for values in history.values()}) > 1:
                 raise ValueError("its history has lists of different lengths")
+        if (begun := self.epoch + bool(state.get("pass"))) > self.epochs:
+            raise ValueError(f"epochs: {path} has {begun} begun, got {self.epochs}; ask for as many or more")
+        with trusted(path):
             like, state["last"] = self.state() | {"last": params}, state["last"] or mine
             if state["pass"]:
                 part, asarray = self._begin(np.random.default_rng()), array_module(params["head.W"]).asarray
@@ -323,8 +327,6 @@ class Training:
                     self.model.scores(part.totals, self.part.seen)  # which fails unless they are numbers
             for name, value in found["last"].items():
                 params[name][...] = value
-        if self.epoch > self.epochs:
-            raise ValueError(f"epochs: {path} has {self.epoch} done, got {self.epochs}; ask for as many or more")
         if self.verbose:
             say(f"{path}: resumed after {self.place()}")
 
