@@ -3,7 +3,7 @@
 The digits are MNIST's; the seed decides which of its training images are held out to validate on.
 """
 
-from dataclasses import dataclass, replace
+from collections import namedtuple
 
 import numpy as np
 
@@ -15,16 +15,8 @@ GENERATED = {"regression": (14_000, 2_000, 4_000), "recall": (20_000, 2_000, 4_0
 MNIST_HELD_OUT, CIFAR10_HELD_OUT = 6_000, 5_000  # training images to validate on; of CIFAR-10 by the sound protocol
 
 
-@dataclass(frozen=True)
-class Split:
-    """Sequences (n, T, D) float32 with labels (n,), to train on, to validate on, and to test on."""
-
-    x: np.ndarray
-    y: np.ndarray
-    x_val: np.ndarray
-    y_val: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
+# Sequences (n, T, D) float32 with labels (n,), to train on, to validate on, and to test on.
+Split = namedtuple("Split", "x y x_val y_val x_test y_test")
 
 
 def parts(images, n, seed):
@@ -67,7 +59,7 @@ def load_split(experiment, seed, limit=None):
         draw = {"regression": tasks.one_feature, "recall": tasks.associative_recall}[name]
         rng = np.random.default_rng([seed, 5])  # `seed` alone is where a model's first weights come from
         data = Split(*(part for n in GENERATED[name] for part in draw(rng, n)))
-    return replace(data, x=data.x[:limit], y=data.y[:limit])
+    return data._replace(x=data.x[:limit], y=data.y[:limit])
 
 
 # ------------------------------------------------------------------------- fresh sequences, one function for every task
