@@ -11,23 +11,16 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections import namedtuple
 from inspect import signature
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backend import array_module, to_numpy
 from .watch import Diverged
 
-
-class Rows(NamedTuple):
-    """A generator, the same for every worker, or None; which of a batch's `size` rows are here; `mean` over workers."""
-
-    whole: Any
-    rows: slice
-    size: int
-    mean: Callable
+# A generator, the same for every worker, or None; which of a batch's `size` rows are here; `mean` over workers.
+Rows = namedtuple("Rows", "whole rows size mean")
 
 
 def random(rng, shape, dtype):
