@@ -12,14 +12,9 @@ from ..train import Callback, fingerprint
 def trace_statistics(A, clip=None):
     """Numbers about a trace A (..., N, H): min, max, mean_abs, sd, share_small (|A| < 0.01), share_clipped."""
     size = abs(A)
-    return {
-        "min": float(A.min()),
-        "max": float(A.max()),
-        "mean_abs": float(size.mean()),
-        "sd": float(A.std()),
-        "share_small": float((size < 0.01).mean()),
-        "share_clipped": 0.0 if clip is None else float((size >= clip).mean()),
-    }
+    found = {"min": A.min(), "max": A.max(), "mean_abs": size.mean(), "sd": A.std()}
+    found |= {"share_small": (size < 0.01).mean(), "share_clipped": 0 if clip is None else (size >= clip).mean()}
+    return {name: float(value) for name, value in found.items()}
 
 
 def slots_per_recall(a):
