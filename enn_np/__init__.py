@@ -42,7 +42,7 @@ def _lazy(*places):
     return found
 
 
-_wings = {f"{__name__}.data": data, f"{__name__}.look": look, f"{__name__}.lab": lab}
-for _name, _wing in _wings.items():  # enn_np.look.plots
-    _wing.__getattr__ = _lazy(_name)
-__getattr__ = _lazy(__name__, *_wings)  # enn_np.heads, and enn_np.plots for enn_np.look.plots
+for _wing in (data, look, lab):  # enn_np.look.plots
+    _wing.__getattr__ = _lazy(_wing.__name__)
+
+__getattr__ = _lazy(__name__, data.__name__, look.__name__, lab.__name__)  # enn_np.heads, and enn_np.plots
