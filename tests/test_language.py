@@ -445,9 +445,9 @@ def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():
     models = {name: LanguageModel(vocabulary_size=33_278, **model) for name, (model, _) in built.items()}
     layers = {name: sum(p.size for key, p in each.params.items() if key[0].isdigit()) for name, each in models.items()}
     matched = [size for name, size in layers.items() if name.endswith("-parameters")]
-    assert len(matched) == 2 and all(abs(size / layers["engram"] - 1) < 0.005 for size in matched)
+    assert len(matched) == 3 and all(abs(size / layers["engram"] - 1) < 0.005 for size in matched)
     whole = [model.size / models["engram"].size - 1 for name, model in models.items()]
-    assert sum(abs(size) < 0.03 for size in whole) == len(models) - 2 and all(size > -0.03 for size in whole)
+    assert sum(abs(size) < 0.03 for size in whole) == len(models) - 3 and all(size > -0.03 for size in whole)
     assert models["engram"].cells[0].trace == "sample"  # the sound protocol: a row depends on no other
     with pytest.raises(ValueError, match="model_name: expected one of"):
         wikitext2_recipe("transformer")
