@@ -214,9 +214,10 @@ class LanguageModel(Model):
         rows, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
         held = None if validation_data is None else self._ids("validation_data", validation_data, ("M",))
         validate = None if held is None else lambda: self.evaluate_stream(held)
-        stream_batches(tokens, rows, steps)  # refuses too few
-        if held is not None and len(held) < 2:
-            raise ValueError(f"validation_data: expected over 1, got {len(held)}; use more text")
+        for name, ids, low in (("tokens", tokens, rows), ("validation_data", held, 1)):
+            if ids is not None and len(ids) <= low:
+                remedy = "use a smaller batch_size or more text" if name == "tokens" else "use more text"
+                raise ValueError(f"{name}: expected over {low}, got {len(ids)}; {remedy}")
         settings = {"batch_size": rows, "steps": steps, "seed": seed, "validation_rows": 1}
         settings["data"] = None if checkpoint is None else train.fingerprint(tokens, held)
         optimizer = Adam(global_clip_norm=1.0) if optimizer is None else optimizer

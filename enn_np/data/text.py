@@ -166,7 +166,7 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
     tokens, batch, steps = ids_below("tokens", tokens, shape=("N",)), count("batch", batch), count("steps", steps)
     columns = (len(tokens) - 1) // batch
     if columns < 1:
-        raise ValueError(f"tokens: expected over {batch}, got {len(tokens)}; use a smaller batch or more text")
+        raise ValueError(f"tokens: expected over {batch}, got {len(tokens)}; use a smaller batch")
     sides = [tokens[ahead : batch * columns + ahead].reshape(batch, columns) for ahead in (0, 1)]
     return (tuple(side[:, t : t + steps].astype(np.int32) for side in sides) for t in range(0, columns, steps))
 
