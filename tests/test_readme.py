@@ -25,7 +25,7 @@ README, TABLES = PAGES["README.md"], PAGES["data/results/README.md"]
 # What the house may weigh: a change that needs more raises a number here, in a commit of its own, and says why.
 LIMITS = {
     "core lines": 1_000,  # non-blank, of CORE and all that it imports, transitively
-    "package lines": 7_524,  # non-blank, of every text file under enn_np/
+    "package lines": 7_525,  # non-blank, of every text file under enn_np/
     "longest file": 360,  # non-blank
     "flat files": 18,  # Python files directly in enn_np/
     "README lines": 160,
