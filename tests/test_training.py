@@ -407,6 +407,7 @@ def test_fresh_samples_are_trained_on_as_by_hand():
     assert done == [3, 5] and history["val_loss"] == [1 / 3, 1 / 5] and history.best_epoch == 1
     with pytest.raises(TypeError, match=r"^steps: expected the number of batches of each epoch, .* got 250"):
         fit_fresh(model, drawn, 250)
+    fit_fresh(hand, lambda rng, step: [*drawn(rng, step)], [1], verbose=0)  # a list does, too
     with pytest.raises(TypeError, match=r"^draw: expected it to return x, y or x, y, mask, got array"):
         fit_fresh(model, lambda rng, step: drawn(rng, step)[0], [1])
     with pytest.raises(TypeError, match=r"^y: expected an array, got None"):

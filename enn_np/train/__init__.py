@@ -159,7 +159,7 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
     validated = None if validate is None else lambda: validate(sum(steps[: training.epoch + 1]))
 
     def fresh(step):
-        if not isinstance(found := draw(data, int(step[0])), tuple) or len(found) not in (2, 3):
+        if not isinstance(found := draw(data, int(step[0])), tuple | list) or len(found) not in (2, 3):
             raise TypeError(f"draw: expected it to return x, y or x, y, mask, got {found!r:.60}")
         x, y, *mask = found
         checked, model.target_shape = model.check_data(x, given("y", y), *mask), np.shape(y)[1:]
