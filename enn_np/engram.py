@@ -10,8 +10,7 @@
     (8) D_t  = mean over the batch of a_t' z_t                what fires together (per sample: no mean)
     (9) A_t  = clip( (1 - eta) A_{t-1} + eta (D_t + eps_t) )  ... wires together, and fades
 
-Letters: T time, B batch, D inputs, H hidden, N memory slots. `encode` computes (1) for all steps at once, as the cue
-needs no past; `step` the rest. `step_back` undoes (9) to (2); `collect` undoes (1) and sums the weight gradients.
+Letters: T time, B batch, D inputs, H hidden, N memory slots. `encode` is (1), of all steps at once; `step` is the rest.
 """
 
 from collections import namedtuple

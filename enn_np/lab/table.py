@@ -79,6 +79,7 @@ CELLS = {
     "key-hebb": (Binding, {"rule": "hebb", "address": "key", "decay": 0.01, "learned_decay": True}, "Hebb, key"),
     "key-hebb-no-decay": (Binding, {"rule": "hebb", "address": "key"}, "Hebb, key, no decay"),
     "key-delta": (Binding, {"rule": "delta", "address": "key"}, "Delta, key"),
+    "key-own": (Binding, {"rule": "delta", "address": "key", "write_at": "own"}, "Delta, key, own address"),
     "key-no-trace": (Binding, {"rule": "delta", "address": "key", **UNWRITTEN}, "Key without trace"),
 }
 for name in ("key-delta", "binding"):
