@@ -315,7 +315,7 @@ def check_saving(model):
             this, that = ({name: getattr(part, name, None) for name in names} for part in (one, other))
             differ(type(one).__name__, that, this, "what load would bring", remedy="it needs another field or config()")
     except (TypeError, ValueError) as error:
-        raise TypeError(f"model: it could not be read back: {error}; use plain numbers, build a new one") from None
+        raise TypeError(f"model: it could not be read back: {error}; use plain numbers, no field `kind`") from None
 
 
 def load(path):

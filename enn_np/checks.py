@@ -98,8 +98,8 @@ def _drawn(cell, inputs, *_):
 
 def param_shapes(cell, inputs):
     """{name: shape} of all parameters, remembered for a cell with these settings if all have a hash."""
-    if isinstance(cell, type):
-        raise TypeError(f"cell: expected one with its sizes such as GRU(64), got the class {cell.__name__}")
+    if isinstance(cell, type) or not hasattr(cell, "init"):
+        raise TypeError(f"cell: expected one with its sizes such as GRU(64), got {cell!r:.60}")
     try:
         return _drawn(cell, inputs, *vars(cell).values())
     except TypeError:

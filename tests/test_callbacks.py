@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import KINDS, classifier, copied, same_to_the_bit, sequences
 
-from enn_np import GRU, SGD, Adam, Callback, EarlyStopping, Model, ReduceOnPlateau, Regressor, fit
+from enn_np import GRU, SGD, Adam, Callback, EarlyStopping, Model, ReduceOnPlateau, Regressor, fit, fit_fresh
 from enn_np.train.watch import cost
 
 
@@ -286,6 +286,13 @@ def test_an_unknown_monitor_is_found_before_any_work(callback, monitor):
     ):
         model.run(callback(monitor), validation=False)
     assert model.epoch == 0
+
+
+def test_a_monitor_that_ones_own_validation_lacks_is_named():
+    model, (x, y) = classifier(), sequences(4)
+    settings = {"validate": lambda done: {"loss": 1.0}, "callbacks": [EarlyStopping("val_accuracy")], "verbose": 0}
+    with pytest.raises(ValueError, match=r"^monitor: expected one of 'loss', .*'val_loss'.*, got 'val_accuracy'$"):
+        fit_fresh(model, lambda rng, step: (x, y), [1], **settings)
 
 
 # Ctrl-C

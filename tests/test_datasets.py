@@ -212,7 +212,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        (IMAGES, b"", "its header is [0, 0, 0, 0] before -16 bytes, expected [2051, n, 28, 28] before n x 784 bytes"),
+        (IMAGES, b"", "its header is [0, 0, 0, 0] before 0 bytes, expected [2051, n, 28, 28] before n x 784 bytes"),
         (IMAGES, big_endian(2049, 5, 28, 28), "its header is [2049, 5, 28, 28]"),
         (IMAGES, big_endian(2051, 5, 32, 32), "its header is [2051, 5, 32, 32]"),
         (IMAGES, big_endian(2051, -1, 28, 28), "its header is [2051, 4294967295, 28, 28]"),

@@ -260,6 +260,7 @@ MODELS = {
         "GRU",
         r"GRU\(64\)",
     ),
+    "nothing to run": (lambda: run(None, {}, x), TypeError, "cell", "None", r"GRU\(64\)"),
     "a class to check": (lambda: check(GRU), TypeError, "cell", "GRU", r"GRU\(64\)"),
     "a class to stream": (lambda: Stream(GRU, {"W": x[0]}), TypeError, "cell", "GRU", r"GRU\(64\)"),
     "a class among cells": (make([GRU(4), GRU]), TypeError, "cells", "class .*GRU", r"such as Engram\(128, 64\)"),

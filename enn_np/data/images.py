@@ -104,7 +104,7 @@ def _read_idx(file, verify):
     header = np.frombuffer(data[:start].ljust(start, b"\0"), ">u4").tolist()
     if header != [magic, n, *sides] or not 0 < n <= 60_000 or rest:
         expected = f"[{', '.join(map(str, (magic, 'n', *sides)))}] before n x {size} bytes, n from 1 to 60000"
-        raise fetch.DamagedFile(file, f"its header is {header} before {len(data) - start} bytes, expected {expected}")
+        raise fetch.DamagedFile(file, f"its header is {header} before {len(data[start:])} bytes, expected {expected}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(n, *sides).copy()
 
 

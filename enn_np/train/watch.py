@@ -106,7 +106,7 @@ class Patience(Callback):
         self.best, self.wait = float(state["best"]), checks.count("wait", state["wait"], low=0)
 
     def on_epoch_end(self, training, logs):
-        score = cost(self.monitor, logs[self.monitor], self.mode)
+        score = cost(self.monitor, logs[checks.choice("monitor", self.monitor, tuple(logs))], self.mode)
         self.wait += 1
         if score < self.best - self.min_delta:
             self.best, self.wait = score, 0
