@@ -162,11 +162,11 @@ class Binding(Addressing, Traced):
 
     hidden H, slots N. rule: "replace", (7), "hebb" or "delta", see above. address: "slots", or the "key" itself, where
     `slots` becomes H and there is no bank; it goes with the other two rules. recurrent_cue: U_z in (1); off, for then a
-    key has one address, whatever came before it. write_at: the "previous" address, or its "own", a_t in (6). plasticity
-    of (5): the "gate", or "fixed", g = rate. rate: where the gate starts, or stays. decay delta of (7), 0 for none;
-    learned_decay: every slot learns its own from there. temperature tau of (2). bank_read: a_t M in (3). gated: (9), or
-    h_t = k_t. trace: "sample", or "batch", where w_t' v_t and w_t in (7) are means over the batch, as in the paper.
-    store: where a trace per sample is kept, "list" or "dense", which a subclass always has; see trace.py.
+    key has one address, whatever came before it. write_at: the "previous" address, or its "own", a_t in (6) and in
+    delta. plasticity of (5): the "gate", or "fixed", g = rate. rate: where the gate starts, or stays. decay delta of
+    (7), 0 for none; learned_decay: every slot learns its own from there. temperature tau of (2). bank_read: a_t M in
+    (3). gated: (9), or h_t = k_t. trace: "sample", or "batch", where w_t' v_t and w_t in (7) are means over the batch,
+    as in the paper. store: where a trace per sample is kept, "list" or "dense", as in a subclass; see trace.py.
     """
 
     hidden: int = 128

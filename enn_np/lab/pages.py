@@ -267,8 +267,7 @@ def verify(pages, folder):
         told = made(page, folder)
         lines = zip_longest(_text(page).splitlines(), told.splitlines(), fillvalue="(nothing)")
         for i, (stands, said) in [each for each in enumerate(lines, 1) if each[1][0] != each[1][1]][:1]:
-            first = f"{page}, line {i}: first difference; run `tables`"
-            wrong.append(f"{first}\n  here:      {stands}\n  the files: {said}")
+            wrong.append(f"{page}, line {i} differs first; run `tables`\n  here:      {stands}\n  the files: {said}")
         wrong += misquoted(Path(page), told)
     for path in [path for paths in files(folder).values() for path in paths if path.suffix == ".json"]:
         result = read_json(path)

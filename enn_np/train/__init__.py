@@ -102,14 +102,15 @@ def fit(
 
     x (n, T, D) array, made the model's dtype; y (n,) labels, or (n,) or (n, O) targets. validation_data: (x, y) or
     (x, y, mask); without it, validation_split: a share of the data, from 0 to 1, taken from the end, as in Keras.
-    optimizer: Adam() by default. callbacks: a list of `Callback`. mask (n, T) bool. seed: of shuffling, dropout,
+    optimizer: Adam() by default. Engram and Binding code a row of zeros without direction, with a gradient 1e6 times as
+    long: clip it, Adam(clip_norm=1.0). callbacks: a list of `Callback`. mask (n, T) bool. seed: of shuffling, dropout,
     initial states and trace noise; the same seed on the same machine gives the same weights to the bit. verbose: 0
-    nothing, 1 a bar per epoch, 2 a line per epoch, "auto" the bar on a terminal or in a notebook and the line
-    elsewhere. Ctrl-C ends training with the best weights so far. checkpoint: a file to save the run to, every minute
-    (`Checkpoint(path, seconds=60)`) and after every epoch; its weights in the end are those of the model. resume: go on
-    from there, if it exists, to the same end to the bit; model, data, batch_size, seed, optimizer and callbacks must be
-    the same, `epochs` may be more. BLAS works on one thread, see `one_thread`. reduce: workers that share every batch,
-    such as `enn_np.train.MPI()`, see parallel.py; all call `fit` alike and end with one model, rank 0 prints and saves.
+    nothing, 1 a bar, 2 a line per epoch, "auto" the bar on a terminal or in a notebook and the line elsewhere. Ctrl-C
+    ends training with the best weights so far. checkpoint: a file to save the run to, every minute (`Checkpoint(path,
+    seconds=60)`) and after every epoch; its weights in the end are those of the model. resume: go on from there, if it
+    exists, to the same end to the bit; model, data, batch_size, seed, optimizer and callbacks must be the same,
+    `epochs` may be more. BLAS works on one thread, see `one_thread`. reduce: workers that share every batch, such as
+    `enn_np.train.MPI()`, see parallel.py; all call `fit` alike and get one model, rank 0 prints and saves.
 
     History: "loss" is that of the data, as in `evaluate`; "penalty" what cells with penalties add to it in training.
     Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
