@@ -85,8 +85,7 @@ class Baseline(Cell):
 
     def encode(self, params, x):
         """x W_x + b of every gate, for x (..., B, D). Padding needs no care here: `run` holds the state."""
-        gates = zip(params["W_x"], params[self.biases[0]], strict=True)
-        return self.parts[1](*(linear(x, W, b) for W, b in gates))
+        return self.parts[1](*(linear(x, W, b) for W, b in zip(params["W_x"], params[self.biases[0]], strict=True)))
 
     def sums_back(self, de):
         """Gradients at x W_x + b and at h W_h (+ b) of every gate: the same, where the two are just added."""

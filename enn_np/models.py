@@ -132,8 +132,7 @@ class Model:
         h, finals, tapes = self.run_cells(x, rng, mask, keep=learning)
         pooled, weights = self._pool(h, finals[-1].h, mask)
         pooled, drop = self._drop(pooled, rng, learning)
-        out = pooled @ self.params["head.W"] + self.params["head.b"]
-        return out, (h, pooled, weights, drop, tapes, mask)
+        return pooled @ self.params["head.W"] + self.params["head.b"], (h, pooled, weights, drop, tapes, mask)
 
     def backward(self, dout, memo):
         """{"penalty"} of the cells or {}, and the gradients of loss + penalty, from dout (B, O) at the outputs."""

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from enn_np import checkpoint as storage
 from enn_np.checkpoint import Checkpoint
 from enn_np.lab import cli, pages, runner, table
 from enn_np.lab.results import read_json
+from enn_np.train.parallel import started
 
 RUNS = ["regression-paper-rnn-0", "regression-paper-rnn-1", "regression-paper-gru-0", "regression-paper-gru-1"]
 SHORT = {"epochs": 3, "limit": 256}  # of 128 a batch
@@ -81,6 +83,33 @@ def test_a_run_that_ended_its_workers_costs_no_other(tmp_path, alone):
     assert found == [*alone[:2], None, alone[3]]
     assert f"{RUNS[2]}: FAILED: RuntimeError: four workers died; the same command goes on from here" in said
     assert all_of(tmp_path)[0] == alone
+
+
+def test_a_worker_that_mpi_started_for_something_else_is_alone(tmp_path, monkeypatch, alone):
+    """Dask's workers may be processes of mpiexec or srun: each has a run of its own, whose gradients are not shared."""
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "mpi4py", None)  # who asks for the others fails
+    started.cache_clear()
+    found, _ = all_of(tmp_path, Here(None, None))
+    assert found == alone
+    assert read_json(tmp_path / f"{RUNS[0]}.json")["machine"]["workers"] == 1
+
+
+def test_ctrl_c_ends_the_runs_that_wait_in_an_executor_of_ones_own(tmp_path, monkeypatch):
+    asked, begun, held = [], threading.Event(), threading.Event()
+
+    def pressed(futures):
+        asked.extend(futures)
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "as_completed", pressed)
+    monkeypatch.setattr(runner, "one", lambda *_: (begun.set(), held.wait(60)))
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(KeyboardInterrupt):
+            all_of(tmp_path, threads)
+        held.set()
+    assert [future.cancelled() for future in asked] == [False, True, True, True]
 
 
 def test_a_folder_that_the_workers_do_not_see_is_found_out_before_any_work(tmp_path, monkeypatch):

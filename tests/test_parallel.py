@@ -19,6 +19,7 @@ from enn_np import (
     LSTM,
     Adam,
     Binding,
+    Callback,
     Checkpoint,
     Diverged,
     EarlyStopping,
@@ -171,6 +172,37 @@ def test_what_is_decided_is_decided_by_rank_0():
         assert history["val_loss"] == [1.0] * 3 and history.stopped == "early"
 
 
+def test_a_callback_that_asks_the_clock_ends_all():
+    """Each worker has a clock of its own."""
+
+    class Enough(Callback):
+        def on_epoch_end(self, training, logs):
+            training.stop = training.reduce.rank == 0 and training.epoch == 2
+            training.optimizer.learning_rate = np.float32(0.01 + 0.01 * training.reduce.rank)
+
+    found = threads(2, lambda workers: train("lstm", workers, callbacks=[Enough()]))
+    assert [history.stopped for _, history in found] == ["early"] * 2
+    assert same_to_the_bit(found[0][0].params, found[1][0].params)
+
+
+@pytest.mark.parametrize("masked", (False, True))
+def test_a_worker_whose_rows_ask_nothing_counts_nothing(masked):
+    """Of `fit` such rows are left out, of what is drawn they are not."""
+
+    def run(workers):
+        def draw(rng, step):
+            ids = rng.integers(0, 17, (4, 6))
+            asked = (rng.random((4, 6)) < 0.5) & (np.arange(4) < 2)[:, None]
+            asked[0, 0] = True
+            return ids, np.where(asked, (ids + 1) % 17, -1), *([np.ones((4, 6), bool)] * masked)
+
+        model = LanguageModel(GRU(4), 17, 5, dtype="float64")
+        return model, fit_fresh(model, draw, [3], verbose=0, reduce=workers)
+
+    for size in (2, 3):
+        assert difference(threads(size, run)[-1], run(None)) < CLOSE
+
+
 def test_the_sum_by_hand():
     """Two workers with 3 rows and 1: counts and sums add up, gradients are the mean over all four rows."""
 
@@ -243,6 +275,7 @@ import os, signal, sys, warnings
 sys.path.insert(0, {tests!r})
 warnings.simplefilter("ignore")
 from enn_np import Checkpoint, Classifier
+from enn_np.train import MPI
 from test_parallel import *
 
 workers = started()
@@ -306,6 +339,34 @@ def test_a_dead_rank_ends_all_and_others_go_on_from_the_checkpoint(how, rank, al
     assert len(files.read(path)[0]["training"]["history"]["loss"]) == 3
     more = train("lstm", checkpoint=path, resume=True)
     assert len(more[1]["loss"]) == 4 and difference(more, alone["lstm"]) < CLOSE
+
+
+@mpi
+def test_an_error_of_rank_0_is_told_by_all_and_a_caught_one_of_a_single_process_ends_nothing():
+    do = """
+class Odd(Exception):
+    def __init__(self, one, two):  # which no other process can make again from its words
+        super().__init__(one + two)
+
+def failing(done):
+    raise Odd("the true ", "reason")
+
+def run():
+    fit_fresh(classifier(), lambda rng, step: sequences(8), [1], validate=failing, verbose=0, reduce=MPI())
+
+if workers.size == 1:
+    try:
+        run()
+    except Odd as error:
+        print(f"caught: {error}")
+else:
+    run()
+"""
+    ended = ranks(2, do)
+    assert ended.returncode == 1 and "in failing" in ended.stderr
+    assert "Odd: the true reason" in ended.stderr and "RuntimeError: rank 0: Odd('the true reason')" in ended.stderr
+    ended = ranks(1, do)
+    assert ended.returncode == 0 and ended.stdout == "caught: the true reason\n", ended.stderr
 
 
 @mpi

@@ -15,7 +15,7 @@ from ..checkpoint import spelled_out
 from ..data.fetch import SOURCES, data_folder, fetch, find, verify
 from ..engram import Engram
 from ..train import mute, say
-from ..train.parallel import started
+from ..train.parallel import Workers, started
 from ..window import Convolution
 from . import demo, pages, table
 from .lem import LEM
@@ -38,8 +38,6 @@ def main(arguments=None):
     except BrokenPipeError:  # whoever reads has seen enough: `| head`
         mute()
         return 141  # as a shell reports it
-    except RecursionError:
-        raise
     except MemoryError as error:
         print(f"enn_np: not enough memory; ask for less, such as a smaller --limit. {error}", file=sys.stderr)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
@@ -139,7 +137,7 @@ def _demo(settings):
 
 def _run(settings):
     """Under mpiexec rank 0 does all that is done once, and the others learn with it."""
-    workers = started()
+    workers = Workers.here = started()
     if workers.rank:
         return follow(workers)
     try:
@@ -253,8 +251,7 @@ def gradient_table(seeds, device="cpu"):
     """
     window = {"window": {"window": 3}}  # shorter than the sequence
     cells = {table.cell(name, 4, 8, **window.get(name, {})): each[1] for name, each in table.CELLS.items()}
-    cells |= {Binding(4, 8, rule="hebb"): {"rule": "hebb"}, LEM(4, dt=0.5): {"dt": 0.5}}
-    cells |= {Convolution(3): {}}  # as wide as the input
+    cells |= {Binding(4, 8, rule="hebb"): {"rule": "hebb"}, LEM(4, dt=0.5): {"dt": 0.5}, Convolution(3): {}}
     few = {"retrieval": "top_k", "top_k": 3}, {"trace_clip": None}, {"trace_clip": 0.05, "hebbian_rate": 0.5}
     for change in (*{tuple(change): change for change in table.ABLATIONS.values()}.values(), *few):
         if not change.keys() & {"bank", "pooling", "cell", "trace_gradient"}:  # of the model, or not to agree

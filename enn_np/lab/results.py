@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import device_module
 from ..checkpoint import differ, lock, spelled_out, write_text
-from ..train.parallel import started
+from ..train.parallel import Workers
 from .table import find
 
 
@@ -172,7 +172,7 @@ def machine(device="cpu"):
         "numpy": np.__version__,
         "enn_np": __version__,
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
-        "workers": started().size,
+        "workers": Workers.here.size,
         "revision": revision(),
     }
 

@@ -27,7 +27,7 @@ from ..backend import device_module
 from ..checkpoint import Taken, lock, read_arrays, whole, write_text
 from ..language import wikitext2_recipe
 from ..train import BLAS_THREADS, Diverged, say
-from ..train.parallel import started
+from ..train.parallel import Workers
 from . import pages, table, work
 from .results import RUN, folder, machine, read_result, revision, run_folder, write_json
 from .table import Experiment
@@ -101,7 +101,7 @@ def run_in(out, run, resume=False, device="cpu", verbose="auto"):
     with run_folder(out, run.what, resume) as (out, checkpoint, done):
         if done:
             return done
-        workers, saving = started(), {"checkpoint": checkpoint, "resume": resume}
+        workers, saving = Workers.here, {"checkpoint": checkpoint, "resume": resume}
         measured = machine(device)  # of the code that is loaded, not of what is committed by the end
         ready = work.SOURCES[run.experiment.source](run.experiment, run.model, run.seed, run.training, device)
         workers.check(ready.model)
@@ -298,7 +298,7 @@ def do(runs, jobs, device="cpu", say=say):
             say(f"{run.name}: {one(run, device)}")
         return
     before, others = {name: os.environ.get(name) for name in BLAS_THREADS}, set(multiprocessing.active_children())
-    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
+    os.environ.update({} if isinstance(jobs, Executor) else dict.fromkeys(BLAS_THREADS, "1"))  # else see `one_thread`
     spawn = multiprocessing.get_context("spawn")
     pool = jobs if isinstance(jobs, Executor) else ProcessPoolExecutor(jobs, spawn, _with_parent)
     try:
@@ -310,6 +310,8 @@ def do(runs, jobs, device="cpu", say=say):
                 what = f"FAILED: {type(error).__name__}: {error}; the same command goes on from here"
             say(f"{running[future]}: {what}")
     except KeyboardInterrupt:
+        for future in running:
+            future.cancel()
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
         raise
@@ -317,7 +319,7 @@ def do(runs, jobs, device="cpu", say=say):
         if pool is not jobs:
             pool.shutdown(cancel_futures=True)
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 @contextmanager

@@ -61,6 +61,8 @@ class Samples:
         rows, live, rng = self.workers.rows(len(x), rng)
         counts = model.counts(x, y, mask)
         count = live * int(counts[rows].sum())
+        if self.workers.size > 1 and not counts[rows].any():  # a head must be asked something: it counts nothing
+            y, mask = abs(y), None
         mask = None if mask is None else model.time_major(mask[rows])
         y = array_module(model.params["head.W"]).asarray(y[rows])
         uneven = self.workers.size > 1 and (mask is not None or counts.min() < counts.max())
@@ -145,9 +147,9 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
 
     draw(rng, step) -> x (B, T, D), y, and a mask if there is padding; step counts from 0 through the whole run. steps:
     how many batches each epoch has, such as [250] * 4. validate(done) -> {"loss": ..., "accuracy": ...} after each
-    epoch, done: steps so far. rngs: two generators, the one that draw is handed, and that of dropout, initial states
-    and trace noise; made from the model's seed if None. settings, and all else: optimizer, callbacks, verbose,
-    checkpoint, resume and reduce, and errors, as in `fit`. A resumed run needs the steps that it began with, or more.
+    epoch, by the first worker alone, done: steps so far. rngs: two generators, the one that draw is handed, and that of
+    dropout, initial states and trace noise; made from the model's seed if None. settings: optimizer, callbacks,
+    verbose, checkpoint, resume, reduce; these and errors as in `fit`. A resumed run needs its steps, or more.
     """
     if not isinstance(steps, list | tuple) or not steps:
         raise TypeError(f"steps: expected the number of batches of each epoch, such as [250] * 4, got {steps!r}")

@@ -177,8 +177,8 @@ class Training:
                     callback.on_epoch_end(self, logs)
             except KeyboardInterrupt:  # the others see this epoch too, so that a resumed run has all of it
                 self.interrupted = True
-        rate = self.optimizer.learning_rate  # a schedule's NumPy scalar would upcast, and no file holds it
-        self.optimizer.learning_rate, self.stop = checks.number("learning_rate", rate, low=0), bool(self.stop)
+        rate, self.stop = self.reduce.first(lambda: (self.optimizer.learning_rate, bool(self.stop)))  # as of the scores
+        self.optimizer.learning_rate = checks.number("learning_rate", rate, low=0)  # a NumPy scalar would upcast
 
     def _scores(self, part):
         """The numbers of an epoch, training and validation."""

@@ -118,6 +118,9 @@ class Workers:
         return int(numbers[0]), sums, {name: array_module(like).asarray(part) for name, part in parts.items()}
 
 
+Workers.here = Workers()  # who makes the runs of this process: one alone, unless the command says otherwise
+
+
 class MPI(Workers):
     """The processes that `mpiexec -n 2 python ...` started, on one machine or many, by mpi4py.
 
@@ -131,7 +134,7 @@ class MPI(Workers):
             raise ImportError(f"reduce: MPI needs mpi4py: pip install mpi4py mpich ({error})") from error
         self.comm, self.in_place = MPI.COMM_WORLD, MPI.IN_PLACE
         self.rank, self.size = self.comm.rank, self.comm.size
-        sys.excepthook = self._end
+        sys.excepthook = self._end if self.size > 1 else sys.excepthook
 
     def __call__(self, array):
         self.comm.Allreduce(self.in_place, array)
@@ -143,13 +146,13 @@ class MPI(Workers):
             found = None if self.rank else function()
         except Exception as caught:
             error = caught
-        found, error = self.comm.bcast((found, error))
-        if error is not None:
-            raise error
+        found, why = self.comm.bcast((found, error and f"rank 0: {error!r}"))
+        if why:
+            raise error or RuntimeError(why)
         return found
 
     def __exit__(self, kind, error, trace):
-        if kind and not issubclass(kind, Diverged):  # they diverge together
+        if kind and self.size > 1 and not issubclass(kind, Diverged):  # they diverge together
             self._end(kind, error, trace)
 
     def _end(self, kind, error, trace):
