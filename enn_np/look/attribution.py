@@ -244,7 +244,7 @@ def integrated_gradients(model, x, target=None, baseline=None, tolerance=1e-3, m
         worst = (abs(found.residual) * missed).argmax()
         of = f"residual {found.residual[worst]:.2g} of a difference of {found.difference[worst]:.2g}"
         what = f"{missed.sum()} of {len(x)} attributions do not add up: {of}, tolerance = {tolerance:g}"
-        why = "where the output jumps on the way, by top_k or codes that vanish, take softmax, a trained network or"
+        why = "where the output jumps or is steep, by top_k or codes that vanish, take softmax, a trained network or"
         warnings.warn(f"{what}; {why} another baseline", RuntimeWarning, stacklevel=2)
     return found
 
