@@ -359,7 +359,7 @@ def task_histories(folder):
         own = {model: runs for model, runs in load_results(folder, each.name, "sound").items() if model in each.models}
         drawn = {_title(model): [run["history"] for run in runs] for model, runs in own.items() if len(runs) > 1}
         title = f"{each.size} pairs" if each.task == "recall" else each.name
-        found.setdefault(each.family, {}).update({title: drawn} if drawn else {})
+        found.setdefault(each.family, {}).update({title: drawn} if len(drawn) > 1 else {})
     return {family: tasks for family, tasks in found.items() if tasks}
 
 
