@@ -353,7 +353,7 @@ def figures(folder):
 
 
 def task_histories(folder):
-    """{family: {task: {network: histories}}} of an experiment's own networks with several seeds: all sizes in one."""
+    """{family: {task: {network: histories}}} of an experiment's own networks with several seeds, if two have them."""
     found, names = {}, {read_result(path)["benchmark"] for path in Path(folder).glob("*-sound-*.json")}
     for each in sorted(filter(None, map(task, names)), key=lambda each: ([*TASKS].index(each.task), each.size)):
         own = {model: runs for model, runs in load_results(folder, each.name, "sound").items() if model in each.models}
