@@ -177,7 +177,7 @@ class Training:
                     callback.on_epoch_end(self, logs)
             except KeyboardInterrupt:  # the others see this epoch too, so that a resumed run has all of it
                 self.interrupted = True
-        rate, self.stop = self.reduce.first(lambda: (self.optimizer.learning_rate, bool(self.stop)))  # as of the scores
+        rate, self.stop = self.reduce.first(lambda: (self.optimizer.learning_rate, bool(self.stop)))  # as the scores
         self.optimizer.learning_rate = checks.number("learning_rate", rate, low=0)  # a NumPy scalar would upcast
 
     def _scores(self, part):
