@@ -59,12 +59,8 @@ BindingGradient = namedtuple("BindingGradient", "r z s m v g keep k c q u")
 
 
 class Addressing(Cell):
-    """What cells have in common that recall values by the address of a cue: (1), (2), (4), (8), (9) and their way back.
+    """What cells share that recall values by the address of a cue: (1), (2), (4), (8), (9) and their way back."""
 
-    encoded: the type of the encoded input, whose first parts are an `Address` and v.
-    """
-
-    encoded = BindingInput
     address, recurrent_cue, bank_read, gated = "slots", False, True, True
 
     def init(self, rng, inputs, dtype=np.float32):
@@ -90,7 +86,7 @@ class Addressing(Cell):
         """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4)."""
         sums = linear(x, params["W_z"], params["b_z"])
         address = Address(sums) if self.recurrent_cue else self._address(params, sums)
-        return self.encoded(*address, linear(x, params["W_v"], params["b_v"]))  # (4) value
+        return BindingInput(*address, linear(x, params["W_v"], params["b_v"]))  # (4) value
 
     def _address(self, params, sums):
         """(1) from what its ReLU sees, (..., B, H), (2), and the bank's part of (3)."""

@@ -21,16 +21,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import array_module
-from .binding import ADDRESS, INTEGRATION, Addressing
+from .binding import INTEGRATION, Addressing
 from .cells import Cell
 from .checks import count, number, settings
 from .ops import flat, match, read, softmax, softmax_back, sum_rows, write
 
 # State: h (B, H); keys and values of the last K steps, oldest first (B, K, H); the last cue's direction z (B, H).
 WindowState = namedtuple("WindowState", "h keys values z")
-# As in binding.py: what needs no past; what a step keeps, with attention p (B, K); the gradients for `collect`, among
-# them that of attention and of the next step at the cue's direction, z_unit.
-WindowInput = namedtuple("WindowInput", f"{ADDRESS} v")
+# As in binding.py, whose `BindingInput` is used up to v: what a step keeps, with attention p (B, K); the gradients for
+# `collect`, among them that of attention and of the next step at the cue's direction, z_unit.
 WindowKept = namedtuple("WindowKept", f"p {INTEGRATION}")
 WindowGradient = namedtuple("WindowGradient", "z z_unit m v k c q u")
 
@@ -43,8 +42,6 @@ class Window(Addressing):
     slots: int = 64
     window: int = 32
     temperature: float = 0.15
-
-    encoded = WindowInput
 
     def __post_init__(self):
         settings(self, count, "hidden slots window")
