@@ -62,25 +62,27 @@ class Addressing(Cell):
     """What cells share that recall values by the address of a cue: (1), (2), (4), (8), (9) and their way back."""
 
     address, recurrent_cue, bank_read, gated = "slots", False, True, True
+    plasticity, learned_decay = "fixed", False
 
     def init(self, rng, inputs, dtype=np.float32):
         """He normal W_z, W_c, W_h; Glorot uniform M, W_v, W_u and the others; zero biases. rng: a NumPy Generator.
 
         U_z is a tenth of He normal: else the state, of unit variance, drowns a one-hot input: no key finds its slot.
+        b_g and d start where `rate` and `decay` say.
         """
         D, H = count("inputs", inputs), self.hidden
         params = {"W_z": he_normal(rng, (D, H)), "b_z": np.zeros(H), "gamma_z": np.ones(H), "beta_z": np.zeros(H)}
         params |= {"U_z": 0.1 * he_normal(rng, (H, H))} if self.recurrent_cue else {}
         params |= {"M": glorot_uniform(rng, (self.slots, H))} if self.address == "slots" else {}
-        params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H), **self._more(rng, D)}
+        params |= {"W_v": glorot_uniform(rng, (D, H)), "b_v": np.zeros(H)}
+        if self.plasticity == "gate":
+            params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (H, 1))}
+            params |= {"b_g": np.full(1, _logit(self.rate))}
+        params |= {"d": np.full(self.slots, _logit(self.decay))} if self.learned_decay else {}
         params |= {"W_c": he_normal(rng, (3 * H, 3 * H)), "b_c": np.zeros(3 * H)}  # rows: z, m, h
         params |= {"W_h": he_normal(rng, (3 * H, H)), "b_h": np.zeros(H), "gamma_h": np.ones(H), "beta_h": np.zeros(H)}
         params |= {"W_u": glorot_uniform(rng, (3 * H, H)), "b_u": np.zeros(H)} if self.gated else {}
         return {name: value.astype(dtype) for name, value in params.items()}
-
-    def _more(self, rng, D):
-        """Parameters of a cell's own."""
-        return {}
 
     def encode(self, params, x):
         """What the input alone says, for x (..., B, D): (1) and (2), or its part of (1); value (4)."""
@@ -208,14 +210,6 @@ class Binding(Addressing, Traced):
     def traces(self, tape):
         """As of every trace, made anew where it is a list."""
         return super().traces(tape) if tape.e.trace is None else tape.e.trace.traces()
-
-    def _more(self, rng, D):
-        """Glorot uniform w_g, u_g; b_g and d from where the settings say that they start."""
-        params = {}
-        if self.plasticity == "gate":
-            params |= {"w_g": glorot_uniform(rng, (D, 1)), "u_g": glorot_uniform(rng, (self.hidden, 1))}
-            params |= {"b_g": np.full(1, _logit(self.rate))}
-        return params | ({"d": np.full(self.slots, _logit(self.decay))} if self.learned_decay else {})
 
     def initial_state(self, batch, dtype=np.float32, rng=None, xp=np):
         """Zeros, with or without `rng`: nothing is written yet, and nowhere was addressed."""
