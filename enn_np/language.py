@@ -247,8 +247,6 @@ class LanguageModel(Model):
 class Pieces:
     """An epoch of `fit_stream` (see `train.Samples`): the text once. States go from piece to piece, not gradients."""
 
-    workers = train.Workers()
-
     def __init__(self, model, tokens, batch_size, steps):
         self.model, self.text, xp = model, (tokens, batch_size, steps), array_module(model.params["head.W"])
         self.start = [cell.initial_state(batch_size, model.dtype, None, xp) for cell in model.cells]

@@ -45,8 +45,6 @@ class Samples:
     sets `workers`: of a batch, learn sees the rows of this one.
     """
 
-    workers = Workers()
-
     def __init__(self, model, order, size, draw):
         self.model, self.order, self.size, self.draw = model, order, size, draw
 
