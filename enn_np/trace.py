@@ -76,8 +76,8 @@ class Listed:
         return self.piece.gather(self.g)
 
     def read(self, a):
-        self.q = self.piece.spread(a)
-        return self.piece.read(self.q)
+        self.q, seen = self.piece.spread(a), self.piece.seen
+        return read(self.q[..., : seen.shape[1]], seen)
 
     def write(self, w, v, keep):
         """Into the list: there is no other trace to return."""
@@ -167,9 +167,6 @@ class Piece:
         """From weights of slots to weights of rows, (B, j + N): the other way round."""
         j, L = self.steps, self.L
         return array_module(a).concatenate((match(a, L[:, :j]), a * L[:, j]), axis=-1)
-
-    def read(self, q):
-        return read(q[..., : self.seen.shape[1]], self.seen)
 
     def write(self, w, keep, v, keep_all):
         """w v' beside what is kept of the list."""
