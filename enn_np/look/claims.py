@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .plots import COLORS, checked, draw_map, finish, line, panels, percent, sheet, signed_map
+from .plots import COLORS, draw_map, finish, floats, line, panels, percent, sheet, signed_map
 
 NAMES = ("trained", "untrained", "random")
 SMALL = 0.01  # what the paper counts as small
@@ -22,7 +22,7 @@ EPOCH = "epoch (0: untrained)"
 
 def compared(traces):
     """{"trained", "untrained", "random": (N, H)}: the last trace, the first, and noise of the last one's scale."""
-    traces = checked(traces)
+    traces = floats(traces, "traces", "KNH")
     rng = np.random.default_rng((0, 1))  # not the stream that a model's first weights came from: they would agree
     noise = rng.standard_normal(traces[-1].shape)
     return dict(zip(NAMES, (traces[-1], traces[0], noise * np.sqrt((traces[-1] ** 2).mean())), strict=True))
@@ -124,7 +124,7 @@ def sparsity(traces, statistics):
 
 def stability(traces):
     """Are traces stable over training? Cosines of every two, and with the one before and the first as lines."""
-    traces = checked(traces)
+    traces = floats(traces, "traces", "KNH")
     cosines = np.array([[cosine(A, B) for A in traces] for B in traces])
     image, lines = panels(2, (8, 3.4), (1, 1.3))
     lowest, heading = cosines.min(), "Cosine of every two traces"

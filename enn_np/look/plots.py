@@ -62,7 +62,7 @@ def task_curves(tasks):
 def trace_heatmap(A, title="Hebbian trace"):
     """A trace A (N, H), slots x hidden units; the largest |A| ends the colour scale."""
     (ax,) = panels(1, (8, 3.8))
-    ax.figure.colorbar(signed_map(ax, _array(A, "A", ("N", "H")), title), ax=ax, label=TRACE)
+    ax.figure.colorbar(signed_map(ax, floats(A, "A", ("N", "H")), title), ax=ax, label=TRACE)
     return ax.figure
 
 
@@ -72,7 +72,7 @@ def trace_evolution(traces, labels=None, unit="epoch"):
     traces  (K, N, H)
     labels  K names or numbers, 1 to K without them; `unit` is what they count. Up to 6 maps, evenly spread over K
     """
-    traces = checked(traces)
+    traces = floats(traces, "traces", "KNH")
     K = len(traces)
     labels = range(1, K + 1) if labels is None else labels
     if len(labels) != K:
@@ -99,14 +99,14 @@ def retrieval_over_time(a, image=None):
 
     The colour bar marks 1/N, an even recall. At the right is the effective number of slots, exp(entropy): 1 to N.
     """
-    a = _array(a, "a", ("T", "N"))
+    a = floats(a, "a", ("T", "N"))
     T, N = a.shape
     if a.min() < 0 or abs(a.sum(-1) - 1).max() > 1e-3:
         got = f"a least one of {a.min():.3g} and sums from {a.sum(-1).min():.3g} to {a.sum(-1).max():.3g}"
         raise ValueError(f"a: expected weights from 0 that sum to 1 over the last axis, got {got}")
     ratios = [3, 1]
     if image is not None:
-        _array(image, "image", (T, "W", 3)[: max(np.ndim(image), 2)])
+        floats(image, "image", (T, "W", 3)[: max(np.ndim(image), 2)])
         ratios = [min(max(3 * len(image[0]) / T, 1), 4), 3, 1]
     *inputs, weights, side = panels(len(ratios), (8, 3.6), ratios)
     for ax in inputs:
@@ -130,7 +130,7 @@ def arcs(words, questions, lengths, asked=None, title="Which past step wrote wha
     words: T strings, one a step; questions: Q strings, asked after them; lengths (Q, T): `attribution.written_lengths`;
     asked: index of the question that stands out, or None. Of a result: `arcs(*attribution.told(result["recalled"]))`.
     """
-    lengths = _array(lengths, "lengths", (len(questions), len(words)))
+    lengths = floats(lengths, "lengths", (len(questions), len(words)))
     choice("asked", asked, (None, *range(len(questions))))
     (ax,) = panels(1, (8, 3.2))
     T, Q, turn = len(words), len(questions), np.linspace(0, np.pi, 100)
@@ -252,7 +252,7 @@ def _logarithmic(ax):
 # ----------------------------------------------------------------------------------------------------- what is drawn
 
 
-def _array(value, name, shape):
+def floats(value, name, shape):
     """`value`, any form of numbers, as finite floats of `shape`; a letter there is any size from 1."""
     try:
         array = np.ma.asarray(value, dtype=float).filled(np.nan)  # what is masked is no number
@@ -261,14 +261,9 @@ def _array(value, name, shape):
     return float_array(name, array, shape)
 
 
-def checked(traces):
-    """Traces as (K, N, H) of finite floats."""
-    return _array(traces, "traces", "KNH")
-
-
 def _runs(name, runs, metric):
     """The metric of every run as rows, which go on with the last number of a run: (runs, epochs). name: of the runs."""
     if not runs or any(metric not in run for run in runs):
         raise ValueError(f"{name}: expected runs that hold {metric!r}, got {[sorted(run) for run in runs]}")
-    rows = [_array(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
+    rows = [floats(run[metric], f"{name}[{metric!r}]", ("epochs",)) for run in runs]
     return np.stack([np.pad(row, (0, max(map(len, rows)) - len(row)), mode="edge") for row in rows])
