@@ -114,8 +114,7 @@ def retrieval_over_time(a, image=None):
     heat = draw_map(weights, a, "Retrieval weights", SLOTS, "time step", cmap="cividis")
     bar = side.figure.colorbar(heat, ax=[*inputs, weights, side], label="retrieval weight a (sum over slots: 1)")
     bar.ax.axhline(1 / N, color="red", lw=2)
-    at = {"transform": bar.ax.get_yaxis_transform(), "ha": "right", "va": "center"}
-    bar.ax.text(-0.3, 1 / N, "1/N", color="red", **at)
+    bar.ax.text(-0.3, 1 / N, "1/N", color="red", ha="right", va="center", transform=bar.ax.get_yaxis_transform())
     effective = slots_per_recall(a)  # (T,)
     side.plot(effective, range(T), color=COLORS[0])
     side.axvline(N, color="grey", ls=":")
