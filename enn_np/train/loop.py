@@ -91,7 +91,7 @@ class Training:
         self.names += tuple(f"val_{name}" for name in self.names) if self.validate else ()
         self.monitor = "val_loss" if self.validate else "loss"
         self.history, self.warned = History(), set()
-        self.best_params = _copied(self.model.params)  # at first, those before training
+        self.best_params = copy.deepcopy(self.model.params)  # at first, those before training
 
     @property
     def epoch(self):
@@ -169,7 +169,7 @@ class Training:
             self.history.add(logs)
             self.history.best_epoch = self._best()
             if self.history.best_epoch == self.epoch - 1:
-                self.best_params = _copied(self.model.params)
+                self.best_params = copy.deepcopy(self.model.params)
             self.part = None
         for callback in self.callbacks:
             try:
@@ -248,7 +248,7 @@ class Training:
 
     def _hand_back(self, params, callbacks=()):
         """End with `params`, none for those that are there, tell the callbacks, and save what was handed back."""
-        last = _copied(self.model.params)
+        last = copy.deepcopy(self.model.params)
         for name, value in params.items():
             self.model.params[name][...] = value
         for callback in callbacks:
@@ -329,10 +329,6 @@ class Training:
                 params[name][...] = value
         if self.verbose:
             say(f"{path}: resumed after {self.place()}")
-
-
-def _copied(params):
-    return {name: value.copy() for name, value in params.items()}
 
 
 def _beside(like, tree):
