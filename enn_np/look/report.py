@@ -138,7 +138,7 @@ def _read_model(path, stored):
     model = load(path)
     if not isinstance(model, Classifier):
         raise ValueError(f"only a classifier's decisions are explained here, got a {type(model).__name__}")
-    attribution.alone(model, stored["probe"][:1].astype(model.dtype))
+    attribution.alone(model, stored["probe"][:1])
     if "labels" in stored:
         model.check_targets("labels", stored["labels"], len(stored["labels"]))
     return model
@@ -189,7 +189,7 @@ def _trace_maps(traces, statistics):
 
 def _errors(model, stored):
     """How often what is read as what, each sequence alone, and the worst errors first."""
-    x, truth = stored["probe"][:PROBE].astype(model.dtype), stored["labels"][:PROBE]
+    x, truth = stored["probe"][:PROBE], stored["labels"][:PROBE]
     p = attribution.alone(model, x, target=0)[0].predict_proba(x)  # (n, classes); no target is asked for
     given, classes = p.argmax(1), range(p.shape[1])
     rows = [[k, *np.bincount(given[truth == k], minlength=len(classes)).tolist()] for k in classes]
@@ -204,7 +204,6 @@ def _examples(model, stored, errors):
     probe, labels, a = stored["probe"][:PROBE], stored.get("labels"), stored.get("retrieval", ())
     chosen, told = range(min(EXAMPLES, len(probe))), {}
     if model:  # the worst errors, and then one sequence of each class
-        probe = probe.astype(model.dtype)
         classes = attribution.alone(model, probe)[3] if labels is None else labels[: len(probe)]
         firsts = np.unique(classes, return_index=True)[1].tolist()
         chosen = list(dict.fromkeys([*(errors["worst"] if errors else ()), *firsts, *range(len(probe))]))[:EXAMPLES]
@@ -238,7 +237,7 @@ def _explained(model, probe, x):
     likely = [[(k, p[k]) for k in np.argsort(-p)[:5]] for p in alone.predict_proba(x)]
     told = {"target": target, "likely": likely, "shares": {part: share.T for part, share in shares.items()}}
     if T <= STEPS:
-        mean = np.repeat(probe.mean(0, keepdims=True), len(x), axis=0)
+        mean = np.repeat(probe.mean(0, keepdims=True, dtype=x.dtype), len(x), axis=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of what is missing: the page says it of each sequence
             found = attribution.integrated_gradients(model, x, target, baseline=mean, tolerance=0.05)
@@ -261,7 +260,7 @@ def _slot_use(model, stored):
     a, without, rows = stored.get("retrieval"), [], []
     if model:
         most = PROBE if model.cells[0].shared else PROBE // 4  # a trace each is slow
-        x = stored["probe"][:most].astype(model.dtype)
+        x = stored["probe"][:most]
         labels = stored["labels"][:most] if "labels" in stored else model.predict(x)
         a, found = HebbianTraceMonitor(model, x).retrieval, attribution.ablations(model, x, labels)
         intact = found["intact"]["loss"]
