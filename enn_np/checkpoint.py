@@ -61,12 +61,6 @@ def write_text(path, text):
     return spelled_out(path)
 
 
-def sweep(path):
-    """Remove what killed writers of the file `path` left beside it. Only for who holds its lock."""
-    for part in path.parent.glob(f"{glob.escape(path.name)}.????????.part"):
-        part.unlink(missing_ok=True)
-
-
 class Taken(ValueError):
     """What another process has, this one cannot have."""
 
@@ -201,7 +195,8 @@ class Checkpoint:
         """Keep other processes from the file. Raises ValueError where one has it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with lock(self.path.with_name(f".{self.path.name}.lock"), f"checkpoint: {self.path}"):
-            sweep(self.path)
+            for part in self.path.parent.glob(f"{glob.escape(self.path.name)}.????????.part"):
+                part.unlink(missing_ok=True)  # what killed writers left
             self._saved = time.monotonic()
             yield
 
