@@ -15,7 +15,6 @@ import numpy as np
 
 from .plots import COLORS, draw_map, finish, floats, line, panels, percent, sheet, signed_map
 
-NAMES = ("trained", "untrained", "random")
 SMALL = 0.01  # what the paper counts as small
 EPOCH = "epoch (0: untrained)"
 
@@ -24,8 +23,8 @@ def compared(traces):
     """{"trained", "untrained", "random": (N, H)}: the last trace, the first, and noise of the last one's scale."""
     traces = floats(traces, "traces", "KNH")
     rng = np.random.default_rng((0, 1))  # not the stream that a model's first weights came from: they would agree
-    noise = rng.standard_normal(traces[-1].shape)
-    return dict(zip(NAMES, (traces[-1], traces[0], noise * np.sqrt((traces[-1] ** 2).mean())), strict=True))
+    noise = rng.standard_normal(traces[-1].shape) * np.sqrt((traces[-1] ** 2).mean())
+    return {"trained": traces[-1], "untrained": traces[0], "random": noise}
 
 
 def outer_products(A):
@@ -88,7 +87,7 @@ def structure(traces):
         image = signed_map(ax, A / scale, f"{name}, rms {scale:.2g}", 3)
         ax.label_outer()
         line(lines, i, range(1, len(shares) + 1), shares, name)
-        bars.barh(i, common, color=COLORS[i])
+        bars.barh(name, common, color=COLORS[i])
         inside = {"ha": "right", "color": "white"} if common > 0.5 else {"ha": "left", "color": "black"}
         bars.text(common, i, f" {common:.1%} ", va="center", **inside)
     lines.figure.colorbar(image, ax=maps, label="A / its root mean square", extend="both")
@@ -96,7 +95,6 @@ def structure(traces):
     lines.yaxis.set_major_formatter(percent)
     lines.legend(frameon=False, handlelength=3, loc="center right", bbox_to_anchor=(1, 0.45))
     bars.set(title="In one row common to all slots", xlabel="share of |A|²", xlim=(0, 1.02), ylim=(2.6, -0.6))
-    bars.set_yticks(range(3), NAMES)
     bars.xaxis.set_major_formatter(percent)
     return lines.figure
 
