@@ -150,9 +150,7 @@ def unigram_perplexity(train_counts: Array, tokens: Array) -> float:
     if p.ndim != 1 or p.dtype.kind not in "iuf" or not ((p >= 0) & np.isfinite(p)).all():
         raise ValueError(f"train_counts: expected (V,) numbers, none negative, got {p.dtype} {p.shape}: {p!s:.60}")
     tokens, p = ids_below("tokens", tokens, len(p), ("N",)), p + 1.0
-    tallies = np.bincount(tokens, minlength=len(p))
-    seen = tallies > 0
-    return float(np.exp(-(tallies[seen] @ np.log(p[seen] / p.sum())) / len(tokens)))
+    return float(np.exp(-np.log(p / p.sum())[tokens].mean()))
 
 
 def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Array, Array]]:
