@@ -71,8 +71,7 @@ class Run(NamedTuple):
         if not self.path.exists():
             return None
         found = read_result(self.path, tested=not self.short)
-        unsaid = self.training | {"clip": None}  # of fresh samples was not clipped, at first
-        got = {name: (found.get("training") or {}).get(name, unsaid[name]) for name in self.training}
+        got = found.get("training") or self.training  # the oldest results do not say
         if got != self.training:
             wanted = f"holds a run with {got}, asked for {self.training}"
             raise ValueError(f"{self.path}: {wanted}; delete it and its folder in runs/, or name another")
