@@ -205,7 +205,7 @@ def search(experiment, model, grid, asked, results):
     while len(grid) > 1:
         trials = {rate: trial(experiment, model, rate, asked, results) for rate in grid}
         found = {rate: run.stored() for rate, run in trials.items()}
-        if missing := [trials[rate] for rate in grid if found[rate] is None]:
+        if missing := [run for rate, run in trials.items() if found[rate] is None]:
             return None, missing
         ranks = {rate: _rank(each, experiment) for rate, each in found.items()}
         best = min(grid, key=lambda rate: (ranks[rate], rate))
@@ -291,7 +291,6 @@ def do(runs, jobs, device="cpu", say=say):
     Processes are spawned, so that NumPy is imported after the number of BLAS threads is set. A Ctrl-C ends them at
     once. If the system kills one of `jobs` processes, all runs that are not done yet end with it.
     """
-    runs = list({run.path: run for run in runs}.values())
     if jobs == 1 or not runs:
         for run in runs:
             say(f"{run.name}: {one(run, device)}")
