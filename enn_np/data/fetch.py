@@ -178,11 +178,10 @@ def read(file: Found, verify: bool = True, most: int = -2) -> bytes:
 def _intact(file):
     """Whether a file's unpacked bytes are the published ones; None if that cannot be told, or in `OTHER_ORDER`."""
     try:
-        data = read(file)
+        found = hashlib.sha256(read(file)).hexdigest()
     except DamagedFile:
         return False
-    other = OTHER_ORDER in file.sums and hashlib.sha256(data).hexdigest() == OTHER_ORDER
-    return True if file.sums and not other else None
+    return True if file.sums and found != OTHER_ORDER else None
 
 
 # How they get there
