@@ -86,8 +86,7 @@ def small(run):
 
 def _traces(folder):
     """Of every stored run by the paper's protocol the trace after each epoch, (K, N, H)."""
-    paths = [path.with_suffix(".npz") for path in sorted(Path(folder).glob("mnist-paper-engram-*.json"))]
-    return [read_arrays(path)["traces"] for path in paths if path.exists()]
+    return [read_arrays(path)["traces"] for path in sorted(Path(folder).glob("mnist-paper-engram-*.npz"))]
 
 
 def structure(folder):
