@@ -4,6 +4,7 @@ A row's verdict comes from an interval: a new result may change it, and nobody h
 """
 
 from functools import partial, reduce
+from math import erf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,8 +80,6 @@ def above_line(run):  # the straight line that fits best
 
 def small(run):
     """How many points more entries of the trace are small than of normal noise that spreads as much."""
-    from scipy.special import erf
-
     return 100 * (run["trace"][-1]["share_small"] - erf(SMALL / run["trace"][-1]["sd"] / 2**0.5))
 
 
