@@ -167,7 +167,7 @@ BAD_COMMANDS = (
     (["gradcheck", "--seeds", "few"], "--seeds"),
     (["data"], "action"),
     (["data", "burn"], "burn"),
-    (["data", "fetch"], "name: .*mnist, cifar10, wikitext-2, wikitext-103"),
+    (["data", "fetch"], "name: expected one of 'mnist', 'cifar10', 'wikitext-2', 'wikitext-103'"),
     (["data", "fetch", "mnst"], "name: invalid choice: 'mnst'"),
     (["data", "list", "mnst"], "name: invalid choice: 'mnst'"),
     (["data", "verify", "mnst"], "name: invalid choice: 'mnst'"),

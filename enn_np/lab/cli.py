@@ -219,8 +219,6 @@ def _verify(settings):
 def _data(settings):
     name, folder, action = settings.name, settings.folder, settings.action
     if action == "fetch":
-        if name is None:
-            raise ValueError(f"name: data fetch expects one of {', '.join(SOURCES)}")
         print(fetch(name, folder))
         return 0
     look = find if action == "list" else verify
