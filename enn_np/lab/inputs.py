@@ -37,7 +37,7 @@ def cifar10_split(images, protocol, seed):
     out for validation, and each channel standardised on the rest.
     """
     if protocol == "sound":
-        return _scaled(parts(images, CIFAR10_HELD_OUT, seed), lambda x: datasets.Standardize.fit(x, per="channel"))
+        return _scaled(parts(images, CIFAR10_HELD_OUT, seed), datasets.Standardize.fit)
     unit = datasets.Scaling(np.float32(0), np.float32(1))  # to float32 in 0..1, no more
     x, x_test = (datasets.image_rows(unit.transform(part)) for part in (images.x_train, images.x_test))
     return Split(x, images.y_train, x_test, images.y_test, x_test, images.y_test)
@@ -209,5 +209,4 @@ def instances(name, said, y):
 
 
 DRAWS = {"recall": recall, "fewshot": few_shot, "copy": copy, "adding": adding, "omniglot": characters}
-DRAWS |= dict.fromkeys(("mqar", "widemqar"), queries)
-DRAWS |= dict.fromkeys(("split", "permuted", "pixels"), pictures)
+DRAWS |= {"mqar": queries, "widemqar": queries, "split": pictures, "permuted": pictures, "pixels": pictures}
