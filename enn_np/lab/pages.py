@@ -27,9 +27,9 @@ import numpy as np
 from ..checkpoint import read_arrays, write_text
 from ..checks import choice
 from ..look import attribution, claims, plots
+from . import verdicts
 from .results import files, lacks, load_results, read_json, read_result
 from .table import ABLATIONS, CONTROLS, FIXED, MATCHED, MODELS, PAPER, TASKS, TITLES, TURNED, WITHOUT, find, task
-from .verdicts import moved, numbers, one_more, pointed, slower, small, structure, verdicts_table
 
 DASH = "-"
 
@@ -204,7 +204,7 @@ def files_table(folder):
     return _records(rows) if rows else "No stored results yet."
 
 
-TABLES = (results_table, tests_table, ablation_table, bench_table, claims_table, verdicts_table, files_table)
+TABLES = (results_table, tests_table, ablation_table, bench_table, claims_table, verdicts.verdicts_table, files_table)
 KINDS = {each.__name__.removesuffix("_table"): each for each in TABLES}
 NAME = r"(?:verdicts|files|\w+(?::[\w.-]+)+)"
 
@@ -236,14 +236,13 @@ def _rendered(template, folder):
     from .stats import false_alarms, interval, sample
 
     pages = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    given = {"of": partial(numbers, folder), "file": lambda name: read_json(folder / name), "folder": folder}
-    given |= {"paper": PAPER, "scipy": scipy, "false_alarms": false_alarms}
-    given |= {"small": small, "moved": moved, "pointed": pointed, "slower": slower, "structure": structure}
+    given = {"of": partial(verdicts.numbers, folder), "file": lambda name: read_json(folder / name), "folder": folder}
+    given |= {"paper": PAPER, "scipy": scipy, "false_alarms": false_alarms, "verdicts": verdicts}
     pages.filters |= {
         "f": lambda value, form=".1f": format(value, form),
         "mean": lambda values, form=".1f": format(sample("values", values, low=1).mean(), form),
         "ends": lambda values, form=".1f": _ends(interval(values), form),
-        "next": lambda values, form: _ends(one_more(np.mean(values), interval(values), len(values)), form),
+        "next": lambda values, form: _ends(verdicts.one_more(np.mean(values), interval(values), len(values)), form),
         "apart": lambda values: "separable" if np.prod(interval(values)) > 0 else "not separable",
     }
     try:
