@@ -95,21 +95,20 @@ def run_back(cell, params, tape, dh=None, dstate=None, input_gradient=True, **up
     xp, steps = array_module(x), len(x)
     if mask is not None:
         upstream = {name: xp.where(mask.T, value.T, 0).T for name, value in upstream.items()}
-    d = each(lambda end: end.copy(), type(states[0])(*(dstate or [None] * len(states[0]))))
+    d = type(states[0])(*(dstate or [None] * len(states[0])))
     d = hooks.turn(e, d) if (hooks := getattr(cell, "hooks", None)) else d
-    d = type(d)(*(zero if end is None else end for end, zero in zip(d, each(xp.zeros_like, states[0]), strict=True)))
-    gradients, nothing = [None] * steps, each(lambda part: 0, d)
+    d = each(lambda start, end: xp.zeros_like(start) if end is None else end.copy(), states[0], d)
+    gradients = [None] * steps
     for t in reversed(range(steps)):
         if dh is not None:
             d = d._replace(h=d.h + dh[t])  # h_t is read twice, by the loss and by the next step
-        past, now = d, hold(cell, mask, t, d, nothing)
+        past, now = d, hold(cell, mask, t, d, [0] * len(d))
         back = cell.step_back(params, now, at(e, t), states[t], kept[t], **{k: v[t] for k, v in upstream.items()})
         d, gradients[t] = named("step_back", *back)
         if t == steps - 1:
             check_state("step_back", d, states[0], x.dtype, computed=True)
         if mask is not None:  # the rest passes padding by
-            parts = zip(d, past, now, strict=True)
-            d = type(d)(*(None if new is None else xp.asarray(new + (whole - part)) for new, whole, part in parts))
+            d = each(lambda new, whole, part: xp.asarray(new + (whole - part)), d, past, now)
     d = hooks.leave(e, d) if hooks else d
     before = Steps(states[:-1])
     vars(before).update({name: part[:-1] for name, part in vars(states).items() if part is not None})  # stacked already
@@ -132,9 +131,10 @@ def named(method, *parts):
     return parts
 
 
-def each(function, tree):
-    """`function` of every part of a NamedTuple; None stays None."""
-    return type(tree)(*(None if part is None else function(part) for part in tree))
+def each(function, tree, *others):
+    """`function` of every part of a NamedTuple, and of what stands at its place in others; None stays None."""
+    parts = zip(tree, *others, strict=True)
+    return type(tree)(*(None if part is None else function(part, *more) for part, *more in parts))
 
 
 def at(tree, t):
@@ -147,9 +147,8 @@ def hold(cell, mask, t, new, old):
     if mask is None:
         return new
 
-    def held(name, one, other):
+    def held(one, other, name):
         live = mask[t].any() if name in getattr(cell, "shared", ()) else mask[t].reshape(-1, *[1] * (one.ndim - 1))
         return array_module(one).where(live, one, other)
 
-    parts = zip(new._fields, new, old, strict=True)
-    return type(new)(*(None if one is None else held(name, one, other) for name, one, other in parts))
+    return each(held, new, old, new._fields)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import array_module
+from .backend import array_module, fused
 from .checks import count, settings
 from .ops import flat, glorot_uniform, linear, orthogonal, sigmoid, sum_rows
 
@@ -62,11 +62,15 @@ class Traced(Cell):
         return (mask / array_module(x).maximum(mask.sum(-1, keepdims=True), 1)).astype(x.dtype)[..., None]
 
 
+@dataclass(frozen=True)
 class Baseline(Cell):
     """What the baselines share. Every part of every NamedTuple is (B, H), with T in front when stacked.
 
-    parts: the types of state and encoded input. gates: how many. biases: names, the one at x W_x first.
+    parts: the types of state and encoded input. gates: how many. biases: names, the one at x W_x first. neuron,
+    neuron_back: the equations between the products, unit by unit.
     """
+
+    hidden: int
 
     def __post_init__(self):
         settings(self, count, "hidden")
@@ -109,7 +113,6 @@ RNNSums = namedtuple("RNNSums", "s")  # what goes into tanh; and the gradient th
 class RNN(Baseline):
     """Elman's network (1990), Keras' SimpleRNN.   h_t = tanh( x_t W_x + h_{t-1} W_h + b )"""
 
-    hidden: int
     gates, biases = 1, ("b",)
     parts = Hidden, RNNSums
 
@@ -137,24 +140,31 @@ class GRU(Baseline):
     h_t = z_t * h_{t-1} + (1 - z_t) * n_t
     """
 
-    hidden: int
     gates, biases = 3, ("b_x", "b_h")
     parts = Hidden, GRUSums
 
+    @fused
+    def neuron(x_z, x_r, x_n, h_z, h_r, u, h):
+        z, r = sigmoid(x_z + h_z), sigmoid(x_r + h_r)
+        n = array_module(u).tanh(x_n + r * u)
+        return n + z * (h - n), z, r, n  # z h + (1 - z) n
+
+    @fused
+    def neuron_back(dh, z, r, n, u, h):
+        dn = dh * (1 - z) * (1 - n * n)  # h to n, through its tanh
+        dz = dh * (h - n) * (z * (1 - z))  # h to z, through its sigmoid
+        dr = dn * u * (r * (1 - r))  # n to r, through its sigmoid
+        return dh * z, dz, dr, dn, dn * r  # at h_{t-1}, z, r, n, u
+
     def step(self, params, e, state):
         from_h = state.h @ params["W_h"] + params["b_h"][:, None]  # (3, B, H)
-        z, r, u = sigmoid(e.z + from_h[0]), sigmoid(e.r + from_h[1]), from_h[2]
-        n = array_module(u).tanh(e.n + r * u)
-        return Hidden(n + z * (state.h - n)), GRUKept(z, r, n, u)  # z h + (1 - z) n
+        h, *gates = self.neuron(e.z, e.r, e.n, *from_h, state.h)
+        return Hidden(h), GRUKept(*gates, from_h[2])
 
     def step_back(self, params, d, e, state, k):
-        dn = d.h * (1 - k.z) * (1 - k.n * k.n)  # h to n, through its tanh
-        dz = d.h * (state.h - k.n) * (k.z * (1 - k.z))  # h to z, through its sigmoid
-        dr = dn * k.u * (k.r * (1 - k.r))  # n to r, through its sigmoid
-        du = dn * k.r  # n to u
-        dh = d.h * k.z  # h_{t-1} is used four times: here and in three products
+        dh, dz, dr, dn, du = self.neuron_back(d.h, k.z, k.r, k.n, k.u, state.h)
         for dg, W in zip((dz, dr, du), params["W_h"], strict=True):
-            dh += dg @ W.T
+            dh += dg @ W.T  # h_{t-1} is used four times: above and in three products
         return Hidden(dh), GRUGradient(dz, dr, dn, du)
 
     def sums_back(self, de):
@@ -174,7 +184,6 @@ class LSTM(Baseline):
     c_t = f * c_{t-1} + i * g                           h_t = o * tanh(c_t)
     """
 
-    hidden: int
     gates, biases = 4, ("b",)
     parts = LSTMState, LSTMSums
 
@@ -184,20 +193,28 @@ class LSTM(Baseline):
         params["b"][1] = 1
         return params
 
+    @fused
+    def neuron(x_i, x_f, x_g, x_o, h_i, h_f, h_g, h_o, c):
+        i, f, o = sigmoid(x_i + h_i), sigmoid(x_f + h_f), sigmoid(x_o + h_o)
+        g = array_module(c).tanh(x_g + h_g)
+        c = f * c + i * g
+        tanh_c = array_module(c).tanh(c)
+        return o * tanh_c, c, i, f, g, o, tanh_c
+
+    @fused
+    def neuron_back(dh, dc, i, f, g, o, tanh_c, c):
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)  # c_t is read twice: by h_t, and by the next step
+        do = dh * tanh_c * (o * (1 - o))
+        dg = dc * i * (1 - g * g)
+        df = dc * c * (f * (1 - f))
+        di = dc * g * (i * (1 - i))
+        return dc * f, di, df, dg, do
+
     def step(self, params, e, state):
-        xp, from_h = array_module(state.h), LSTMSums(*(state.h @ params["W_h"]))  # each (B, H)
-        i, f, o = sigmoid(e.i + from_h.i), sigmoid(e.f + from_h.f), sigmoid(e.o + from_h.o)
-        g = xp.tanh(e.g + from_h.g)
-        c = f * state.c + i * g
-        tanh_c = xp.tanh(c)
-        return LSTMState(o * tanh_c, c), LSTMKept(i, f, g, o, tanh_c)
+        h, c, *gates = self.neuron(e.i, e.f, e.g, e.o, *(state.h @ params["W_h"]), state.c)
+        return LSTMState(h, c), LSTMKept(*gates)
 
     def step_back(self, params, d, e, state, k):
-        dc = d.c + d.h * k.o * (1 - k.tanh_c * k.tanh_c)  # c_t is read twice: by h_t, and by the next step
-        do = d.h * k.tanh_c * (k.o * (1 - k.o))
-        dg = dc * k.i * (1 - k.g * k.g)
-        df = dc * state.c * (k.f * (1 - k.f))
-        di = dc * k.g * (k.i * (1 - k.i))
-        de = LSTMSums(di, df, dg, do)
+        dc, *de = self.neuron_back(d.h, d.c, k.i, k.f, k.g, k.o, k.tanh_c, state.c)
         dh = sum(dgate @ W.T for dgate, W in zip(de, params["W_h"], strict=True))
-        return LSTMState(dh, dc * k.f), de
+        return LSTMState(dh, dc), LSTMSums(*de)

@@ -145,7 +145,9 @@ class Engram(Traced):
         dc = relu_back(dr @ params["W_h"].T, k.c)  # (7) to c_t, through the ReLU of (6)
         dzmh = dc @ params["W_c"].T  # (6)
         dz, dm, dh = dzmh[:, :H], dzmh[:, H : 2 * H], dzmh[:, 2 * H :]
-        dA = self._unclip(d.A, k.A)  # (9)
+        dA = d.A if self.trace_gradient else xp.zeros_like(d.A)  # (9), which may be cut on purpose
+        if self.trace_clip is not None and self.hebbian_rate:  # on the clip a small change has no effect
+            dA = dA * (abs(k.A) < self.trace_clip)
         dz += read(k.a, dA) * share  # (8) to z_t
         da = match(dm, k.M_eff) + da + match(e.z, dA) * share  # (5), the loss' own, (8)
         ds = RETRIEVALS[self.retrieval][1](da, k.a) / self.tau  # (4)
@@ -158,14 +160,6 @@ class Engram(Traced):
         dM_eff *= self.trace_scale
         dA += e.mean(dM_eff) if e.mean else dM_eff  # (2) to A_{t-1}
         return EngramState(dh, dA), EngramGradient(d.h, dz, dc, dr, dM)
-
-    def _unclip(self, dA, A):
-        """dA, but zero on the clip, where a small change has no effect; all zero without trace_gradient."""
-        if not self.trace_gradient:
-            return array_module(A).zeros_like(dA)
-        if self.trace_clip is None or not self.hebbian_rate:  # a trace at rest is not clipped
-            return dA
-        return dA * (abs(A) < self.trace_clip)
 
     def collect(self, params, x, e, before, k, de):
         """Undo (1), which needs no past; weight gradients, each one product over time and batch."""

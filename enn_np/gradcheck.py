@@ -78,15 +78,14 @@ def _problem(cell, steps, batch, inputs, masked, rng, device):
     values["x"] = rng.standard_normal((steps, batch, inputs))
     values |= {f"state.{k}": np.array(0.1 * rng.standard_normal(part.shape)) for k, part in state._asdict().items()}
     mask = rng.random((steps, batch)) < 0.6 if masked else None
-    noise = cell.noise(rng, steps, np.float64) if hasattr(cell, "noise") else None
+    given = {"noise": cell.noise(rng, steps, np.float64)} if hasattr(cell, "noise") else {}
     projection = rng.standard_normal((steps, *state.h.shape)) / np.sqrt(steps * state.h.size)
     final = [np.array(rng.standard_normal(part.shape) / np.sqrt(part.size)) for part in state]  # of shape (), too
-    mask, noise, projection, final = to_device((mask, noise, projection, final), device)
+    mask, given, projection, final = to_device((mask, given, projection, final), device)
 
     def forward(values):
         values = to_device(values, device)
         params, start = {name: values[name] for name in names}, [values[f"state.{name}"] for name in state._fields]
-        given = {} if noise is None else {"noise": noise}
         h, end, tape = run(cell, params, values["x"], type(state)(*start), mask, **given)
         penalty, da = cell.penalty(tape.kept.a, mask) if hasattr(cell, "penalty") else (0.0, None)
         terms = [h * projection, *(part * V for part, V in zip(end, final, strict=True))]

@@ -17,8 +17,8 @@ from .binding import Binding
 from .bptt import run, run_back
 from .checkpoint import register
 from .engram import Engram
-from .ops import cross_entropy, dot_rows, flat, glorot_uniform, mean_squared_error, softmax, softmax_back, sum_rows
-from .train import INFERENCE, add, draws, fit, given, parallel
+from .ops import cross_entropy, dot_rows, flat, glorot_uniform, softmax, softmax_back, sum_rows
+from .train import INFERENCE, add, draws, fit, parallel, present
 from .window import Convolution, Window
 
 
@@ -216,7 +216,7 @@ class Model:
 
     def evaluate(self, x, y, batch_size: int = 128, mask=None) -> dict:
         """`scores` of a data set, in batches of `batch_size`, in the order given; with trace="batch" mates matter."""
-        x, y, mask = self.check_data(x, given("y", y), mask)
+        x, y, mask = self.check_data(x, present("y", y), mask)
         counts, totals, rng = self.counts(x, y, mask), {}, self._inference_rng()
         for rows, part, part_mask in self._batches(x, batch_size, mask):
             if count := int(counts[rows].sum()):
@@ -327,8 +327,8 @@ class Regressor(Model):
 
     def loss(self, out, y):
         """Mean squared error, its gradient, and the sum over the batch of the mean absolute error."""
-        loss, dout = mean_squared_error(out, y)
-        return loss, dout, {"mae": abs(out - y).mean(-1).sum()}
+        error = out - y  # (B, O)
+        return (error * error).mean(), error * (2 / error.size), {"mae": abs(error).mean(-1).sum()}
 
     def check_targets(self, name, y, rows):
         y = y.astype(int) if y.dtype == np.uint8 else y  # no pixels here

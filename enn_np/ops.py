@@ -8,7 +8,7 @@ Shapes: `...` any leading axes (time, batch), D inputs, H features, N memory slo
 
 import numpy as np
 
-from .backend import array_module
+from .backend import array_module, fused
 
 UNIT_EPS = 1e-12  # below this squared length a vector counts as zero, as in tf.nn.l2_normalize
 NORM_EPS = 1e-6  # layer norm, as in the published Engram cell
@@ -45,11 +45,13 @@ def relu(x):
     return array_module(x).maximum(x, 0)
 
 
+@fused
 def relu_back(dy, y):
     """dy where the unit was on, else 0. At the kink the unit counts as off."""
     return dy * (y > 0)
 
 
+@fused
 def sigmoid(x):
     """1 / (1 + exp(-x)), by tanh, which cannot overflow."""
     return 0.5 * array_module(x).tanh(0.5 * x) + 0.5
@@ -79,15 +81,14 @@ def top_k_softmax(x, k):
 def sparsemax(x):
     """The point of the probability simplex nearest to x (Martins & Astudillo 2016): many exact zeros.
 
-    y = max(x - t, 0), with t such that y sums to 1: over the support {largest j entries}, t = (sum - 1) / j.
+    y = max(x - t, 0), with t such that y sums to 1: of all (sum of the j largest entries - 1) / j the largest.
     """
     xp = array_module(x)
     x = x - x.max(-1, keepdims=True)  # so that large entries do not drown the 1 of the sum
     ordered = xp.flip(xp.sort(x, axis=-1), axis=-1)
     j = xp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
-    t = (xp.cumsum(ordered, axis=-1) - 1) / j
-    support = xp.sum(ordered > t, axis=-1, keepdims=True)  # true for a prefix of the ordered entries
-    return relu(x - xp.take_along_axis(t, support - 1, axis=-1))
+    t = (xp.cumsum(ordered, axis=-1) - 1) / j  # grows with j while the next entry is above it, so on the support
+    return relu(x - t.max(-1, keepdims=True))
 
 
 def sparsemax_back(dy, y):
@@ -149,9 +150,8 @@ def unit(x):
 
 def unit_back(du, u, inv):
     """Only the part of du across x turns the unit vector. Where |x|^2 was held, 1 / |x| is a constant: 1e6."""
-    xp = array_module(u)
-    held = inv >= 1 / xp.sqrt(xp.full(1, UNIT_EPS, u.dtype))
-    return (du - u * xp.where(held, 0, dot_rows(du, u))) * inv
+    held = inv >= 1 / np.sqrt(u.dtype.type(UNIT_EPS))
+    return (du - u * array_module(u).where(held, 0, dot_rows(du, u))) * inv
 
 
 def cosine(u, M):
@@ -159,19 +159,15 @@ def cosine(u, M):
     The products are divided by the rows' lengths: a row of zeros gives 0."""
     xp = array_module(u)
     inv = 1 / xp.sqrt(xp.maximum(dot_rows(M, M)[..., 0], UNIT_EPS))
-    s = match(u, M)
-    s *= inv
-    return s, inv
+    return match(u, M) * inv, inv
 
 
 def cosine_back(ds, s, inv):
     """dp (B, N), the gradient at the products <u, M_n>, and along, (N, 1) or (B, N, 1). From them du = read(dp, M) and
     dM = write(dp, u) - along * M: as in `unit_back`, only the part across a row turns it."""
-    xp = array_module(inv)
-    dp = ds * inv
-    along = xp.where(inv >= 1 / xp.sqrt(xp.full(1, UNIT_EPS, inv.dtype)), 0, ds * s)
+    along = array_module(inv).where(inv >= 1 / np.sqrt(inv.dtype.type(UNIT_EPS)), 0, ds * s)
     along = (along.sum(0) if inv.ndim == 1 else along) * inv * inv
-    return dp, along[..., None]
+    return ds * inv, along[..., None]
 
 
 # Three contractions make an associative memory M, (N, H) shared by the batch or (B, N, H) one per sample.
@@ -207,7 +203,7 @@ def write(a, z, shared):
     return array_module(a).matmul(a.transpose(1, 2, 0), z.transpose(1, 0, 2))
 
 
-# Losses: the value and its gradient together, because they share the work.
+# A loss: the value and its gradient together, because they share the work.
 
 
 def cross_entropy(logits, labels):
@@ -224,12 +220,6 @@ def cross_entropy(logits, labels):
     p[picked] -= 1
     p /= rows
     return loss, p, (logits.argmax(-1) == labels).sum()
-
-
-def mean_squared_error(y, target):
-    """Mean over batch and outputs of (y - target)^2, both (B, O). Returns the loss and its gradient (B, O)."""
-    error = y - target
-    return (error * error).mean(), error * (2 / error.size)
 
 
 # Initial values, as Keras draws them. All take a NumPy Generator, so both devices start alike.

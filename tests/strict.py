@@ -6,10 +6,12 @@ It refuses what CuPy refuses or has not got (CuPy's user guide, "Differences bet
 14.2): a NumPy array beside a device array, NumPy's functions on device arrays, implicit conversion to NumPy, `out` of
 einsum, most of `ufunc.at`. It refuses more: iteration over single numbers, lists where arrays are meant, reading what
 `empty` left (NaN), and, inside `no_sync()`, every operation for which the host would have to wait for the card.
-`fetched` counts such waits. Results are NumPy's to the bit. A test asks CuPy, where there is one, for all these names.
+`fetched` counts such waits, `launched` the kernels that a card would have started. Results are NumPy's to the bit. A
+test asks CuPy, where there is one, for all these names.
 """
 
 import functools
+import sys
 import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ import numpy as np
 
 __version__ = "stand-in"
 fetched = 0  # how often the host waited for the device
+launched = 0  # how many kernels were started: one for each operation that is no view, and one for all within `fuse`
 _state = threading.local()
 
 
@@ -58,8 +61,15 @@ def _host(value, name="an operation"):
     return value
 
 
+def _launch():
+    global launched
+    launched += not getattr(_state, "fusing", False)
+
+
 def _device(value):
-    return ndarray(value) if isinstance(value, np.ndarray | np.generic) else value
+    _launch()
+    kind = _Entries if getattr(_state, "fusing", False) else ndarray
+    return kind(value) if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _operator(name, swap=False):
@@ -74,6 +84,7 @@ def _operator(name, swap=False):
 
 def _in_place(name):
     def method(self, other):
+        _launch()
         getattr(np, name)(self._host, _host(other, name), out=_write(self))
         return self
 
@@ -197,6 +208,42 @@ for _sign, _name in _names.items():
     setattr(ndarray, f"__{_sign}__", _operator(_name))
 
 
+class _Entries(ndarray):
+    """An array as a kernel sees it that `fuse` makes: entry by entry."""
+
+    def _refuse(self, *_, **__):
+        raise TypeError("within `fuse` there are entries alone: no shape, no parts, no products of matrices, no sums")
+
+    shape = ndim = size = T = property(_refuse)
+    __len__ = __iter__ = __getitem__ = __setitem__ = __matmul__ = __rmatmul__ = _refuse
+    reshape = transpose = swapaxes = ravel = sum = max = min = mean = std = any = all = argmax = cumsum = _refuse
+
+
+def fuse(equations):
+    """One kernel for all operations of `equations`. Of arrays alone: CuPy adds two numbers up in half precision."""
+
+    def kernel(*parts):
+        if getattr(_state, "fusing", False):  # a part of another kernel
+            return equations(*parts)
+        if wrong := [type(part) for part in parts if not isinstance(part, ndarray)]:
+            raise TypeError(f"fuse: expected arrays of the device, got {wrong[0]}")
+        _launch()
+        _state.fusing = True
+        try:
+            found = equations(*(_Entries(part._host) for part in parts))
+        finally:
+            _state.fusing = False
+        if len({part._host.shape for part in (found if isinstance(found, tuple) else (found,))}) > 1:
+            raise TypeError("fuse: expected results of one shape, that of all parts broadcast")
+        return tuple(ndarray(part._host) for part in found) if isinstance(found, tuple) else ndarray(found._host)
+
+    return kernel
+
+
+def get_array_module(array):
+    return sys.modules["cupy"] if isinstance(array, ndarray) else np
+
+
 class _Ufunc:
     """An element-wise function of device arrays and scalars, at least one of them an array."""
 
@@ -207,7 +254,10 @@ class _Ufunc:
         if not any(isinstance(value, ndarray) for value in values):
             raise TypeError(f"{self.name}: no array of the device among {[type(value) for value in values]}")
         found = getattr(np, self.name)(*(_host(v, self.name) for v in values), out=None if out is None else _write(out))
-        return _device(found) if out is None else out
+        if out is None:
+            return _device(found)
+        _launch()
+        return out
 
 
 class _Add(_Ufunc):
@@ -279,6 +329,7 @@ def _creator(name):
     def create(*values, **settings):
         if any(isinstance(value, ndarray | np.ndarray) for value in values):
             raise TypeError(f"{name}: expected numbers, got an array")
+        _launch()
         return ndarray(getattr(np, name)(*values, **settings))
 
     return create
@@ -294,6 +345,7 @@ def asarray(value):
 
 def _joiner(name):
     def join(arrays, axis=0, out=None):
+        _launch()
         arrays = [_host(array, name) for array in arrays]
         found = getattr(np, name)(arrays, axis=axis, out=None if out is None else _write(out))
         return ndarray(found) if out is None else out

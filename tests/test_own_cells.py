@@ -257,12 +257,10 @@ class TwoSpeeds(Engram):
         faded = (1 - eta) * A + eta * written
         return faded if c is None else np.clip(faded, -c, c)
 
-    def _unclip(self, dA, A):
-        return self.rates * super()._unclip(dA, A)
-
     def step_back(self, params, d, e, state, k, **upstream):
-        before, de = super().step_back(params, d, e, state, k, **upstream)
-        return before._replace(A=before.A + (1 - self.rates) * super()._unclip(d.A, k.A)), de
+        before, de = super().step_back(params, d._replace(A=self.rates * d.A), e, state, k, **upstream)
+        unclipped = 1 if self.trace_clip is None else abs(k.A) < self.trace_clip
+        return before._replace(A=before.A + (1 - self.rates) * unclipped * d.A), de
 
 
 @pytest.mark.parametrize("masked", [False, True])

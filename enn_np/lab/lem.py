@@ -27,7 +27,6 @@ class LEM(Baseline):
     In the paper h is y and c is z. W_h holds four matrices, of which the last one reads c_t.
     """
 
-    hidden: int
     dt: float = 1.0
     gates, biases = 4, ("b",)
     parts = LSTMState, LEMSums

@@ -30,7 +30,7 @@ def draws(seed, use):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(use,)))
 
 
-def given(name, value):
+def present(name, value):
     """`value`, unless it is None."""
     if value is None:
         raise TypeError(f"{name}: expected an array, got None; pass it, or use predict, which needs none")
@@ -116,7 +116,7 @@ def fit(
     Raises TypeError or ValueError naming the argument, before any work, and `Diverged`, a ValueError, for a run that
     stops for what is not finite, with the best weights so far given back.
     """
-    targets, (x, y, mask) = y, model.check_data(x, given("y", y), mask)
+    targets, (x, y, mask) = y, model.check_data(x, present("y", y), mask)
     batch_size, seed = checks.count("batch_size", batch_size), checks.count("seed", seed, low=0)
     x, y, mask, held = _hold_out(x, y, mask, validation_data, validation_split)
     if mask is not None and not mask.any():
@@ -163,7 +163,7 @@ def fit_fresh(model, draw, steps: list, *, validate=None, rngs: tuple | None = N
         if not isinstance(found := draw(data, int(step[0])), tuple | list) or len(found) not in (2, 3):
             raise TypeError(f"draw: expected it to return x, y or x, y, mask, got {found!r:.60}")
         x, y, *mask = found
-        checked, model.target_shape = model.check_data(x, given("y", y), *mask), np.shape(y)[1:]
+        checked, model.target_shape = model.check_data(x, present("y", y), *mask), np.shape(y)[1:]
         return checked
 
     work = Samples(model, lambda rng, epoch: sum(steps[:epoch]) + np.arange(steps[epoch]), 1, fresh)
@@ -177,7 +177,7 @@ def _hold_out(x, y, mask, data, share):
         if not isinstance(data, tuple | list) or len(data) not in (2, 3):
             got = f"{len(data)} parts" if isinstance(data, tuple | list) else repr(data)
             raise ValueError(f"validation_data: expected (x, y) or (x, y, mask), got {got}; see validation_split")
-        given("validation y", data[1])
+        present("validation y", data[1])
         return x, y, mask, data
     if not (share := checks.number("validation_split", share, low=0, high=1)):
         return x, y, mask, None
