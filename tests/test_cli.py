@@ -220,6 +220,13 @@ def test_what_users_cause_ends_without_a_traceback(run, monkeypatch, error, stat
     assert ended == status and out == "" and (re.match(says, err) if says else err == "")
 
 
+def test_a_fault_of_ours_keeps_its_traceback(run, monkeypatch):
+    """Catches a RecursionError, which is a RuntimeError, told as if the user had caused it."""
+    monkeypatch.setattr(cli, "fetch", lambda *given: cli.fetch(*given))
+    with pytest.raises(RecursionError):
+        run("data", "fetch", "mnist")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes")
 @pytest.mark.parametrize(
     ("command", "status"),

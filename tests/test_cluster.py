@@ -112,6 +112,28 @@ def test_ctrl_c_ends_the_runs_that_wait_in_an_executor_of_ones_own(tmp_path, mon
     assert [future.cancelled() for future in asked] == [False, True, True, True]
 
 
+def test_ctrl_c_while_the_runs_are_handed_out(tmp_path, monkeypatch):
+    """Catches an UnboundLocalError in its place, which leaves processes at work."""
+    handed = []
+
+    class Pressed(ThreadPoolExecutor):
+        def submit(self, function, *given):
+            future = super().submit(function, *given)
+            if function is runner.one:
+                handed.append(future)
+                if len(handed) == 2:
+                    raise KeyboardInterrupt
+            return future
+
+    held = threading.Event()
+    monkeypatch.setattr(runner, "one", lambda *_: held.wait(60))
+    with Pressed(1) as threads:
+        with pytest.raises(KeyboardInterrupt):
+            all_of(tmp_path, threads)
+        held.set()
+    assert len(handed) == 2
+
+
 def test_a_folder_that_the_workers_do_not_see_is_found_out_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(runner.os.path, "isdir", lambda path: False)
     monkeypatch.setattr(runner, "do", lambda *_: pytest.fail("work began"))

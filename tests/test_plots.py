@@ -225,7 +225,7 @@ BAD = {
     "masked": (lambda: plots.trace_heatmap(np.ma.masked_less(np.eye(N, H), 0.5)), "A: every entry must be finite"),
     "one trace": (lambda: plots.trace_evolution(A), r"traces: expected shape \(K, N, H\), got \(5, 6\)"),
     "labels": (lambda: plots.trace_evolution(traces, labels=[1]), "labels: expected 4, one per trace, got 1"),
-    "negative weights": (lambda: plots.retrieval_over_time([[1.5, -0.5]]), "a: expected weights.*least one of -0.5"),
+    "negative weights": (lambda: plots.retrieval_over_time([[1.5, -0.5]]), "a: expected weights.*smallest one of -0.5"),
     "weights' sum": (lambda: plots.retrieval_over_time(one * 2), "a: expected.*sum to 1.*sums from 2 to 2"),
     "weights' rank": (lambda: plots.retrieval_over_time(a), r"a: expected shape \(T, N\), got \(7, 3, 5\)"),
     "image rows": (lambda: plots.retrieval_over_time(one, image[1:]), r"image: .* \(7, W\), got \(6, 4\)"),

@@ -414,6 +414,8 @@ def test_fresh_samples_are_trained_on_as_by_hand():
         fit_fresh(model, lambda rng, step: (drawn(rng, step)[0], None), [1])
     with pytest.raises(TypeError, match=r"^draw, validate: expected functions, got .* and \(1, 2\)"):
         fit_fresh(model, drawn, [1], validate=(1, 2))
+    with pytest.raises(TypeError, match=r"^validate: expected a function that returns a dict such as .* got 0.5"):
+        fit_fresh(model, drawn, [1], validate=lambda done: 0.5, verbose=0)
     with pytest.raises(TypeError, match=r"^x: expected float32, got uint8"):
         fit_fresh(model, lambda rng, step: (np.zeros((2, T, D), np.uint8), np.zeros(2, int)), [1])
 

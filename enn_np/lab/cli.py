@@ -38,6 +38,8 @@ def main(arguments=None):
     except BrokenPipeError:  # whoever reads has seen enough: `| head`
         mute()
         return 141  # as a shell reports it
+    except RecursionError:  # a fault of ours: with its traceback
+        raise
     except MemoryError as error:
         print(f"enn_np: not enough memory; ask for less, such as a smaller --limit. {error}", file=sys.stderr)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:

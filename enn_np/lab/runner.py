@@ -214,9 +214,9 @@ def search(experiment, model, grid, asked, results):
         if widens and 1e-6 < beyond < 0.5 and found[best]["stopped"] != "diverged":
             grid = (*grid, beyond)
             continue
-        whole = trials[best]._replace(trial=False)
-        if not trials[best].short and not whole.path.exists():
-            write_text(whole.path, trials[best].path.read_text(encoding="utf-8"))
+        result = trials[best]._replace(trial=False)
+        if not trials[best].short and not result.path.exists():
+            write_text(result.path, trials[best].path.read_text(encoding="utf-8"))
         return best, []
     return grid[0], []
 
@@ -298,9 +298,10 @@ def do(runs, jobs, device="cpu", say=say):
     before, others = {name: os.environ.get(name) for name in BLAS_THREADS}, set(multiprocessing.active_children())
     os.environ.update({} if isinstance(jobs, Executor) else dict.fromkeys(BLAS_THREADS, "1"))  # else see `one_thread`
     spawn = multiprocessing.get_context("spawn")
-    pool = jobs if isinstance(jobs, Executor) else ProcessPoolExecutor(jobs, spawn, _with_parent)
+    pool, running = jobs if isinstance(jobs, Executor) else ProcessPoolExecutor(jobs, spawn, _with_parent), {}
     try:
-        running = {pool.submit(one, run, device, 0, pool is jobs): run.name for run in runs}
+        for run in runs:
+            running[pool.submit(one, run, device, 0, pool is jobs)] = run.name
         for future in as_completed(running):
             try:
                 what = future.result()

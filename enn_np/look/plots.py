@@ -102,7 +102,7 @@ def retrieval_over_time(a, image=None):
     a = floats(a, "a", ("T", "N"))
     T, N = a.shape
     if a.min() < 0 or abs(a.sum(-1) - 1).max() > 1e-3:
-        got = f"a least one of {a.min():.3g} and sums from {a.sum(-1).min():.3g} to {a.sum(-1).max():.3g}"
+        got = f"a smallest one of {a.min():.3g} and sums from {a.sum(-1).min():.3g} to {a.sum(-1).max():.3g}"
         raise ValueError(f"a: expected weights from 0 that sum to 1 over the last axis, got {got}")
     ratios = [3, 1]
     if image is not None:

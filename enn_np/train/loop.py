@@ -183,6 +183,10 @@ class Training:
     def _scores(self, part):
         """The numbers of an epoch, training and validation."""
         held = self.validate() if self.validate else {}
+        if not isinstance(held, dict):
+            raise TypeError(
+                f"validate: expected a function that returns a dict such as {{'loss': 1.5}}, got {held!r:.40}"
+            )
         return self.model.scores(part.totals, part.seen) | {f"val_{name}": value for name, value in held.items()}
 
     def _learn(self, batches, part, bar):
