@@ -127,7 +127,9 @@ LINE, RECALL = {"": ("regression/paper/engram",)}, {"": ("recall8/sound/engram-s
 PARTS = {"trace": "engram-no-trace", "trace and bank": "engram-no-memory"}
 PARTS = {name: (f"mnist/paper/{part}", "mnist/paper/engram") for name, part in PARTS.items()}
 PERPLEXITY = against("wikitext2/sound", order=-1)
-LAYERS = {name: (f"wikitext2/sound/{name.lower()}-parameters", "wikitext2/sound/engram") for name in ("RNN", "LSTM")}
+LAYERS = {
+    name: (f"wikitext2/sound/{name.lower()}-parameters", "wikitext2/sound/engram") for name in ("RNN", "GRU", "LSTM")
+}
 SPEED = {name: partial(slower, name.lower()) for name in ("GRU", "LSTM")}
 FEWER, EQUALS = "perplexity, less is plus: {}", 'equal models "differ" in {} of draws, if the two correlate by 0.7'
 CHOSEN, PATTERN = "{}; chosen on the test set, as published", "one pattern: {} points more of it than untrained"
