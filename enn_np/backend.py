@@ -26,14 +26,15 @@ def array_module(array):
     if isinstance(array, np.ndarray):
         return np
     cupy = sys.modules.get("cupy")  # never imported here: an array of its own is there only after somebody did
-    if cupy is not None and cupy.get_array_module(array) is cupy:
+    if cupy is not None and (isinstance(array, cupy.ndarray) or cupy.get_array_module(array) is cupy):  # or in `fuse`
         return cupy
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__name__}; convert it with numpy.asarray")
 
 
 def fused(equations):
-    """Equations that take every entry of some arrays by itself. The host runs them line by line; of the same lines
-    `cupy.fuse` makes one kernel for a card. Of arrays alone: two numbers it would add up in half precision."""
+    """A static method: equations that take every entry of some arrays by itself. The host runs them line by line; of
+    the same lines `cupy.fuse` makes one kernel for a card. Of arrays alone: two numbers it adds up in half precision.
+    """
     on = cache(lambda xp: equations if xp is np else xp.fuse(equations))
     return staticmethod(wraps(equations)(lambda *parts: on(array_module(parts[0]))(*parts)))
 

@@ -66,8 +66,8 @@ class Traced(Cell):
 class Baseline(Cell):
     """What the baselines share. Every part of every NamedTuple is (B, H), with T in front when stacked.
 
-    parts: the types of state and encoded input. gates: how many. biases: names, the one at x W_x first. Gated ones
-    have neuron, neuron_back: the equations between the products, unit by unit.
+    parts: the types of state and encoded input. gates: how many. biases: names, the one at x W_x first. GRU and
+    LSTM have neuron, neuron_back: the equations between the products, unit by unit.
     """
 
     hidden: int

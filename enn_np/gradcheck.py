@@ -78,7 +78,8 @@ def _problem(cell, steps, batch, inputs, masked, rng, device):
     values["x"] = rng.standard_normal((steps, batch, inputs))
     values |= {f"state.{k}": np.array(0.1 * rng.standard_normal(part.shape)) for k, part in state._asdict().items()}
     mask = rng.random((steps, batch)) < 0.6 if masked else None
-    given = {"noise": cell.noise(rng, steps, np.float64)} if hasattr(cell, "noise") else {}
+    noise = cell.noise(rng, steps, np.float64) if hasattr(cell, "noise") else None
+    given = {} if noise is None else {"noise": noise}
     projection = rng.standard_normal((steps, *state.h.shape)) / np.sqrt(steps * state.h.size)
     final = [np.array(rng.standard_normal(part.shape) / np.sqrt(part.size)) for part in state]  # of shape (), too
     mask, given, projection, final = to_device((mask, given, projection, final), device)

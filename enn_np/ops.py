@@ -8,7 +8,7 @@ Shapes: `...` any leading axes (time, batch), D inputs, H features, N memory slo
 
 import numpy as np
 
-from .backend import array_module, fused
+from .backend import array_module
 
 UNIT_EPS = 1e-12  # below this squared length a vector counts as zero, as in tf.nn.l2_normalize
 NORM_EPS = 1e-6  # layer norm, as in the published Engram cell
@@ -45,13 +45,11 @@ def relu(x):
     return array_module(x).maximum(x, 0)
 
 
-@fused
 def relu_back(dy, y):
     """dy where the unit was on, else 0. At the kink the unit counts as off."""
     return dy * (y > 0)
 
 
-@fused
 def sigmoid(x):
     """1 / (1 + exp(-x)), by tanh, which cannot overflow."""
     return 0.5 * array_module(x).tanh(0.5 * x) + 0.5

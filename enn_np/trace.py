@@ -238,7 +238,7 @@ class ListStore:
 
     @staticmethod
     def turn(e, d):
-        """In front of the way back."""
+        """In front of the way back. `d` is still the caller's: nothing in place."""
         e.trace.turn(d.A)
         return d._replace(A=None)
 

@@ -341,7 +341,7 @@ def test_no_step_waits_for_the_card(card):
 
 @pytest.mark.parametrize(
     "cell, forward, back",
-    [(RNN(8), 3, 4), (GRU(8), 3, 7), (LSTM(8), 2, 9), (Engram(8, 4), 40, 51)],
+    [(RNN(8), 3, 4), (GRU(8), 3, 7), (LSTM(8), 2, 9), (Engram(8, 4), 40, 53)],
     ids=lambda value: str(value)[:5],
 )
 def test_gates_are_one_kernel_beside_the_products(card, cell, forward, back):

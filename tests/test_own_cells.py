@@ -272,6 +272,17 @@ def test_a_subclass_with_rates_of_its_own(trace, masked):
         assert_gradients(lambda eps, cell=cell: gradcheck.check(cell, masked=masked, eps=eps))
 
 
+class Noiseless(Engram):
+    """A cell whose `encode` takes no noise, as it has none."""
+
+    def encode(self, params, x, mask=None, mean=None):
+        return super().encode(params, x, mask, mean=mean)
+
+
+def test_a_cell_without_noise_is_given_none():
+    assert max(gradcheck.check(Noiseless(3, 2, trace_noise=0.0)).values()) < gradcheck.TOLERANCE
+
+
 Leak = namedtuple("Leak", "c h")  # h comes last
 
 
