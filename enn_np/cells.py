@@ -158,7 +158,7 @@ class GRU(Baseline):
 
     def step(self, params, e, state):
         from_h = state.h @ params["W_h"] + params["b_h"][:, None]  # (3, B, H)
-        h, *gates = self.neuron(e.z, e.r, e.n, *from_h, state.h)
+        h, *gates = self.neuron(e.z, e.r, e.n, *from_h, state.h)  # (B, H) each
         return Hidden(h), GRUKept(*gates, from_h[2])
 
     def step_back(self, params, d, e, state, k):
@@ -211,7 +211,7 @@ class LSTM(Baseline):
         return dc * f, di, df, dg, do
 
     def step(self, params, e, state):
-        h, c, *gates = self.neuron(e.i, e.f, e.g, e.o, *(state.h @ params["W_h"]), state.c)
+        h, c, *gates = self.neuron(e.i, e.f, e.g, e.o, *(state.h @ params["W_h"]), state.c)  # (B, H) each
         return LSTMState(h, c), LSTMKept(*gates)
 
     def step_back(self, params, d, e, state, k):

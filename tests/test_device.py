@@ -357,7 +357,7 @@ def test_gates_are_one_kernel_beside_the_products(card, cell, forward, back):
     assert (between - before, strict.launched - between) == (forward, back)
 
 
-def test_fused_equations_are_one_kernel_on_a_card_and_plain_python_on_the_host(card):
+def test_fused_equations_are_one_kernel_on_a_card_and_plain_python_on_the_host(card, monkeypatch):
     seen, made, make = [], [], strict.fuse
 
     @fused
@@ -373,12 +373,9 @@ def test_fused_equations_are_one_kernel_on_a_card_and_plain_python_on_the_host(c
     assert squares.__doc__ == Holder.method.__doc__ == "The equations' own words."
     want = Holder().method(x, y)  # `self` is no part
     assert seen == [np.ndarray]
-    strict.fuse = lambda equations: made.append(equations) or make(equations)
-    try:
-        before = strict.launched
-        got = [squares(to_device(x, "cuda"), to_device(y, "cuda")) for _ in range(2)]
-    finally:
-        strict.fuse = make
+    monkeypatch.setattr(strict, "fuse", lambda equations: made.append(equations) or make(equations))
+    before = strict.launched
+    got = [squares(to_device(x, "cuda"), to_device(y, "cuda")) for _ in range(2)]
     assert len(made) == 1 and strict.launched - before == 2  # made once, started twice
     for pair in got:
         for one, other in zip(pair, want, strict=True):
