@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enn_np import GRU, LSTM, RNN, SGD, Adam, Callback, EarlyStopping, Engram, ReduceOnPlateau, load, run
-from enn_np.data.text import Text, Vocabulary, stream_batches, unigram_perplexity
+from enn_np.data.text import stream_batches, unigram_perplexity
 from enn_np.gradcheck import Kink, _pattern, compare
-from enn_np.language import WIKITEXT2, LanguageModel, score_text, wikitext2_recipe
+from enn_np.language import WIKITEXT2, LanguageModel, cached_perplexity, wikitext2_recipe
 
 V, T, B = 7, 4, 3
 SAMPLE, BATCH = Engram(6, 3, trace="sample"), Engram(6, 3, trace_noise=0.1)
@@ -427,17 +427,42 @@ def test_scores_are_in_nats_bits_and_words():
     assert model.scores({"loss": 1e6, "accuracy": 0}, 1)["perplexity"] > 1e300  # and no OverflowError
 
 
-def test_a_text_is_scored_beside_the_unigram_model():
-    train = cyclic(400)
-    counts = np.bincount(train, minlength=5)
-    order = np.argsort(-counts, kind="stable")
-    rank = np.argsort(order)
-    vocabulary = Vocabulary(["<unk>", "a", "b", "c", "d"], counts[order])
-    text = Text(rank[train], rank[cyclic(200, 1)], rank[cyclic(200, 2)], vocabulary)
-    model = LanguageModel(RNN(6), 5, embedding=4)
-    found = score_text(model, text, batch_size=2, steps=9)
-    assert found["test"]["unigram_perplexity"] == unigram_perplexity(vocabulary.counts, text.test)
-    assert found["valid"]["perplexity"] == model.evaluate_stream(text.valid, 2, 9)["perplexity"]
+@pytest.mark.parametrize("name", ["two layers", "adaptive"])
+def test_a_continuous_cache_is_what_its_equation_says(name):
+    cells, settings = MODELS[name]
+    model, tokens, size = LanguageModel(cells, V, dtype="float64", **settings), words(300), 40  # two pieces of 256
+    thetas, shares = (0.5, 3.0), (0.0, 0.2, 0.9)
+    h = model.hidden(tokens[:-1, None])[0][:, 0]
+    p_model = np.exp(model.head.log_probabilities(model.layer_params("head"), h))
+    states = np.concatenate([np.zeros((1, h.shape[1])), h])  # the one before the text, then those after each word
+    wanted = np.zeros((2, 3))
+    for i, theta in enumerate(thetas):
+        for j, share in enumerate(shares):
+            for t in range(1, len(tokens)):
+                p_cache = np.zeros(V)
+                for s in range(max(0, t - size), t):  # after state s came word s
+                    p_cache[tokens[s]] += math.exp(theta * states[t] @ states[s])
+                p = (1 - share) * p_model[t - 1] + share * p_cache / p_cache.sum()
+                assert p.sum() == pytest.approx(1)
+                wanted[i, j] -= math.log(p[tokens[t]]) / (len(tokens) - 1)
+    found = cached_perplexity(model, tokens, thetas, shares, size)
+    np.testing.assert_allclose(found, np.exp(wanted), rtol=1e-10)
+    assert found[:, 0] == pytest.approx(model.evaluate_stream(tokens)["perplexity"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"thetas": [0.3, 0]}, "thetas: expected a finite number greater than 0, got 0"),
+        ({"shares": [1.5]}, "shares: expected a finite number at least 0 and at most 1, got 1.5"),
+        ({"size": 0}, "size: expected at least 1, got 0"),
+        ({"tokens": words(1)}, "tokens: expected over 1, got 1"),
+    ],
+)
+def test_a_cache_says_what_is_wrong(wrong, said):
+    right = {"model": LanguageModel(LSTM(4), V), "tokens": words(9), "thetas": [1], "shares": [0.1], "size": 5}
+    with pytest.raises(ValueError, match=said):
+        cached_perplexity(**right | wrong)
 
 
 def test_the_recipe_for_wikitext_2_compares_equal_sizes_and_trains():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from enn_np import load
-from enn_np.data.text import load_wikitext, paper_windows
+from enn_np.data.text import load_wikitext, paper_windows, unigram_perplexity
 from enn_np.lab import cli, runner, table, work
+from enn_np.language import cached_perplexity
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "far", "away", "."]
 
@@ -43,7 +44,21 @@ def test_a_sound_run_is_scored_beside_the_unigram_model(text, tmp_path):
     assert {"benchmark", "protocol", "model", "seed", "parameters", "seconds", "test_loss"} <= summary.keys()
     assert summary["test_perplexity"] == pytest.approx(np.exp(summary["test_loss"]), rel=1e-4)
     assert 1 < summary["test_unigram_perplexity"] < 14 and summary["train_size"] == 500
-    assert load(out / "model.npz").size == summary["parameters"]
+    model, read = load(out / "model.npz"), work.load_wikitext("wikitext-2", "wiki.train.tokens")
+    assert model.size == summary["parameters"]
+    scores = work.scored(model, read)
+    for part, ids in (("valid", read.valid), ("test", read.test)):
+        theta, share = (scores[part][f"cache_{name}"] for name in ("theta", "share"))
+        wanted = model.evaluate_stream(ids) | {
+            "unigram_perplexity": unigram_perplexity(read.vocabulary.counts, ids),
+            "cache_perplexity": cached_perplexity(model, ids, [theta], [share])[0, 0],
+        }
+        assert {name: scores[part][name] for name in wanted} == wanted
+        stored = {name: summary[f"{part}_{name}"] for name in scores[part]}
+        assert stored == pytest.approx(scores[part], rel=1e-5)
+    assert theta == scores["valid"]["cache_theta"] and share == scores["valid"]["cache_share"]
+    # Of pairs, one of which was chosen: no other one of these is better.
+    assert scores["valid"]["cache_perplexity"] <= cached_perplexity(model, read.valid, [0.1, 1.6], [0.05, 0.4]).min()
 
 
 @pytest.mark.parametrize("model", ["engram", "gru"])

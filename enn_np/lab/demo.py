@@ -38,7 +38,9 @@ def demo(out="runs/demo", epochs=EPOCHS, seed=0, verbose="auto", say=print, devi
         for name in table.MODELS:
             model = table.network("mnist/paper", name, seed, "attention").to_device(device)
             model.title, paper = table.TITLES[name], table.PAPER["mnist"][name]  # what its bar begins with
-            run, monitor = work.train(model, data, seed, training, verbose=verbose)
+            ready = work.on_split(model, data, seed, training)
+            history, monitor = ready.learn(verbose=verbose), ready.monitor
+            run = ready.test() | work.outcome(history, monitor)
             results[model.title], watched = run, watched or monitor
             if monitor:
                 model.save(out / "model.npz")

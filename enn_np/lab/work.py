@@ -9,9 +9,9 @@ from itertools import accumulate
 import numpy as np
 
 from ..binding import Binding
-from ..data.text import load_wikitext, paper_windows, stream_batches
+from ..data.text import load_wikitext, paper_windows, stream_batches, unigram_perplexity
 from ..engram import Engram
-from ..language import score_text, wikitext2_recipe
+from ..language import cached_perplexity, wikitext2_recipe
 from ..look.attribution import written_lengths
 from ..look.monitor import HebbianTraceMonitor
 from ..models import Regressor
@@ -55,13 +55,6 @@ def on_split(model, data, seed, training, frozen=()):
     return Work(model, partial(fit, model, data.x, data.y, **settings), test, *watch, labels=data.y_val[:PROBE])
 
 
-def train(model, data, seed, training, **saving):
-    """`on_split`, done. Returns the numbers to write down, and the trace monitor or None."""
-    work = on_split(model, data, seed, training)
-    history = work.learn(**saving)
-    return work.test() | outcome(history, work.monitor), work.monitor
-
-
 def rounded(scores):
     return {f"test_{name}": round(value, 6) for name, value in scores.items()}
 
@@ -102,7 +95,20 @@ def stream(experiment, name, seed, training, device):
     watch = watched(model, next(stream_batches(text.valid, fitting["batch_size"], fitting["steps"]))[0])
     fitting["callbacks"] += watch
     learn = partial(model.fit_stream, tokens, validation_data=text.valid, seed=seed, **fitting)
-    return Work(model, learn, lambda: text_numbers(model, score_text(model, text), len(tokens), training), *watch)
+    return Work(model, learn, lambda: text_numbers(model, scored(model, text), len(tokens), training), *watch)
+
+
+def scored(model, text):
+    """What valid and test say of a model, beside word frequencies, and with a cache by what valid prefers."""
+    scores, thetas, shares = {}, (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2), (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+    for part, ids in (("valid", text.valid), ("test", text.test)):
+        tried = cached_perplexity(model, ids, thetas, shares)
+        theta, share = np.unravel_index(tried.argmin(), tried.shape)
+        thetas, shares = [thetas[theta]], [shares[share]]
+        scores[part] = model.evaluate_stream(ids) | {"cache_perplexity": tried[theta, share], "cache_theta": thetas[0]}
+        floor = unigram_perplexity(text.vocabulary.counts, ids)
+        scores[part] |= {"cache_share": shares[0], "unigram_perplexity": floor}
+    return scores
 
 
 def windows(experiment, name, seed, training, device):
