@@ -276,28 +276,28 @@ def _carry(states):
 def cached_perplexity(model, tokens, thetas, shares, size: int = 2_000):
     """Perplexity (Θ, S) of a text (N,) with a continuous cache: for thetas (Θ,) above 0 and shares (S,) from 0 to 1.
 
-    This memory needs no training. It is the last `size` states h_i, each with the word x_{i+1} that came after it:
+    This memory needs no training. It is the last `size` states h_i, i < t, each with the word x_{i+1} that came next:
 
-        p(w) = (1 - share) p_model(w) + share sum_i [x_{i+1} = w] softmax_i(theta h_t . h_i)
+        p(x_{t+1} = w) = (1 - share) p_model(w) + share sum_i [x_{i+1} = w] softmax_i(theta h_t . h_i)
 
     Source: Grave, Joulin and Usunier, "Improving Neural Language Models with a Continuous Cache", arXiv 1612.04426.
     """
     xp, head, size = array_module(model.params["head.W"]), model.layer_params("head"), checks.count("size", size)
     tokens, losses, states = model._ids("tokens", tokens, ("N",)), 0, None
-    thetas = np.array([[[checks.number("thetas", theta, above=0)]] for theta in thetas], model.dtype)  # (Θ, 1, 1)
+    thetas = np.array([[[checks.number("thetas", theta, 1e-9, 1e9)]] for theta in thetas], model.dtype)  # (Θ, 1, 1)
     shares = np.array([[checks.number("shares", share, low=0, high=1)] for share in shares])  # (S, 1)
     thetas, shares, words = (xp.asarray(each) for each in (thetas, shares, tokens[:1]))
-    keys = xp.zeros((1, head["W"].shape[1]), model.dtype)  # at first the state before the text, and the first word
+    keys = xp.zeros((1, head["W"].shape[1]), model.dtype)  # at first h_0, before the text, and the first word
     for ids, targets in stream_batches(tokens, 1, 256):
         h, states, _ = model.hidden(model.time_major(ids), states=states)
         h, asked = h[:, 0], model.time_major(targets)[:, 0]  # (T, H), (T,)
-        p = xp.exp(model.head.log_probabilities(head, h)[xp.arange(len(h)), asked].astype(np.float64))
+        p = xp.exp(model.head._score_all(head, h, asked, None)[0].astype(np.float64))
         keys, words = xp.concatenate([keys[-size:], h]), xp.concatenate([words[-size:], asked])
         ago = xp.arange(len(keys) - len(h), len(keys))[:, None] - xp.arange(len(keys))  # steps, from state to state
         score = xp.where((ago > 0) & (ago <= size), h @ keys.T, -np.inf)
         weight = xp.exp(thetas * (score - score.max(1, keepdims=True)))  # (Θ, T, size + T)
         recalled = (weight * (words == asked[:, None])).sum(2) / weight.sum(2)  # (Θ, T)
-        losses -= xp.log((1 - shares) * p + shares * recalled[:, None]).sum(2)
+        losses -= xp.log(xp.maximum((1 - shares) * p + shares * recalled[:, None], 1e-300)).sum(2)  # exp(-800) is 0
     return np.exp(to_numpy(losses) / (len(tokens) - 1))
 
 

@@ -48,7 +48,7 @@ from enn_np.backend import fused, to_device, to_numpy
 from enn_np.data import images as datasets
 from enn_np.lab import cli, inputs, pages
 from enn_np.lab.results import card_name
-from enn_np.language import LanguageModel
+from enn_np.language import LanguageModel, cached_perplexity
 from enn_np.look import attribution, monitor
 from enn_np.ops import RETRIEVALS
 
@@ -261,6 +261,7 @@ def test_language_models(tolerance, words):
         numbers = {f"{i} {k}": np.array(v) for i, h in enumerate((windows, stream)) for k, v in h.items()}
         numbers |= {name: np.array(value) for name, value in scores.items()}
         numbers |= {"sample": model.sample(tokens[:3], 6), **to_numpy(model.params)}
+        numbers["cached"] = cached_perplexity(model, tokens, [0.5, 3], [0.1, 0.5], size=30)
         found.append({name: value for name, value in numbers.items() if "seconds" not in name})
     assert_close(found[1], found[0], 1e3 * tolerance["float64"] or 1e-12, floor=1e-3)  # rows are added in another order
 

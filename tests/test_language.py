@@ -431,7 +431,7 @@ def test_scores_are_in_nats_bits_and_words():
 def test_a_continuous_cache_is_what_its_equation_says(name):
     cells, settings = MODELS[name]
     model, tokens, size = LanguageModel(cells, V, dtype="float64", **settings), words(300), 40  # two pieces of 256
-    thetas, shares = (0.5, 3.0), (0.0, 0.2, 0.9)
+    thetas, shares = (0.5, 3e4), (0.0, 0.2, 0.9)
     h = model.hidden(tokens[:-1, None])[0][:, 0]
     p_model = np.exp(model.head.log_probabilities(model.layer_params("head"), h))
     states = np.concatenate([np.zeros((1, h.shape[1])), h])  # the one before the text, then those after each word
@@ -440,8 +440,9 @@ def test_a_continuous_cache_is_what_its_equation_says(name):
         for j, share in enumerate(shares):
             for t in range(1, len(tokens)):
                 p_cache = np.zeros(V)
-                for s in range(max(0, t - size), t):  # after state s came word s
-                    p_cache[tokens[s]] += math.exp(theta * states[t] @ states[s])
+                alike = theta * states[max(0, t - size) : t] @ states[t]
+                for s, score in enumerate(alike, max(0, t - size)):  # after state s came word s
+                    p_cache[tokens[s]] += math.exp(score - max(alike))
                 p = (1 - share) * p_model[t - 1] + share * p_cache / p_cache.sum()
                 assert p.sum() == pytest.approx(1)
                 wanted[i, j] -= math.log(p[tokens[t]]) / (len(tokens) - 1)
@@ -453,7 +454,7 @@ def test_a_continuous_cache_is_what_its_equation_says(name):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"thetas": [0.3, 0]}, "thetas: expected a finite number greater than 0, got 0"),
+        ({"thetas": [0.3, 0]}, "thetas: expected a finite number at least 1e-09 and at most 1000000000.0, got 0"),
         ({"shares": [1.5]}, "shares: expected a finite number at least 0 and at most 1, got 1.5"),
         ({"size": 0}, "size: expected at least 1, got 0"),
         ({"tokens": words(1)}, "tokens: expected over 1, got 1"),

@@ -156,7 +156,8 @@ def test_training_is_as_published(monkeypatch):
     monkeypatch.setattr(work, "fit", lambda *data, **settings: seen.update(settings) or fit(*data, **settings))
     data = inputs.mnist_split(digits(60, 20), 20, seed=0)
     model = table.network("mnist/paper", "engram", seed=0)
-    _, monitor = work.train(model, data, 7, table.find("mnist/paper").training | {"epochs": 1}, verbose=0)
+    ready = work.on_split(model, data, 7, table.find("mnist/paper").training | {"epochs": 1})
+    ready.learn(verbose=0)
     optimizer, (stop, plateau, watch) = seen["optimizer"], seen["callbacks"]
     assert (seen["seed"], seen["epochs"], seen["batch_size"]) == (7, 1, 128)
     assert seen["validation_data"][0] is data.x_val and seen["validation_data"][1] is data.y_val
@@ -165,7 +166,7 @@ def test_training_is_as_published(monkeypatch):
     assert (stop.monitor, stop.patience, stop.restore_best) == ("val_loss", 3, True)
     assert (plateau.monitor, plateau.factor, plateau.patience) == ("val_loss", 0.5, 2)
     assert (plateau.min_learning_rate, plateau.min_delta) == (1e-5, 1e-4)
-    assert watch is monitor and len(monitor.x) == 20
+    assert watch is ready.monitor and len(watch.x) == 20
 
 
 @pytest.mark.parametrize(("name", "protocol"), [*product(table.MODELS, ("paper", "sound")), ("binding", "sound")])

@@ -100,14 +100,14 @@ def stream(experiment, name, seed, training, device):
 
 def scored(model, text):
     """What valid and test say of a model, beside word frequencies, and with a cache by what valid prefers."""
-    scores, thetas, shares = {}, (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2), (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+    scores, thetas, shares = {}, 0.0125 * 2 ** np.arange(9), (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
     for part, ids in (("valid", text.valid), ("test", text.test)):
         tried = cached_perplexity(model, ids, thetas, shares)
         theta, share = np.unravel_index(tried.argmin(), tried.shape)
         thetas, shares = [thetas[theta]], [shares[share]]
-        scores[part] = model.evaluate_stream(ids) | {"cache_perplexity": tried[theta, share], "cache_theta": thetas[0]}
-        floor = unigram_perplexity(text.vocabulary.counts, ids)
-        scores[part] |= {"cache_share": shares[0], "unigram_perplexity": floor}
+        found = {"cache_perplexity": tried.min(), "cache_theta": thetas[0], "cache_share": shares[0]}
+        found["unigram_perplexity"] = unigram_perplexity(text.vocabulary.counts, ids)
+        scores[part] = model.evaluate_stream(ids) | found
     return scores
 
 
