@@ -40,8 +40,7 @@ class Steps:
         return type(self[0])(*(getattr(self, name) for name in self[0]._fields))
 
 
-# What a run leaves behind: all that `run_back` needs, and all there is to see of the memory. cell, which it is of;
-# x (T, B, D) inputs; e what `encode` made of them; states, T + 1 `Steps`; kept, T `Steps`; mask (T, B) or None.
+# What a run leaves: its cell; inputs x (T, B, D); e, what `encode` made of x; `Steps`, T + 1 states and T kept; mask.
 Tape = namedtuple("Tape", "cell x e states kept mask")
 
 

@@ -53,8 +53,7 @@ class Traced(Cell):
         return tape.states.A
 
     def _share(self, mask, x):
-        """Each sample's part in the mean of what is written: 1 / B, or with padding, where the mean is over the samples
-        still alive, (..., B, 1); 1 with a trace per sample."""
+        """Each sample's part in the mean of what is written, of those alive, (..., B, 1) or one number; 1 by itself."""
         if self.trace == "sample":
             return 1.0
         if mask is None:

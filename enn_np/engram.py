@@ -29,8 +29,7 @@ EngramState = namedtuple("EngramState", "h A")
 # What needs no past: cue z (B, H), its direction and 1 / length; the ReLU r and layer norm r_hat, r_inv of (1);
 # noise (N, H) or None; share (B, 1) or one number, each sample's part in the mean of (8); mean, over workers, or None.
 EngramCue = namedtuple("EngramCue", "z z_unit z_inv r r_hat r_inv noise share mean")
-# What a step keeps: the new A; M~, 1 / the lengths of its rows; s and a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); the
-# ReLU r and layer norm r_hat, r_inv of (7).
+# Kept of a step: A; M~, 1 / its rows' lengths; s, a (B, N); zmh = [z ; m ; h_{t-1}], c (B, 3H); r, r_hat, r_inv of (7).
 EngramKept = namedtuple("EngramKept", "A M_eff M_inv s a zmh c r r_hat r_inv")
 # Gradients for `collect`: at h and z; before the ReLUs of (6), c, and of (7), r; at the bank M (N, H).
 EngramGradient = namedtuple("EngramGradient", "h z c r M")

@@ -153,8 +153,7 @@ def unit_back(du, u, inv):
 
 
 def cosine(u, M):
-    """Cosines (B, N) of unit vectors u (B, H) with every row of M, (N, H) or (B, N, H); and 1 / |row|, (N,) or (B, N).
-    The products are divided by the rows' lengths: a row of zeros gives 0."""
+    """Cosines (B, N) of unit vectors u (B, H) with rows of M, (N, H) or (B, N, H), 0 for rows of 0; and 1 / |row|."""
     xp = array_module(u)
     inv = 1 / xp.sqrt(xp.maximum(dot_rows(M, M)[..., 0], UNIT_EPS))
     return match(u, M) * inv, inv

@@ -72,18 +72,22 @@ class Optimizer:
 
     def clip(self, grads):
         """Shorten gradients in place: each to `clip_norm`, then all together to `global_clip_norm`."""
-        for g in grads.values() if self.clip_norm is not None else ():
-            _shorten([g], self.clip_norm)
-        if self.global_clip_norm is not None and grads:
-            _shorten(list(grads.values()), self.global_clip_norm)
+        for limit, *group in [*((self.clip_norm, g) for g in grads.values()), (self.global_clip_norm, *grads.values())]:
+            if limit is not None and group:
+                norm = length(group)
+                for g in group:
+                    g *= limit / array_module(g).maximum(norm, limit)
 
 
-def _shorten(arrays, limit):
-    """Scale all arrays by limit / max(norm, limit); the host does not wait for the norm."""
-    xp = array_module(arrays[0])
+@np.errstate(over="ignore", invalid="ignore")
+def length(arrays):
+    """The norm of all arrays as one. If squares are too large for a float, arrays are shrunk first."""
+    xp, shrink = array_module(arrays[0]), 1
     squared = sum(xp.vdot(g, g) for g in arrays)
-    for g in arrays:
-        g *= limit / xp.maximum(xp.sqrt(squared), limit)
+    if xp is not np or np.isinf(squared):  # to ask a card would stall it
+        shrink = xp.where(squared < np.inf, 1, 2.0**-80).astype(arrays[0].dtype)
+        squared = sum(xp.vdot(g * shrink, g * shrink) for g in arrays)
+    return xp.sqrt(squared) / shrink
 
 
 @dataclass(eq=False)

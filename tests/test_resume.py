@@ -784,6 +784,16 @@ def test_a_bad_batch_stops_training_by_name(name, value, says, tmp_path):
     assert all(np.isfinite(value).all() for value in model.params.values())
 
 
+@pytest.mark.parametrize("clip", [{"clip_norm": 1.0}, {"global_clip_norm": 1.0}])
+def test_a_gradient_too_long_to_square_is_clipped_as_any_other(clip):
+    """float32 ends at 3.4e38, so at a length of 1.8e19. What Adam is given then is one."""
+    x, y = sequences(40)
+    model = poisoned(classifier(Engram(6, 5)), 7, "0.M", 1e30)
+    history = fit(model, x, y, epochs=3, batch_size=10, optimizer=Adam(**clip))
+    assert history.stopped == "finished" and history["gradient_norm_99"][1] > 1e28 > 1e3 > history["gradient_norm"][1]
+    assert all(np.isfinite(value).all() for value in model.params.values())
+
+
 def warned(cell, epochs=3):
     x, y = sequences(40)
     with warnings.catch_warnings(record=True) as caught:

@@ -198,7 +198,7 @@ class Training:
             count, sums, grads, carry = self.work.learn(batch, part.carry, self.rngs["rng"])
             count, sums, grads = self.reduce.total(count, sums, grads)
             learned = {name: g for name, g in grads.items() if name not in self.optimizer.frozen}
-            fault, norm = not_finite(sums["loss"], learned)
+            fault, norm = not_finite(sums["loss"], learned, self.optimizer.clip_norm or self.optimizer.global_clip_norm)
             if fault:
                 raise self._diverged(f"{fault} at step {self.optimizer.steps + 1}, batch {part.batches + 1} of")
             with self.undivided():

@@ -11,6 +11,7 @@ import numpy as np
 from .. import checks
 from ..backend import array_module
 from ..engram import Engram
+from ..optim import length
 
 WIDTH = 60  # columns of a bar or a line
 BAR = "{desc} {bar} {n_fmt}/{total_fmt} {remaining}{postfix}"
@@ -152,21 +153,20 @@ class ReduceOnPlateau(Patience):
 # ------------------------------------------------------------------------- watchdogs: what goes wrong without any error
 
 
-def not_finite(loss, grads):
+def not_finite(loss, grads, clipped):
     """None, or in words which of `loss` and the gradients by name is not finite; and the length of all together.
 
-    Asked at every batch, so by one product per gradient: NaN or infinity anywhere shows in g . g. On a GPU the question
-    would stall the stream; there the numbers of an epoch are looked at, at its end.
+    Asked at every batch, so by one product per gradient: NaN or infinity anywhere shows in g . g. What is not `clipped`
+    Adam must be able to square. On a GPU to ask would stall the stream; there an epoch's numbers are looked at.
     """
-    xp = array_module(next(iter(grads.values()), np.ones(1)))
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = {name: xp.vdot(g, g) for name, g in grads.items()}
-        norm = xp.sqrt(sum(squares.values()))
-        if xp is not np or math.isfinite(norm + loss):
-            return None, norm
+    arrays = list(grads.values()) or [np.zeros(1)]
+    norm, limit = length(arrays), math.inf if clipped else float(np.finfo(arrays[0].dtype).max) ** 0.5
+    if array_module(arrays[0]) is not np or (math.isfinite(loss) and norm < limit):
+        return None, norm
     if not math.isfinite(loss):
         return f"loss became {float(loss)}", norm
-    name = next((name for name, square in squares.items() if not math.isfinite(square)), max(squares, key=squares.get))
+    longest = max(grads, key=lambda name: length([grads[name]]))
+    name = next((name for name, g in grads.items() if not np.isfinite(g).all()), longest)
     g = grads[name]
     bad = g[~np.isfinite(g)]
     what = f"{float(bad.flat[0])} in {bad.size} of {g.size} entries" if bad.size else "too large to square"
