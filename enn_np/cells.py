@@ -53,7 +53,7 @@ class Traced(Cell):
         return tape.states.A
 
     def _share(self, mask, x):
-        """Each sample's part in the mean of what is written, of those alive, (..., B, 1) or one number; 1 by itself."""
+        """Each sample's part in the mean of what is written: of those alive, (..., B, 1) or a number; 1 by sample."""
         if self.trace == "sample":
             return 1.0
         if mask is None:

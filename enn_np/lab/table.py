@@ -237,7 +237,7 @@ KEEPERS = ("lstm", "lstm-chrono", "gru", "gru-chrono", "lem", "binding", "bindin
 RULES = ("binding-delta", "binding-hebb", "binding", "engram-sample", "key-delta", "key-hebb", "key-no-trace")
 ASKING = {"inputs": 8_192, "outputs": 8_192, "columns": QUERIES, "family": "mqar", "seeds": 3}
 ASKING |= {"models": (*RULES, "key-delta-conv", "binding-conv", "window", "gru", "lstm")}
-LONG = {"models": KEEPERS, "family": "long", "seeds": 3}  # of ten minutes each and more
+LONG = {"models": KEEPERS, "family": "long"}
 TASKS = {
     "recall": {"outputs": 10, "columns": RIGHT},
     "fewshot": {"outputs": WAYS, "answers": 5, "columns": FEWSHOT},
