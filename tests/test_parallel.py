@@ -364,7 +364,8 @@ else:
 """
     ended = ranks(2, do)
     assert ended.returncode == 1 and "in failing" in ended.stderr
-    assert "Odd: the true reason" in ended.stderr and "RuntimeError: rank 0: Odd('the true reason')" in ended.stderr
+    for rank, said in enumerate(("Odd: the true reason", "RuntimeError: rank 0: Odd('the true reason')")):
+        assert ended.stderr.count(f"\n{said}\nenn_np: rank {rank} of 2 failed") == 1  # in one piece, and once
     ended = ranks(1, do)
     assert ended.returncode == 0 and ended.stdout == "caught: the true reason\n", ended.stderr
 

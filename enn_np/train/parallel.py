@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 import time
+import traceback
 from collections import namedtuple
 from inspect import signature
 
@@ -156,11 +157,12 @@ class MPI(Workers):
             self._end(kind, error, trace)
 
     def _end(self, kind, error, trace):
-        sys.__excepthook__(kind, error, trace)
-        remedy = "so all end; where there is a checkpoint it is whole, resume from it"
-        print(f"enn_np: rank {self.rank} of {self.size} failed, {remedy}", file=sys.stderr, flush=True)
+        said = "".join(traceback.format_exception(kind, error, trace))  # written at once: ranks share a screen
+        remedy = "so all end; where there is a checkpoint it is whole, resume from it\n"
+        print(f"{said}enn_np: rank {self.rank} of {self.size} failed, {remedy}", end="", file=sys.stderr, flush=True)
         time.sleep(1)  # mpiexec drops what it has not yet passed on when it is told to end
         self.comm.Abort(1)
+        os._exit(1)  # MPICH's Abort comes back, and all would be told a second time
 
 
 @functools.cache
