@@ -148,9 +148,6 @@ def read_arrays(path, names=None, most=math.inf):
         return found
 
 
-# Training runs
-
-
 def flatten(tree, path=""):
     """Nested dicts as (plain, arrays): what is no array, nested as before, and the arrays by their path, a/b/c."""
     plain, arrays = {}, {}
@@ -246,8 +243,6 @@ def _leaves(tree, kinds, path=""):
         return {path: f"{tree.dtype} {tree.shape}"}
     return {path: type(tree).__name__ if kinds else tree}
 
-
-# Models and cells by their names
 
 CLASSES = {}  # of cells and of models, by the names that files give them
 PLAIN = int | float | str | tuple | dict | type(None)  # settings that can be compared

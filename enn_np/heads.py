@@ -111,9 +111,10 @@ class SoftmaxHead:
             params |= {f"W{i}": glorot_uniform(rng, (high - low, width)), f"b{i}": np.zeros(high - low)}
         return {name: value.astype(dtype) for name, value in params.items()}
 
-    def vocabulary(self, params: dict) -> int:
-        """V, the number of words."""
-        return sum(len(params[f"b{i or ''}"]) for i in range(len(self.cutoffs) + 1)) - len(self.cutoffs)
+    def words(self, params: dict) -> list:
+        """The rows of all words, by id, as views: (c_1, H), (c_2 - c_1, H / factor), and so on."""
+        K = len(self.cutoffs)
+        return [params["W"][: len(params["W"]) - K], *(params[f"W{i}"] for i in range(1, K + 1))]
 
     def log_probabilities(self, params: dict, h):
         """log p of every word: (..., V) for h (..., H). For a few rows: this does hold all logits."""
@@ -162,7 +163,7 @@ class SoftmaxHead:
             targets, scale = targets.reshape(-1)[seen], weights[seen] / weights.sum()
             shape = targets.shape
         if xp is np:  # asking on a GPU would stall the stream; there data were asked about on the host
-            class_labels("targets", targets, shape, self.vocabulary(params))
+            class_labels("targets", targets, shape, sum(map(len, self.words(params))))
         targets = targets.reshape(-1).astype(np.int64, copy=False)  # unsigned ids would wrap around
         scale = xp.full(len(targets), 1 / len(targets), h.dtype) if scale is None else scale
         return seen, flat(h)[seen], targets, scale

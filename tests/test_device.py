@@ -241,6 +241,7 @@ def test_a_model_on_a_card_is_saved_as_any_other(tolerance, tmp_path):
 WORDS = {
     "adaptive": {"embedding": 6, "head": "adaptive", "cutoffs": (3, 8)},
     "tied": {"embedding": 4, "tied": True},
+    "tied, adaptive": {"embedding": 4, "tied": True, "head": "adaptive", "cutoffs": (3, 8)},
     "number": {"embedding": None},
 }
 

@@ -101,9 +101,6 @@ def _source(block):
 SOURCES = dict(_source(block) for block in TABLE.strip().split("\n\n"))
 
 
-# Where they lie
-
-
 def data_folder() -> Path:
     """Folder of the data sets: `$ENN_DATA`, else `data/` of the checkout, else a cache of the user's. Raises OSError
     where that asks for a home folder and none is known."""
@@ -159,9 +156,6 @@ def verify(name: str, folder: Path | str | None = None) -> list[Found]:
     return [file._replace(verified=_intact(file) if file.path else None) for file in find(name, folder)]
 
 
-# What is in them
-
-
 def read(file: Found, verify: bool = True, most: int = -2) -> bytes:
     """The unpacked bytes, at most `most` + 1. DamagedFile if there are none or, for `verify`, others than published."""
     try:
@@ -182,9 +176,6 @@ def _intact(file):
     except DamagedFile:
         return False
     return True if file.sums and found != OTHER_ORDER else None
-
-
-# How they get there
 
 
 def fetch(name: str, folder: Path | str | None = None) -> Path:

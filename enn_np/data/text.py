@@ -17,7 +17,6 @@ import numpy as np
 from ..checks import choice, count, unmasked
 from . import fetch
 
-Array = np.ndarray
 UNKNOWN = "<unk>"
 TRAIN = "wiki.train.tokens"
 
@@ -35,7 +34,7 @@ class Vocabulary:
     counts  (V,) int64, how often each occurs in the training text, never rising. ValueError where these do not hold.
     """
 
-    def __init__(self, words: Iterable[str], counts: Array):
+    def __init__(self, words: Iterable[str], counts: np.ndarray):
         self.words = _each(words, "words")
         self.counts = np.array(unmasked("counts", counts))
         self.ids = {word: i for i, word in enumerate(self.words)}
@@ -50,11 +49,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, words: Iterable[str]) -> Array:
+    def encode(self, words: Iterable[str]) -> np.ndarray:
         """Ids (N,) of N words, in the vocabulary's compact dtype; a word it lacks becomes `<unk>`."""
         return np.array([self.ids.get(word, self.ids[UNKNOWN]) for word in _each(words, "words")], self.dtype)
 
-    def decode(self, ids: Array) -> list[str]:
+    def decode(self, ids: np.ndarray) -> list[str]:
         """Words of integer ids of any shape, flattened. Raises ValueError for an id out of range."""
         return [self.words[i] for i in ids_below("ids", ids, len(self)).ravel().tolist()]
 
@@ -123,7 +122,7 @@ def _each(words, name):
     return found
 
 
-def ids_below(name, ids, V=None, shape=None) -> Array:
+def ids_below(name, ids, V=None, shape=None) -> np.ndarray:
     """`ids` as an array of integers 0 to V - 1 (None: any), of a shape in which a letter stands for any size above 0;
     else ValueError."""
     ids = np.asarray(unmasked(name, ids))
@@ -140,7 +139,7 @@ def ids_below(name, ids, V=None, shape=None) -> Array:
     return ids
 
 
-def unigram_perplexity(train_counts: Array, tokens: Array) -> float:
+def unigram_perplexity(train_counts: np.ndarray, tokens: np.ndarray) -> float:
     """Perplexity of tokens (N,) under word frequencies alone, without context: the floor of ignorance.
 
     p(word) = (count + 1) / (sum of counts + V), with train_counts (V,), such as `vocabulary.counts`: Laplace's rule,
@@ -153,7 +152,7 @@ def unigram_perplexity(train_counts: Array, tokens: Array) -> float:
     return float(np.exp(-np.log(p / p.sum())[tokens].mean()))
 
 
-def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Array, Array]]:
+def stream_batches(tokens: np.ndarray, batch: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pieces of text for truncated BPTT: (inputs, targets), (B, T) int32 each, targets one token ahead.
 
     tokens (N,) are cut into `batch` rows of equal length; each piece takes the next `steps` columns (fewer at
@@ -167,9 +166,6 @@ def stream_batches(tokens: Array, batch: int, steps: int) -> Iterator[tuple[Arra
         raise ValueError(f"tokens: expected over {batch}, got {len(tokens)}; use a smaller batch")
     sides = [tokens[ahead : batch * columns + ahead].reshape(batch, columns) for ahead in (0, 1)]
     return (tuple(side[:, t : t + steps].astype(np.int32) for side in sides) for t in range(0, columns, steps))
-
-
-# Files to ids
 
 
 def _files(name, folder, download, train):
