@@ -285,8 +285,8 @@ def cached_perplexity(model, tokens, thetas, shares, size: int = 2_000):
     """
     xp, head, size = array_module(model.params["head.W"]), model.layer_params("head"), checks.count("size", size)
     tokens, losses, states = model._ids("tokens", tokens, ("N",)), 0, None
-    thetas = np.array([[[checks.number("thetas", theta, 1e-9, 1e9)]] for theta in thetas], model.dtype)  # (Θ, 1, 1)
-    shares = np.array([[checks.number("shares", share, low=0, high=1)] for share in shares])  # (S, 1)
+    thetas = np.array([[[checks.number("thetas", t, 1e-9, 1e9)]] for t in np.ravel(thetas)], model.dtype)  # (Θ, 1, 1)
+    shares = np.array([[checks.number("shares", share, low=0, high=1)] for share in np.ravel(shares)])  # (S, 1)
     thetas, shares, words = (xp.asarray(each) for each in (thetas, shares, tokens[:1]))
     keys = xp.zeros((1, head["W"].shape[1]), model.dtype)  # at first h_0, before the text, and the first word
     for ids, targets in stream_batches(tokens, 1, 256):

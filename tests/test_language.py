@@ -441,7 +441,7 @@ def test_scores_are_in_nats_bits_and_words():
     assert model.scores({"loss": 1e6, "accuracy": 0}, 1)["perplexity"] > 1e300  # and no OverflowError
 
 
-@pytest.mark.parametrize("name", ["two layers", "adaptive"])
+@pytest.mark.parametrize("name", ["two layers", "adaptive", "tied, adaptive"])
 def test_a_continuous_cache_is_what_its_equation_says(name):
     cells, settings = MODELS[name]
     model, tokens, size = LanguageModel(cells, V, dtype="float64", **settings), words(300), 40  # two pieces of 256
@@ -463,6 +463,7 @@ def test_a_continuous_cache_is_what_its_equation_says(name):
     found = cached_perplexity(model, tokens, thetas, shares, size)
     np.testing.assert_allclose(found, np.exp(wanted), rtol=1e-10)
     assert found[:, 0] == pytest.approx(model.evaluate_stream(tokens)["perplexity"])
+    assert cached_perplexity(model, tokens, thetas[1], shares[2], size) == pytest.approx(found[1, 2])
 
 
 @pytest.mark.parametrize(

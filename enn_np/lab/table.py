@@ -127,7 +127,7 @@ ABLATIONS = {
     "lstm": {"cell": "LSTM"},  # how hard the task is
     "binding": {"cell": "Binding"},  # what another memory of the same sizes does
 }
-TITLES = {name: title[0] for name, (_, _, *title) in CELLS.items() if title}
+TITLES = {name: title[0] for name, (_, _, *title) in CELLS.items() if title} | {"lstm-tied": "LSTM, tied"}
 TITLES |= {each: f"{TITLES[each.split('-')[0]]} of Engram's {'time' if 'time' in each else 'size'}" for each in MATCHED}
 TITLES |= {name: f"{TITLES[name.split('-')[0]]} with dropout" for name in CONTROLS if name.endswith("-dropout")}
 
