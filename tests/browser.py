@@ -38,7 +38,7 @@ class Browser:
     def call(self, method, path, **body):
         content = None if method == "GET" else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)["value"]
 
     def open(self, page, width=1200, scheme="light"):

@@ -9,6 +9,9 @@ import os
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+for variable in [name for name in os.environ if name == "COLUMNS" or name.startswith("TQDM_")]:
+    del os.environ[variable]  # how wide a terminal is, and whether it shows bars
+
 import signal  # noqa: E402
 import sys  # noqa: E402
 

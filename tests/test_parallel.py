@@ -344,6 +344,10 @@ def test_a_dead_rank_ends_all_and_others_go_on_from_the_checkpoint(how, rank, al
 @mpi
 def test_an_error_of_rank_0_is_told_by_all_and_a_caught_one_of_a_single_process_ends_nothing():
     do = """
+import time
+wait = time.sleep  # so that nobody ends another one who has not told yet
+time.sleep = lambda seconds: (workers.comm.Barrier(), wait(seconds))
+
 class Odd(Exception):
     def __init__(self, one, two):  # which no other process can make again from its words
         super().__init__(one + two)

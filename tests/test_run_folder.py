@@ -240,7 +240,13 @@ from pathlib import Path
 from tiny import digits
 from enn_np.data import images as datasets
 from enn_np.lab import inputs, pages, runner
-datasets.load_mnist = lambda: digits(150, 30)
+def data():  # asked for by who has the folder, and keeps it until the other one is refused
+    for _ in range(6000):
+        if Path({refused!r}).exists():
+            break
+        time.sleep(0.01)
+    return digits(150, 30)
+datasets.load_mnist = data
 inputs.MNIST_HELD_OUT = 20
 pages.draw = lambda *_: []
 Path({ready!r}).touch()
@@ -250,6 +256,7 @@ try:
     runner.run_one("mnist/paper", "rnn", {seed}, {out!r}, epochs=2, verbose=0)
 except ValueError as error:
     print(error)
+    Path({refused!r}).touch()
     sys.exit(2)
 """
 
@@ -269,7 +276,8 @@ def at_once(codes, folder):
 
 def test_two_runs_in_one_folder(tmp_path):
     """One works, the other is refused before any work: neither files of both, nor one over the other."""
-    places = {"tests": TESTS, "go": str(tmp_path / "go"), "out": str(tmp_path / "run")}
+    places = {"tests": TESTS, "refused": str(tmp_path / "refused")}
+    places |= {"go": str(tmp_path / "go"), "out": str(tmp_path / "run")}
     codes = [RUN.format(**places, ready=str(tmp_path / f"ready{seed}"), seed=seed) for seed in (0, 1)]
     ended = at_once(codes, tmp_path)
     assert sorted(status for status, _ in ended) == [0, 2], ended
