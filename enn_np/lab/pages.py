@@ -154,7 +154,7 @@ def _asked(a, b):
         return "engram" in (a, b)
     if controls := {a, b} & {*CONTROLS, *TURNED}:
         return {a, b} - controls <= {"binding", "binding-parameters"} and len(controls) == 1
-    memories = {name.partition("-")[0] for name in (a, b)} & {"engram", "binding"}
+    memories = "lstm-tied" not in (a, b) and {name.partition("-")[0] for name in (a, b)} & {"engram", "binding"}
     sizes = {name.partition("-")[2] if name in MATCHED else "" for name in (a, b)}
     return bool(memories) and (len(sizes) == 1 or "engram" in (a, b))  # what is matched is matched to engram
 
