@@ -103,9 +103,8 @@ class LanguageModel(Model):
         """What the first cell sees of ids (T, B): their embeddings (T, B, E)."""
         if self.embedding is None:
             return ids.astype(self.dtype)[..., None]  # (T, B, 1) the id as a number, as published
-        if not self.tied:
-            return self.params["embedding.W"][ids]
-        return array_module(ids).concatenate(self.head.words(self.layer_params("head")))[ids]
+        words = self.head.words(self.layer_params("head")) if self.tied else [self.params["embedding.W"]]
+        return (words[0] if len(words) == 1 else array_module(ids).concatenate(words))[ids]
 
     def learn(self, ids, targets, rng, mask=None, states=None):
         """Numbers of a piece of text, ids and targets (T, B), -1 if nothing is asked; gradients by name; final states.
@@ -303,7 +302,8 @@ def cached_perplexity(model, tokens, thetas, shares, size: int = 2_000):
 
 
 # Cell and learning rate: the best of 3e-4, 1e-3, 2e-3 and 4e-3 by validation after 600 steps. One trace per sample. All
-# have Engram's 8.3 million numbers within 2.6%, but the tied one 7.1, and the last three the 528 thousand of its layer.
+# have Engram's 8.3 million numbers within 2.6%, but the tied one, whose rate was not searched, 7.1, and the last three
+# the 528 thousand of its recurrent layer.
 WIKITEXT2 = {
     "engram": (Engram(200, 32, trace="sample"), 2e-3),
     "binding": (Binding(200, 32), 2e-3),
