@@ -413,6 +413,6 @@ def test_without_a_card_it_says_so_and_stops(tmp_path):
 
 @bash
 def test_a_part_that_takes_too_long_is_cut_off_and_the_others_go_on(tmp_path):
-    ended, calls = card(tmp_path, work="[[ $* != *gpu* ]] || exec sleep 60", total=50)
-    assert ended.returncode == 1 and calls[-1].startswith("-m enn_np run recall32")
+    ended, calls = card(tmp_path, work="[[ $* != *gpu* ]] || exec sleep 60", total=100)
+    assert ended.returncode == 1 and len(calls) == 14 and calls[-1].startswith("-m enn_np run recall32")
     assert "== tests ended with status 124 (124: cut off)" in (tmp_path / "out" / "tests.txt").read_text()
